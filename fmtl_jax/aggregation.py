@@ -1,0 +1,222 @@
+"""Aggregation: from clients' updates to the next copies of every owner.
+
+One code path for every layer type: weigh, sum by owner, divide, hand the mean
+to the layer type's server optimizer. Updates of layers whose owner is the
+client are not averaged but replace its row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax import reducers
+from fmtl_jax import server_optimizers
+from fmtl_jax import weights as weights_lib
+from fmtl_jax.algorithms import base
+
+Tree = Any
+Weights = Mapping[str, jax.Array]
+
+
+class Aggregation:
+  """Aggregation for one federation and its settings; holds no state.
+
+  Attributes:
+    averaged: The layer types that are averaged.
+    clients_per_task: K of each task.
+  """
+
+  def __init__(
+    self,
+    federation: federation_lib.Federation,
+    settings: base.RoundSettings,
+  ):
+    self._federation = federation
+    self._settings = settings
+    self.clients_per_task = cohorts.check_clients_per_task(
+      settings.clients_per_task,
+      federation.group_sizes,
+      [task.name for task in federation.tasks],
+    )
+    present = sorted(set(jax.tree.leaves(federation.layer_types)))
+    self.averaged = [n for n in present if federation.owners[n].averaged]
+    self._summed = [n for n in self.averaged if not settings.reducer.get(n)]
+    self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
+      0
+    ]
+
+  def _of(self, name: str, tree: Tree) -> Tree:
+    """The leaves of one layer type, None elsewhere."""
+    return layer_types.select(
+      tree, self._federation.layer_types, lambda label: label == name
+    )
+
+  def _owner(self, cohort: cohorts.Cohort, name: str) -> jax.Array | None:
+    index = self._federation.owners[name].index
+    return None if index is None else cohort.index[index]
+
+  def _server(self, name: str) -> server_optimizers.ServerOptimizer:
+    return self._settings.server.get(name, server_optimizers.ServerOptimizer())
+
+  def init(self, params: Tree) -> dict[str, Tree]:
+    """The server optimizers' states for `[owners, ...]` params."""
+    return {
+      name: server_optimizers.init(
+        self._server(name),
+        self._of(name, params),
+        has_owners=self._federation.owners[name].index is not None,
+      )
+      for name in self.averaged
+    }
+
+  def weights(self, cohort: cohorts.Cohort) -> dict[str, jax.Array]:
+    """The weights of every averaged layer type, `[C]` or `[C, S]`."""
+    return {
+      name: weights_lib.client_weights(
+        self._settings.weighting.get(name, weights_lib.EXAMPLES),
+        cohort,
+        len(self._federation.tasks),
+        by_slot=any(jax.tree.leaves(self._of(name, self._per_slot))),
+      )
+      for name in self.averaged
+    }
+
+  def mask_inactive(self, update: Tree, active: jax.Array) -> Tree:
+    """Zeroes one client's update of slots that take no part in the round."""
+
+    def mask(of_slot, leaf):
+      shape = active.shape + (1,) * (leaf.ndim - 1)
+      return jnp.where(active.reshape(shape), leaf, 0) if of_slot else leaf
+
+    return jax.tree.map(mask, self._per_slot, update)
+
+  def split(self, update: Tree) -> tuple[dict[str, Tree], dict[str, Tree]]:
+    """The parts of an update to sum at once and to keep for a reducer."""
+    parts = {name: self._of(name, update) for name in self.averaged}
+    summed = {name: parts.pop(name) for name in self._summed}
+    return summed, parts
+
+  def owned(self, params: Tree) -> Tree:
+    """The leaves whose owner is the client, None elsewhere."""
+    return layer_types.select(
+      params,
+      self._federation.layer_types,
+      lambda label: label not in self.averaged,
+    )
+
+  def zeros(self, params: Tree) -> dict[str, Tree]:
+    """Sums over no client."""
+    return {
+      name: jax.tree.map(jnp.zeros_like, self._of(name, params))
+      for name in self._summed
+    }
+
+  def add(
+    self,
+    total: dict[str, Tree],
+    updates: dict[str, Tree],
+    rows: tuple[cohorts.Cohort, Weights],
+  ) -> dict[str, Tree]:
+    """Adds the weighted updates `[K, ...]` of K clients to the sums."""
+    cohort, weights = rows
+
+    def add_type(name):
+      owner = self._owner(cohort, name)
+      return jax.tree.map(
+        lambda value, sum_: federation_lib.owner_sum(
+          value, weights[name], owner, sum_
+        ),
+        updates[name],
+        total[name],
+      )
+
+    return {name: add_type(name) for name in total}
+
+  def apply(
+    self,
+    params: Tree,
+    server: Mapping[str, Tree],
+    total: dict[str, Tree],
+    stacked: dict[str, Tree],
+    cohort: cohorts.Cohort,
+    weights: Weights,
+    *,
+    num_examples: jax.Array,
+    round_number: jax.Array,
+  ) -> tuple[Tree, dict[str, Tree]]:
+    """Gives every owner the mean of its clients' updates.
+
+    Args:
+      params: `[owners, ...]`.
+      server: The server optimizers' states.
+      total: Weighted sums by owner.
+      stacked: Updates `[C, ...]` of the layer types with a robust reducer.
+      cohort: C clients.
+      weights: As returned by `weights`.
+      num_examples: N, the training examples of all clients.
+      round_number: What schedules read.
+
+    Returns:
+      The averaged layers' new values, None elsewhere, and the new states.
+    """
+    new_params, new_server = self._of('', params), {}
+    for name in self.averaged:
+      mean, reported = self._mean(
+        name, total, stacked, cohort, weights[name], num_examples
+      )
+      new, new_server[name] = server_optimizers.step(
+        self._server(name),
+        self._of(name, params),
+        server[name],
+        mean,
+        reported,
+        round_number,
+      )
+      new_params = layer_types.merge(new_params, new)
+    return new_params, new_server
+
+  def _mean(self, name, total, stacked, cohort, weights, num_examples):
+    """The mean update of each owner, and whether somebody reported to it."""
+    owner = self._owner(cohort, name)
+    count = self._federation.owners_of(name)
+    weight_sum = federation_lib.owner_sum(
+      jnp.ones_like(weights),
+      weights,
+      owner,
+      jnp.zeros(() if owner is None else (count,)),
+    )
+    reducer = self._settings.reducer.get(name)
+    if reducer is not None:
+      mean = reducers.by_owner(reducer, stacked[name], weights, owner, count)
+      return mean, weight_sum > 0
+    divisor = weights_lib.normalizer(
+      self._settings.weighting.get(name, weights_lib.EXAMPLES),
+      weight_sum,
+      self.clients_per_task,
+      num_examples,
+      by_task=self._federation.owners[name].index == 'task',
+    )
+
+    def divide(leaf):
+      shape = divisor.shape + (1,) * (leaf.ndim - divisor.ndim)
+      return leaf / divisor.reshape(shape).astype(leaf.dtype)
+
+    return jax.tree.map(divide, total[name]), weight_sum > 0
+
+
+def scatter(table: Tree, rows: Tree, client: jax.Array) -> Tree:
+  """Replaces clients' rows; padding clients are out of range and dropped.
+
+  Args:
+    table: `[M, ...]`.
+    rows: `[C, ...]`.
+    client: `[C]` int32.
+  """
+  return jax.tree.map(
+    lambda x, y: x.at[client].set(y, mode='drop'), table, rows
+  )

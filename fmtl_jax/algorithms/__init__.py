@@ -1,0 +1,53 @@
+"""Algorithms by name: a label rule, and what the clients and the server do.
+
+Most are federated averaging under a label rule of their own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fmtl_jax.algorithms import fedavg
+from fmtl_jax.algorithms import fedavg_finetune
+from fmtl_jax.algorithms import fedper
+from fmtl_jax.algorithms import fedprox
+from fmtl_jax.algorithms import isolated
+from fmtl_jax.algorithms import lg_fedavg
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import separate_fl
+from fmtl_jax.algorithms.base import Algorithm as Algorithm
+from fmtl_jax.algorithms.base import RoundSettings as RoundSettings
+
+
+class Entry(NamedTuple):
+  """An algorithm that can be chosen by name.
+
+  Attributes:
+    label_rules: `(layers, **counts) -> rules`, its layer types by depth.
+    build: `(federation, local, settings, **own) -> Algorithm`.
+    depths: The numbers of layers that `label_rules` takes, by name.
+    own: The settings of its own that `build` takes, by name.
+  """
+
+  label_rules: Callable[..., Any]
+  build: Callable[..., Algorithm] = multi_task_fl.multi_task_fl
+  depths: tuple[str, ...] = ()
+  own: tuple[str, ...] = ()
+
+
+ALGORITHMS: dict[str, Entry] = {
+  'multi_task_fl': Entry(
+    multi_task_fl.label_rules,
+    depths=('task_layers', 'personal_layers', 'pretrained_layers'),
+  ),
+  'separate_fl': Entry(separate_fl.label_rules),
+  'isolated': Entry(isolated.label_rules),
+  'fedavg': Entry(fedavg.label_rules),
+  'fedavg_finetune': Entry(
+    fedavg_finetune.label_rules,
+    fedavg_finetune.fedavg_finetune,
+    own=('finetune_epochs',),
+  ),
+  'fedprox': Entry(fedprox.label_rules, fedprox.fedprox, own=('mu',)),
+  'fedper': Entry(fedper.label_rules, depths=('personal_layers',)),
+  'lg_fedavg': Entry(lg_fedavg.label_rules, depths=('common_layers',)),
+}

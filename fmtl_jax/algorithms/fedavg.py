@@ -1,0 +1,20 @@
+"""FedAvg: one global model, all layers common.
+
+References:
+  McMahan, Moore, Ramage, Hampson, Aguera y Arcas (2017),
+  Communication-efficient learning of deep networks from decentralized data,
+  https://arxiv.org/abs/1602.05629, Algorithm 1.
+"""
+
+from collections.abc import Sequence
+
+from fmtl_jax import layer_types
+
+
+def label_rules(layers: Sequence[str]) -> layer_types.Rules:
+  """Every layer is common.
+
+  Args:
+    layers: The network's layers in the order of their use.
+  """
+  return layer_types.by_depth(layers, [(layer_types.COMMON, len(layers))])

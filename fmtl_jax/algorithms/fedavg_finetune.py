@@ -1,0 +1,60 @@
+"""FedAvg with fine-tuning: a global model that each client adapts.
+
+Rounds are those of FedAvg. Before it predicts, a client trains the global model
+on its own training data for some epochs; the result is never sent, nor kept.
+
+References:
+  Wang, Mathews, Kiddon, Eichner, Beaufays, Ramage (2019), Federated evaluation
+  of on-device personalization, https://arxiv.org/abs/1910.10252, section 3.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import client_updates
+from fmtl_jax import federation as federation_lib
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import fedavg
+from fmtl_jax.algorithms import federated_averaging
+
+label_rules = fedavg.label_rules
+
+
+def fedavg_finetune(
+  federation: federation_lib.Federation,
+  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  settings: base.RoundSettings = base.RoundSettings(),
+  *,
+  finetune_epochs: int | jax.Array = 5,
+) -> base.Algorithm:
+  """Builds FedAvg with fine-tuning, for any layer types.
+
+  Args:
+    federation: Network, layer types and tasks.
+    local: Settings of local training, also of fine-tuning.
+    settings: Settings of the round.
+    finetune_epochs: Epochs of fine-tuning; 0 is FedAvg.
+  """
+  rounds = federated_averaging.federated_averaging(
+    federation, client_updates.local_sgd(federation, local), settings
+  )
+  finetune = client_updates.local_sgd(
+    federation, dataclasses.replace(local, epochs=finetune_epochs)
+  )
+
+  def view(state, data, client, frozen):
+    received = federation.broadcast(state.params, client.index)
+    key = jax.random.fold_in(state.key, state.round)
+    result = finetune.run(
+      jax.random.fold_in(key, client.client_id),
+      received,
+      finetune.init(received),
+      frozen,
+      client_updates.LocalData(data, client),
+      state.round,
+    )
+    return jax.tree.map(jnp.add, received, result.update)
+
+  return rounds._replace(view=view, personal=True)

@@ -1,0 +1,61 @@
+"""FedProx: FedAvg whose clients stay near the model they were sent.
+
+Each client minimizes its loss plus a proximal term,
+
+  F_m(w) + mu / 2 ||w - w^r||^2,
+
+with w^r the parameters that it received (equation 2 of the paper). The term
+covers the layers that are averaged; with mu = 0 it is federated averaging.
+Clients do the same number of epochs here; the paper's variable amount of local
+work is that of clients of unequal size.
+
+References:
+  Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in
+  heterogeneous networks, https://arxiv.org/abs/1812.06127, Algorithm 2.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import client_updates
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import fedavg
+from fmtl_jax.algorithms import federated_averaging
+
+label_rules = fedavg.label_rules
+
+
+def fedprox(
+  federation: federation_lib.Federation,
+  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  settings: base.RoundSettings = base.RoundSettings(),
+  *,
+  mu: float | jax.Array = 0.1,
+) -> base.Algorithm:
+  """Builds FedProx, for any layer types.
+
+  Args:
+    federation: Network, layer types and tasks.
+    local: Settings of local training.
+    settings: Settings of the round.
+    mu: Weight of the proximal term; may be traced.
+  """
+
+  def averaged(tree):
+    return layer_types.select(
+      tree,
+      federation.layer_types,
+      lambda label: federation.owners[label].averaged,
+    )
+
+  def proximal_term(params, view):
+    moved = jax.tree.map(jnp.subtract, averaged(params), averaged(view))
+    squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(moved)]
+    return 0.5 * mu * sum(squares)
+
+  client_update = client_updates.local_sgd(federation, local, proximal_term)
+  return federated_averaging.federated_averaging(
+    federation, client_update, settings
+  )

@@ -1,0 +1,21 @@
+"""Isolated training: every client on its own, all layers personal.
+
+The lower reference of the paper's tables ("distributed separate"): nothing is
+ever sent.
+
+References:
+  Kececi et al. (2022), https://arxiv.org/abs/2207.08147, section V.
+"""
+
+from collections.abc import Sequence
+
+from fmtl_jax import layer_types
+
+
+def label_rules(layers: Sequence[str]) -> layer_types.Rules:
+  """Every layer is personal.
+
+  Args:
+    layers: The network's layers in the order of their use.
+  """
+  return layer_types.by_depth(layers, [(layer_types.PERSONAL, len(layers))])

@@ -1,0 +1,33 @@
+"""LG-FedAvg: personal representation, common output layers.
+
+The mirror image of FedPer: each client learns its own representation below a
+global predictor. The paper's optional auxiliary losses on the representation
+are left out, and so is its start from a FedAvg model.
+
+References:
+  Liang et al. (2020), Think locally, act globally: federated learning with
+  local and global representations, https://arxiv.org/abs/2001.01523,
+  Algorithm 1.
+"""
+
+from collections.abc import Sequence
+
+from fmtl_jax import layer_types
+
+
+def label_rules(
+  layers: Sequence[str], common_layers: int = 1
+) -> layer_types.Rules:
+  """The last layers are common, the others personal.
+
+  Args:
+    layers: The network's layers in the order of their use.
+    common_layers: How many are common.
+  """
+  return layer_types.by_depth(
+    layers,
+    [
+      (layer_types.PERSONAL, len(layers) - common_layers),
+      (layer_types.COMMON, common_layers),
+    ],
+  )

@@ -1,0 +1,67 @@
+"""Multi-task federated learning: the method of the paper.
+
+The network's layers are pre-trained, common, task-specific or personal, general
+layers near the input and particular ones near the output,
+
+  h(X) = h_pers(h_task(h_com(h_pre(X)))),
+
+and each round averages common layers over all clients of the cohort and
+task-specific layers over the clients of their task (Algorithm 1).
+
+References:
+  Kececi, Shaqfeh, Mbayed, Serpedin (2022), Multi-Task and Transfer Learning for
+  Federated Learning Applications, https://arxiv.org/abs/2207.08147.
+"""
+
+from collections.abc import Sequence
+
+from fmtl_jax import client_updates
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import federated_averaging
+
+
+def label_rules(
+  layers: Sequence[str],
+  task_layers: int = 1,
+  personal_layers: int = 0,
+  pretrained_layers: int = 0,
+) -> layer_types.Rules:
+  """Rules by depth: pre-trained, common, task-specific, personal.
+
+  Args:
+    layers: The network's layers in the order of their use.
+    task_layers: How many are task-specific.
+    personal_layers: How many, at the output, are personal.
+    pretrained_layers: How many, at the input, are pre-trained.
+  """
+  common_layers = (
+    len(layers) - pretrained_layers - task_layers - personal_layers
+  )
+  return layer_types.by_depth(
+    layers,
+    [
+      (layer_types.PRETRAINED, pretrained_layers),
+      (layer_types.COMMON, common_layers),
+      (layer_types.TASK, task_layers),
+      (layer_types.PERSONAL, personal_layers),
+    ],
+  )
+
+
+def multi_task_fl(
+  federation: federation_lib.Federation,
+  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  settings: base.RoundSettings = base.RoundSettings(),
+) -> base.Algorithm:
+  """Builds the method; the federation's layer types say which layer is which.
+
+  Args:
+    federation: Network, layer types and tasks.
+    local: Settings of local training.
+    settings: Settings of the round.
+  """
+  return federated_averaging.federated_averaging(
+    federation, client_updates.local_sgd(federation, local), settings
+  )

@@ -1,0 +1,21 @@
+"""Separate federated learning: an independent FedAvg for every task.
+
+All layers are task-specific ("distributed separate FL" in the paper): clients
+of one task train a whole model of their own together.
+
+References:
+  Kececi et al. (2022), https://arxiv.org/abs/2207.08147, section V.
+"""
+
+from collections.abc import Sequence
+
+from fmtl_jax import layer_types
+
+
+def label_rules(layers: Sequence[str]) -> layer_types.Rules:
+  """Every layer is task-specific.
+
+  Args:
+    layers: The network's layers in the order of their use.
+  """
+  return layer_types.by_depth(layers, [(layer_types.TASK, len(layers))])

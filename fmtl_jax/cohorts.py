@@ -1,0 +1,237 @@
+"""Cohorts: the clients of one round, and everything a round asks of them.
+
+In every round K clients are drawn from each task group without replacement
+(Algorithm 1). Drawing costs O(K), whatever the size of the federation, and
+depends on the seed and the round alone.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax.data import dataset as dataset_lib
+
+DRAWN = 'drawn'
+ALL = 'all'
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cohort:
+  """C clients; without the leading axis, one client.
+
+  Attributes:
+    client: `[C]` int32, the client's row in personal state; M for padding.
+    client_id: `[C]` uint32, what its randomness depends on.
+    tasks: `[C, S]` int32, the tasks of its slots; T for an empty slot.
+    active: `[C, S]` bool, the slots that take part in this round.
+    start: `[C]` int32, where its training rows start.
+    size: `[C]` int32, how many there are; 0 for padding.
+    label_counts: `[C, S]` float32, its training examples with an active slot's
+      label.
+    example_counts: `[C]` float32, those with at least one active label.
+    index: The owner of every layer type's copy, by name: `client` `[C]`, `task`
+      `[C, S]`, and the data set's own, such as a cluster.
+  """
+
+  client: jax.Array
+  client_id: jax.Array
+  tasks: jax.Array
+  active: jax.Array
+  start: jax.Array
+  size: jax.Array
+  label_counts: jax.Array
+  example_counts: jax.Array
+  index: Mapping[str, jax.Array]
+
+
+def check_clients_per_task(
+  clients_per_task: int | Sequence[int],
+  group_sizes: Sequence[int],
+  names: Sequence[str],
+) -> tuple[int, ...]:
+  """Returns K of every task; 0 stands for the whole group.
+
+  Args:
+    clients_per_task: K for all tasks, or one number for each.
+    group_sizes: The number of clients that hold each task.
+    names: The tasks' names.
+
+  Raises:
+    ValueError: If K is negative or exceeds a group, or the lengths differ.
+  """
+  if isinstance(clients_per_task, int):
+    counts = (clients_per_task,) * len(group_sizes)
+    smallest = int(np.argmin(group_sizes))
+    if clients_per_task > group_sizes[smallest]:
+      raise ValueError(
+        'Expected cohort.clients_per_task <= '
+        f'{group_sizes[smallest]} (the smallest task group, '
+        f'{names[smallest]!r}), got {clients_per_task}.'
+      )
+  else:
+    counts = tuple(int(count) for count in clients_per_task)
+  if len(counts) != len(group_sizes):
+    raise ValueError(
+      f'Expected cohort.clients_per_task to be one number or {len(group_sizes)}'
+      f' (one for each task), got {len(counts)}.'
+    )
+  for count, size, name in zip(counts, group_sizes, names, strict=True):
+    if not 0 <= count <= size:
+      raise ValueError(
+        'Expected cohort.clients_per_task between 0 (all) and '
+        f'{size} (the task group {name!r}), got {count}.'
+      )
+  return tuple(c or s for c, s in zip(counts, group_sizes, strict=True))
+
+
+def draw(
+  key: jax.Array, size: jax.Array, count: jax.Array, max_count: int
+) -> jax.Array:
+  """Draws `count` distinct numbers below `size`; every subset is as likely.
+
+  Args:
+    key: Consumed.
+    size: `[]` int32.
+    count: `[]` int32, at most `size` and `max_count`.
+    max_count: Static length of the result.
+
+  Returns:
+    `[max_count]` int32; entries from `count` on are -1.
+
+  References:
+    Bentley and Floyd (1987), A sample of brilliance, Algorithm F2.
+  """
+  limits = size - count + jnp.arange(max_count)
+  candidates = jax.random.randint(key, (max_count,), 0, limits + 1)
+
+  def step(i, chosen):
+    taken = (chosen == candidates[i]).any()
+    value = jnp.where(taken, limits[i], candidates[i])
+    return chosen.at[i].set(jnp.where(i < count, value, -1))
+
+  return jax.lax.fori_loop(
+    0, max_count, step, jnp.full((max_count,), -1, jnp.int32)
+  )
+
+
+def select(
+  data: dataset_lib.FederatedDataset, client: jax.Array, active: jax.Array
+) -> Cohort:
+  """Looks up everything about the given clients.
+
+  Args:
+    data: The federation's data.
+    client: `[C]` int32; M is a padding client, with no examples.
+    active: `[C, S]` bool; empty slots are never active.
+  """
+  partition = data.partition
+  real = client < data.num_clients
+  take = lambda table: jnp.take(jnp.asarray(table), client, axis=0, mode='clip')
+  tasks = jnp.where(real[:, None], take(partition.client_tasks), data.num_tasks)
+  active = active & (tasks < data.num_tasks)
+  start, size = jax.vmap(partition.train.of)(client)
+  label_counts = jnp.where(active, take(partition.label_counts), 0)
+  if data.num_slots == 1:
+    example_counts = label_counts[:, 0]
+  else:
+    example_counts = _count_labelled(data, tasks, active, start, size)
+  return Cohort(
+    client=client,
+    client_id=take(partition.client_ids),
+    tasks=tasks,
+    active=active,
+    start=start,
+    size=size,
+    label_counts=label_counts.astype(jnp.float32),
+    example_counts=example_counts.astype(jnp.float32),
+    index={name: take(v) for name, v in partition.owner_index.items()}
+    | {'client': client, 'task': tasks},
+  )
+
+
+def _count_labelled(data, tasks, active, start, size):
+  """Counts each client's training examples with at least one active label."""
+  train = data.partition.train
+  columns = jnp.take(jnp.asarray(data.examples.columns), tasks, mode='clip')
+  positions = jnp.arange(train.max_size)
+
+  def count(columns, active, start, size):
+    present = jnp.take(
+      jnp.asarray(data.examples.present), train.at(start + positions), axis=0
+    )
+    labelled = (present[:, columns] & active).any(1) & (positions < size)
+    return labelled.sum()
+
+  return jax.vmap(count)(columns, active, start, size)
+
+
+def take(table: Any, client: jax.Array) -> Any:
+  """One client's row of a tree of `[M, ...]` tables."""
+  return jax.tree.map(lambda x: jnp.take(x, client, axis=0, mode='clip'), table)
+
+
+def everyone(data: dataset_lib.FederatedDataset) -> Cohort:
+  """All clients with all their tasks."""
+  num_clients = data.num_clients
+  return select(
+    data,
+    jnp.arange(num_clients, dtype=jnp.int32),
+    jnp.ones((num_clients, data.num_slots), bool),
+  )
+
+
+def sample(
+  key: jax.Array,
+  data: dataset_lib.FederatedDataset,
+  clients_per_task: Sequence[int],
+  group_sizes: Sequence[int],
+  slots: str = DRAWN,
+) -> Cohort:
+  """Draws K clients of each task group without replacement.
+
+  A client that is drawn for several of its tasks appears once.
+
+  Args:
+    key: Consumed.
+    data: The federation's data.
+    clients_per_task: K of each task.
+    group_sizes: The number of clients that hold each task.
+    slots: `drawn`: a client takes part with the tasks it was drawn for
+      (Algorithm 1); `all`: with all tasks it holds (MT-FedAvg).
+
+  Returns:
+    A cohort of `min(sum of K, M)` clients, padded where clients were drawn for
+    several tasks.
+  """
+  counts = np.array(clients_per_task)
+  if (counts == np.array(group_sizes)).all():
+    return everyone(data)
+  keys = jax.random.split(key, len(counts))
+  chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
+    keys, jnp.array(group_sizes), jnp.array(counts), int(counts.max())
+  )
+  task = np.repeat(np.arange(len(counts)), counts)
+  number = np.concatenate([np.arange(count) for count in counts])
+  members = data.partition.members
+  starts = jnp.asarray(members.offsets)[task]
+  drawn = members.at(starts + chosen[task, number])  # client * S + slot.
+  num_slots, num_clients = data.num_slots, data.num_clients
+  if num_slots == 1:
+    return select(data, drawn, jnp.ones((len(task), 1), bool))
+  size = min(len(task), num_clients)
+  client, place = jnp.unique(
+    drawn // num_slots,
+    size=size,
+    fill_value=num_clients,
+    return_inverse=True,
+  )
+  active = jnp.zeros((size, num_slots), bool)
+  active = active.at[place, drawn % num_slots].set(True)
+  if slots == ALL:
+    active = jnp.ones_like(active)
+  return select(data, client.astype(jnp.int32), active)

@@ -1,0 +1,3 @@
+"""Data: the federation's data set, partitions, splits and sources."""
+
+from fmtl_jax.data.dataset import FederatedDataset as FederatedDataset

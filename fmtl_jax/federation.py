@@ -1,0 +1,418 @@
+"""The federation: who owns a copy of each layer, and how copies move.
+
+Broadcast is a gather by owner, aggregation is a weighted sum by owner: one
+function each, for every layer type. A table names the owner of each layer type
+by an index of the cohort; a new layer type is one more row of that table.
+
+  layer type   owners            state        one client's view
+  pretrained   nobody            outside      as it is
+  common       the federation    `[...]`      as it is
+  task         T tasks           `[T, ...]`   `[S, ...]`, a row for each slot
+  personal     M clients         `[M, ...]`   its row
+
+A client with S task slots has one copy of a task-specific layer for each. A
+personal layer that the network uses at or after its first task-specific layer
+(or, where there is none, its output layer) has one copy for each slot too: its
+state is `[M, S, ...]`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import layer_types as layer_types_lib
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import dataset as dataset_lib
+
+Tree = Any
+
+SHARED = 'shared'
+PER_OWNER = 'per_owner'
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+  """Who owns a copy of a layer type.
+
+  Attributes:
+    index: The index of the cohort that names the owner; None for a single copy.
+    averaged: Whether owners' copies are averages of client updates. Otherwise
+      the owner is a client, whose new values replace its row.
+  """
+
+  index: str | None = None
+  averaged: bool = True
+
+
+OWNERS: Mapping[str, Owner] = {
+  layer_types_lib.COMMON: Owner(),
+  layer_types_lib.TASK: Owner('task'),
+  layer_types_lib.PERSONAL: Owner('client', averaged=False),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FederationState:
+  """Everything the next round needs.
+
+  Attributes:
+    params: Trained parameters, with owner axes.
+    server: The server optimizer's state of each averaged layer type.
+    clients: What an algorithm keeps for each client, `[M, ...]`.
+    key: The seed's key; rounds and clients fold their numbers into it.
+    round: `[]` int32, the number of rounds that were run.
+  """
+
+  params: Tree
+  server: Mapping[str, Tree]
+  clients: Tree
+  key: jax.Array
+  round: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Federation:
+  """What is trained together; made by `create`.
+
+  Attributes:
+    init_fn: `key -> params` of one model, all layers.
+    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+    labels: Layer types of all leaves.
+    layer_types: Layer types of the trained leaves, None for the others.
+    frozen: The pre-trained leaves, None for the others.
+    per_slot: Whether a client's view has one copy for each slot; over all
+      leaves.
+    owners: The table of owners.
+    num_owners: How many owners an index of the cohort counts, by name.
+    tasks: The T tasks.
+    group_sizes: The number of clients that hold each task.
+    num_slots: S.
+    loss_fn: The loss of every example, as `tasks.task_loss`.
+    task_weights: `[T]`, the tasks' weights in a client's objective.
+    initialization: `shared`: one draw, copied to all owners; `per_owner`.
+  """
+
+  init_fn: Callable[[jax.Array], Tree]
+  apply_fn: Callable[[Tree, Any], jax.Array]
+  labels: Tree
+  layer_types: Tree
+  frozen: Tree
+  per_slot: Tree
+  owners: Mapping[str, Owner]
+  num_owners: Mapping[str, int]
+  tasks: tuple[tasks_lib.Task, ...]
+  group_sizes: tuple[int, ...]
+  num_slots: int
+  loss_fn: tasks_lib.TaskLoss
+  task_weights: tuple[float, ...]
+  initialization: str
+
+  @classmethod
+  def create(
+    cls,
+    model: Sequence[Any],
+    layer_types: layer_types_lib.Rules,
+    data: dataset_lib.FederatedDataset,
+    *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    pretrained: Tree = None,
+    owners: Mapping[str, Owner] = OWNERS,
+    num_owners: Mapping[str, int] | None = None,
+    task_weights: Sequence[float] | None = None,
+    initialization: str = SHARED,
+  ) -> 'Federation':
+    """Puts a network, layer types and tasks together.
+
+    Args:
+      model: `(init, apply)`, as `key -> params` and `(params, features [B,
+        ...]) -> outputs [B, O]`; a `models.Model` is one.
+      layer_types: `(regex, layer type)` rules, see `layer_types.label_params`.
+      data: Gives the tasks, the number of clients and the features' shape.
+      loss: `(outputs [B, O], labels [B]) -> losses [B]`; by default by the kind
+        of each task, see `tasks.task_loss`.
+      pretrained: Values of the pre-trained layers: a tree with at least these.
+      owners: The owner of each layer type.
+      num_owners: The number of owners for every index that `owners` adds.
+      task_weights: `[T]`, by default ones.
+      initialization: `shared` or `per_owner`; a personal layer's owner is the
+        client.
+
+    Raises:
+      ValueError: If a rule or a value is missing or does not fit; the sentence
+        says which.
+    """
+    init_fn, apply_fn = model[0], model[1]
+    shapes = jax.eval_shape(init_fn, jax.random.key(0))
+    labels = layer_types_lib.label_params(
+      shapes, layer_types, [*owners, layer_types_lib.PRETRAINED]
+    )
+    trained_types, _ = layer_types_lib.split(labels, labels)
+    if not jax.tree.leaves(trained_types):
+      raise ValueError('Every layer is pre-trained: nothing is left to train.')
+    _, frozen = layer_types_lib.split(shapes, labels)
+    if jax.tree.leaves(frozen):
+      frozen = pretrained_values(frozen, pretrained)
+    features = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((1,) + x.shape[1:], x.dtype),
+      data.examples.features,
+    )
+    if task_weights and len(task_weights) != data.num_tasks:
+      raise ValueError(
+        f'Expected a weight for each of the {data.num_tasks} tasks, got '
+        f'task_weights={tuple(task_weights)}.'
+      )
+    if initialization not in (SHARED, PER_OWNER):
+      raise ValueError(
+        "Expected the initialization to be 'shared' or 'per_owner', got "
+        f'{initialization!r}.'
+      )
+    outputs = jax.eval_shape(apply_fn, shapes, features)
+    needed = tasks_lib.num_outputs(data.tasks)
+    if loss is None and (outputs.ndim != 2 or outputs.shape[1] < needed):
+      raise ValueError(
+        f'Expected outputs [B, O] with O >= {needed} (the widest task), got '
+        f'the shape {outputs.shape} for a batch of one example.'
+      )
+    own_loss = loss
+    return cls(
+      init_fn=init_fn,
+      apply_fn=apply_fn,
+      labels=labels,
+      layer_types=trained_types,
+      frozen=frozen,
+      per_slot=_per_slot(
+        labels,
+        layer_types_lib.use_order(apply_fn, shapes, features),
+        owners,
+        {k: np.ndim(v) for k, v in data.partition.owner_index.items()}
+        | {'task': 2, 'client': 1},
+      ),
+      owners=dict(owners),
+      num_owners={'task': data.num_tasks, 'client': data.num_clients}
+      | dict(num_owners or {}),
+      tasks=data.tasks,
+      group_sizes=tuple(int(n) for n in data.partition.members.sizes),
+      num_slots=data.num_slots,
+      loss_fn=tasks_lib.task_loss(data.tasks)
+      if own_loss is None
+      else lambda outputs, labels, task: own_loss(outputs, labels),
+      task_weights=tuple(task_weights or (1.0,) * data.num_tasks),
+      initialization=initialization,
+    )
+
+  def owner_shape(self, layer_type: str, per_slot: bool) -> tuple[int, ...]:
+    """The axes that a leaf has in the state and not in one model."""
+    owner = self.owners[layer_type]
+    if owner.index is None:
+      return ()
+    if per_slot and not owner.averaged:
+      return (self.num_owners[owner.index], self.num_slots)
+    return (self.num_owners[owner.index],)
+
+  def init_params(self, key: jax.Array) -> Tree:
+    """Initialises the trained parameters of all owners, `[owners, ...]`.
+
+    Args:
+      key: Consumed; every owner starts from the same draw unless the
+        initialization is `per_owner`.
+    """
+
+    def draw(key):
+      return layer_types_lib.split(self.init_fn(key), self.labels)[0]
+
+    one = draw(key)
+    names = iter(range(len(jax.tree.leaves(one))))
+    numbers = jax.tree.map(lambda _: next(names), one)
+
+    def init(layer_type, per_slot, leaf, number):
+      shape = self.owner_shape(layer_type, per_slot)
+      if self.initialization == SHARED or not shape:
+        return jnp.broadcast_to(leaf, shape + leaf.shape)
+      owners = jnp.arange(int(np.prod(shape)))
+      # The compiler drops the leaves of a draw that are not used.
+      pick = lambda i: jax.tree.leaves(draw(jax.random.fold_in(key, i)))[number]
+      return jax.vmap(pick)(owners).reshape(shape + leaf.shape)
+
+    per_slot = layer_types_lib.split(self.per_slot, self.labels)[0]
+    return jax.tree.map(init, self.layer_types, per_slot, one, numbers)
+
+  def broadcast(self, params: Tree, index: Mapping[str, jax.Array]) -> Tree:
+    """Gathers one client's view of the trained parameters.
+
+    Args:
+      params: `[owners, ...]`.
+      index: The owner of each layer type, as in `Cohort.index`: `[]` or `[S]`.
+
+    Returns:
+      The view: `[...]`, or `[S, ...]` where there is a copy for each slot.
+    """
+
+    def view(layer_type, leaf):
+      name = self.owners[layer_type].index
+      if name is None:
+        return leaf
+      return jnp.take(leaf, index[name], axis=0, mode='clip')
+
+    return jax.tree.map(view, self.layer_types, params)
+
+  def slot_view(self, view: Tree, slot: jax.Array) -> Tree:
+    """The plain model of one slot, `[...]`, out of a client's view."""
+    per_slot = layer_types_lib.split(self.per_slot, self.labels)[0]
+    return jax.tree.map(
+      lambda of_slot, leaf: jnp.take(leaf, slot, axis=0) if of_slot else leaf,
+      per_slot,
+      view,
+    )
+
+  def apply_slots(self, view: Tree, frozen: Tree, features: Any) -> jax.Array:
+    """Applies a client's view; shared layers are computed once.
+
+    Args:
+      view: A client's view of the trained parameters.
+      frozen: The pre-trained leaves.
+      features: `[B, ...]`.
+
+    Returns:
+      `[S, B, O]`.
+    """
+    params = layer_types_lib.merge(view, frozen)
+    axes = jax.tree.map(lambda of_slot: 0 if of_slot else None, self.per_slot)
+    if not any(jax.tree.leaves(self.per_slot)):
+      outputs = self.apply_fn(params, features)
+      return jnp.broadcast_to(outputs, (self.num_slots,) + outputs.shape)
+    return jax.vmap(
+      self.apply_fn, in_axes=(axes, None), axis_size=self.num_slots
+    )(params, features)
+
+  def objective(
+    self,
+    view: Tree,
+    frozen: Tree,
+    batch: dataset_lib.Batch,
+    active: jax.Array,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A client's multi-objective loss: the weighted sum over its active tasks.
+
+    Each task's loss is the mean over the batch's examples that carry its label.
+
+    Args:
+      view: A client's view of the trained parameters.
+      frozen: The pre-trained leaves.
+      batch: B examples.
+      active: `[S]` bool.
+
+    Returns:
+      The loss, and `loss_sum` and `count`, `[S]` each.
+    """
+    outputs = self.apply_slots(view, frozen, batch.features)
+    losses = jax.vmap(self.loss_fn)(outputs, batch.labels, batch.tasks)
+    chosen = batch.has_label & active[:, None]
+    loss_sum = jnp.where(chosen, losses, 0).sum(1)
+    count = chosen.sum(1)
+    weights = jnp.asarray(self.task_weights, loss_sum.dtype)
+    weights = jnp.take(weights, batch.tasks, mode='clip')
+    loss = (weights * loss_sum / jnp.maximum(count, 1)).sum()
+    return loss, {'loss_sum': loss_sum, 'count': count}
+
+  @property
+  def has_client_layers(self) -> bool:
+    """Whether two clients of one task can have different models."""
+    indices = {
+      self.owners[name].index for name in jax.tree.leaves(self.layer_types)
+    }
+    return bool(indices - {None, 'task'})
+
+  def owners_of(self, layer_type: str) -> int:
+    """The number of owners of a layer type; 1 for a single copy."""
+    index = self.owners[layer_type].index
+    return 1 if index is None else self.num_owners[index]
+
+
+def owner_sum(
+  values: jax.Array,
+  weights: jax.Array,
+  owner: jax.Array | None,
+  total: jax.Array,
+) -> jax.Array:
+  """Adds weighted client values to the sum of each owner.
+
+  Args:
+    values: `[K, ...]` or `[K, S, ...]`, one for each client (and slot).
+    weights: `[K]` or `[K, S]`; where zero, the value is not looked at.
+    owner: As `weights`, int32, the owner of each value and none if out of
+      range; None for a layer with a single copy.
+    total: `[...]` for a single copy, else `[owners, ...]`.
+
+  Returns:
+    `total` with the weighted values added.
+  """
+  shape = weights.shape + (1,) * (values.ndim - weights.ndim)
+  weights = weights.reshape(shape).astype(values.dtype)
+  weighted = jnp.where(weights > 0, values, 0) * weights  # `0 * nan` is nan.
+  if owner is None:
+    return total + weighted.sum(0)
+  flat = weighted.reshape((-1,) + values.shape[owner.ndim :])
+  return total.at[owner.reshape(-1)].add(flat, mode='drop')
+
+
+def pretrained_values(frozen: Tree, pretrained: Tree) -> Tree:
+  """Takes values from a tree that has at least the given leaves.
+
+  Args:
+    frozen: The shapes of the pre-trained leaves, None elsewhere.
+    pretrained: A tree with their values, and perhaps others.
+
+  Raises:
+    ValueError: If a value is missing or has another shape.
+  """
+  given = {}
+  if pretrained is not None:
+    with_paths, _ = jax.tree.flatten_with_path(pretrained)
+    leaves = [leaf for _, leaf in with_paths]
+    given = dict(zip(layer_types_lib.paths(pretrained), leaves, strict=True))
+
+  def value(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if name not in given:
+      raise ValueError(
+        f'The layer {name!r} is labelled pre-trained but no value is given '
+        'for it; name a checkpoint that has it, or label it otherwise.'
+      )
+    if np.shape(given[name]) != leaf.shape:
+      raise ValueError(
+        f'Expected the pre-trained layer {name!r} to have the shape '
+        f'{leaf.shape}, got {np.shape(given[name])}.'
+      )
+    return given[name]
+
+  return jax.tree.map_with_path(value, frozen)
+
+
+def _per_slot(labels, order, owners, index_ndim):
+  """Whether a client has one copy for each slot, for every leaf."""
+  label_of = dict(
+    zip(layer_types_lib.paths(labels), jax.tree.leaves(labels), strict=True)
+  )
+
+  def indexed_by_slot(path):
+    owner = owners.get(label_of[path])
+    return bool(owner and owner.index and index_ndim.get(owner.index) == 2)
+
+  first = next((i for i, path in enumerate(order) if indexed_by_slot(path)), -1)
+  if first < 0:  # No task-specific layer: each slot has its own output layer.
+    output = order[-1].rsplit('/', 1)[0]
+    first = min(i for i, p in enumerate(order) if p.rsplit('/', 1)[0] == output)
+  late = set(order[first:])
+
+  def per_slot(path):
+    owner = owners.get(label_of[path])
+    personal = owner is not None and not owner.averaged and path in late
+    return indexed_by_slot(path) or personal
+
+  flags = [per_slot(path) for path in layer_types_lib.paths(labels)]
+  return jax.tree.unflatten(jax.tree.structure(labels), flags)

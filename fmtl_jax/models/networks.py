@@ -1,0 +1,79 @@
+"""Networks: chains of dense and convolutional stages."""
+
+from collections.abc import Sequence
+import functools
+import math
+
+from fmtl_jax.models import base
+from fmtl_jax.models import layers
+
+
+def _dense_stages(in_features, hidden, num_outputs):
+  widths = [in_features, *hidden]
+  stages = {
+    f'dense_{i}': functools.partial(_dense, widths[i], widths[i + 1])
+    for i in range(len(hidden))
+  }
+  stages['output'] = functools.partial(
+    _dense, widths[-1], num_outputs, activation=layers.identity
+  )
+  return stages
+
+
+def _dense(in_features, features, rngs, **settings):
+  return layers.Dense(in_features, features, rngs=rngs, **settings)
+
+
+def _conv(in_features, features, window, rngs):
+  return layers.Conv(in_features, features, window, rngs=rngs)
+
+
+def mlp(
+  feature_shape: Sequence[int], hidden: Sequence[int], num_outputs: int
+) -> base.Model:
+  """A multi-layer perceptron with ReLU: stages `dense_0`, ..., `output`.
+
+  Args:
+    feature_shape: Shape of one example; it is flattened.
+    hidden: Widths of the hidden layers.
+    num_outputs: Width of the output layer.
+  """
+  in_features = math.prod(feature_shape)
+  return base.sequential(_dense_stages(in_features, hidden, num_outputs))
+
+
+def cnn(
+  feature_shape: Sequence[int],
+  channels: Sequence[int],
+  hidden: Sequence[int],
+  num_outputs: int,
+  window: int = 3,
+) -> base.Model:
+  """A convolutional network: stages `conv_0`, ..., `dense_0`, ..., `output`.
+
+  Each convolution is followed by ReLU and a 2-fold max pooling.
+
+  Args:
+    feature_shape: `[*space, channels]` of one example: one axis of space for
+      time series, two for images.
+    channels: Of each convolution.
+    hidden: Widths of the hidden dense layers.
+    num_outputs: Width of the output layer.
+    window: Size of every convolution along each axis of space.
+  """
+  *space, in_features = feature_shape
+  stages = {}
+  for i, features in enumerate(channels):
+    stages[f'conv_{i}'] = functools.partial(
+      _conv, in_features, features, (window,) * len(space)
+    )
+    space = [size // 2 for size in space]
+    in_features = features
+  if min(space) < 1:
+    raise ValueError(
+      f'Expected at most {len(channels) - 1} convolutions for examples of '
+      f'shape {tuple(feature_shape)}, got model.channels={tuple(channels)}: '
+      'each halves the axes of space.'
+    )
+  flat = math.prod(space) * in_features
+  return base.sequential(stages | _dense_stages(flat, hidden, num_outputs))

@@ -1,0 +1,184 @@
+"""Predictors: what was trained, as a plain model of one client or one task."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import checkpoints
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.algorithms import base
+from fmtl_jax.data import dataset as dataset_lib
+
+Tree = Any
+_STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictor:
+  """A trained model for one task.
+
+  Attributes:
+    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+    params: A plain tree without owner axes, all layers in it.
+    task: What it predicts.
+    standardization: `(mean, scale)` of the features it was trained on, as in
+      `Partition`; None leaves features as they are.
+  """
+
+  apply_fn: Callable[[Tree, Any], jax.Array]
+  params: Tree
+  task: tasks_lib.Task
+  standardization: tuple[Any, Any] | None = None
+
+  def outputs(self, features: Any) -> jax.Array:
+    """The task's outputs (logits, values): `[B, num_outputs]`."""
+    features = jax.tree.map(jnp.asarray, features)
+    if self.standardization is not None:
+      mean, scale = self.standardization
+      features = jax.tree.map(lambda x: (x - mean) * scale, features)
+    return self.apply_fn(self.params, features)[:, : self.task.num_outputs]
+
+  def probabilities(self, features: Any) -> jax.Array:
+    """Class probabilities `[B, num_classes]`.
+
+    Raises:
+      ValueError: For a regression task.
+    """
+    outputs = self.outputs(features)
+    if self.task.kind == tasks_lib.REGRESSION:
+      raise ValueError(
+        f'The task {self.task.name!r} is a regression: it has no '
+        'probabilities; call predict.'
+      )
+    if self.task.kind == tasks_lib.BINARY:
+      outputs = jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=1)
+    return jax.nn.softmax(outputs)
+
+  def predict(self, features: Any) -> jax.Array:
+    """Classes `[B]` int32, or the values `[B]` of a regression."""
+    if self.task.kind == tasks_lib.REGRESSION:
+      return self.outputs(features)[:, 0]
+    return self.probabilities(features).argmax(1)
+
+  def save(self, folder: str | pathlib.Path) -> None:
+    """Saves parameters and task; raises a ValueError if the folder exists."""
+    params = dict(self.params)
+    if self.standardization is not None:
+      params[_STANDARDIZATION] = dict(
+        zip(('mean', 'scale'), self.standardization, strict=True)
+      )
+    checkpoints.save_params(
+      folder, params, {'task': dataclasses.asdict(self.task)}
+    )
+
+  @classmethod
+  def load(
+    cls,
+    folder: str | pathlib.Path,
+    apply_fn: Callable[[Tree, Any], jax.Array],
+  ) -> 'Predictor':
+    """Loads what `save` saved, for the network `apply_fn`."""
+    params, metadata = checkpoints.load_params(folder)
+    saved = params.pop(_STANDARDIZATION, None)
+    return cls(
+      apply_fn=apply_fn,
+      params=params,
+      task=tasks_lib.Task(**metadata['task']),
+      standardization=saved and (saved['mean'], saved['scale']),
+    )
+
+
+def client_predictor(
+  federation: federation_lib.Federation,
+  algorithm: base.Algorithm,
+  state: base.State,
+  data: dataset_lib.FederatedDataset,
+  client: int,
+  slot: int = 0,
+  frozen: Tree = None,
+) -> Predictor:
+  """The model with which a client predicts one of its tasks.
+
+  Args:
+    federation: Network, layer types and tasks.
+    algorithm: Says with which parameters a client predicts.
+    state: After any round.
+    data: The federation's data.
+    client: Its number.
+    slot: Which of its tasks.
+    frozen: The pre-trained leaves; by default the federation's.
+
+  Raises:
+    ValueError: If there is no such client or its slot is empty.
+  """
+  if not 0 <= client < data.num_clients:
+    raise ValueError(
+      f'Expected a client below {data.num_clients}, got {client}.'
+    )
+  tasks = np.asarray(data.partition.client_tasks)[client]
+  if not 0 <= slot < len(tasks) or tasks[slot] >= data.num_tasks:
+    raise ValueError(
+      f'Expected a slot of client {client} that holds a task, got {slot}.'
+    )
+  frozen = federation.frozen if frozen is None else frozen
+  cohort = cohorts.select(
+    data, jnp.array([client]), jnp.ones((1, data.num_slots), bool)
+  )
+  row = jax.tree.map(lambda x: x[0], cohort)
+  view = algorithm.view(state, data, row, frozen)
+  params = layer_types.merge(
+    federation.slot_view(view, jnp.array(slot)), frozen
+  )
+  return Predictor(
+    apply_fn=federation.apply_fn,
+    params=params,
+    task=data.tasks[int(tasks[slot])],
+    standardization=data.partition.standardization,
+  )
+
+
+def task_predictor(
+  federation: federation_lib.Federation,
+  algorithm: base.Algorithm,
+  state: base.State,
+  data: dataset_lib.FederatedDataset,
+  task: str,
+  frozen: Tree = None,
+) -> Predictor:
+  """The model that all clients of a task share.
+
+  Args:
+    federation: Network, layer types and tasks.
+    algorithm: Says with which parameters a client predicts.
+    state: After any round.
+    data: The federation's data.
+    task: Its name.
+    frozen: The pre-trained leaves; by default the federation's.
+
+  Raises:
+    ValueError: If there is no such task, or its clients have models of their
+      own.
+  """
+  names = [t.name for t in data.tasks]
+  if task not in names:
+    raise ValueError(
+      f'Expected a task out of {", ".join(names)}, got {task!r}.'
+    )
+  if algorithm.personal:
+    raise ValueError(
+      f'The clients of task {task!r} have models of their own; call '
+      'client_predictor.'
+    )
+  member = data.partition.members.groups()[names.index(task)][0]
+  client, slot = divmod(int(member), data.num_slots)
+  return client_predictor(
+    federation, algorithm, state, data, client, slot, frozen
+  )

@@ -1,0 +1,122 @@
+"""Tasks: what is predicted, with which loss, from a head of which width.
+
+Tasks of one federation may differ in kind and width. Heads are padded to the
+widest task; the outputs a task does not have are masked here and nowhere else.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+BINARY = 'binary'
+MULTICLASS = 'multiclass'
+REGRESSION = 'regression'
+KINDS = (BINARY, MULTICLASS, REGRESSION)
+
+# `(outputs [B, O], labels [B], task []) -> losses [B]`.
+TaskLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """One task.
+
+  Attributes:
+    name: As it stands in tables.
+    kind: `binary` (labels 0 and 1, one output, a logit), `multiclass` (labels
+      below `num_classes`, as many logits) or `regression` (one output).
+    num_classes: Classes of a multi-class task; 2 for a binary one, else 0.
+    column: The column of the example store's labels with this task's labels.
+  """
+
+  name: str
+  kind: str = BINARY
+  num_classes: int = 2
+  column: int = 0
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(
+        f'Expected the kind of task {self.name!r} to be one of '
+        f'{", ".join(KINDS)}, got {self.kind!r}.'
+      )
+    if self.kind == MULTICLASS and self.num_classes < 2:
+      raise ValueError(
+        f'Expected num_classes >= 2 for task {self.name!r}, got '
+        f'{self.num_classes}.'
+      )
+
+  @property
+  def num_outputs(self) -> int:
+    """Width of the task's head."""
+    return self.num_classes if self.kind == MULTICLASS else 1
+
+
+def num_outputs(tasks: Sequence[Task]) -> int:
+  """Width of a head that fits every task."""
+  return max(task.num_outputs for task in tasks)
+
+
+def class_mask(tasks: Sequence[Task], width: int) -> np.ndarray:
+  """`[T, width]` bools: the outputs that each task has."""
+  widths = np.array([task.num_outputs for task in tasks])
+  return np.arange(width)[None, :] < widths[:, None]
+
+
+def mask_logits(
+  tasks: Sequence[Task], outputs: jax.Array, task: jax.Array
+) -> jax.Array:
+  """Sets the outputs `[..., O]` that a task lacks to the minimum."""
+  valid = jnp.asarray(class_mask(tasks, outputs.shape[-1]))
+  valid = jnp.take(valid, task, axis=0, mode='clip')
+  return jnp.where(valid, outputs, jnp.finfo(outputs.dtype).min)
+
+
+def task_loss(tasks: Sequence[Task]) -> TaskLoss:
+  """Builds the loss of every example for the task that it belongs to.
+
+  Binary tasks use the sigmoid cross-entropy of output 0, multi-class tasks the
+  softmax cross-entropy over their own outputs, regression the squared error of
+  output 0.
+
+  Args:
+    tasks: The federation's tasks.
+
+  Returns:
+    `(outputs [B, O], labels [B], task []) -> losses [B]`; `task` may be traced
+    and, out of range, stands for the last task.
+  """
+
+  def binary(outputs, labels, unused_task):
+    return optax.sigmoid_binary_cross_entropy(outputs[..., 0], labels)
+
+  def multiclass(outputs, labels, task):
+    logits = mask_logits(tasks, outputs, task)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits, labels.astype(jnp.int32)
+    )
+
+  def regression(outputs, labels, unused_task):
+    return jnp.square(outputs[..., 0] - labels)
+
+  losses = dict(zip(KINDS, (binary, multiclass, regression), strict=True))
+  kinds = np.array([KINDS.index(task.kind) for task in tasks])
+  present = [kind for kind in KINDS if KINDS.index(kind) in kinds]
+  if len(present) == 1:
+    return losses[present[0]]
+
+  def mixed(outputs, labels, task):
+    kind = jnp.take(jnp.asarray(kinds), task, mode='clip')
+    total = jnp.zeros(labels.shape, outputs.dtype)
+    for name in present:
+      # Labels of another kind could be out of this one's range.
+      chosen = kind == KINDS.index(name)
+      loss = losses[name](outputs, jnp.where(chosen, labels, 0), task)
+      total = jnp.where(chosen, loss, total)
+    return total
+
+  return mixed
