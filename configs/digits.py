@@ -1,0 +1,94 @@
+"""Five tasks on handwritten digits: the paper's five cases without a download.
+
+Source: Kececi et al. (2022), https://arxiv.org/abs/2207.08147, section V and
+Table III, on scikit-learn's 1,797 digits (8 x 8) instead of faces: 50 clients
+in five groups of ten, each with the labels of its own task only.
+
+Command: python -m experiments.main --config=configs/digits.py
+Variants: smoke, grid, cnn, dirichlet; they combine, as in :cnn,smoke.
+"""
+
+import ml_collections
+
+from experiments import config as config_lib
+
+# The best at the last round on validation data (configs/sweeps/digits.py).
+_OVERRIDES = {
+  'centralized_separate': {'client': {'learning_rate': 0.5, 'batch_size': 8}},
+  'centralized_joint': {'client': {'learning_rate': 0.3, 'batch_size': 8}},
+  'distributed_separate': {'client': {'learning_rate': 0.5, 'batch_size': 16}},
+  'separate_fl': {'client': {'learning_rate': 0.3, 'batch_size': 8}},
+  'multi_task_fl': {'client': {'learning_rate': 0.5, 'batch_size': 16}},
+  'separate_fl_two_tasks': {'client': {'learning_rate': 0.5, 'batch_size': 16}},
+  'multi_task_fl_two_tasks': {
+    'client': {'learning_rate': 0.3, 'batch_size': 8}
+  },
+}
+
+
+def smoke(config):
+  """A few rounds of the paper's five cases, in seconds."""
+  config.cases = (
+    'majority',
+    'centralized_separate',
+    'centralized_joint',
+    'distributed_separate',
+    'separate_fl',
+    'multi_task_fl',
+  )
+  config.execution.compile_effort = 'low'
+  config.run.rounds = 4
+  config.run.seeds = 2
+  config.run.evaluate_every = 2
+
+
+def grid(config):
+  """The search: validation data of seeds that the table does not use."""
+  config.run.first_seed = 1000
+  config.run.seeds = 4
+
+
+def cnn(config):
+  """A convolutional network."""
+  config.model.name = 'cnn'
+  config.model.channels = (16, 32)
+  config.model.hidden = (64,)
+
+
+def dirichlet(config):
+  """Clients with skewed digits instead of alike ones."""
+  config.data.partition = 'dirichlet'
+  config.data.alpha = 0.5
+
+
+def get_config(variants=''):
+  """Builds the config; `variants` are names joined by commas."""
+  config = config_lib.default_config()
+  config.name = 'digits'
+  config.cases = (
+    'majority',
+    'centralized_separate',
+    'centralized_joint',
+    'distributed_separate',
+    'separate_fl',
+    'multi_task_fl',
+    'separate_fl_two_tasks',
+    'multi_task_fl_two_tasks',
+  )
+  config.data.test_fraction = 0.2
+  config.data.validation_fraction = 0.1
+  config.model.hidden = (64, 32)
+  config.algorithm.task_layers = 2
+  config.client.batch_size = 8
+  config.client.local_epochs = 2
+  config.cohort.clients_per_task = 5
+  config.run.rounds = 100
+  config.run.seeds = 5
+  config.run.evaluate_every = 5
+  config.overrides = ml_collections.ConfigDict(_OVERRIDES)
+  config.report.title = 'Digits: test accuracy (%)'
+  return config_lib.apply_variants(
+    config,
+    variants,
+    {'smoke': smoke, 'grid': grid, 'cnn': cnn, 'dirichlet': dirichlet},
+  )

@@ -1,0 +1,112 @@
+"""Measures seeds as a mapped axis against the same runs one by one.
+
+python -m experiments.benchmarks.mapped --config=configs/har.py \
+    --cases=multi_task_fl --config.data.manual_dir=DIR --output=mapped.json
+
+Back to back: all seeds mapped in one process, each seed in a cold process of
+its own, and a loop over seeds in one process that compiles once. Every form
+does the same rounds and evaluations; wall times are of whole processes.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from experiments import command_line
+
+_CONFIG = command_line.define_config()
+_CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
+_OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
+_LOOP = flags.DEFINE_bool('loop', False, 'Only the loop (used by itself).')
+flags.mark_flag_as_required('config')
+
+
+def _arguments() -> list[str]:
+  """The flags to pass on."""
+  dropped = ('--output', '--loop')
+  return [arg for arg in sys.argv[1:] if not arg.startswith(dropped)]
+
+
+def _wall_seconds(module: str, *arguments: str) -> float:
+  """Runs a module as a process of its own and returns its wall time."""
+  command = [sys.executable, '-m', module, *_arguments(), *arguments]
+  start = time.perf_counter()
+  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+  return time.perf_counter() - start
+
+
+def warm_loop() -> None:
+  """Runs the seeds one after the other with one compiled program."""
+  from experiments import cases
+  from experiments import datasets
+  from experiments import program as program_lib
+  from experiments import train
+
+  config = _CONFIG.value
+  overrides = command_line.override_values()
+  source = datasets.load(config.data)
+  program = None
+  first = config.run.first_seed
+  for seed in range(first, first + config.run.seeds):
+    config.run.first_seed, seeds = seed, config.run.seeds
+    config.run.seeds = 1
+    name = cases.names(config, _CASES.value)[0]
+    _, case = train.build_case(name, config, overrides, source)
+    config.run.seeds = seeds
+    if case is None:
+      raise ValueError('The majority class has nothing to run.')
+    if program is None:
+      program = program_lib.Program(case, config.run.evaluate_every)
+    program.set_runs(case.runs)
+    state, done = program.init(), 0
+    while True:
+      for split in train.SPLITS:
+        program.evaluate(state, split)
+      steps = min(config.run.evaluate_every, config.run.rounds - done)
+      if not steps:
+        break
+      state, _ = program.run_rounds(state, steps)
+      done += steps
+
+
+def main() -> int:
+  """Runs what the flags say."""
+  if _LOOP.value:
+    warm_loop()
+    return 0
+  config = _CONFIG.value
+  with tempfile.TemporaryDirectory() as folder:
+    mapped = _wall_seconds('experiments.main', f'--workdir={folder}/mapped')
+    loop = _wall_seconds('experiments.benchmarks.mapped', '--loop')
+    cold = sum(
+      _wall_seconds(
+        'experiments.main',
+        f'--workdir={folder}/{seed}',
+        '--config.run.seeds=1',
+        f'--config.run.first_seed={config.run.first_seed + seed}',
+      )
+      for seed in range(config.run.seeds)
+    )
+  figures = {
+    'case': _CASES.value[0],
+    'seeds': config.run.seeds,
+    'rounds': config.run.rounds,
+    'mapped_seconds': mapped,
+    'warm_loop_seconds': loop,
+    'cold_processes_seconds': cold,
+    'mapped_to_warm_loop': mapped / loop,
+    'mapped_to_cold_processes': mapped / cold,
+  }
+  print(json.dumps(figures, indent=1))
+  if _OUTPUT.value:
+    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=1))
+  return 0
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,335 @@
+"""Build: from a case's config to a `program.Case`."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments import cases as cases_lib
+from experiments import config as config_lib
+from experiments import datasets
+from experiments import optimizers
+from experiments import program
+from fmtl_jax import algorithms
+from fmtl_jax import checkpoints
+from fmtl_jax import client_updates
+from fmtl_jax import execution as execution_lib
+from fmtl_jax import features as features_lib
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax import models
+from fmtl_jax import reducers
+from fmtl_jax import server_optimizers
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import dataset as dataset_lib
+
+Settings = Mapping[str, Any]
+
+_MODELS = ('mlp', 'cnn')
+# Fields that change no shape: a sweep maps them over runs of one program.
+MAPPED = (
+  'algorithm.mu',
+  'algorithm.finetune_epochs',
+  'client.decay',
+  'client.learning_rate',
+  'client.local_epochs',
+  'client.momentum',
+  'client.weight_decay',
+  'server.common.learning_rate',
+  'server.common.momentum',
+  'server.task.learning_rate',
+  'server.task.momentum',
+)
+
+
+def build_model(
+  config: ml_collections.ConfigDict, source: datasets.Source
+) -> models.Model:
+  """The network that `model.*` describes, wide enough for every task."""
+  shape = datasets.feature_shape(source)
+  width = tasks_lib.num_outputs(source.tasks)
+  if config.model.name == 'mlp':
+    return models.mlp(shape, config.model.hidden, width)
+  if config.model.name == 'cnn':
+    return models.cnn(
+      shape,
+      config.model.channels,
+      config.model.hidden,
+      width,
+      config.model.window,
+    )
+  raise ValueError(
+    f'Expected model.name to be one of {", ".join(_MODELS)}, got '
+    f'{config.model.name!r}.'
+  )
+
+
+def label_rules(
+  config: ml_collections.ConfigDict, algorithm: str, layers: Sequence[str]
+) -> layer_types.Rules:
+  """The rules in `layer_types`, or the algorithm's own by depth.
+
+  Rules in the config are those of the method of the paper; an algorithm that is
+  a label rule keeps its own.
+  """
+  if config.layer_types and algorithm == 'multi_task_fl':
+    return [tuple(rule) for rule in config.layer_types]
+  entry = algorithms.ALGORITHMS[algorithm]
+  depths = {name: config.algorithm[name] for name in entry.depths}
+  return entry.label_rules(layers, **depths)
+
+
+class Network(NamedTuple):
+  """A network, its label rules and what its pre-trained part computed.
+
+  Attributes:
+    full: The whole network, on examples as they come.
+    model: What rounds run: without pre-trained stages at the input.
+    rules: Label rules of `model`.
+    pretrained: Values of the pre-trained layers, None if there are none.
+    features: `[N, ...]`, the input of `model`.
+    prefix_params: Parameters of the stages that were split off.
+  """
+
+  full: models.Model
+  model: models.Model
+  rules: layer_types.Rules
+  pretrained: Any
+  features: np.ndarray
+  prefix_params: dict[str, Any]
+
+
+def build_network(
+  config: ml_collections.ConfigDict, source: datasets.Source, algorithm: str
+) -> Network:
+  """Builds the network and runs its pre-trained prefix once.
+
+  Raises:
+    ValueError: If a setting is no good, or pre-trained layers have no values.
+  """
+  model = build_model(config, source)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  example = jax.ShapeDtypeStruct((1, *source.features.shape[1:]), np.float32)
+  order = layer_types.use_order(model.apply, shapes, example)
+  rules = label_rules(config, algorithm, layer_types.modules(order))
+  labels = layer_types.label_params(
+    shapes, rules, [*federation_lib.OWNERS, layer_types.PRETRAINED]
+  )
+  if layer_types.PRETRAINED not in jax.tree.leaves(labels):
+    return Network(model, model, rules, None, source.features, {})
+  if not config.model.pretrained:
+    raise ValueError(
+      'Some layers are labelled pretrained; name the folder with their '
+      'parameters in model.pretrained (experiments.export makes one).'
+    )
+  pretrained, _ = checkpoints.load_params(config.model.pretrained)
+  prefix, rest = models.base.split_prefix(model, labels)
+  if not prefix.stages:
+    return Network(model, model, rules, pretrained, source.features, {})
+  frozen = federation_lib.pretrained_values(
+    {name: shapes[name] for name, _ in prefix.stages}, pretrained
+  )
+  outputs = features_lib.precompute(
+    functools.partial(prefix.apply, frozen), source.features
+  )
+  rest_labels = {name: labels[name] for name, _ in rest.stages}
+  return Network(
+    model,
+    rest,
+    layer_types.exact_rules(rest_labels),
+    pretrained,
+    outputs,
+    frozen,
+  )
+
+
+def _with_features(
+  data: dataset_lib.FederatedDataset, features: np.ndarray
+) -> dataset_lib.FederatedDataset:
+  """The same data set with other features of its examples."""
+  if features is data.examples.features:
+    return data
+  examples = dataclasses.replace(data.examples, features=features)
+  return dataclasses.replace(data, examples=examples)
+
+
+def make_algorithm(
+  config: ml_collections.ConfigDict, algorithm: str
+) -> program.MakeAlgorithm:
+  """`(federation, settings) -> Algorithm`; settings replace config fields."""
+  entry = algorithms.ALGORITHMS[algorithm]
+
+  def make(federation, settings: Settings):
+    def value(field):
+      section = config
+      for name in field.split('.'):
+        section = section[name]
+      return settings.get(field, section)
+
+    local = client_updates.LocalSgd(
+      optimizer=optimizers.get(
+        'client.optimizer',
+        config.client.optimizer,
+        value('client.momentum'),
+        value('client.weight_decay'),
+      ),
+      learning_rate=optimizers.schedule(
+        config.client.schedule,
+        value('client.learning_rate'),
+        value('client.decay'),
+        config.run.rounds,
+      ),
+      batch_size=config.client.batch_size,
+      epochs=value('client.local_epochs'),
+      keep_optimizer_state=config.client.keep_optimizer_state,
+    )
+    server = {
+      name: server_optimizers.ServerOptimizer(
+        optimizers.get(
+          f'server.{name}.optimizer',
+          config.server[name].optimizer,
+          value(f'server.{name}.momentum'),
+        ),
+        value(f'server.{name}.learning_rate'),
+      )
+      for name in config.server
+    }
+    settings_of_round = algorithms.RoundSettings(
+      clients_per_task=config.cohort.clients_per_task,
+      slots=config.cohort.slots,
+      weighting=config.aggregation.to_dict(),
+      reducer={
+        name: reducers.get(reducer, f'reducer.{name}')
+        for name, reducer in config.reducer.items()
+      },
+      server=server,
+      execution=execution_lib.resolve(config.execution.name),
+    )
+    own = {name: value(f'algorithm.{name}') for name in entry.own}
+    return entry.build(federation, local, settings_of_round, **own)
+
+  return make
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises a ValueError for a number that no experiment can have."""
+  rules = {
+    'run.rounds': 1,
+    'run.seeds': 1,
+    'run.evaluate_every': 1,
+    'client.batch_size': 0,
+    'client.local_epochs': 1,
+    'data.clients': 1,
+    'data.tasks_per_client': 1,
+    'checkpoint.every_rounds': 0,
+    'checkpoint.keep': 1,
+  }
+  flat = config_lib.flatten(config)
+  for field, least in rules.items():
+    if flat[field] < least:
+      raise ValueError(f'Expected {field} >= {least}, got {flat[field]}.')
+  if config.execution.compile_effort not in ('high', 'low'):
+    raise ValueError(
+      "Expected execution.compile_effort to be 'high' or 'low', got "
+      f'{config.execution.compile_effort!r}.'
+    )
+  fractions = (config.data.test_fraction, config.data.validation_fraction)
+  if min(fractions) < 0 or sum(fractions) >= 1:
+    raise ValueError(
+      'Expected data.test_fraction and data.validation_fraction >= 0 with a '
+      f'sum below 1, got {fractions[0]} and {fractions[1]}.'
+    )
+  if config.data.test_fraction == 0:
+    raise ValueError('Expected data.test_fraction > 0, got 0.')
+
+
+def _stack(
+  datasets_: Sequence[dataset_lib.FederatedDataset], repeats: int
+) -> dataset_lib.Partition:
+  """Stacks the seeds' partitions, all of them again for every point."""
+  stacked = dataset_lib.stack_partitions([d.partition for d in datasets_])
+  return jax.tree.map(
+    lambda x: np.tile(x, (repeats,) + (1,) * (x.ndim - 1)), stacked
+  )
+
+
+def build(
+  name: str,
+  config: ml_collections.ConfigDict,
+  source: datasets.Source,
+  seeds: Sequence[int],
+  points: Sequence[Settings] = ({},),
+) -> program.Case:
+  """Builds a case for every point and seed.
+
+  Args:
+    name: A row of the table, not the majority class.
+    config: The case's own, see `cases.resolve`.
+    source: The data.
+    seeds: Every point is run with each.
+    points: Values of fields that are mapped (see `MAPPED`); the same fields for
+      every point.
+
+  Raises:
+    ValueError: If a setting is no good.
+  """
+  check(config)
+  case = cases_lib.CASES[name]
+  federated = [datasets.federate(source, config.data, seed) for seed in seeds]
+  train = federated
+  if case.centralized:
+    train = [
+      datasets.centralize(data, case.centralized, source.shared_labels)
+      for data in federated
+    ]
+  algorithm = case.algorithm
+  if case.centralized == cases_lib.JOINT and not source.shared_labels:
+    algorithm = 'fedavg'  # One task, so that task layers would be common.
+  network = build_network(config, source, algorithm)
+  features = network.features
+  train, federated = (
+    [_with_features(data, features) for data in group]
+    for group in (train, federated)
+  )
+  federation, test_federation = (
+    federation_lib.Federation.create(
+      network.model,
+      network.rules,
+      data,
+      pretrained=network.pretrained,
+      task_weights=config.client.task_weights or None,
+      initialization=config.algorithm.initialization,
+    )
+    for data in (train[0], federated[0])
+  )
+  runs = program.Run(
+    key=jax.vmap(jax.random.key)(
+      jnp.array(list(seeds) * len(points), jnp.uint32)
+    ),
+    train=_stack(train, len(points)),
+    test=_stack(federated, len(points)),
+    settings={
+      field: jnp.repeat(jnp.array([p[field] for p in points]), len(seeds))
+      for field in points[0]
+    },
+  )
+  make = make_algorithm(config, algorithm)
+  make(federation, {})  # Raises for bad settings before anything is compiled.
+  return program.Case(
+    data=train[0],
+    test_data=federated[0],
+    federation=federation,
+    test_federation=test_federation,
+    make_algorithm=make,
+    runs=runs,
+    execution=execution_lib.resolve(config.execution.name),
+    prefix_parameters=sum(
+      leaf.size for leaf in jax.tree.leaves(network.prefix_params)
+    ),
+    algorithm=algorithm,
+  )

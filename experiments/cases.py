@@ -1,0 +1,164 @@
+"""Cases: the rows of a results table.
+
+A case says which algorithm runs on which view of the data, and which settings
+it needs whatever the experiment. `config.overrides.CASE` and the command line
+come after these.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from experiments import config as config_lib
+from fmtl_jax import algorithms
+
+JOINT = 'joint'
+SEPARATE = 'separate'
+MAJORITY = 'majority'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+  """One row.
+
+  Attributes:
+    label: As it stands in tables.
+    algorithm: A name of `algorithms.ALGORITHMS`.
+    centralized: `joint` or `separate` for a reference that sees the union of
+      the clients' training examples with all their labels; else ''.
+    settings: Config fields that make the case what it is.
+  """
+
+  label: str
+  algorithm: str
+  centralized: str = ''
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_CENTRALIZED = {'client.keep_optimizer_state': True, 'client.local_epochs': 1}
+_TWO_TASKS = {'data.tasks_per_client': 2, 'cohort.slots': 'all'}
+
+CASES: dict[str, Case] = {
+  'centralized_separate': Case(
+    label='Centralized separate',
+    algorithm='separate_fl',
+    centralized=SEPARATE,
+    settings=_CENTRALIZED | {'cohort.clients_per_task': 0},
+  ),
+  'centralized_joint': Case(
+    label='Centralized joint',
+    algorithm='multi_task_fl',
+    centralized=JOINT,
+    settings=_CENTRALIZED | {'cohort.clients_per_task': 0},
+  ),
+  'distributed_separate': Case(
+    label='Distributed separate',
+    algorithm='isolated',
+    settings={'cohort.clients_per_task': 0},
+  ),
+  'separate_fl': Case(label='Separate FL', algorithm='separate_fl'),
+  'multi_task_fl': Case(label='Multi-task FL', algorithm='multi_task_fl'),
+  'separate_fl_two_tasks': Case(
+    label='Separate FL, two tasks a client',
+    algorithm='separate_fl',
+    settings=_TWO_TASKS,
+  ),
+  'multi_task_fl_two_tasks': Case(
+    label='Multi-task FL, two tasks a client',
+    algorithm='multi_task_fl',
+    settings=_TWO_TASKS,
+  ),
+  'fedavg': Case(label='FedAvg', algorithm='fedavg'),
+  'fedavg_finetune': Case(
+    label='FedAvg + fine-tuning', algorithm='fedavg_finetune'
+  ),
+  'fedprox': Case(label='FedProx', algorithm='fedprox'),
+  'fedper': Case(
+    label='FedPer',
+    algorithm='fedper',
+    settings={'algorithm.personal_layers': 1},
+  ),
+  'lg_fedavg': Case(label='LG-FedAvg', algorithm='lg_fedavg'),
+  'isolated': Case(
+    label='Isolated',
+    algorithm='isolated',
+    settings={'cohort.clients_per_task': 0},
+  ),
+}
+
+_LABELS = {MAJORITY: 'Majority class'}
+
+
+def names(
+  config: ml_collections.ConfigDict, only: Sequence[str] = ()
+) -> list[str]:
+  """The rows to run, in the order of the table.
+
+  Args:
+    config: Its `cases`, or `algorithm.name` alone if that is set.
+    only: A part of them, from the command line; () is all.
+
+  Raises:
+    ValueError: If a name is not known.
+  """
+  if config.algorithm.name:
+    known = [n for n in CASES if n in algorithms.ALGORITHMS]
+    if config.algorithm.name not in known:
+      raise ValueError(
+        f'Unknown algorithm.name {config.algorithm.name!r}; known are '
+        f'{", ".join(known)}.'
+        f'{config_lib.nearest(config.algorithm.name, known)}'
+      )
+    return [config.algorithm.name]
+  known = [*CASES, MAJORITY]
+  chosen = list(only) or list(config.cases)
+  for name in chosen:
+    if name not in known:
+      raise ValueError(
+        f'Unknown case {name!r}; known are {", ".join(known)}.'
+        f'{config_lib.nearest(name, known)}'
+      )
+  table = list(config.cases)
+  return sorted(
+    dict.fromkeys(chosen),
+    key=lambda name: table.index(name) if name in table else len(table),
+  )
+
+
+def label(name: str, config: ml_collections.ConfigDict) -> str:
+  """How a case is shown."""
+  if name in config.report.labels:
+    return config.report.labels[name]
+  return _LABELS[name] if name in _LABELS else CASES[name].label
+
+
+def resolve(
+  name: str,
+  config: ml_collections.ConfigDict,
+  command_line: Mapping[str, Any],
+) -> ml_collections.ConfigDict:
+  """The config of one case.
+
+  The case's own settings come first, then `config.overrides`, then what the
+  user gave on the command line.
+
+  Args:
+    name: A row of the table.
+    config: The experiment's config.
+    command_line: Fields given on the command line, by dotted name.
+  """
+  resolved = ml_collections.ConfigDict(config.to_dict())
+  if name in CASES:
+    for field, value in CASES[name].settings.items():
+      config_lib.set_field(resolved, field, value)
+  if name in config.overrides:
+    for field, value in config_lib.flatten(config.overrides[name]).items():
+      config_lib.set_field(resolved, field, config_lib.tuples(value))
+  fixed = CASES[name].settings if name in CASES else {}
+  for field, value in command_line.items():
+    if field not in fixed and field.split('.')[0] != 'overrides':
+      config_lib.set_field(resolved, field, value)
+  resolved.overrides = ml_collections.ConfigDict()
+  return resolved

@@ -1,0 +1,174 @@
+"""The command line's manners: one sentence for a mistake, never a traceback.
+
+Everything here runs before JAX starts, so that the number of devices can be
+set.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+import pathlib
+import shlex
+import sys
+from typing import Any
+from unittest import mock
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+from ml_collections import config_flags
+
+from experiments import config as config_lib
+
+USER_ERROR = 2
+
+_DEBUG = flags.DEFINE_bool(
+  'debug', False, 'Show the traceback of an error instead of its sentence.'
+)
+
+
+class UserError(Exception):
+  """A mistake on the command line; its text is one sentence with the cure."""
+
+
+def define_config() -> Any:
+  """Defines --config; to be called once, by a module with flags."""
+  return config_flags.DEFINE_config_file(
+    'config', None, 'The experiment: FILE.py or FILE.py:variant,variant.'
+  )
+
+
+def override_values() -> dict[str, Any]:
+  """The config fields that were given on the command line, by dotted name."""
+  return dict(config_flags.get_override_values(flags.FLAGS['config']))
+
+
+def use_all_cores() -> None:
+  """Gives XLA one CPU device for each core, unless the user chose otherwise.
+
+  Runs are spread over devices. On GPU and TPU this changes nothing.
+  """
+  if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
+    return
+  if os.environ.get('JAX_NUM_CPU_DEVICES'):
+    return
+  jax.config.update('jax_num_cpu_devices', os.cpu_count() or 1)
+
+
+def check_arguments(argv: Sequence[str]) -> None:
+  """Checks what the flag parser would answer with a traceback.
+
+  Args:
+    argv: As of `sys.argv`.
+
+  Raises:
+    UserError: If the config file is missing or a field of it is unknown.
+  """
+  for name, value in _given(argv):
+    path = value.split(':')[0]
+    if name not in ('config', 'sweep') or pathlib.Path(path).is_file():
+      continue
+    folder = pathlib.Path(path).parent
+    known = sorted(str(p) for p in folder.glob('*.py') if p.stem != '__init__')
+    hint = f' Files there: {", ".join(known)}.' if known else ''
+    raise UserError(f'There is no {name} file {path!r}.{hint}')
+
+
+def _given(argv: Sequence[str]) -> list[tuple[str, str]]:
+  """Names and values of the flags: `--name=value` or `--name value`."""
+  given = []
+  for argument, following in zip(argv[1:], [*argv[2:], ''], strict=True):
+    if argument.startswith('-'):
+      name, equals, value = argument.lstrip('-').partition('=')
+      given.append((name, value if equals else following))
+  return given
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the flags; a mistake ends the process with a sentence and code 2."""
+  try:
+    check_arguments(argv)
+    return flags.FLAGS(list(argv))
+  except UserError as error:
+    message = str(error)
+  except flags.Error as error:
+    message = _explain(_one_sentence(str(error)), argv)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    message = _explain(_one_sentence(str(error)), argv)
+  fail(message)
+  return []
+
+
+def _one_sentence(message: str) -> str:
+  """The last line of a traceback, or the whole message on one line."""
+  if 'Traceback (most recent call last)' in message:
+    message = message.strip().splitlines()[-1].partition(': ')[2]
+  return ' '.join(message.split())
+
+
+def _explain(message: str, argv: Sequence[str]) -> str:
+  """A sentence for what the flag parser says of a value or a name."""
+  for flag, value in _given(argv):
+    section, _, field = flag.partition('.')
+    if section not in ('config', 'sweep') or not field:
+      continue
+    known = _known_fields(argv, section)
+    if known and field not in known:
+      return f'Unknown {section} field {field!r}.' + config_lib.nearest(
+        field, known
+      )
+    if f'{flag}={value}:' in message:
+      return f'Expected --{flag} to be like {known[field]!r}, got {value!r}.'
+  return message
+
+
+def _known_fields(argv: Sequence[str], section: str) -> dict[str, Any]:
+  """All fields of the config file, read without overrides."""
+  for name, value in _given(argv):
+    if name == section:
+      holder = flags.FlagValues()
+      config_flags.DEFINE_config_file(section, flag_values=holder)
+      arguments = [argv[0], f'--{section}={value}']
+      # The config flag looks for its overrides there.
+      with mock.patch.object(sys, 'argv', arguments):
+        holder(arguments)
+      return config_lib.flatten(getattr(holder, section))
+  return {}
+
+
+def fail(message: str, exit_code: int = USER_ERROR) -> None:
+  """Prints one sentence and ends the process."""
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(exit_code)
+
+
+def how_to_go_on(module: str, stop: Exception, workdir: pathlib.Path) -> str:
+  """What to type after an interrupt."""
+  again = [arg for arg in sys.argv[1:] if not arg.startswith('--workdir')]
+  command = f'python -m experiments.{module} {shlex.join(again)}'
+  return (
+    f'Stopped by {stop}; what was done is saved. To go on: {command} '
+    f'--workdir={shlex.quote(str(workdir))}'
+  )
+
+
+def run(main: Callable[[], int]) -> None:
+  """Runs a program whose flags are defined.
+
+  Args:
+    main: Returns the exit code; a ValueError or OSError that it raises is shown
+      as a sentence.
+  """
+  use_all_cores()
+
+  def guarded(unused_argv: Any) -> int:
+    logging.set_verbosity(logging.WARNING)  # Orbax says a lot otherwise.
+    try:
+      return main()
+    except (ValueError, OSError) as error:
+      if _DEBUG.value:
+        raise
+      fail(_one_sentence(str(error)))
+    return USER_ERROR
+
+  app.run(guarded, flags_parser=parse_flags)

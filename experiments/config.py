@@ -1,0 +1,220 @@
+"""The config schema: every field an experiment can set, with its default.
+
+What changes results stands apart from what only changes speed (`execution`) or
+what is shown (`report`, `checkpoint`). Field names are kept.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import difflib
+import json
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Every field with its default; configs/ change what they need."""
+  config = ml_collections.ConfigDict()
+  config.name = ''
+  # The rows of the results table, in order; see experiments/cases.py.
+  config.cases = ()
+
+  config.data = ml_collections.ConfigDict()
+  config.data.name = 'digits'
+  config.data.manual_dir = ''  # Where a manual download lies.
+  config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
+  config.data.kind = ''  # Which part of the source, where it has several.
+  config.data.clients = 50
+  config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
+  config.data.alpha = 0.5  # Concentration of dirichlet and quantity.
+  config.data.shards_per_client = 2
+  config.data.tasks_per_client = 1
+  config.data.coverage = ()  # Share of the clients that hold each task.
+  config.data.protocol = 'iid'  # How test examples are chosen.
+  config.data.test_fraction = 0.2
+  config.data.validation_fraction = 0.1
+  config.data.standardize = False
+
+  config.model = ml_collections.ConfigDict()
+  config.model.name = 'mlp'
+  config.model.hidden = (64, 32)
+  config.model.channels = ()
+  config.model.window = 3
+  # A folder with trained parameters: values of layers labelled pretrained.
+  config.model.pretrained = ''
+  # (regex, layer type) pairs; () lets the algorithm label layers by depth.
+  config.layer_types = ()
+
+  config.algorithm = ml_collections.ConfigDict()
+  config.algorithm.name = ''  # Set: the only row of the table.
+  config.algorithm.task_layers = 1
+  config.algorithm.personal_layers = 0
+  config.algorithm.pretrained_layers = 0
+  config.algorithm.common_layers = 1
+  config.algorithm.initialization = 'shared'  # Or per_owner.
+  config.algorithm.mu = 0.1  # Proximal weight of fedprox.
+  config.algorithm.finetune_epochs = 5  # Of fedavg_finetune.
+
+  config.client = ml_collections.ConfigDict()
+  config.client.optimizer = 'sgd'
+  config.client.learning_rate = 0.1
+  config.client.momentum = 0.0
+  config.client.weight_decay = 0.0
+  config.client.schedule = 'constant'  # constant, exponential, cosine.
+  config.client.decay = 1.0  # Factor a round of the exponential schedule.
+  config.client.batch_size = 16  # 0: all examples at once.
+  config.client.local_epochs = 1
+  config.client.keep_optimizer_state = False
+  config.client.task_weights = ()  # Of a client's objective; () is ones.
+
+  config.cohort = ml_collections.ConfigDict()
+  # K, or one number a task; 0 is all.
+  config.cohort.clients_per_task = config_dict.FieldReference(
+    0, field_type=object
+  )
+  config.cohort.slots = 'drawn'  # drawn, all.
+
+  config.aggregation = ml_collections.ConfigDict()
+  config.reducer = ml_collections.ConfigDict()
+  config.server = ml_collections.ConfigDict()
+  for layer_type in ('common', 'task'):
+    config.aggregation[layer_type] = 'examples'
+    config.reducer[layer_type] = 'mean'
+    server = ml_collections.ConfigDict()
+    server.optimizer = 'sgd'
+    server.learning_rate = 1.0
+    server.momentum = 0.0
+    config.server[layer_type] = server
+
+  config.run = ml_collections.ConfigDict()
+  config.run.rounds = 100
+  config.run.seeds = 1
+  config.run.first_seed = 0
+  config.run.evaluate_every = 5
+
+  # What may differ by case: config.overrides.CASE.client.learning_rate.
+  config.overrides = ml_collections.ConfigDict()
+
+  config.execution = ml_collections.ConfigDict()
+  config.execution.name = 'auto'
+  config.execution.compile_effort = 'high'  # low: compiles in half the time.
+
+  config.checkpoint = ml_collections.ConfigDict()
+  config.checkpoint.every_rounds = 0  # 0: at the end of each case only.
+  config.checkpoint.keep = 1
+
+  config.report = ml_collections.ConfigDict()
+  config.report.title = ''
+  config.report.metric = 'accuracy'
+  config.report.view = 'pooled'
+  # The case of curves.png, a line for each task; '' shows all cases.
+  config.report.curve_case = 'multi_task_fl'
+  config.report.baseline = 'distributed_separate'
+  config.report.targets = ()  # Accuracies to reach, in percent.
+  config.report.labels = (
+    ml_collections.ConfigDict()
+  )  # How a case is shown, by case.
+  # Figures of others, shown below the table: (row label, column, text).
+  config.report.published = ()
+  config.report.published_source = ''
+  return config
+
+
+# What a config identifies: two runs that differ only in these are the same.
+_NOT_IDENTITY = ('execution', 'checkpoint', 'report', 'cases')
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of a config that results depend on, by dotted field name."""
+  return {
+    name: value
+    for name, value in flatten(config).items()
+    if name.split('.')[0] not in _NOT_IDENTITY
+  }
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Lists the fields by dotted name, in JSON types."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+      flat |= {f'{name}.{k}': v for k, v in flatten(value).items()}
+    else:
+      flat[name] = json.loads(json.dumps(value))
+  return flat
+
+
+def apply_variants(
+  config: ml_collections.ConfigDict,
+  variants: str,
+  known: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
+) -> ml_collections.ConfigDict:
+  """Applies `--config=FILE:one,two`.
+
+  Args:
+    config: Changed in place and returned.
+    variants: Names joined by commas; '' for none.
+    known: What each variant does to a config.
+
+  Raises:
+    ValueError: If a variant is not known.
+  """
+  for name in filter(None, variants.split(',')):
+    if name not in known:
+      raise ValueError(
+        f'Unknown variant {name!r} of this config; known are '
+        f'{", ".join(known)}.{nearest(name, known)}'
+      )
+    known[name](config)
+  return config
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+  """A hint with the nearest known name; empty if none is near."""
+  matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  return f' Did you mean {matches[0]!r}?' if matches else ''
+
+
+def put_field(
+  config: ml_collections.ConfigDict, field: str, value: Any
+) -> None:
+  """Sets a field by its dotted name; makes sections that are not there."""
+  *sections, name = field.split('.')
+  for part in sections:
+    if part not in config:
+      config[part] = ml_collections.ConfigDict()
+    config = config[part]
+  config[name] = tuples(value)
+
+
+def tuples(value: Any) -> Any:
+  """Lists, as JSON and flags give them, as tuples."""
+  return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
+def set_field(
+  config: ml_collections.ConfigDict, field: str, value: Any
+) -> None:
+  """Sets a field by its dotted name, checking name and type.
+
+  Raises:
+    ValueError: If there is no such field or the value has another type.
+  """
+  *sections, name = field.split('.')
+  section = config
+  for part in sections:
+    section = section.get(part)
+    if not isinstance(section, ml_collections.ConfigDict):
+      break
+  if not isinstance(section, ml_collections.ConfigDict) or name not in section:
+    raise ValueError(
+      f'Unknown config field {field!r}.{nearest(field, flatten(config))}'
+    )
+  try:
+    section[name] = value
+  except TypeError as error:
+    raise ValueError(
+      f'Expected config field {field!r} to be like {section[name]!r}, got '
+      f'{value!r}.'
+    ) from error

@@ -1,0 +1,298 @@
+"""Data sets by name, and their partition for one seed."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from experiments import cases
+from experiments import config as config_lib
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import assignments
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitioners
+from fmtl_jax.data import splits
+from fmtl_jax.data import standardization
+
+PROTOCOLS = ('iid', 'random', 'blocked')
+OVERLAP_NOTE = (
+  'The random split puts {} pairs of neighbouring windows, which share half of '
+  'their samples, on both sides of training and test (first seed); the blocked '
+  'protocol has none.'
+)
+
+
+class Source(NamedTuple):
+  """A data set before anybody holds any of it.
+
+  Attributes:
+    features: `[N, ...]`.
+    labels: `[N, L]` float32, NaN where missing.
+    tasks: The T tasks.
+    strata: `[N]`, what splits keep the proportions of.
+    keys: `[N]`, a natural owner of each example (a person, a site), or None.
+    runs: `[N]`, what changes where a recording is interrupted, or None.
+    shared_labels: Whether an example has the labels of all tasks, so that all
+      tasks have the same common test set. Otherwise an example belongs to the
+      task of its owner.
+    standardized_axes: Axes of an example that share a mean and a scale.
+  """
+
+  features: np.ndarray
+  labels: np.ndarray
+  tasks: tuple[tasks_lib.Task, ...]
+  strata: np.ndarray
+  keys: np.ndarray | None = None
+  runs: np.ndarray | None = None
+  shared_labels: bool = True
+  standardized_axes: tuple[int, ...] = ()
+
+
+def _digits(unused_data: ml_collections.ConfigDict) -> Source:
+  from fmtl_jax.data import digits  # scikit-learn takes a second to import.
+
+  loaded = digits.load()
+  return Source(
+    features=loaded.features.reshape(-1, 8, 8, 1),
+    labels=loaded.labels,
+    tasks=loaded.tasks,
+    strata=loaded.strata,
+  )
+
+
+def _uci_har(data: ml_collections.ConfigDict) -> Source:
+  from fmtl_jax.data import uci_har  # tensorflow_datasets is slow to import.
+
+  kind = data.kind or 'features'
+  loaded = uci_har.load(data.manual_dir or None, data.data_dir or None, kind)
+  people = np.unique(loaded.subject)
+  tasks = tuple(
+    tasks_lib.Task(
+      name=f'person {person}', kind=tasks_lib.MULTICLASS, num_classes=6
+    )
+    for person in people
+  )
+  return Source(
+    features=loaded.features,
+    labels=loaded.activity[:, None].astype(np.float32),
+    tasks=tasks,
+    strata=loaded.activity,
+    keys=loaded.subject,
+    runs=loaded.activity,
+    shared_labels=False,
+    standardized_axes=(0,) if kind == 'signals' else (),
+  )
+
+
+SOURCES: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
+  'digits': _digits,
+  'uci_har': _uci_har,
+}
+
+
+def load(data: ml_collections.ConfigDict) -> Source:
+  """Loads the source that `data.name` names; raises a ValueError if unknown."""
+  if data.name not in SOURCES:
+    raise ValueError(
+      f'Unknown data.name {data.name!r}; known are {", ".join(SOURCES)}.'
+      f'{config_lib.nearest(data.name, SOURCES)}'
+    )
+  if data.protocol not in PROTOCOLS:
+    raise ValueError(
+      f'Expected data.protocol to be one of {", ".join(PROTOCOLS)}, got '
+      f'{data.protocol!r}.'
+    )
+  return SOURCES[data.name](data)
+
+
+def _partition(
+  source: Source, data: ml_collections.ConfigDict, rng: np.random.Generator
+) -> list[np.ndarray]:
+  """The rows of each client."""
+  if data.partition == 'key':
+    if source.keys is None:
+      raise ValueError(
+        f'The data set {data.name!r} has no natural owners; choose another '
+        "data.partition than 'key'."
+      )
+    return partitioners.by_key(source.keys)[0]
+  count = len(source.strata)
+  if data.partition == 'iid':
+    return partitioners.iid(count, data.clients, rng)
+  if data.partition == 'dirichlet':
+    return partitioners.dirichlet(
+      source.strata, data.clients, data.alpha, rng, min_size=8
+    )
+  if data.partition == 'shards':
+    return partitioners.shards(
+      source.strata, data.clients, data.shards_per_client, rng
+    )
+  if data.partition == 'quantity':
+    return partitioners.quantity_skew(
+      count, data.clients, data.alpha, rng, min_size=8
+    )
+  raise ValueError(
+    'Expected data.partition to be one of iid, key, dirichlet, shards, '
+    f'quantity, got {data.partition!r}.'
+  )
+
+
+def _client_tasks(
+  source: Source, data: ml_collections.ConfigDict, num_clients: int
+) -> np.ndarray:
+  """The tasks of each client, `[M]` or `[M, S]`; the same for every seed."""
+  num_tasks = len(source.tasks)
+  if not source.shared_labels:
+    return np.arange(num_clients)
+  if data.coverage:
+    return assignments.coverage(
+      num_clients, num_tasks, data.tasks_per_client, fractions=data.coverage
+    )
+  if data.tasks_per_client > 1:
+    return assignments.coverage(num_clients, num_tasks, data.tasks_per_client)
+  return assignments.uniform_groups(num_clients, num_tasks)
+
+
+def federate(
+  source: Source, data: ml_collections.ConfigDict, seed: int
+) -> dataset_lib.FederatedDataset:
+  """Gives the examples to clients and splits each client's.
+
+  Args:
+    source: What `load` returned.
+    data: The config's `data`.
+    seed: Partition and split depend on it alone.
+  """
+  rng = np.random.default_rng(seed)
+  groups = _partition(source, data, rng)
+  client_tasks = _client_tasks(source, data, len(groups))
+  if data.protocol == 'blocked':
+    if source.runs is None:
+      raise ValueError(
+        f'The data set {data.name!r} has no order in time; choose another '
+        "data.protocol than 'blocked'."
+      )
+    split = splits.blocked(
+      groups,
+      source.runs,
+      validation_fraction=data.validation_fraction,
+      test_fraction=data.test_fraction,
+      gap=1,
+    )
+  else:
+    split = splits.stratified(
+      groups, source.strata, data.validation_fraction, data.test_fraction, rng
+    )
+  common: list[list[np.ndarray] | None] = [None, None]
+  if source.shared_labels:
+    common = [
+      [np.concatenate(rows)] * len(source.tasks)
+      for rows in (split.validation, split.test)
+    ]
+  dataset = dataset_lib.FederatedDataset.create(
+    features=source.features,
+    labels=source.labels,
+    tasks=source.tasks,
+    client_tasks=client_tasks,
+    train=split.train,
+    validation=split.validation,
+    test=split.test,
+    pooled_validation=common[0],
+    pooled_test=common[1],
+  )
+  if not data.standardize:
+    return dataset
+  sums = [standardization.client_sums(source.features[r]) for r in split.train]
+  statistics = standardization.combine(sums, source.standardized_axes)
+  return dataclasses.replace(
+    dataset,
+    partition=dataclasses.replace(
+      dataset.partition, standardization=statistics
+    ),
+  )
+
+
+def overlapping_pairs(
+  source: Source, dataset: dataset_lib.FederatedDataset
+) -> int:
+  """Counts neighbouring windows of which one trains and the other tests.
+
+  Zero for a source without an order in time.
+  """
+  if source.runs is None or source.keys is None:
+    return 0
+  partition = dataset.partition
+  split = splits.Split(
+    partition.train.groups(),
+    partition.validation.groups(),
+    partition.test.groups(),
+  )
+  groups, _ = partitioners.by_key(source.keys)
+  return splits.overlaps(split, groups, source.runs)
+
+
+def centralize(
+  dataset: dataset_lib.FederatedDataset, kind: str, shared_labels: bool
+) -> dataset_lib.FederatedDataset:
+  """The centralized reference: the union of the clients' training examples.
+
+  Args:
+    dataset: The federated data set.
+    kind: `separate`: a client for each task; `joint`: one client with all
+      tasks, or with all examples as one task where every example belongs to
+      another.
+    shared_labels: See `Source`.
+  """
+  train = dataset.partition.train.groups()
+  tasks = dataset.tasks
+  members = [
+    [train[member // dataset.num_slots] for member in group]
+    for group in dataset.partition.members.groups()
+  ]
+  union = np.concatenate(train)
+  if kind == cases.JOINT:
+    rows = [union]
+    client_tasks = np.arange(len(tasks))[None]
+    if not shared_labels:
+      tasks = (dataclasses.replace(tasks[0], name='all'),)
+      client_tasks = np.zeros((1, 1), np.int32)
+  else:
+    client_tasks = np.arange(len(tasks))
+    rows = [union] * len(tasks)
+    if not shared_labels:
+      rows = [np.concatenate(group) for group in members]
+  examples = dataset.examples
+  labels = np.where(examples.present, examples.labels, np.nan)
+  central = dataset_lib.FederatedDataset.create(
+    features=examples.features,
+    labels=labels,
+    tasks=tasks,
+    client_tasks=client_tasks,
+    train=rows,
+    check=False,
+  )
+  return dataclasses.replace(
+    central,
+    partition=dataclasses.replace(
+      central.partition,
+      standardization=dataset.partition.standardization,
+    ),
+  )
+
+
+def describe(dataset: dataset_lib.FederatedDataset) -> str:
+  """What a partition made: sizes, labels, coverage."""
+  return partitioners.describe(
+    dataset.partition.train.groups(),
+    np.where(dataset.examples.present, dataset.examples.labels, np.nan),
+    dataset.partition.client_tasks,
+    dataset.tasks,
+  )
+
+
+def feature_shape(source: Source) -> Sequence[int]:
+  """The shape of one example."""
+  shape: Any = source.features.shape[1:]
+  return shape

@@ -1,0 +1,103 @@
+"""Describe: what an experiment would do, without training anything."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from experiments import cases as cases_lib
+from experiments import datasets
+from experiments import program as program_lib
+from experiments import train
+from fmtl_jax import communication
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+
+
+def describe(
+  config: ml_collections.ConfigDict,
+  only: Sequence[str] = (),
+  command_line: Mapping[str, Any] | None = None,
+) -> str:
+  """Describes the cases of an experiment: `--dry_run`.
+
+  Args:
+    config: The experiment.
+    only: A part of the cases; () is all of them.
+    command_line: Fields that come after the cases' own settings.
+
+  Returns:
+    For each case its layer types, parameters, bytes, memory and execution, and
+    once the partition.
+
+  Raises:
+    ValueError: If anything about the input is wrong.
+  """
+  source = datasets.load(config.data)
+  lines = []
+  partition = ''
+  for name in cases_lib.names(config, only):
+    _, case = train.build_case(name, config, command_line or {}, source)
+    if case is None:
+      continue
+    described = datasets.describe(case.test_data)
+    if described != partition:
+      partition = described
+      lines += ['Partition (training examples of the first seed)', described]
+    lines += ['', f'{cases_lib.label(name, config)} ({name})']
+    lines += [f'  {line}' for line in _case(case, config)]
+  return '\n'.join(lines)
+
+
+def layer_table(federation: federation_lib.Federation) -> list[str]:
+  """A line for each parameter: path, shape, layer type, copies."""
+  shapes = jax.eval_shape(federation.init_fn, jax.random.key(0))
+  rows = [('parameter', 'shape', 'layer type', 'copies')]
+  for path, label, per_slot, leaf in zip(
+    layer_types.paths(shapes),
+    jax.tree.leaves(federation.labels),
+    jax.tree.leaves(federation.per_slot),
+    jax.tree.leaves(shapes),
+    strict=True,
+  ):
+    copies: tuple[int, ...] = ()
+    if label != layer_types.PRETRAINED:
+      copies = federation.owner_shape(label, per_slot)
+    copied = ' x '.join(str(count) for count in copies) or '1'
+    rows.append((path, str(leaf.shape), label, copied))
+  widths = [max(len(row[i]) for row in rows) for i in range(4)]
+  return [
+    '  '.join(
+      cell.ljust(w) for cell, w in zip(row, widths, strict=True)
+    ).rstrip()
+    for row in rows
+  ]
+
+
+def _case(
+  case: program_lib.Case, config: ml_collections.ConfigDict
+) -> list[str]:
+  """Layer types, parameters, bytes, memory, execution."""
+  federation = case.federation
+  parameters = dict(communication.parameter_counts(federation))
+  parameters['pretrained'] += case.prefix_parameters
+  once, each_slot = communication.message_bytes(federation)
+  program = program_lib.Program(
+    case, config.run.evaluate_every, low_effort=True
+  )
+  program.compile()
+  memory = 'not known on this platform'
+  if program.memory_bytes is not None:
+    memory = f'{program.memory_bytes / 2**20:.1f} MiB a device'
+  return [
+    *layer_table(federation),
+    'distinct parameters: '
+    + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
+    'bytes of one copy, each way: '
+    + ', '.join(f'{name} {n:,}' for name, n in ({**once, **each_slot}).items())
+    + (' (task-specific layers for each active task)' if each_slot else ''),
+    f'memory for temporaries of a round: {memory}',
+    f'execution: {case.execution} on {len(jax.devices())} '
+    f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',
+  ]

@@ -1,0 +1,47 @@
+"""Saves one trained model: python -m experiments.export --workdir=RUN ..."""
+
+import pathlib
+
+from absl import flags
+
+from experiments import command_line
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', '', 'The folder of a run of experiments.main.'
+)
+_CASE = flags.DEFINE_string('case', '', 'A row of its table.')
+_SEED = flags.DEFINE_integer('seed', 0, 'One of its seeds.')
+_TASK = flags.DEFINE_string('task', '', 'The task, by name; or --client.')
+_CLIENT = flags.DEFINE_integer('client', None, 'The client; or --task.')
+_SLOT = flags.DEFINE_integer('slot', 0, "Which of the client's tasks.")
+_OUTPUT = flags.DEFINE_string('output', '', 'A new folder for the model.')
+
+
+def main() -> int:
+  """Runs what the flags say."""
+  # Imported when flags are known to be right: it takes seconds.
+  from experiments import models_of_runs
+
+  for flag in (_WORKDIR, _CASE, _OUTPUT):
+    if not flag.value:
+      raise ValueError(f'Give --{flag.name}; --helpshort says what it is.')
+  if bool(_TASK.value) == (_CLIENT.value is not None):
+    raise ValueError('Give either --task or --client.')
+  predictor = models_of_runs.load(
+    pathlib.Path(_WORKDIR.value),
+    _CASE.value,
+    _SEED.value,
+    task=_TASK.value,
+    client=_CLIENT.value,
+    slot=_SLOT.value,
+  )
+  predictor.save(_OUTPUT.value)
+  print(
+    f'The model for {predictor.task.name!r} is in {_OUTPUT.value}; load it '
+    'with fmtl_jax.predictors.Predictor.load.'
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  command_line.run(main)

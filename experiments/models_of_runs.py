@@ -1,0 +1,93 @@
+"""Models of runs: what a finished or stopped run trained, as predictors."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from experiments import build
+from experiments import cases as cases_lib
+from experiments import config as config_lib
+from experiments import datasets
+from experiments import program as program_lib
+from experiments import train
+from experiments import workdirs
+from fmtl_jax import checkpoints
+from fmtl_jax import predictors
+
+
+def read_config(
+  workdir: pathlib.Path,
+) -> tuple[ml_collections.ConfigDict, dict[str, object]]:
+  """The config of a run, and the fields that its command line gave."""
+  saved = workdirs.read_config(workdir)
+  config = config_lib.default_config()
+  for field, value in saved['config'].items():
+    config_lib.put_field(config, field, value)
+  command_line = {
+    field: saved['config'][field] for field in saved['identity']['command_line']
+  }
+  return config, command_line
+
+
+def load(
+  workdir: pathlib.Path,
+  case: str,
+  seed: int,
+  *,
+  task: str = '',
+  client: int | None = None,
+  slot: int = 0,
+) -> predictors.Predictor:
+  """Loads a model from the last checkpoint of a case.
+
+  Args:
+    workdir: The folder of a run.
+    case: A row of its table.
+    seed: One of its seeds.
+    task: The task whose model to load, where all its clients share one.
+    client: The client whose model to load; instead of `task`.
+    slot: Which of the client's tasks.
+
+  Returns:
+    A model on examples as they come: standardization and the pre-trained
+    layers that ran before round 0 are part of it.
+
+  Raises:
+    ValueError: If the run, case, seed, task or client does not exist.
+  """
+  config, command_line = read_config(workdir)
+  seeds = train.seeds_of(config)
+  if case not in cases_lib.CASES:
+    raise ValueError(
+      f'Expected --case to be one of {", ".join(cases_lib.CASES)}, got '
+      f'{case!r}.'
+    )
+  if seed not in seeds:
+    raise ValueError(f'Expected --seed to be one of {seeds}, got {seed}.')
+  source = datasets.load(config.data)
+  case_config = cases_lib.resolve(case, config, command_line)
+  built = build.build(case, case_config, source, seeds)
+  network = build.build_network(case_config, source, built.algorithm)
+  program = program_lib.Program(built, 1, low_effort=True)
+  saved = checkpoints.Checkpoints(workdir / 'checkpoints' / case)
+  states, _ = saved.restore(program.host_state(program.init()))
+  saved.close()
+  number = seeds.index(seed)
+  pick = lambda tree: jax.tree.map(lambda x: x[number], tree)
+  data = dataclasses.replace(built.test_data, partition=pick(built.runs.test))
+  algorithm = built.make_algorithm(built.test_federation, {})
+  state = jax.tree.map(jnp.asarray, pick(states))
+  arguments = (built.test_federation, algorithm, state, data)
+  if task:
+    model = predictors.task_predictor(*arguments, task)
+  else:
+    model = predictors.client_predictor(*arguments, client or 0, slot)
+  # Pre-trained layers that ran before round 0 are put back in front.
+  return dataclasses.replace(
+    model,
+    params={**network.prefix_params, **model.params},
+    apply_fn=network.full.apply,
+  )

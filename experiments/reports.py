@@ -1,0 +1,146 @@
+"""Reports: what a person gets out of a workdir."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from experiments import cases
+from experiments import datasets
+from experiments import figures
+from experiments import results
+from experiments import tables
+from fmtl_jax import layer_types
+
+Record = dict[str, Any]
+_AVERAGED = (layer_types.COMMON, layer_types.TASK)
+
+
+def load_records(workdir: pathlib.Path, order: Sequence[str]) -> list[Record]:
+  """The records of all finished cases, in the order of the table."""
+  records = [
+    json.loads(path.read_text())
+    for path in sorted((workdir / 'cases').glob('*.json'))
+  ]
+  place = {name: i for i, name in enumerate(order)}
+  return sorted(records, key=lambda r: place.get(r['case'], len(place)))
+
+
+def write(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  environment: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Writes results, tables and figures of all finished cases; prints tables.
+
+  Args:
+    workdir: Holds the records of the cases.
+    config: Its `report` says what is shown.
+    environment: What the numbers were made with.
+
+  Returns:
+    What `results.json` holds.
+  """
+  records = load_records(workdir, config.cases)
+  found = results.build(records, environment)
+  results.write_json(workdir / 'results.json', found)
+  results.write_metrics_csv(workdir / 'metrics.csv', records)
+  results.write_tensorboard(workdir / 'tensorboard', records)
+  shown = build_tables(records, config)
+  for suffix, render in (
+    ('md', tables.to_markdown),
+    ('tex', tables.to_latex),
+  ):
+    text = '\n'.join(render(table) for table in shown)
+    (workdir / f'results.{suffix}').write_text(text)
+  print('\n' + '\n'.join(tables.to_text(table) for table in shown))
+  write_figures(workdir, records, config)
+  return found
+
+
+def _references(records: Sequence[Record]) -> list[str]:
+  """Cases that are bounds rather than competitors."""
+  return [
+    record['case']
+    for record in records
+    if record['case'] == cases.MAJORITY
+    or (
+      record['case'] in cases.CASES and cases.CASES[record['case']].centralized
+    )
+  ]
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+  """What a reader of the table has to know of how it was made."""
+  weights = {
+    tuple(record['settings'][f'aggregation.{name}'] for name in _AVERAGED)
+    for record in records
+    if 'settings' in record
+  }
+  notes = [
+    f'Aggregation weights: common layers {common}, task-specific layers {task}.'
+    for common, task in sorted(weights)
+  ]
+  if set(_references(records)) - {cases.MAJORITY}:
+    notes.append(
+      'Centralized cases see the union of the training examples with labels '
+      'of all tasks; their data were moved, their models are not.'
+    )
+  overlapping = max(r.get('overlapping_pairs', 0) for r in records)
+  if overlapping:
+    notes.append(datasets.OVERLAP_NOTE.format(overlapping))
+  return notes
+
+
+def build_tables(
+  records: Sequence[Record], config: ml_collections.ConfigDict
+) -> list[tables.Table]:
+  """The tables of an experiment, the results first."""
+  report = config.report
+  shown = {'metric': report.metric, 'view': report.view}
+  table = tables.results_table(
+    records, title=report.title, references=_references(records), **shown
+  )
+  if report.published:
+    published: dict[str, dict[str, str]] = {}
+    for label, column, text in report.published:
+      published.setdefault(label, {})[column] = text
+    table = tables.with_published(table, published, report.published_source)
+  table = dataclasses.replace(table, notes=(*table.notes, *_notes(records)))
+  found = [table]
+  names = [record['case'] for record in records]
+  if report.baseline in names and len(records) > 1:
+    found.append(tables.difference_table(records, report.baseline, **shown))
+  trained = [record for record in records if record['rounds']]
+  if trained:
+    found.append(tables.communication_table(trained))
+    found.append(tables.cost_table(trained))
+  if trained and report.targets:
+    found.append(tables.target_table(trained, report.targets, **shown))
+  return found
+
+
+def write_figures(
+  workdir: pathlib.Path,
+  records: Sequence[Record],
+  config: ml_collections.ConfigDict,
+) -> None:
+  """Draws curves, clients' gains and losses, and bytes."""
+  report = config.report
+  shown = {'metric': report.metric, 'view': report.view}
+  of_tasks = [r for r in records if r['case'] == report.curve_case]
+  trained = [record for record in records if record['rounds']]
+  if not trained:
+    return
+  figures.case_curves(workdir / 'cases.png', records, **shown)
+  if of_tasks:
+    figures.task_curves(workdir / 'curves.png', of_tasks[0], **shown)
+  else:
+    figures.case_curves(workdir / 'curves.png', records, **shown)
+  figures.client_dots(
+    workdir / 'clients.png', trained, report.baseline, metric=report.metric
+  )
+  figures.communication(workdir / 'communication.png', trained)

@@ -1,0 +1,274 @@
+"""Results: what the cases measured, in files for programs.
+
+A record is what a finished case leaves, a dictionary of JSON values; the train
+loop writes one for each case. Its curve holds `[E][R][T + 1]` nested lists: E
+evaluations, R seeds, T tasks and their mean, None where undefined.
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments import workdirs
+from fmtl_jax import evaluation
+
+Record = Mapping[str, Any]
+
+MEAN = 'mean'
+PERCENT = ' (%)'
+# The training loss is that of the examples a round's cohort trained on.
+TRAIN = ('train', 'cohort', evaluation.LOSS)
+
+_PERCENT = (evaluation.ACCURACY, evaluation.BALANCED_ACCURACY)
+_ABBREVIATIONS = {evaluation.AUC: 'AUC', evaluation.MSE: 'MSE'}
+_CSV_HEADER = (
+  'case',
+  'seed',
+  'round',
+  'split',
+  'view',
+  'task',
+  'metric',
+  'value',
+)
+
+
+def in_percent(metric: str) -> bool:
+  """Whether a metric is kept in percent: accuracies are."""
+  return metric.startswith(_PERCENT)
+
+
+def lower_is_better(metric: str) -> bool:
+  """Whether a smaller value of a metric is the better one."""
+  return metric.startswith(evaluation.LOWER_IS_BETTER)
+
+
+def describe(split: str, metric: str) -> str:
+  """A metric in words, with its unit: `test accuracy (%)`."""
+  words = _ABBREVIATIONS.get(metric, metric.replace('_', ' '))
+  return f'{split} {words}' + (PERCENT if in_percent(metric) else '')
+
+
+def curve(record: Record, split: str, view: str, metric: str) -> np.ndarray:
+  """The values of a metric at every evaluation.
+
+  Args:
+    record: Of one case.
+    split: `validation` or `test`.
+    view: `pooled` or `client`.
+    metric: A name of `evaluation.metric_names`, perhaps with a suffix.
+
+  Returns:
+    `[E, R, T + 1]` float64; NaN where undefined, everywhere if the case does
+    not have the metric.
+  """
+  shape = (
+    len(record['curve']['round']),
+    len(record['seeds']),
+    len(record['tasks']) + 1,
+  )
+  values = record['curve']['values'].get(f'{split}/{view}/{metric}')
+  if values is None:
+    return np.full(shape, np.nan)
+  return np.asarray(values, np.float64).reshape(shape)
+
+
+def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation (ddof 1) over seeds, the axis before the last.
+
+  A value that one seed lacks has neither: a mean over other seeds than its
+  neighbours' could not be compared with them.
+
+  Args:
+    values: `[..., R, T + 1]`.
+
+  Returns:
+    Two arrays `[..., T + 1]`; standard deviations of one seed are NaN.
+  """
+  mean = values.mean(-2)
+  if values.shape[-2] < 2:
+    return mean, np.full_like(mean, np.nan)
+  return mean, values.std(-2, ddof=1)
+
+
+def client_differences(
+  record: Record, baseline: Record, split: str, metric: str
+) -> np.ndarray:
+  """How much each client's last value differs from that under a baseline.
+
+  Compared is what both cases have: the same seed, client and task. A client's
+  difference is the mean over the tasks that it holds in both.
+
+  Args:
+    record: Of one case, with M clients.
+    baseline: Of the case to compare with.
+    split: `validation` or `test`.
+    metric: A metric of `client_values`.
+
+  Returns:
+    `[R, M]`, a row for each seed of both; NaN where nothing can be compared.
+  """
+  values = _client_values(record, split, metric)
+  others = _client_values(baseline, split, metric)
+  rows = []
+  for seed in record['seeds']:
+    if seed not in baseline['seeds']:
+      continue
+    of_client: dict[str, list[float]] = {c: [] for c in record['clients']}
+    for (client, task), value in values[seed].items():
+      if (client, task) in others[seed]:
+        of_client[client].append(value - others[seed][client, task])
+    rows.append([np.mean(d) if d else np.nan for d in of_client.values()])
+  return np.asarray(rows, np.float64).reshape(len(rows), len(record['clients']))
+
+
+def _client_values(record, split, metric):
+  """The defined last values by seed and `(client, task)`."""
+  by_seed: dict[int, dict[tuple[str, str], float]] = {
+    seed: {} for seed in record['seeds']
+  }
+  values = record['client_values'].get(f'{split}/{metric}')
+  if values is None:
+    return by_seed
+  tasks = record['client_tasks']
+  for_each_seed = np.ndim(tasks) == 3
+  for run, seed in enumerate(record['seeds']):
+    for client, slots, of_slots in zip(
+      record['clients'],
+      tasks[run] if for_each_seed else tasks,
+      values[run],
+      strict=True,
+    ):
+      for task, value in zip(slots, of_slots, strict=True):
+        if task < len(record['tasks']) and value is not None:
+          by_seed[seed][client, record['tasks'][task]] = value
+  return by_seed
+
+
+def build(
+  records: Sequence[Record], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Summarizes the last values of all cases.
+
+  Args:
+    records: Of the cases, in the order of the table.
+    environment: What the numbers were made with.
+
+  Returns:
+    What `results.json` holds: `environment`; `results`, an entry for each case,
+    split, view, metric and task (or `mean`) that any seed has a value of; and
+    `cost`, an entry for each case. Accuracies are in percent. `std` has ddof 1
+    and is None for one seed; mean and std are None where a seed has no value.
+  """
+  entries = []
+  for record in records:
+    for name in record['curve']['values']:
+      split, view, metric = name.split('/')
+      values = curve(record, split, view, metric)[-1]
+      mean, std = mean_and_std(values)
+      for column, task in enumerate((*record['tasks'], MEAN)):
+        if np.isnan(values[:, column]).all():
+          continue
+        entries.append(
+          {
+            'case': record['case'],
+            'task': task,
+            'metric': metric,
+            'view': view,
+            'mean': mean[column],
+            'std': std[column],
+            'seeds': list(record['seeds']),
+            'seed_values': values[:, column].tolist(),
+            'rounds': record['rounds'],
+            'split': split,
+            'protocol': record['protocol'],
+          }
+        )
+  return _strict(
+    {
+      'environment': dict(environment),
+      'results': entries,
+      'cost': [{'case': r['case'], **r['cost']} for r in records],
+    }
+  )
+
+
+def _strict(value: Any) -> Any:
+  """Plain JSON values: None for numbers that JSON cannot write."""
+  if isinstance(value, Mapping):
+    return {key: _strict(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_strict(item) for item in value]
+  if isinstance(value, float):
+    return float(value) if math.isfinite(value) else None
+  return value
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+  """Writes strict JSON, null for NaN; the file is the old or the new one."""
+  workdirs.write_json(pathlib.Path(path), _strict(value))
+
+
+def write_metrics_csv(
+  path: str | pathlib.Path, records: Sequence[Record]
+) -> None:
+  """Writes every value of all curves, one a line, undefined ones left out.
+
+  The training loss stands beside them: split `train`, view `cohort`, task
+  `mean`, metric `loss`, for every round. The file is the old or the new one.
+  """
+  path = pathlib.Path(path)
+  temporary = path.with_suffix('.tmp')
+  with temporary.open('w', newline='') as file:
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(_CSV_HEADER)
+    for record in records:
+      for split, view, metric, tasks, rounds, values in _curves(record):
+        for number, of_round in zip(rounds, values, strict=True):
+          for seed, of_seed in zip(record['seeds'], of_round, strict=True):
+            writer.writerows(
+              (record['case'], seed, number, split, view, task, metric, value)
+              for task, value in zip(tasks, of_seed.tolist(), strict=True)
+              if not math.isnan(value)
+            )
+  os.replace(temporary, path)
+
+
+def _curves(record):
+  """Split, view, metric, tasks `[L]`, rounds `[E]`, values `[E, R, L]`."""
+  for name in record['curve']['values']:
+    split, view, metric = name.split('/')
+    values = curve(record, split, view, metric)
+    tasks = (*record['tasks'], MEAN)
+    yield split, view, metric, tasks, record['curve']['round'], values
+  loss = np.asarray(record['train_loss'], np.float64)
+  loss = loss.reshape(len(loss), len(record['seeds']), 1)
+  yield *TRAIN, (MEAN,), range(1, len(loss) + 1), loss
+
+
+def write_tensorboard(
+  folder: str | pathlib.Path, records: Sequence[Record]
+) -> None:
+  """Writes the mean over seeds of every curve for TensorBoard.
+
+  Each case is a run, each task a scalar of a metric. What an earlier call wrote
+  for a case is replaced.
+  """
+  import tensorboardX  # Not needed to read or tabulate records.
+
+  for record in records:
+    run = pathlib.Path(folder) / record['case']
+    for old in run.glob('events.out.tfevents.*'):
+      old.unlink()
+    with tensorboardX.SummaryWriter(str(run)) as writer:
+      for split, view, metric, tasks, rounds, values in _curves(record):
+        for number, of_round in zip(rounds, values.mean(1), strict=True):
+          for task, value in zip(tasks, of_round.tolist(), strict=True):
+            if not math.isnan(value):
+              tag = f'{split}_{view}_{metric}/{task}'
+              writer.add_scalar(tag, value, number)

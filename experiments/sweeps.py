@@ -1,0 +1,247 @@
+"""Sweeps: a grid of settings, as few programs as its shapes need.
+
+Points of the grid that differ only in fields of `build.MAPPED`, and all seeds,
+are runs of one compiled program. The other fields make separate programs, run
+one after the other; a finished one is not run again. Settings are compared on
+validation data, test data are not looked at.
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import itertools
+import json
+import pathlib
+import time
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tqdm
+
+from experiments import build
+from experiments import cases as cases_lib
+from experiments import config as config_lib
+from experiments import datasets
+from experiments import figures
+from experiments import interrupts
+from experiments import tables
+from experiments import train
+from experiments import workdirs
+
+Point = dict[str, Any]
+OVERRIDES = 'overrides.'
+
+
+def grid_of(
+  sweep: Mapping[str, Any], case: str
+) -> tuple[dict[str, tuple[Any, ...]], dict[str, tuple[Any, ...]]]:
+  """The values of the fields to sweep for a case, mapped and static ones.
+
+  Args:
+    sweep: Tuples by field name; `overrides.CASE.field` replaces `field` for one
+      case.
+    case: A row of the table.
+
+  Raises:
+    ValueError: If a value is no tuple or an empty one.
+  """
+  flat = {
+    field: config_lib.tuples(v)
+    for field, v in config_lib.flatten(sweep).items()
+  }
+  fields = {f: v for f, v in flat.items() if not f.startswith(OVERRIDES)}
+  own = f'{OVERRIDES}{case}.'
+  fields |= {
+    f.removeprefix(own): v for f, v in flat.items() if f.startswith(own)
+  }
+  for field, values in fields.items():
+    if not isinstance(values, tuple) or not values:
+      raise ValueError(
+        f'Expected a tuple of values for sweep field {field!r}, got '
+        f'{values!r}; for one value write ({values!r},).'
+      )
+    if field.startswith('run.') and field != 'run.rounds':
+      raise ValueError(
+        f'The sweep field {field!r} cannot be swept: seeds are mapped anyway; '
+        'set config.run instead.'
+      )
+  mapped = {f: v for f, v in fields.items() if f in build.MAPPED}
+  static = {f: v for f, v in fields.items() if f not in build.MAPPED}
+  return mapped, static
+
+
+def product(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
+  """All points of a grid; one without fields if there are none."""
+  return [
+    dict(zip(grid, values, strict=True))
+    for values in itertools.product(*grid.values())
+  ]
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  sweep: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  only: Sequence[str] = (),
+  command_line: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+  """Runs a sweep and writes its table and figure.
+
+  Args:
+    config: The experiment; its cases are swept one after the other.
+    sweep: Tuples by field name, see `grid_of`.
+    workdir: Where results go; a folder with the same sweep is gone on with.
+    only: A part of the cases; () is all of them.
+    command_line: Fields that come after the cases' own settings.
+
+  Returns:
+    A row for each case and point: see `_rows`.
+
+  Raises:
+    ValueError: If anything about the input is wrong; nothing is written then.
+    interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
+  """
+  workdir = pathlib.Path(workdir)
+  command_line = dict(command_line or {})
+  names = [
+    name for name in cases_lib.names(config, only) if name != cases_lib.MAJORITY
+  ]
+  swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
+  identity = (
+    config_lib.identity(config) | {'command_line': sorted(command_line)} | swept
+  )
+  workdirs.check(workdir, identity)
+  source = datasets.load(config.data)
+  plans = []
+  for name in names:
+    mapped, static = grid_of(sweep, name)
+    points = product(mapped)
+    for number, point in enumerate(product(static)):
+      case_config = cases_lib.resolve(name, config, command_line)
+      for field, value in (point | points[0]).items():
+        config_lib.set_field(case_config, field, value)
+      build.check(case_config)
+      plans.append((name, number, point, points, case_config))
+  # Building the first finds most mistakes before anything is written.
+  _build(plans[0], source)
+  workdirs.prepare(workdir, identity, config_lib.flatten(config))
+  (workdir / 'parts').mkdir(exist_ok=True)
+  rows = []
+  with interrupts.noticed() as flag:
+    for plan in tqdm.tqdm(plans, desc='programs', unit='program', disable=None):
+      name, number, point, points, case_config = plan
+      path = workdir / 'parts' / f'{name}_{number}.json'
+      if not path.exists():
+        start = time.perf_counter()
+        case = _build(plan, source)
+        history = train.run_case(
+          cases_lib.label(name, config),
+          case,
+          case_config,
+          workdir / 'checkpoints' / f'{name}_{number}',
+          flag,
+          stop_if_diverged=False,
+        )
+        seconds = time.perf_counter() - start
+        part = _rows(name, point, points, case_config, history, seconds)
+        workdirs.write_json(path, part)
+      rows += json.loads(path.read_text())
+  _report(workdir, config, rows)
+  return rows
+
+
+def _build(plan, source):
+  name, _, _, points, case_config = plan
+  return build.build(
+    name, case_config, source, train.seeds_of(case_config), points
+  )
+
+
+def _rows(name, point, points, config, history, seconds):
+  """A row for each mapped point: settings, and validation values by round.
+
+  `curve` is the mean over seeds of the metric at each of `rounds`, None where a
+  seed diverged; `final` and `std` belong to the last round, `best` and
+  `best_round` to the best one; `seconds` is the time of the whole program.
+  """
+  metric = f'validation/{config.report.view}/{config.report.metric}'
+  values = np.array(history.values[metric], np.float64)[:, :, -1]
+  values = values.reshape(len(values), len(points), -1)  # [E, points, seeds]
+  diverged = np.array(
+    [[x is None for x in row] for row in history.train_loss]
+  ).any(0)
+  rows = []
+  for i, mapped in enumerate(points):
+    curve = values[:, i].mean(1)
+    if diverged.reshape(len(points), -1)[i].any():
+      curve = np.full(len(curve), np.nan)
+    best = int(np.nanargmax(curve)) if np.isfinite(curve).any() else 0
+    seeds = values[-1, i]
+    std = seeds.std(ddof=1) if len(seeds) > 1 else np.nan
+    rows.append(
+      {
+        'case': name,
+        'settings': point | mapped,
+        'rounds': history.rounds,
+        'curve': train.to_json(curve),
+        'final': train.to_json(curve[-1]),
+        'std': train.to_json(std),
+        'best': train.to_json(curve[best]),
+        'best_round': history.rounds[best],
+        'seconds': seconds,
+        'runs_in_program': values.shape[1] * values.shape[2],
+      }
+    )
+  return rows
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+  """The row with the best validation value of each case."""
+  chosen: dict[str, Mapping[str, Any]] = {}
+  for row in rows:
+    known = chosen.get(row['case'])
+    if row['best'] is None:
+      continue
+    if known is None or row['best'] > known['best']:
+      chosen[row['case']] = row
+  return chosen
+
+
+def _report(workdir, config, rows):
+  """Writes sweep.json, sweep.csv, sweep.md and sweep.png; prints the best."""
+  workdirs.write_json(workdir / 'sweep.json', rows)
+  fields = list(dict.fromkeys(f for row in rows for f in row['settings']))
+  header = ['case', *fields, 'final', 'std', 'best', 'best_round', 'seconds']
+  with (workdir / 'sweep.csv').open('w', newline='') as file:
+    writer = csv.DictWriter(file, header, extrasaction='ignore')
+    writer.writeheader()
+    writer.writerows(row | row['settings'] for row in rows)
+  cells = [
+    (
+      cases_lib.label(row['case'], config),
+      *(str(row['settings'].get(field, '')) for field in fields),
+      'diverged' if row['final'] is None else f'{row["final"]:.2f}',
+      '' if row['best'] is None else f'{row["best"]:.2f}',
+      '' if row['best'] is None else str(row['best_round']),
+    )
+    for row in sorted(rows, key=lambda r: (r['case'], -(r['best'] or -np.inf)))
+  ]
+  view = f'{config.report.view} {config.report.metric}'
+  table = tables.Table(
+    title=f'{config.name}: validation {view}, mean over '
+    f'{config.run.seeds} seed(s)',
+    header=('case', *fields, 'last round', 'best', 'best round'),
+    rows=tuple(cells),
+    notes=(f'{len(rows)} points; the best of each case first.',),
+  )
+  (workdir / 'sweep.md').write_text(tables.to_markdown(table))
+  names = dict.fromkeys(row['case'] for row in rows)
+  labels = {name: cases_lib.label(name, config) for name in names}
+  figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
+  for name, row in best_of(rows).items():
+    settings = ' '.join(
+      f'--config.{field}={value}' for field, value in row['settings'].items()
+    )
+    print(
+      f'{name}: {row["best"]:.2f} at round {row["best_round"]} with {settings}'
+    )

@@ -1,0 +1,389 @@
+"""Train: runs the cases of a table and writes their records and reports."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+import platform
+import sys
+import time
+from typing import Any
+
+import flax
+import jax
+import ml_collections
+import numpy as np
+import optax
+import tqdm
+
+from experiments import build
+from experiments import cases as cases_lib
+from experiments import config as config_lib
+from experiments import datasets
+from experiments import interrupts
+from experiments import program as program_lib
+from experiments import reports
+from experiments import results
+from experiments import workdirs
+import fmtl_jax
+from fmtl_jax import checkpoints
+from fmtl_jax import communication
+from fmtl_jax import evaluation
+
+Record = dict[str, Any]
+SPLITS = ('validation', 'test')
+
+
+class DivergedError(FloatingPointError):
+  """A client's loss is no longer a number."""
+
+
+def environment() -> dict[str, Any]:
+  """What the numbers were made with."""
+  devices = jax.devices()
+  return {
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'flax': flax.__version__,
+    'optax': optax.__version__,
+    'fmtl_jax': fmtl_jax.__version__,
+    'platform': devices[0].platform,
+    'device_kind': devices[0].device_kind,
+    'device_count': len(devices),
+  }
+
+
+def seeds_of(config: ml_collections.ConfigDict) -> list[int]:
+  """The seeds of all runs."""
+  first = config.run.first_seed
+  return list(range(first, first + config.run.seeds))
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  only: Sequence[str] = (),
+  command_line: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """Runs the cases of a table; goes on where an earlier call was stopped.
+
+  Args:
+    config: The experiment, see `experiments/config.py`.
+    workdir: Where results go. A folder with the same experiment is gone on
+      with: finished cases are not run again.
+    only: A part of the cases; () is all of them.
+    command_line: Fields that come after the cases' own settings.
+
+  Returns:
+    What `results.json` holds.
+
+  Raises:
+    ValueError: If anything about the input is wrong; nothing is written then.
+    DivergedError: If a loss is not finite; finished cases are kept.
+    interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
+  """
+  workdir = pathlib.Path(workdir)
+  command_line = dict(command_line or {})
+  names = cases_lib.names(config, only)
+  identity = config_lib.identity(config) | {
+    'command_line': sorted(command_line)
+  }
+  workdirs.check(workdir, identity)
+  source = datasets.load(config.data)
+  built = {
+    name: build_case(name, config, command_line, source) for name in names
+  }
+  first = datasets.federate(source, config.data, seeds_of(config)[0])
+  overlapping = datasets.overlapping_pairs(source, first)
+  if overlapping:
+    note = datasets.OVERLAP_NOTE.format(overlapping)
+    print(f'warning: {note}', file=sys.stderr)
+  workdirs.prepare(workdir, identity, config_lib.flatten(config))
+  (workdir / 'partition.txt').write_text(datasets.describe(first) + '\n')
+  with interrupts.noticed() as flag:
+    for name in names:
+      path = workdir / 'cases' / f'{name}.json'
+      if path.exists():
+        continue
+      label = cases_lib.label(name, config)
+      case_config, case = built[name]
+      if case is None:
+        record = majority(source, case_config)
+      else:
+        history = run_case(
+          label, case, case_config, workdir / 'checkpoints' / name, flag
+        )
+        record = make_record(name, case, case_config, history)
+      record = {
+        'case': name,
+        'label': label,
+        'tasks': [task.name for task in source.tasks],
+        'seeds': seeds_of(config),
+        'protocol': config.data.protocol,
+        'overlapping_pairs': overlapping,
+      } | record
+      workdirs.write_json(path, record)
+  return reports.write(workdir, config, environment())
+
+
+def build_case(
+  name: str,
+  config: ml_collections.ConfigDict,
+  command_line: Mapping[str, Any],
+  source: datasets.Source,
+) -> tuple[ml_collections.ConfigDict, program_lib.Case | None]:
+  """The config of a case, and the case; None for the majority class."""
+  case_config = cases_lib.resolve(name, config, command_line)
+  if name == cases_lib.MAJORITY:
+    build.check(case_config)
+    return case_config, None
+  return case_config, build.build(
+    name, case_config, source, seeds_of(case_config)
+  )
+
+
+def majority(
+  source: datasets.Source, config: ml_collections.ConfigDict
+) -> Record:
+  """The record of always answering the most frequent training label."""
+  values: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+  for seed in seeds_of(config):
+    data = datasets.federate(source, config.data, seed)
+    rows = {
+      'validation': data.partition.pooled_validation,
+      'test': data.partition.pooled_test,
+    }
+    for split in SPLITS:
+      values[split].append(100 * evaluation.majority_class(data, rows[split]))
+  zeros = {'common': 0, 'task': 0, 'personal': 0}
+  return {
+    'rounds': 0,
+    'clients': [],
+    'client_tasks': [],
+    'curve': {
+      'round': [0],
+      'values': {
+        f'{split}/pooled/accuracy': to_json([np.stack(values[split])])
+        for split in SPLITS
+      },
+    },
+    'train_loss': [],
+    'client_values': {},
+    'cost': {
+      'parameters': zeros | {'pretrained': 0},
+      'bytes_up_per_round': zeros,
+      'bytes_down_per_round': zeros,
+      'bytes_up_per_client': zeros,
+      'bytes_down_per_client': zeros,
+      'seconds_per_round': 0.0,
+      'compile_seconds': 0.0,
+      'client_steps_per_second': 0.0,
+    },
+  }
+
+
+def to_json(value: Any) -> Any:
+  """Nested lists of numbers, None where undefined."""
+  array = np.asarray(value, np.float64)
+  values = array.astype(object)
+  values[~np.isfinite(array)] = None
+  return values.tolist()
+
+
+class History:
+  """What a case measured so far: plain numbers, saved with its checkpoints."""
+
+  def __init__(self, saved: Mapping[str, Any] | None = None):
+    saved = saved or {}
+    self.rounds: list[int] = list(saved.get('rounds', []))
+    self.values: dict[str, list[Any]] = dict(saved.get('values', {}))
+    self.client_values: dict[str, Any] = dict(saved.get('client_values', {}))
+    self.train_loss: list[Any] = list(saved.get('train_loss', []))
+    self.totals: dict[str, float] = dict(
+      saved.get('totals', dict.fromkeys(('clients', 'slots', 'steps'), 0.0))
+    )
+    self.seconds: float = saved.get('seconds', 0.0)
+    self.compile_seconds: float = saved.get('compile_seconds', 0.0)
+
+  def to_dict(self) -> dict[str, Any]:
+    """The same as JSON values."""
+    return dict(vars(self))
+
+  def add_rounds(self, metrics: Any, num_clients: int, num_tasks: int) -> None:
+    """Adds the metrics `[R, rounds, ...]` of some rounds."""
+    count = metrics['count'].sum((2, 3))
+    loss = metrics['loss_sum'].sum((2, 3)) / np.maximum(count, 1)
+    self.train_loss += to_json(loss.T)
+    self.totals['clients'] += float((metrics['client'] < num_clients).sum())
+    self.totals['slots'] += float((metrics['task'] < num_tasks).sum())
+    self.totals['steps'] += float(metrics['steps'].sum())
+
+  def add_evaluation(self, round_number: int, split: str, metrics: Any) -> None:
+    """Adds what `Program.evaluate` returned for a split."""
+    if not self.rounds or self.rounds[-1] != round_number:
+      self.rounds.append(round_number)
+    for view in ('pooled', 'client'):
+      for name, value in metrics[view].items():
+        factor = 100.0 if results.in_percent(name) else 1.0
+        values = self.values.setdefault(f'{split}/{view}/{name}', [])
+        values.append(to_json(factor * value))
+    for name, value in metrics['each'].items():
+      factor = 100.0 if results.in_percent(name) else 1.0
+      self.client_values[f'{split}/{name}'] = to_json(factor * value)
+
+  def last(self, name: str) -> float:
+    """The mean over runs of the last value over all tasks, NaN if undefined."""
+    values = [v[-1] for v in self.values[name][-1] if v[-1] is not None]
+    return float(np.mean(values)) if values else float('nan')
+
+
+def run_case(
+  label: str,
+  case: program_lib.Case,
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  flag: interrupts.Flag,
+  stop_if_diverged: bool = True,
+) -> History:
+  """Runs one case to its last round; goes on from its last checkpoint.
+
+  Args:
+    label: As shown beside the progress bar.
+    case: What to run.
+    config: The case's config.
+    folder: Its checkpoints are kept here.
+    flag: Says when to stop.
+    stop_if_diverged: Whether a loss that is not finite is an error.
+  """
+  rounds, every = config.run.rounds, config.run.evaluate_every
+  save_every = config.checkpoint.every_rounds
+  low_effort = config.execution.compile_effort == 'low'
+  program = program_lib.Program(case, every, low_effort)
+  saved = checkpoints.Checkpoints(folder, config.checkpoint.keep)
+  state, history, done = program.init(), History(), 0
+  if saved.latest is not None:
+    host, metadata = saved.restore(program.host_state(state))
+    state = program.device_state(host)
+    history, done = History(metadata['history']), int(saved.latest)
+  bar = tqdm.tqdm(
+    total=rounds, initial=done, desc=label, unit='round', disable=None
+  )
+  metric = f'validation/{config.report.view}/{config.report.metric}'
+  evaluated = bool(history.rounds) and history.rounds[-1] == done
+
+  def evaluate():
+    for split in SPLITS:
+      history.add_evaluation(done, split, program.evaluate(state, split))
+    shown = {'loss': f'{_mean(history.train_loss):.3f}'}
+    if metric in history.values:
+      shown[f'validation {config.report.metric}'] = (
+        f'{history.last(metric):.2f}'
+      )
+    bar.set_postfix(shown)
+
+  def save():
+    # Time spent is part of the record: a resumed run adds to it.
+    history.compile_seconds = compiled_before + program.compile_seconds
+    saved.save(done, program.host_state(state), {'history': history.to_dict()})
+
+  compiled_before = history.compile_seconds
+  try:
+    if not evaluated:
+      evaluate()
+    while done < rounds:
+      steps = min(every - done % every, rounds - done)
+      if save_every:
+        steps = min(steps, save_every - done % save_every)
+      compiling = program.compile_seconds
+      start = time.perf_counter()
+      state, metrics = program.run_rounds(state, steps)
+      elapsed = time.perf_counter() - start
+      history.seconds += elapsed - (program.compile_seconds - compiling)
+      if stop_if_diverged:
+        _check_finite(metrics, done, case, seeds_of(config), label)
+      history.add_rounds(metrics, case.data.num_clients, case.data.num_tasks)
+      done += steps
+      bar.update(steps)
+      if done % every == 0 or done == rounds:
+        evaluate()
+      if done == rounds or (save_every and done % save_every == 0):
+        save()
+      if flag.signal_number is not None and done < rounds:
+        if saved.latest != done:
+          save()
+        raise interrupts.Interrupted(flag.signal_number)
+    history.compile_seconds = compiled_before + program.compile_seconds
+  finally:
+    bar.close()
+    saved.close()
+  return history
+
+
+def _mean(train_loss: Sequence[Any]) -> float:
+  """The mean over runs of the last round's loss."""
+  values = [x for x in train_loss[-1] if x is not None] if train_loss else []
+  return float(np.mean(values)) if values else float('nan')
+
+
+def _check_finite(
+  metrics: Any,
+  done: int,
+  case: program_lib.Case,
+  seeds: Sequence[int],
+  label: str,
+) -> None:
+  """Raises a DivergedError that names the first loss that is not finite."""
+  bad = ~np.isfinite(metrics['loss_sum'])
+  if not bad.any():
+    return
+  places = np.argwhere(bad)
+  run, step, place, slot = places[places[:, 1].argmin()]
+  client = metrics['client'][run, step, place]
+  task = min(metrics['task'][run, step, place, slot], case.data.num_tasks - 1)
+  raise DivergedError(
+    f'{label}: the loss of client {client} on task '
+    f'{case.data.tasks[task].name!r} was not finite in round {done + step} '
+    f'(seed {seeds[run]}); use a smaller learning rate.'
+  )
+
+
+def make_record(
+  name: str,
+  case: program_lib.Case,
+  config: ml_collections.ConfigDict,
+  history: History,
+) -> Record:
+  """The record of a finished case, JSON values throughout."""
+  num_runs = len(case.runs.key)
+  run_rounds = config.run.rounds * num_runs
+  clients = history.totals['clients'] / run_rounds
+  slots = history.totals['slots'] / run_rounds
+  per_round = communication.cohort_bytes(case.federation, clients, slots)
+  if cases_lib.CASES[name].centralized:
+    per_round = dict.fromkeys(per_round, 0.0)  # The data were moved instead.
+  per_client = {k: v / clients for k, v in per_round.items()}
+  parameters = dict(communication.parameter_counts(case.federation))
+  parameters['pretrained'] += case.prefix_parameters
+  return {
+    'rounds': config.run.rounds,
+    'clients': [str(i) for i in case.test_data.partition.client_ids],
+    'client_tasks': np.asarray(case.runs.test.client_tasks[0]).tolist(),
+    'curve': {'round': history.rounds, 'values': history.values},
+    'train_loss': history.train_loss,
+    'client_values': history.client_values,
+    'settings': {
+      field: value
+      for field, value in config_lib.flatten(config).items()
+      if field.split('.')[0]
+      not in ('report', 'cases', 'overrides', 'name', 'checkpoint')
+    },
+    'cost': {
+      'parameters': parameters,
+      'bytes_up_per_round': per_round,
+      'bytes_down_per_round': per_round,
+      'bytes_up_per_client': per_client,
+      'bytes_down_per_client': per_client,
+      'seconds_per_round': history.seconds / run_rounds,
+      'compile_seconds': history.compile_seconds,
+      'client_steps_per_second': history.totals['steps']
+      / max(history.seconds, 1e-9),
+    },
+  }
