@@ -70,18 +70,30 @@ def build_model(
 
 
 def label_rules(
-  config: ml_collections.ConfigDict, algorithm: str, layers: Sequence[str]
+  config: ml_collections.ConfigDict,
+  algorithm: str,
+  layers: Sequence[str],
+  centralized: bool = False,
 ) -> layer_types.Rules:
   """The rules in `layer_types`, or the algorithm's own by depth.
 
   Rules in the config are those of the method of the paper; an algorithm that is
-  a label rule keeps its own.
+  a label rule keeps its own. A centralized model has no clients: what would be
+  personal belongs to the task there.
   """
+  rules: layer_types.Rules
   if config.layer_types and algorithm == 'multi_task_fl':
-    return [tuple(rule) for rule in config.layer_types]
-  entry = algorithms.ALGORITHMS[algorithm]
-  depths = {name: config.algorithm[name] for name in entry.depths}
-  return entry.label_rules(layers, **depths)
+    rules = [tuple(rule) for rule in config.layer_types]
+  else:
+    entry = algorithms.ALGORITHMS[algorithm]
+    depths = {name: config.algorithm[name] for name in entry.depths}
+    rules = entry.label_rules(layers, **depths)
+  if not centralized:
+    return rules
+  return [
+    (p, layer_types.TASK if label == layer_types.PERSONAL else label)
+    for p, label in rules
+  ]
 
 
 class Network(NamedTuple):
@@ -105,9 +117,18 @@ class Network(NamedTuple):
 
 
 def build_network(
-  config: ml_collections.ConfigDict, source: datasets.Source, algorithm: str
+  config: ml_collections.ConfigDict,
+  source: datasets.Source,
+  algorithm: str,
+  centralized: bool = False,
 ) -> Network:
   """Builds the network and runs its pre-trained prefix once.
+
+  Args:
+    config: Of the case.
+    source: The data.
+    algorithm: Whose label rules to use.
+    centralized: See `label_rules`.
 
   Raises:
     ValueError: If a setting is no good, or pre-trained layers have no values.
@@ -116,7 +137,8 @@ def build_network(
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   example = jax.ShapeDtypeStruct((1, *source.features.shape[1:]), np.float32)
   order = layer_types.use_order(model.apply, shapes, example)
-  rules = label_rules(config, algorithm, layer_types.modules(order))
+  layers = layer_types.modules(order)
+  rules = label_rules(config, algorithm, layers, centralized)
   labels = layer_types.label_params(
     shapes, rules, [*federation_lib.OWNERS, layer_types.PRETRAINED]
   )
@@ -290,7 +312,7 @@ def build(
   algorithm = case.algorithm
   if case.centralized == cases_lib.JOINT and not source.shared_labels:
     algorithm = 'fedavg'  # One task, so that task layers would be common.
-  network = build_network(config, source, algorithm)
+  network = build_network(config, source, algorithm, bool(case.centralized))
   features = network.features
   train, federated = (
     [_with_features(data, features) for data in group]

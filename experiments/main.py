@@ -32,6 +32,7 @@ def main() -> int:
     print(describe.describe(config, _CASES.value, overrides))
     return 0
   workdir = pathlib.Path(_WORKDIR.value or workdirs.default(config.name))
+  print(f'Results go to {workdir}.', flush=True)
   try:
     train.train_and_evaluate(config, workdir, _CASES.value, overrides)
   except interrupts.Interrupted as stop:

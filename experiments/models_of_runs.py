@@ -70,7 +70,12 @@ def load(
   source = datasets.load(config.data)
   case_config = cases_lib.resolve(case, config, command_line)
   built = build.build(case, case_config, source, seeds)
-  network = build.build_network(case_config, source, built.algorithm)
+  network = build.build_network(
+    case_config,
+    source,
+    built.algorithm,
+    bool(cases_lib.CASES[case].centralized),
+  )
   program = program_lib.Program(built, 1, low_effort=True)
   saved = checkpoints.Checkpoints(workdir / 'checkpoints' / case)
   states, _ = saved.restore(program.host_state(program.init()))

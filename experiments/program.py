@@ -109,8 +109,15 @@ class Program:
     )
     self._by_run = jax.NamedSharding(self._mesh, jax.P('run'))
     everywhere = jax.NamedSharding(self._mesh, jax.P())
-    self._examples = jax.device_put(
-      (case.data.examples, case.test_data.examples), everywhere
+    train, test = case.data.examples, case.test_data.examples
+    features = jax.device_put(train.features, everywhere)
+    if test.features is train.features:
+      shared = features  # Stored once, whoever trains on them.
+    else:
+      shared = jax.device_put(test.features, everywhere)
+    self._examples = (
+      dataclasses.replace(train, features=features),
+      dataclasses.replace(test, features=shared),
     )
     self._frozen = jax.device_put(case.federation.frozen, everywhere)
     self.set_runs(case.runs)

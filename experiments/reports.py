@@ -56,8 +56,8 @@ def write(
   ):
     text = '\n'.join(render(table) for table in shown)
     (workdir / f'results.{suffix}').write_text(text)
-  print('\n' + '\n'.join(tables.to_text(table) for table in shown))
   write_figures(workdir, records, config)
+  print('\n' + '\n'.join(tables.to_text(table) for table in shown))
   return found
 
 

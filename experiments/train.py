@@ -27,6 +27,7 @@ import fmtl_jax
 from fmtl_jax import checkpoints
 from fmtl_jax import communication
 from fmtl_jax import evaluation
+from fmtl_jax.data import dataset as dataset_lib
 
 Record = dict[str, Any]
 SPLITS = ('validation', 'test')
@@ -144,15 +145,13 @@ def majority(
   source: datasets.Source, config: ml_collections.ConfigDict
 ) -> Record:
   """The record of always answering the most frequent training label."""
-  values: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+  values: dict[str, list[np.ndarray]] = {}
   for seed in seeds_of(config):
     data = datasets.federate(source, config.data, seed)
-    rows = {
-      'validation': data.partition.pooled_validation,
-      'test': data.partition.pooled_test,
-    }
-    for split in SPLITS:
-      values[split].append(100 * evaluation.majority_class(data, rows[split]))
+    for split in splits_of(data.partition):
+      rows = getattr(data.partition, f'pooled_{split}')
+      accuracy = 100 * evaluation.majority_class(data, rows)
+      values.setdefault(f'{split}/pooled/accuracy', []).append(accuracy)
   zeros = {'common': 0, 'task': 0, 'personal': 0}
   return {
     'rounds': 0,
@@ -161,8 +160,7 @@ def majority(
     'curve': {
       'round': [0],
       'values': {
-        f'{split}/pooled/accuracy': to_json([np.stack(values[split])])
-        for split in SPLITS
+        name: to_json([np.stack(of_seed)]) for name, of_seed in values.items()
       },
     },
     'train_loss': [],
@@ -258,6 +256,7 @@ def run_case(
   low_effort = config.execution.compile_effort == 'low'
   program = program_lib.Program(case, every, low_effort)
   saved = checkpoints.Checkpoints(folder, config.checkpoint.keep)
+  splits = splits_of(case.runs.test)
   state, history, done = program.init(), History(), 0
   if saved.latest is not None:
     host, metadata = saved.restore(program.host_state(state))
@@ -270,7 +269,7 @@ def run_case(
   evaluated = bool(history.rounds) and history.rounds[-1] == done
 
   def evaluate():
-    for split in SPLITS:
+    for split in splits:
       history.add_evaluation(done, split, program.evaluate(state, split))
     shown = {'loss': f'{_mean(history.train_loss):.3f}'}
     if metric in history.values:
@@ -315,6 +314,15 @@ def run_case(
     bar.close()
     saved.close()
   return history
+
+
+def splits_of(partition: dataset_lib.Partition) -> list[str]:
+  """The splits in which some client has examples; seeds may be stacked."""
+  return [
+    split
+    for split in SPLITS
+    if np.any(np.asarray(getattr(partition, split).offsets)[..., -1])
+  ]
 
 
 def _mean(train_loss: Sequence[Any]) -> float:

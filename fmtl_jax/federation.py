@@ -171,6 +171,18 @@ class Federation:
         "Expected the initialization to be 'shared' or 'per_owner', got "
         f'{initialization!r}.'
       )
+    num_owners = {
+      'task': data.num_tasks,
+      'client': data.num_clients,
+    } | dict(num_owners or {})
+    indexed = {'task', 'client', *data.partition.owner_index}
+    for layer_type in jax.tree.leaves(trained_types):
+      index = owners[layer_type].index
+      if index is not None and not (index in num_owners and index in indexed):
+        raise ValueError(
+          f'The owners of layer type {layer_type!r} are not known; give '
+          f'num_owners[{index!r}] here and owner_index[{index!r}] in the data.'
+        )
     outputs = jax.eval_shape(apply_fn, shapes, features)
     needed = tasks_lib.num_outputs(data.tasks)
     if loss is None and (outputs.ndim != 2 or outputs.shape[1] < needed):
@@ -193,8 +205,7 @@ class Federation:
         | {'task': 2, 'client': 1},
       ),
       owners=dict(owners),
-      num_owners={'task': data.num_tasks, 'client': data.num_clients}
-      | dict(num_owners or {}),
+      num_owners=num_owners,
       tasks=data.tasks,
       group_sizes=tuple(int(n) for n in data.partition.members.sizes),
       num_slots=data.num_slots,

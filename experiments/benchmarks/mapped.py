@@ -65,7 +65,7 @@ def warm_loop() -> None:
     program.set_runs(case.runs)
     state, done = program.init(), 0
     while True:
-      for split in train.SPLITS:
+      for split in train.splits_of(case.runs.test):
         program.evaluate(state, split)
       steps = min(config.run.evaluate_every, config.run.rounds - done)
       if not steps:
