@@ -16,12 +16,18 @@ from experiments import config as config_lib
 # Chosen on validation data by configs/sweeps/har.py, then trained on the full
 # training part.
 _OVERRIDES = {
-  'distributed_separate': {'client': {'learning_rate': 0.05}},
-  'centralized_joint': {'client': {'learning_rate': 0.05}},
+  'distributed_separate': {
+    'client': {'batch_size': 32, 'learning_rate': 0.1, 'weight_decay': 0.0005},
+  },
+  'centralized_joint': {
+    'client': {'learning_rate': 0.1, 'local_epochs': 2, 'weight_decay': 0.0005},
+  },
+  # A rate of 0.1 did as well on the search's seeds and diverged on another.
   'multi_task_fl': {
-    'client': {'learning_rate': 0.1, 'local_epochs': 2},
-    'algorithm': {'task_layers': 3},
-    'server': {'common': {'learning_rate': 2.0}},
+    'client': {'learning_rate': 0.05},
+    'algorithm': {'task_layers': 2},
+    # Over-relaxed averages of the common layers.
+    'server': {'common': {'learning_rate': 1.5}},
   },
 }
 _PUBLISHED = (
@@ -63,11 +69,7 @@ def cnn(config):
   config.model.hidden = (64,)
   config.run.seeds = 2
   config.run.rounds = 40
-  for case in config.overrides:
-    config.overrides[case].client.learning_rate = 0.05
-  config.overrides.multi_task_fl.client.local_epochs = 1
-  config.overrides.multi_task_fl.algorithm.task_layers = 2
-  config.overrides.multi_task_fl.server.common.learning_rate = 1.0
+  config.overrides = ml_collections.ConfigDict()  # Chosen for the features.
 
 
 def smoke(config):
@@ -83,8 +85,7 @@ def grid(config):
   config.data.validation_fraction = 0.15
   config.run.first_seed = 1000
   config.run.seeds = 2
-  config.run.rounds = 150
-  config.run.evaluate_every = 10
+  config.run.evaluate_every = 30
 
 
 def get_config(variants=''):
@@ -107,9 +108,11 @@ def get_config(variants=''):
   config.data.standardize = True
   config.model.hidden = (128, 64, 32)
   config.algorithm.task_layers = 2
-  config.client.learning_rate = 0.05
+  config.client.learning_rate = 0.1
+  config.client.schedule = 'cosine'
   config.client.batch_size = 16
-  config.run.rounds = 200
+  config.client.local_epochs = 2
+  config.run.rounds = 120
   config.run.seeds = 10
   config.run.evaluate_every = 10
   config.overrides = ml_collections.ConfigDict(_OVERRIDES)

@@ -155,6 +155,16 @@ def _client_tasks(
   return assignments.uniform_groups(num_clients, num_tasks)
 
 
+def _client_ids(
+  source: Source, data: ml_collections.ConfigDict
+) -> np.ndarray | None:
+  """The numbers of the natural owners, where these are the clients."""
+  if data.partition != 'key' or source.keys is None:
+    return None
+  _, keys = partitioners.by_key(source.keys)
+  return keys if np.issubdtype(keys.dtype, np.integer) else None
+
+
 def federate(
   source: Source, data: ml_collections.ConfigDict, seed: int
 ) -> dataset_lib.FederatedDataset:
@@ -201,6 +211,7 @@ def federate(
     test=split.test,
     pooled_validation=common[0],
     pooled_test=common[1],
+    client_ids=_client_ids(source, data),
   )
   if not data.standardize:
     return dataset

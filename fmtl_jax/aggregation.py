@@ -86,14 +86,14 @@ class Aggregation:
       for name in self.averaged
     }
 
-  def mask_inactive(self, update: Tree, active: jax.Array) -> Tree:
-    """Zeroes one client's update of slots that take no part in the round."""
+  def mask_inactive(self, tree: Tree, active: jax.Array) -> Tree:
+    """Zeroes slots of a client's view or update that take no part."""
 
     def mask(of_slot, leaf):
       shape = active.shape + (1,) * (leaf.ndim - 1)
       return jnp.where(active.reshape(shape), leaf, 0) if of_slot else leaf
 
-    return jax.tree.map(mask, self._per_slot, update)
+    return jax.tree.map(mask, self._per_slot, tree)
 
   def split(self, update: Tree) -> tuple[dict[str, Tree], dict[str, Tree]]:
     """The parts of an update to sum at once and to keep for a reducer."""

@@ -33,7 +33,11 @@ def _to_host(tree: Tree) -> Tree:
 def _like(tree: Tree, restored: Tree) -> Tree:
   """Turns key data back into keys where `tree` has keys."""
   return jax.tree.map(
-    lambda x, y: jax.random.wrap_key_data(y) if _is_key(x) else y,
+    lambda x, y: (
+      jax.random.wrap_key_data(y, impl=jax.random.key_impl(x))
+      if _is_key(x)
+      else y
+    ),
     tree,
     restored,
   )
@@ -151,9 +155,10 @@ def save_params(
     raise ValueError(
       f'{folder} exists; name a folder that does not, nothing is replaced.'
     )
+  text = json.dumps(dict(metadata or {}), indent=2)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(folder, _to_host(params))
-  (folder / 'model.json').write_text(json.dumps(dict(metadata or {}), indent=2))
+  (folder / 'model.json').write_text(text)
 
 
 def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:

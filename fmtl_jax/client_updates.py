@@ -81,7 +81,7 @@ def shuffle(key: jax.Array, size: jax.Array, length: int) -> jax.Array:
   Returns:
     `[length]` int32.
   """
-  bits = jax.random.bits(key, (length,))
+  bits = jax.random.bits(key, (length,), jnp.uint32)
   padding = jnp.arange(length) >= size
   # The sort is stable, so that padding stays behind an example with equal bits.
   return jnp.argsort(jnp.where(padding, bits.dtype.type(2**32 - 1), bits))
@@ -206,7 +206,9 @@ def local_sgd(
       grads, sums = grad_fn(params, view, frozen, batch, active)
       changes, opt_state = tx.update(grads, opt_state, params)
       sums['steps'] = 1
-      metrics = jax.tree.map(jnp.add, metrics, sums)
+      metrics = jax.tree.map(
+        lambda total, new: total + jnp.asarray(new, total.dtype), metrics, sums
+      )
       return optax.apply_updates(params, changes), opt_state, metrics
 
     zeros = {

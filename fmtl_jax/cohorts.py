@@ -106,8 +106,8 @@ def draw(
   References:
     Bentley and Floyd (1987), A sample of brilliance, Algorithm F2.
   """
-  limits = size - count + jnp.arange(max_count)
-  candidates = jax.random.randint(key, (max_count,), 0, limits + 1)
+  limits = (size - count + jnp.arange(max_count)).astype(jnp.int32)
+  candidates = jax.random.randint(key, (max_count,), 0, limits + 1, jnp.int32)
 
   def step(i, chosen):
     taken = (chosen == candidates[i]).any()
@@ -213,7 +213,10 @@ def sample(
     return everyone(data)
   keys = jax.random.split(key, len(counts))
   chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
-    keys, jnp.array(group_sizes), jnp.array(counts), int(counts.max())
+    keys,
+    jnp.array(group_sizes, jnp.int32),
+    jnp.array(counts, jnp.int32),
+    int(counts.max()),
   )
   task = np.repeat(np.arange(len(counts)), counts)
   number = np.concatenate([np.arange(count) for count in counts])

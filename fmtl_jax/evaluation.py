@@ -68,10 +68,13 @@ def area_under_curve(
   """
   ordered = jnp.sort(jnp.where(valid, scores, jnp.inf))
   below = jnp.searchsorted(ordered, scores, side='left')
-  not_above = jnp.searchsorted(ordered, scores, side='right')
+  # Where a score is infinite, entries that are not valid stand beside it.
+  not_above = jnp.minimum(
+    jnp.searchsorted(ordered, scores, side='right'), valid.sum()
+  )
   rank = (below + not_above + 1) / 2
   positive = positive & valid
-  num_positive = positive.sum()
+  num_positive = positive.sum().astype(jnp.float32)  # Products overflow int32.
   num_negative = valid.sum() - num_positive
   rank_sum = jnp.where(positive, rank, 0).sum()
   wins = rank_sum - num_positive * (num_positive + 1) / 2

@@ -64,9 +64,12 @@ class Predictor:
 
   def predict(self, features: Any) -> jax.Array:
     """Classes `[B]` int32, or the values `[B]` of a regression."""
+    outputs = self.outputs(features)
     if self.task.kind == tasks_lib.REGRESSION:
-      return self.outputs(features)[:, 0]
-    return self.probabilities(features).argmax(1)
+      return outputs[:, 0]
+    if self.task.kind == tasks_lib.BINARY:
+      return (outputs[:, 0] > 0).astype(jnp.int32)
+    return outputs.argmax(1)
 
   def save(self, folder: str | pathlib.Path) -> None:
     """Saves parameters and task; raises a ValueError if the folder exists."""

@@ -79,7 +79,8 @@ def federated_averaging(
       view = federation.broadcast(state.params, client.index)
       result = client_update.run(
         jax.random.fold_in(clients_key, client.client_id),
-        view,
+        # What a client does not train cannot spoil what it does: `0 * nan`.
+        aggregation.mask_inactive(view, client.active),
         cohorts.take(state.clients, client.client),
         frozen,
         client_updates.LocalData(data, client),

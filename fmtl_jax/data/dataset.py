@@ -284,15 +284,26 @@ class FederatedDataset:
         f'Expected task columns below the {labels.shape[1]} columns of '
         f'labels, got {columns.max()}.'
       )
-    train = [np.asarray(group, np.int32) for group in train]
+    train = _as_rows(train)
     if len(train) != num_clients:
       raise ValueError(
         f'Expected training rows for each of {num_clients} clients, got '
         f'{len(train)} groups.'
       )
     none = [np.zeros(0, np.int32)] * num_clients
-    validation = none if validation is None else list(validation)
-    test = none if test is None else list(test)
+    validation = none if validation is None else _as_rows(validation)
+    test = none if test is None else _as_rows(test)
+    if not len(validation) == len(test) == num_clients:
+      raise ValueError(
+        f'Expected validation and test rows for each of {num_clients} clients, '
+        f'got {len(validation)} and {len(test)} groups.'
+      )
+    used = np.concatenate([*train, *validation, *test])
+    if used.size and not 0 <= used.min() <= used.max() < len(labels):
+      raise ValueError(
+        f'Expected rows from 0 to {len(labels) - 1}, got {used.min()} to '
+        f'{used.max()}.'
+      )
     if check:
       _check_values(
         features,
@@ -368,6 +379,11 @@ class FederatedDataset:
     sizes = [len(label) for label in labels]
     ends = np.cumsum(sizes)
     all_labels = np.concatenate([np.asarray(y, np.float32) for y in labels])
+    if tasks is None and all_labels.ndim > 1:
+      raise ValueError(
+        'Expected tasks, which name their columns, for labels of the shape '
+        f'{all_labels.shape}, got None.'
+      )
     if tasks is None:
       count = int(np.max(client_tasks)) + 1
       classes = max(2, int(np.nanmax(all_labels)) + 1)
@@ -423,6 +439,11 @@ def stack_partitions(partitions: Sequence[Partition]) -> Partition:
     for i, partition in enumerate(partitions)
   ]
   return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+def _as_rows(groups: Sequence[Array]) -> list[np.ndarray]:
+  """Row numbers as integers, also where a group is empty."""
+  return [np.asarray(group, np.int32) for group in groups]
 
 
 def _clients(numbers: Sequence[int]) -> str:

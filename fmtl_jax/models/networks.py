@@ -62,6 +62,13 @@ def cnn(
     window: Size of every convolution along each axis of space.
   """
   *space, in_features = feature_shape
+  most = int(math.log2(min(space))) if space else 0
+  if len(channels) > most:
+    raise ValueError(
+      f'Expected at most {most} convolutions for examples of shape '
+      f'{tuple(feature_shape)}, got model.channels={tuple(channels)}: each '
+      'halves the axes of space.'
+    )
   stages = {}
   for i, features in enumerate(channels):
     stages[f'conv_{i}'] = functools.partial(
@@ -69,11 +76,5 @@ def cnn(
     )
     space = [size // 2 for size in space]
     in_features = features
-  if min(space) < 1:
-    raise ValueError(
-      f'Expected at most {len(channels) - 1} convolutions for examples of '
-      f'shape {tuple(feature_shape)}, got model.channels={tuple(channels)}: '
-      'each halves the axes of space.'
-    )
   flat = math.prod(space) * in_features
   return base.sequential(stages | _dense_stages(flat, hidden, num_outputs))

@@ -1,0 +1,216 @@
+"""Laws of the architecture: who may import whom, held by parsing imports."""
+
+import ast
+import graphlib
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / 'fmtl_jax'
+
+# What a federation of plain functions needs: jax, optax and numpy, no more.
+CORE = (
+  'aggregation',
+  'client_updates',
+  'cohorts',
+  'communication',
+  'data.dataset',
+  'evaluation',
+  'execution',
+  'federation',
+  'layer_types',
+  'reducers',
+  'server_optimizers',
+  'tasks',
+  'weights',
+)
+CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
+
+# The only folder or file that may import a library.
+HOMES = {
+  'flax': 'models',
+  'orbax': 'checkpoints',
+  'sklearn': 'data',
+  'tensorflow_datasets': 'data',
+}
+NOWHERE = (
+  'absl',
+  'clu',
+  'configs',
+  'experiments',
+  'ml_collections',
+  'tensorflow',
+  'tests',
+  'torch',
+)
+
+
+def _is_core(module: str) -> bool:
+  return module in CORE or module.startswith('algorithms')
+
+
+def _files() -> dict[str, pathlib.Path]:
+  """The files of the package by module name, `''` for the package itself."""
+  files = {}
+  for path in PACKAGE.rglob('*.py'):
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    files['.'.join(part for part in parts if part != '__init__')] = path
+  return files
+
+
+def imports(source: str) -> set[str]:
+  """Full names of what a source imports, also inside functions.
+
+  `from a import b` gives `a.b`, whether `b` is a module or a name in `a`.
+  """
+  found = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      prefix = '.' * node.level + (node.module or '')
+      found |= {f'{prefix}.{alias.name}' for alias in node.names}
+  return found
+
+
+def _own_modules(names: set[str], files: dict[str, pathlib.Path]) -> set[str]:
+  """The modules of the package among imported names."""
+  own = set()
+  for name in names:
+    parts = name.split('.')
+    if parts[0] == 'fmtl_jax':
+      while '.'.join(parts[1:]) not in files:
+        parts = parts[:-1]
+      own.add('.'.join(parts[1:]))
+  return own
+
+
+def _run(code: str, **environment: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': str(ROOT), **environment},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+class ImportsTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.files = _files()
+    self.imports = {
+      module: imports(path.read_text()) for module, path in self.files.items()
+    }
+
+  def test_all_imports_are_seen(self):
+    source = """
+import jax.numpy as jnp, re
+from flax import nnx
+from . import sibling
+def f():
+  from tensorflow_datasets.core import utils
+  if True:
+    import orbax.checkpoint
+"""
+    self.assertEqual(
+      imports(source),
+      {
+        'jax.numpy',
+        're',
+        'flax.nnx',
+        '..sibling',
+        'tensorflow_datasets.core.utils',
+        'orbax.checkpoint',
+      },
+    )
+
+  def test_the_core_is_there(self):
+    self.assertContainsSubset(CORE, self.files)
+    self.assertIn('algorithms.base', self.files)
+    self.assertTrue(all(map(_is_core, [*CORE, 'algorithms', 'algorithms.x'])))
+    self.assertFalse(any(map(_is_core, ['', 'data', 'models', 'checkpoints'])))
+
+  def test_imports_are_absolute(self):
+    for module, names in self.imports.items():
+      for name in names:
+        self.assertFalse(name.startswith('.'), f'{module} imports {name}')
+
+  @parameterized.parameters(*NOWHERE)
+  def test_the_package_knows_no_flags_and_no_experiments(self, library):
+    for module, names in self.imports.items():
+      self.assertNotIn(library, {n.split('.')[0] for n in names}, module)
+
+  @parameterized.parameters(*HOMES)
+  def test_a_library_has_one_home(self, library):
+    users = [
+      module
+      for module, names in self.imports.items()
+      if library in {name.split('.')[0] for name in names}
+    ]
+    self.assertNotEmpty(users)
+    for module in users:
+      self.assertEqual(module.split('.')[0], HOMES[library], module)
+
+  def test_the_core_imports_jax_optax_and_itself(self):
+    for module in filter(_is_core, self.files):
+      for name in self.imports[module]:
+        library = name.split('.')[0]
+        if library != 'fmtl_jax':
+          self.assertTrue(
+            library in CORE_MAY_IMPORT or library in sys.stdlib_module_names,
+            f'{module} imports {library}',
+          )
+      for own in _own_modules(self.imports[module], self.files):
+        self.assertTrue(_is_core(own), f'{module} imports {own}')
+
+  def test_dependencies_point_downwards(self):
+    graph = {
+      module: _own_modules(names, self.files) - {module}
+      for module, names in self.imports.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # Raises at a cycle.
+
+
+class ImportTest(parameterized.TestCase):
+  """Importing takes no device; an unknown platform tells who tries."""
+
+  def _import(self, statement):
+    return _run(statement, JAX_PLATFORMS='no_such_platform')
+
+  def test_the_package_starts_no_backend(self):
+    result = self._import('import fmtl_jax; print(fmtl_jax.__version__)')
+    self.assertEqual(result.returncode, 0, result.stderr)
+
+  def test_starting_one_would_be_noticed(self):
+    result = self._import('import jax.numpy as jnp; jnp.zeros(1)')
+    self.assertIn('no_such_platform', result.stderr)
+    self.assertEqual(result.returncode, 1)
+
+  def test_no_module_starts_a_backend(self):
+    names = [f'fmtl_jax.{name}'.rstrip('.') for name in _files()]
+    result = self._import(f'import {", ".join(sorted(names))}')
+    self.assertEqual(result.returncode, 0, result.stderr)
+
+  def test_what_is_slow_is_imported_when_it_is_used(self):
+    code = f"""
+import sys
+import fmtl_jax
+slow = {sorted(HOMES)}
+print([name for name in slow if name in sys.modules])
+fmtl_jax.models
+print([name for name in slow if name in sys.modules])
+"""
+    result = _run(code)
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertEqual(result.stdout.splitlines(), ['[]', "['flax']"])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,278 @@
+"""Laws of checkpoints: what was saved comes back, and nothing is replaced."""
+
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fmtl_jax import checkpoints
+from fmtl_jax import client_updates
+from fmtl_jax import layer_types
+from fmtl_jax import server_optimizers
+from fmtl_jax import testing
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import multi_task_fl
+
+C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
+
+
+def _momentum(rate):
+  return optax.sgd(rate, momentum=0.9)
+
+
+class _TestCase(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.folder = pathlib.Path(folder) / 'run'
+
+  def _open(self, keep: int | None = 1, name: str = '.'):
+    opened = checkpoints.Checkpoints(self.folder / name, keep)
+    self.addCleanup(opened.close)
+    return opened
+
+  def _assert_one_sentence(self, error, *parts):
+    sentence = str(error)
+    self.assertNotIn('\n', sentence)
+    self.assertEndsWith(sentence, '.')
+    for part in parts:
+      self.assertIn(part, sentence)
+
+
+class ResumeTest(_TestCase):
+  def test_resuming_equals_not_stopping_bit_for_bit(self):
+    """Momentum at server and clients, personal layers and donated states."""
+    data = testing.toy_data(5, 3, 2, missing=0.3)
+    federation, _ = testing.toy_federation([C, T, P], data)
+    algorithm = multi_task_fl.multi_task_fl(
+      federation,
+      client_updates.LocalSgd(
+        optimizer=_momentum,
+        learning_rate=optax.linear_schedule(0.2, 0.05, 5),
+        batch_size=2,
+        keep_optimizer_state=True,
+      ),
+      base.RoundSettings(
+        clients_per_task=1,
+        server={
+          C: server_optimizers.ServerOptimizer(_momentum, 0.7),
+          T: server_optimizers.ServerOptimizer(optax.adam, 0.1),
+        },
+      ),
+    )
+    init = testing.jit(algorithm.init)
+    round_fn = testing.jit(algorithm.round, donate_argnums=0)
+
+    opened = self._open(keep=None)
+    state = init(jax.random.key(1), data)
+    for number in range(1, 6):
+      state, _ = round_fn(state, data)
+      opened.save(number, state, {'number': number})
+
+    for stop in 2, 4:
+      resumed, metadata = self._open().restore(
+        init(jax.random.key(2), data), stop
+      )
+      self.assertEqual(metadata, {'number': stop})
+      self.assertEqual(int(resumed.round), stop)
+      for _ in range(stop, 5):
+        resumed, _ = round_fn(resumed, data)
+      testing.assert_trees_equal(resumed, state)
+    # The rounds do something to everything that was kept.
+    before, _ = self._open().restore(state, 2)
+    for path, leaf in jax.tree.leaves_with_path(
+      (before.params, before.server, before.clients)
+    ):
+      self.assertTrue(np.any(leaf), jax.tree_util.keystr(path))
+    changed = jax.tree.map(
+      lambda x, y: np.any(x != y), before.params, state.params
+    )
+    self.assertTrue(all(jax.tree.leaves(changed)))
+
+
+class CheckpointsTest(_TestCase):
+  def setUp(self):
+    super().setUp()
+    self.state = {
+      'params': {'kernel': jnp.arange(6.0).reshape(2, 3), 'hole': None},
+      'half': jnp.linspace(0, 1, 3, dtype=jnp.bfloat16),
+      'clients': (),
+      'key': jax.random.split(jax.random.key(3), 2),
+      'round': jnp.int32(7),
+    }
+    self.other = jax.tree.map(
+      lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else 0 * x,
+      self.state,
+    ) | {'key': jax.random.split(jax.random.key(4), 2)}
+
+  def test_everything_comes_back(self):
+    metadata = {'layers': ['a', 'b'], 'seed': 3, 'rate': 0.1, 'none': None}
+    self._open().save(7, self.state, metadata)
+    restored, kept = self._open().restore(self.other)
+    testing.assert_trees_equal(restored, self.state)
+    self.assertEqual(kept, metadata)
+    np.testing.assert_array_equal(
+      jax.random.uniform(restored['key'][1]),
+      jax.random.uniform(self.state['key'][1]),
+    )
+
+  def test_an_array_on_many_devices_comes_back(self):
+    mesh = jax.make_mesh((jax.device_count(),), ('client',))
+    sharding = jax.sharding.NamedSharding(mesh, jax.P('client'))
+    values = np.arange(2 * jax.device_count(), dtype=np.float32)
+    state = {'leaf': jax.device_put(values, sharding)}
+    self._open().save(1, state, {})
+    restored, _ = self._open().restore({'leaf': np.zeros_like(values)})
+    np.testing.assert_array_equal(restored['leaf'], values)
+
+  def test_the_latest_is_kept(self):
+    opened = self._open()
+    self.assertIsNone(opened.latest)
+    for number in 5, 10, 15:
+      opened.save(number, {'leaf': jnp.array(number)}, {'n': number})
+    self.assertEqual(opened.latest, 15)
+    restored = self._open().restore({'leaf': jnp.array(0)})
+    self.assertEqual((int(restored[0]['leaf']), restored[1]), (15, {'n': 15}))
+    with self.assertRaisesRegex(ValueError, 'The checkpoint of round 5 in'):
+      opened.restore({'leaf': jnp.array(0)}, 5)
+
+  @parameterized.parameters((2, [10, 15]), (None, [5, 10, 15]))
+  def test_more_may_be_kept(self, keep, expected):
+    opened = self._open(keep)
+    for number in 5, 10, 15:
+      opened.save(number, {'leaf': jnp.array(number)}, {})
+    for number in expected:
+      restored, _ = opened.restore({'leaf': jnp.array(0)}, number)
+      self.assertEqual(int(restored['leaf']), number)
+    self.assertCountEqual(
+      [int(path.name) for path in self.folder.iterdir()], expected
+    )
+
+  def test_a_round_is_not_replaced(self):
+    opened = self._open()
+    opened.save(7, self.state, {'run': 1})
+    opened.save(7, self.other, {'run': 2})
+    restored, metadata = opened.restore(self.other)
+    testing.assert_trees_equal(restored, self.state)
+    self.assertEqual(metadata, {'run': 1})
+
+  def test_no_checkpoint_is_an_error(self):
+    with self.assertRaises(ValueError) as caught:
+      self._open().restore(self.state)
+    self._assert_one_sentence(
+      caught.exception,
+      f'No checkpoint in {self.folder}',
+      'checkpoint.every_rounds > 0',
+    )
+
+  @parameterized.named_parameters(
+    ('shape', {'half': jnp.zeros(4)}, 'half has the shape (3,) there and (4,)'),
+    ('leaf_too_many', {'more': jnp.zeros(2)}, ''),
+    ('other_network', {'params': {'weights': jnp.zeros((2, 3))}}, ''),
+  )
+  def test_a_checkpoint_of_another_federation_is_an_error(self, changes, part):
+    opened = self._open()
+    opened.save(7, self.state, {})
+    with self.assertRaises(ValueError) as caught:
+      opened.restore(self.state | changes)
+    self._assert_one_sentence(
+      caught.exception,
+      f'The checkpoint of round 7 in {self.folder} does not fit this',
+      part,
+      'use another workdir, or the config it was made with.',
+    )
+    # It is as it was for those whom it fits.
+    restored, _ = opened.restore(self.other)
+    testing.assert_trees_equal(restored, self.state)
+
+  def test_a_leaf_too_few_is_an_error(self):
+    opened = self._open()
+    opened.save(7, self.state, {})
+    fewer = {name: leaf for name, leaf in self.state.items() if name != 'half'}
+    with self.assertRaisesRegex(ValueError, 'does not fit this federation'):
+      opened.restore(fewer)
+
+  def test_another_number_of_clients_is_an_error(self):
+    algorithms = [
+      multi_task_fl.multi_task_fl(
+        testing.toy_federation([C, P], testing.toy_data(size, 2))[0]
+      )
+      for size in (4, 5)
+    ]
+    states = [
+      jax.tree.map(
+        lambda x: (
+          x
+          if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+          else np.zeros(x.shape, x.dtype)
+        ),
+        testing.jit(algorithm.init)(
+          jax.random.key(0), testing.toy_data(size, 2)
+        ),
+      )
+      for algorithm, size in zip(algorithms, (4, 5), strict=True)
+    ]
+    opened = self._open()
+    opened.save(3, states[0], {})
+    with self.assertRaisesRegex(
+      ValueError,
+      r'params/layer_1/bias has the shape \(4, 1, 3\) there and \(5, 1, 3\)',
+    ):
+      opened.restore(states[1])
+
+
+class ParamsTest(_TestCase):
+  PARAMS = {
+    'dense_0': {'kernel': np.ones((2, 3), np.float32), 'bias': np.zeros(3)},
+    'blocks': {'0': {'scale': jnp.arange(4, dtype=jnp.bfloat16)}},
+  }
+
+  def test_parameters_come_back_as_plain_dicts(self):
+    metadata = {'name': 'face network', 'accuracy': [0.5, 1.0]}
+    checkpoints.save_params(self.folder, self.PARAMS, metadata)
+    params, kept = checkpoints.load_params(str(self.folder))
+    testing.assert_trees_equal(params, self.PARAMS)
+    self.assertEqual(kept, metadata)
+    self.assertIs(type(params), dict)
+    self.assertIs(type(params['blocks']['0']), dict)
+    for leaf in jax.tree.leaves(params):
+      self.assertIsInstance(leaf, np.ndarray)
+
+  def test_metadata_may_be_left_out(self):
+    checkpoints.save_params(self.folder, self.PARAMS)
+    self.assertEqual(checkpoints.load_params(self.folder)[1], {})
+
+  def test_nothing_is_replaced(self):
+    checkpoints.save_params(self.folder, self.PARAMS, {'run': 1})
+    other = jax.tree.map(lambda leaf: leaf + 1, self.PARAMS)
+    with self.assertRaises(ValueError) as caught:
+      checkpoints.save_params(self.folder, other)
+    self._assert_one_sentence(caught.exception, f'{self.folder} exists')
+    params, metadata = checkpoints.load_params(self.folder)
+    testing.assert_trees_equal(params, self.PARAMS)
+    self.assertEqual(metadata, {'run': 1})
+
+  def test_an_empty_folder_is_not_replaced_either(self):
+    self.folder.mkdir()
+    with self.assertRaisesRegex(ValueError, 'exists; name a folder that does'):
+      checkpoints.save_params(self.folder, self.PARAMS)
+    self.assertEmpty(list(self.folder.iterdir()))
+
+  @parameterized.parameters(True, False)
+  def test_a_folder_without_a_model_is_an_error(self, exists):
+    if exists:
+      self.folder.mkdir()
+    with self.assertRaises(ValueError) as caught:
+      checkpoints.load_params(self.folder)
+    self._assert_one_sentence(
+      caught.exception, f'No saved model in {self.folder}'
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,474 @@
+"""Laws of the data set: examples once, rows by owner, checked when built."""
+
+import dataclasses
+from typing import Any
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax import testing
+from fmtl_jax.data import dataset
+
+NAN = float('nan')
+KIND = tasks_lib.Task(name='kind', kind=tasks_lib.MULTICLASS, num_classes=4)
+TEETH = tasks_lib.Task(name='teeth', column=1)
+TEETH_ONLY = dataclasses.replace(TEETH, column=0)
+AGE = tasks_lib.Task(name='age', kind=tasks_lib.REGRESSION, column=2)
+
+_take = jax.jit(dataset.FederatedDataset.take)
+
+
+def _rows(*groups):
+  return [np.array(group, np.int32) for group in groups]
+
+
+def _arguments(**changes) -> dict[str, Any]:
+  """Four clients with 2, 3, 2 and 2 training examples; row 11 is unused."""
+  return {
+    'features': np.arange(24, dtype=np.float32).reshape(12, 2),
+    'labels': np.array(
+      [
+        [0, 1, 0.5],
+        [3, NAN, 2.5],
+        [NAN, 0, 30],
+        [2, 1, NAN],
+        [1, NAN, -4],
+        [0, 0, 7],
+        [2, 1, 8],
+        [1, 0, 9],
+        [3, 0, 10],
+        [1, 1, 11],
+        [0, 1, NAN],
+        [9, 9, 9],
+      ]
+    ),
+    'tasks': [KIND, TEETH, AGE],
+    'client_tasks': [[0, 1], [1, 2], [2, -1], [1, 0]],
+    'train': [[0, 1], [4, 2, 3], [5, 6], [8, 10]],
+    'test': _rows([7], [9], [], [2]),
+  } | changes
+
+
+def _create(**changes) -> dataset.FederatedDataset:
+  return dataset.FederatedDataset.create(**_arguments(**changes))
+
+
+def _groups(rows):
+  return [group.tolist() for group in rows.groups()]
+
+
+class CreateTest(parameterized.TestCase):
+  def test_numbers(self):
+    data = _create()
+    self.assertEqual(
+      (data.num_clients, data.num_slots, data.num_tasks), (4, 2, 3)
+    )
+    self.assertEqual(data.tasks, (KIND, TEETH, AGE))
+
+  def test_missing_labels_are_allowed(self):
+    data = _create()
+    labels = _arguments()['labels']
+    np.testing.assert_array_equal(data.examples.present, ~np.isnan(labels))
+    np.testing.assert_array_equal(data.examples.labels, np.nan_to_num(labels))
+    self.assertEqual(data.examples.labels.dtype, np.float32)
+    np.testing.assert_array_equal(data.examples.columns, [0, 1, 2])
+
+  def test_rows_are_grouped_by_client(self):
+    partition = _create().partition
+    self.assertEqual(
+      _groups(partition.train), [[0, 1], [4, 2, 3], [5, 6], [8, 10]]
+    )
+    self.assertEqual(partition.train.max_size, 3)
+    np.testing.assert_array_equal(partition.train.offsets, [0, 2, 5, 7, 9])
+    np.testing.assert_array_equal(partition.train.sizes, [2, 3, 2, 2])
+    self.assertEqual(_groups(partition.test), [[7], [9], [], [2]])
+    self.assertEqual(_groups(partition.validation), [[], [], [], []])
+    self.assertEqual(partition.validation.max_size, 0)
+
+  def test_members_are_the_slots_of_each_task(self):
+    partition = _create().partition
+    np.testing.assert_array_equal(
+      partition.client_tasks, [[0, 1], [1, 2], [2, 3], [1, 0]]
+    )
+    # Numbers are `2 * client + slot`.
+    self.assertEqual(_groups(partition.members), [[0, 7], [1, 2, 6], [3, 4]])
+
+  def test_labels_are_counted_by_slot(self):
+    np.testing.assert_array_equal(
+      _create().partition.label_counts, [[2, 1], [2, 2], [2, 0], [2, 2]]
+    )
+
+  def test_a_common_test_set_is_that_of_the_holders_by_default(self):
+    partition = _create(validation=_rows([3], [], [6], [0])).partition
+    self.assertEqual(_groups(partition.pooled_test), [[7, 2], [7, 9, 2], [9]])
+    self.assertEqual(
+      _groups(partition.pooled_validation), [[3, 0], [3, 0], [6]]
+    )
+
+  def test_a_common_test_set_may_be_given(self):
+    given = [[0, 9], [5], [1, 2, 3]]
+    partition = _create(pooled_test=given, pooled_validation=given).partition
+    self.assertEqual(_groups(partition.pooled_test), given)
+    self.assertEqual(_groups(partition.pooled_validation), given)
+    self.assertEqual(partition.pooled_test.max_size, 3)
+
+  def test_one_column_and_one_task_may_be_given_flat(self):
+    data = _create(
+      labels=np.arange(12) % 2, tasks=[TEETH_ONLY], client_tasks=[0, 0, 0, 0]
+    )
+    self.assertEqual(data.examples.labels.shape, (12, 1))
+    self.assertEqual(data.partition.client_tasks.tolist(), [[0]] * 4)
+    self.assertEqual(data.num_slots, 1)
+
+  def test_clients_are_numbered_unless_they_have_ids(self):
+    ids = _create().partition.client_ids
+    np.testing.assert_array_equal(ids, np.arange(4, dtype=np.uint32))
+    self.assertEqual(ids.dtype, np.uint32)
+    given = [9, 2**32 - 1, 7, 0]
+    partition = _create(client_ids=given).partition
+    np.testing.assert_array_equal(partition.client_ids, given)
+
+  def test_features_may_be_a_tree(self):
+    features = {'a': np.zeros((12, 2)), 'b': [np.ones((12, 3), np.int32)]}
+    data = _create(features=features)
+    self.assertEqual(
+      jax.tree.map(np.shape, data.examples.features),
+      jax.tree.map(np.shape, features),
+    )
+
+  def test_further_owners_are_kept(self):
+    partition = _create(owner_index={'cluster': np.arange(4)}).partition
+    np.testing.assert_array_equal(partition.owner_index['cluster'], range(4))
+    self.assertEqual(_create().partition.owner_index, {})
+
+  def test_it_is_a_tree_of_arrays(self):
+    data = _create()
+    same = jax.tree.map(lambda leaf: leaf, data)
+    self.assertEqual(same.tasks, data.tasks)
+    self.assertEqual(same.partition.train.max_size, 3)
+    testing.assert_trees_equal(same, data)
+
+
+class MistakesTest(parameterized.TestCase):
+  def _raises(self, sentence, **changes):
+    with self.assertRaisesRegex(ValueError, sentence):
+      _create(**changes)
+
+  def test_a_task_that_is_none(self):
+    self._raises(
+      'client_tasks below the number of tasks, 3, got 3',
+      client_tasks=[0, 1, 2, 3],
+    )
+
+  def test_a_column_that_is_none(self):
+    self._raises(
+      'task columns below the 2 columns of labels, got 2',
+      labels=np.zeros((12, 2)),
+    )
+
+  def test_clients_without_a_group_of_rows(self):
+    self._raises(
+      'training rows for each of 4 clients, got 3 groups',
+      train=[[0, 1], [2], [3]],
+    )
+
+  @parameterized.parameters(
+    ({'features': np.zeros((11, 2))},),
+    ({'features': {'a': np.zeros((12, 1)), 'b': np.zeros(11)}},),
+  )
+  def test_as_many_labels_as_examples(self, changes):
+    self._raises('got 12 labels and 11 examples', **changes)
+
+  @parameterized.parameters(NAN, np.inf, -np.inf)
+  def test_features_that_are_no_numbers(self, value):
+    features = _arguments()['features']
+    features[5, 1] = value
+    self._raises(
+      'The features of client 2 hold NaN or infinite values; remove',
+      features=features,
+    )
+    tree = {'a': [features], 'b': np.zeros((12, 3))}
+    self._raises('The features of client 2 hold', features=tree)
+
+  def test_features_are_checked_in_every_part(self):
+    features = _arguments()['features']
+    features[[0, 7, 9]] = NAN
+    self._raises('features of clients 0, 1 hold', features=features)
+    features = _arguments()['features']
+    features[11] = NAN
+    self._raises(
+      'features of client 2 hold',
+      features=features,
+      validation=_rows([], [], [11], []),
+    )
+
+  def test_an_example_that_nobody_holds_may_be_anything(self):
+    features = _arguments()['features']
+    features[11] = NAN
+    self.assertEqual(_create(features=features).num_clients, 4)
+
+  def test_many_clients_are_counted(self):
+    features = np.full((9, 1), NAN)
+    features[3] = 0
+    with self.assertRaisesRegex(
+      ValueError, 'features of clients 0, 1, 2, 4, 5 and 3 more hold'
+    ):
+      dataset.FederatedDataset.create(
+        features=features,
+        labels=np.zeros(9),
+        tasks=[TEETH_ONLY],
+        client_tasks=[0] * 9,
+        train=[[row] for row in range(9)],
+      )
+
+  @parameterized.parameters(
+    # Row 8 is training data of client 3 alone, which holds the first two tasks.
+    (0, 4, "'kind' to be whole numbers from 0 to 3, got 4"),
+    (0, -1, "'kind' to be whole numbers from 0 to 3, got -1"),
+    (0, 1.5, "'kind' to be whole numbers from 0 to 3, got 1.5"),
+    (1, 2, "'teeth' to be whole numbers from 0 to 1, got 2"),
+    (1, 0.5, "'teeth' to be whole numbers from 0 to 1, got 0.5"),
+  )
+  def test_labels_out_of_range(self, column, value, sentence):
+    labels = _arguments()['labels']
+    labels[8, column] = value
+    self._raises(
+      f'{sentence} in client 3; correct the labels or num_classes',
+      labels=labels,
+    )
+
+  def test_values_that_are_not_finite(self):
+    labels = _arguments()['labels']
+    labels[[4, 5], 2] = -np.inf
+    self._raises(
+      "'age' to be finite numbers, got -inf in clients 1, 2;", labels=labels
+    )
+
+  def test_labels_of_a_task_that_a_client_lacks_may_be_anything(self):
+    labels = _arguments()['labels']
+    labels[8, 2] = np.inf
+    labels[5, 0] = 99
+    self.assertEqual(_create(labels=labels).num_clients, 4)
+
+  def test_values_are_not_read_without_a_check(self):
+    features = _arguments()['features']
+    features[0] = NAN
+    data = _create(features=features, check=False)
+    np.testing.assert_array_equal(data.examples.features, features)
+
+  def test_a_task_without_clients(self):
+    self._raises(
+      "No client holds the task 'age'; assign it to a client or remove it",
+      client_tasks=[[0, 1], [1, 0], [0, -1], [1, 0]],
+    )
+
+  @parameterized.parameters(True, False)
+  def test_clients_without_examples(self, check):
+    self._raises(
+      'No training examples for clients 0, 3; use fewer clients',
+      train=[[], [4, 2, 3], [5, 6], []],
+      check=check,
+    )
+
+  def test_clients_without_labels(self):
+    labels = _arguments()['labels']
+    labels[[0, 1], :2] = NAN
+    self._raises(
+      'No training example carries a label of its task for client 0;',
+      labels=labels,
+    )
+
+
+class FromClientsTest(parameterized.TestCase):
+  def test_rows_follow_the_clients(self):
+    features = [np.zeros((2, 3)), np.ones((1, 3)), np.full((3, 3), 2)]
+    labels = [[0, 1], [4], [2, NAN, 3]]
+    data = dataset.FederatedDataset.from_clients(features, labels, [1, 0, 1])
+    self.assertEqual(_groups(data.partition.train), [[0, 1], [2], [3, 4, 5]])
+    self.assertEqual(_groups(data.partition.test), [[], [], []])
+    np.testing.assert_array_equal(
+      data.examples.features[:, 0], [0, 0, 1, 2, 2, 2]
+    )
+    np.testing.assert_array_equal(
+      data.examples.labels[:, 0], [0, 1, 4, 2, 0, 3]
+    )
+    np.testing.assert_array_equal(data.partition.label_counts, [[2], [1], [2]])
+
+  def test_tasks_are_as_wide_as_the_labels_by_default(self):
+    data = dataset.FederatedDataset.from_clients(
+      [np.zeros((2, 1))] * 2, [[0, 4], [1, 2]], [0, 1]
+    )
+    self.assertEqual(
+      [(t.name, t.kind, t.num_classes) for t in data.tasks],
+      [('task_0', 'multiclass', 5), ('task_1', 'multiclass', 5)],
+    )
+    data = dataset.FederatedDataset.from_clients(
+      [np.zeros((2, 1))], [[0, 0]], [0]
+    )
+    self.assertEqual(data.tasks[0].num_classes, 2)
+
+  def test_columns_are_those_of_the_tasks(self):
+    data = dataset.FederatedDataset.from_clients(
+      [np.zeros((2, 1))] * 2,
+      [[[0, 1, 5.5], [3, 0, 6.5]], [[1, 1, -1], [2, 1, -2]]],
+      [[0, 2], [1, -1]],
+      [KIND, TEETH, AGE],
+    )
+    np.testing.assert_array_equal(data.examples.labels[1], [3, 0, 6.5])
+    np.testing.assert_array_equal(data.partition.label_counts, [[2, 2], [2, 0]])
+
+
+class TakeTest(parameterized.TestCase):
+  def test_slots_carry_the_labels_of_their_tasks(self):
+    batch = _take(
+      _create(),
+      jnp.array([4, 2, 3]),
+      jnp.array([1, 2]),
+      jnp.ones(3, bool),
+    )
+    np.testing.assert_array_equal(batch.features, [[8, 9], [4, 5], [6, 7]])
+    np.testing.assert_array_equal(batch.labels, [[0, 0, 1], [-4, 30, 0]])
+    np.testing.assert_array_equal(
+      batch.has_label, [[False, True, True], [True, True, False]]
+    )
+    np.testing.assert_array_equal(batch.tasks, [1, 2])
+
+  def test_padding_is_zeroed(self):
+    features = _arguments()['features']
+    features[[10, 11]] = NAN
+    batch = _take(
+      _create(features=features, check=False),
+      jnp.array([11, 4, 9, 99, 10]),
+      jnp.array([0, 2]),
+      jnp.array([False, True, False, False, False]),
+    )
+    np.testing.assert_array_equal(
+      batch.features, [[0, 0], [8, 9], [0, 0], [0, 0], [0, 0]]
+    )
+    np.testing.assert_array_equal(
+      batch.labels, [[0, 1, 0, 0, 0], [0, -4, 0, 0, 0]]
+    )
+    expected = [[False, True, False, False, False]] * 2
+    np.testing.assert_array_equal(batch.has_label, expected)
+    np.testing.assert_array_equal(batch.is_example, expected[0])
+
+  def test_an_empty_slot_has_no_label(self):
+    batch = _take(
+      _create(), jnp.array([5, 6]), jnp.array([2, 3]), jnp.ones(2, bool)
+    )
+    np.testing.assert_array_equal(
+      batch.has_label, [[True, True], [False, False]]
+    )
+
+  def test_features_are_standardized_before_padding(self):
+    data = _create()
+    data = dataclasses.replace(
+      data,
+      partition=dataclasses.replace(
+        data.partition,
+        standardization=(np.array([1.0, 2.0]), np.array([10.0, 0.0])),
+      ),
+    )
+    batch = _take(
+      data,
+      jnp.array([0, 3, 3]),
+      jnp.array([0]),
+      jnp.array([True, True, False]),
+    )
+    np.testing.assert_array_equal(batch.features, [[-10, 0], [50, 0], [0, 0]])
+    np.testing.assert_array_equal(batch.labels, [[0, 2, 0]])
+
+  def test_leaves_of_a_tree_keep_shape_and_type(self):
+    features = {
+      'words': np.arange(36, dtype=np.int32).reshape(12, 3),
+      'image': np.arange(96, dtype=np.float32).reshape(12, 2, 2, 2),
+    }
+    batch = _take(
+      _create(features=features),
+      jnp.array([7, 1]),
+      jnp.array([0]),
+      jnp.array([True, False]),
+    )
+    np.testing.assert_array_equal(
+      batch.features['words'], [[21, 22, 23], [0, 0, 0]]
+    )
+    self.assertEqual(batch.features['words'].dtype, jnp.int32)
+    np.testing.assert_array_equal(
+      batch.features['image'][0], features['image'][7]
+    )
+    np.testing.assert_array_equal(batch.features['image'][1], 0)
+
+
+class RowsTest(parameterized.TestCase):
+  def test_an_owner_finds_its_rows(self):
+    rows = dataset.Rows.create([[5, 3], [], [8]])
+
+    @jax.jit
+    def look_up(owner):
+      start, size = rows.of(owner)
+      return start, size, rows.at(start + jnp.arange(3))
+
+    for owner, expected in enumerate([[5, 3], [], [8], [], []]):
+      _, size, found = look_up(owner)
+      self.assertEqual(size, len(expected), owner)
+      np.testing.assert_array_equal(found[: len(expected)], expected)
+
+  def test_the_most_rows_may_be_more_than_there_are(self):
+    self.assertEqual(dataset.Rows.create([[1], [2, 3]]).max_size, 2)
+    self.assertEqual(dataset.Rows.create([[1], [2, 3]], 5).max_size, 5)
+    self.assertEqual(dataset.Rows.create([[1], [2, 3]], 1).max_size, 2)
+
+
+class StackPartitionsTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    first = _create().partition
+    second = _create(
+      train=[[0, 1, 3, 5], [4], [6], [8, 10]],
+      test=_rows([7], [9, 2], [], [3, 5]),
+      client_tasks=[[1, 2], [0, 1], [2, 0], [1, -1]],
+    ).partition
+    standardization = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    self.partitions = [
+      dataclasses.replace(first, standardization=standardization),
+      dataclasses.replace(second, standardization=standardization[::-1]),
+    ]
+
+  def test_each_seed_has_its_own_rows(self):
+    stacked = dataset.stack_partitions(self.partitions)
+    for number, expected in enumerate(self.partitions):
+      actual = jax.tree.map(lambda leaf, i=number: leaf[i], stacked)
+      for field in dataclasses.fields(dataset.Partition):
+        value = getattr(actual, field.name)
+        other = getattr(expected, field.name)
+        if isinstance(other, dataset.Rows):
+          offsets, index = other.offsets, other.index
+          np.testing.assert_array_equal(value.offsets, offsets)
+          np.testing.assert_array_equal(value.index[: len(index)], index)
+        else:
+          testing.assert_trees_equal(value, other)
+
+  def test_rows_are_padded_to_the_longest(self):
+    stacked = dataset.stack_partitions(self.partitions)
+    self.assertEqual(stacked.train.index.shape, (2, 9))
+    self.assertEqual(stacked.train.max_size, 4)
+    self.assertEqual(stacked.test.index.shape, (2, 5))
+    self.assertEqual(stacked.test.max_size, 2)
+    self.assertEqual(stacked.pooled_test.index.shape, (2, 8))
+    self.assertEqual(stacked.members.index.shape, (2, 7))
+
+  def test_padding_belongs_to_nobody(self):
+    stacked = dataset.stack_partitions(self.partitions)
+    shorter = jax.tree.map(lambda leaf: leaf[0], stacked)
+    self.assertEqual(int(shorter.train.sizes.sum()), 9)
+    self.assertEqual(int(shorter.test.sizes.sum()), 3)
+    start, size = shorter.test.of(jnp.array(3))
+    self.assertEqual((int(start), int(size)), (2, 1))
+
+
+if __name__ == '__main__':
+  absltest.main()

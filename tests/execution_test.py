@@ -1,0 +1,92 @@
+"""Laws of execution: every form runs every client once and adds them all."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import execution
+from fmtl_jax.algorithms import base
+
+CLIENTS = 7
+FORMS = ('scan', 'vmap') + tuple(
+  f'chunk:{size}' for size in range(1, CLIENTS + 3)
+)
+
+
+class MapClientsTest(parameterized.TestCase):
+  @parameterized.parameters(*FORMS)
+  def test_the_sum_is_over_all_clients_and_rows_keep_their_order(self, form):
+    rows = {
+      'x': jnp.arange(1.0, CLIENTS + 1),
+      'weight': jnp.linspace(0.1, 2.0, CLIENTS),
+    }
+
+    def client_fn(row):
+      # A row of zeros, as blocks are padded with, gives NaN.
+      square = row['x'] ** 2
+      return {'square': square / (row['x'] > 0)}, (row['x'], {'square': square})
+
+    def add(total, contributions, rows):
+      weight = rows['weight']
+      value = jnp.where(weight > 0, contributions['square'], 0)
+      return {'square': total['square'] + (weight * value).sum()}
+
+    total, kept = jax.jit(
+      lambda rows: execution.map_clients(
+        client_fn, rows, add, {'square': jnp.float32(0)}, execution=form
+      )
+    )(rows)
+    square = np.arange(1.0, CLIENTS + 1) ** 2
+    np.testing.assert_allclose(
+      total['square'], (square * np.linspace(0.1, 2.0, CLIENTS)).sum(), 1e-6
+    )
+    np.testing.assert_array_equal(kept[0], rows['x'])
+    np.testing.assert_array_equal(kept[1]['square'], square)
+
+  @parameterized.parameters(('scan', 1), ('vmap', 7), ('chunk:3', 3))
+  def test_as_many_clients_run_at_once_as_asked(self, form, expected):
+    sizes = []
+
+    def add(total, contributions, unused_rows):
+      sizes.append(contributions.shape[0])
+      return total + contributions.sum()
+
+    execution.map_clients(
+      lambda x: (x, ()), jnp.arange(7.0), add, jnp.float32(0), execution=form
+    )
+    self.assertEqual(set(sizes), {expected})
+
+
+class ResolveTest(parameterized.TestCase):
+  @parameterized.parameters(('cpu', 'scan'), ('gpu', 'vmap'), ('tpu', 'vmap'))
+  def test_auto_depends_on_the_platform(self, platform, expected):
+    self.assertEqual(execution.resolve('auto', platform), expected)
+
+  def test_auto_looks_at_the_platform_at_hand(self):
+    self.assertEqual(
+      execution.resolve('auto'),
+      execution.resolve('auto', jax.default_backend()),
+    )
+
+  @parameterized.parameters('scan', 'vmap', 'chunk:1', 'chunk:12')
+  def test_a_form_stays(self, form):
+    self.assertEqual(execution.resolve(form, 'gpu'), form)
+
+  @parameterized.parameters(
+    'pmap', '', 'chunk', 'chunk:', 'chunk:0', 'chunk:-2', 'chunk:2.5', 'Scan'
+  )
+  def test_another_form_is_an_error(self, form):
+    sentence = (
+      "Expected execution.name to be 'auto', 'scan', 'vmap' or 'chunk:K' with "
+      f"K >= 1 (for example 'chunk:8'), got {form!r}."
+    )
+    with self.assertRaisesWithLiteralMatch(ValueError, sentence):
+      execution.resolve(form)
+    with self.assertRaisesWithLiteralMatch(ValueError, sentence):
+      base.RoundSettings(execution=form)
+
+
+if __name__ == '__main__':
+  absltest.main()

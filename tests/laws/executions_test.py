@@ -1,0 +1,132 @@
+"""Law: how clients are mapped changes nothing but rounding."""
+
+import dataclasses
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from fmtl_jax import evaluation
+from fmtl_jax import reducers
+from fmtl_jax import testing
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import multi_task_fl
+
+import cases
+
+MIX = ('common', 'task', 'personal')
+CLIENTS = 5  # In the cohort; chunks of 2, 3 and 4 leave a rest.
+
+
+@functools.cache
+def _data():
+  return testing.toy_data(CLIENTS, 3, 2, missing=0.4)
+
+
+def _algorithm(execution, **settings):
+  return multi_task_fl.multi_task_fl(
+    testing.toy_federation(MIX, _data())[0],
+    cases.Local(batch_size=2, momentum=0.5).package(),
+    base.RoundSettings(clients_per_task=2, execution=execution, **settings),
+  )
+
+
+@functools.cache
+def _two_rounds(execution, **settings):
+  algorithm = _algorithm(execution, **settings)
+  round_fn = testing.jit(algorithm.round)
+  state, _ = round_fn(cases.start(algorithm, _data()), _data())
+  state, metrics = round_fn(state, _data())
+  return state, metrics
+
+
+class ExecutionsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    'vmap', *[f'chunk:{size}' for size in range(1, CLIENTS + 2)]
+  )
+  def test_every_form_of_the_round_agrees_with_scan(self, execution):
+    state, metrics = _two_rounds('scan')
+    other_state, other_metrics = _two_rounds(execution)
+    testing.assert_trees_close(other_state, state)
+    losses, other_losses = metrics['loss_sum'], other_metrics['loss_sum']
+    testing.assert_trees_close(other_losses, losses)
+    for name in ('client', 'task', 'count', 'steps'):
+      testing.assert_trees_equal(other_metrics[name], metrics[name])
+
+  @parameterized.parameters('vmap', 'chunk:2')
+  def test_a_reducer_that_needs_all_updates_agrees_with_scan(self, execution):
+    of_type = {'common': reducers.median, 'task': reducers.median}
+    algorithms = [
+      _algorithm(form, reducer=of_type) for form in ('scan', execution)
+    ]
+    states = [
+      testing.jit(algorithm.round)(cases.start(algorithm, _data()), _data())
+      for algorithm in algorithms
+    ]
+    testing.assert_trees_close(states[1], states[0])
+
+  @parameterized.parameters('vmap', 'chunk:2')
+  def test_every_form_of_evaluation_agrees_with_scan(self, execution):
+    data = _data()
+    federation, _ = testing.toy_federation(MIX, data)
+    algorithm = multi_task_fl.multi_task_fl(federation)
+    state = cases.start(algorithm, data)
+
+    def evaluate(form):
+      evaluate_fn = evaluation.evaluator(federation, algorithm, form)
+      return testing.jit(evaluate_fn)(
+        state, data, data.partition.test, data.partition.pooled_test
+      )
+
+    testing.assert_trees_close(evaluate(execution), evaluate('scan'))
+
+
+class DoublePrecisionTest(parameterized.TestCase):
+  """Where rounding is small, nothing but a mistake can be large."""
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(jax.enable_x64(True))
+    self.tolerances = {'rtol': 1e-9, 'atol': 1e-12}
+
+  def _data(self, num_slots):
+    missing = 0.4 if num_slots > 1 else 0.0
+    data = testing.toy_data(CLIENTS, 3, num_slots, missing=missing)
+    examples = data.examples
+    features = examples.features.astype(np.float64)
+    return dataclasses.replace(
+      data, examples=dataclasses.replace(examples, features=features)
+    )
+
+  @parameterized.product(execution=['scan', 'vmap', 'chunk:2'])
+  def test_rounds_equal_the_naive_loop(self, execution):
+    state = cases.compare(
+      MIX,
+      self._data(2),
+      local=cases.Local(batch_size=2, momentum=0.9, epochs=2),
+      clients_per_task=2,
+      weighting={'common': 'task_balanced'},
+      servers={'task': cases.Server.adam(0.1)},
+      execution=execution,
+      rounds=3,
+      **self.tolerances,
+    )
+    for leaf in jax.tree.leaves(state.params):
+      self.assertEqual(leaf.dtype, np.float64)
+
+  @parameterized.product(weighting=['examples', 'paper', 'uniform'])
+  def test_one_slot(self, weighting):
+    cases.compare(
+      MIX,
+      self._data(1),
+      local=cases.Local(batch_size=2),
+      clients_per_task=(2, 1, 1),
+      weighting={'common': weighting, 'task': weighting},
+      **self.tolerances,
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,266 @@
+"""Law: padding changes nothing, whatever garbage it holds."""
+
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import evaluation
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import testing
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.data import dataset as dataset_lib
+
+import cases
+
+MIX = ('common', 'task', 'personal')
+FILLINGS = (np.nan, np.inf, -1e30)
+
+
+def _replace(data, partition, **examples):
+  return dataclasses.replace(
+    data,
+    examples=dataclasses.replace(data.examples, **examples),
+    partition=dataclasses.replace(data.partition, **partition),
+  )
+
+
+def _with_more_rows(data, fill, count):
+  """Appends rows of garbage to the store."""
+  examples = data.examples
+  more = lambda x, value: np.concatenate(
+    [x, np.full((count, x.shape[1]), value, x.dtype)]
+  )
+  return {
+    'features': more(examples.features, fill),
+    'labels': more(examples.labels, fill),
+    'present': more(examples.present, True),
+  }
+
+
+def _between_garbage(data, fill):
+  """Puts a client full of garbage before, between and after the clients.
+
+  Nobody draws them. Every row, owner and index that is only there to fill a
+  shape is then one of theirs.
+  """
+  partition, size = data.partition, 9
+  num_rows, num_slots = len(data.examples.features), data.num_slots
+  garbage = np.arange(num_rows, num_rows + size)
+
+  def groups(rows):
+    mixed = [garbage]
+    for group in rows.groups():
+      mixed += [group, garbage]
+    return dataset_lib.Rows.create(mixed)
+
+  def table(values, value):
+    mixed = np.full((2 * len(values) + 1,) + values.shape[1:], value)
+    mixed[1::2] = values
+    return mixed.astype(values.dtype)
+
+  members = [
+    (2 * (group // num_slots) + 1) * num_slots + group % num_slots
+    for group in partition.members.groups()
+  ]
+  return _replace(
+    data,
+    {
+      'train': groups(partition.train),
+      'client_tasks': table(partition.client_tasks, 0),
+      'client_ids': table(partition.client_ids, 77),
+      'label_counts': table(partition.label_counts, size),
+      'members': dataset_lib.Rows.create(members),
+    },
+    **_with_more_rows(data, fill, size),
+  )
+
+
+class ClientsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('scan', 4), ('vmap', 0), ('vmap', 4), ('chunk:2', 4)
+  )
+  def test_garbage_clients_and_examples(self, execution, batch_size):
+    data = testing.toy_data(7, 3, 2, missing=0.4)
+    shift = np.linspace(0.1, 0.3, 3).astype(np.float32)
+    data = _replace(data, {'standardization': (shift, 1 + shift)})
+    federation, _ = testing.toy_federation(MIX, data)
+
+    def build(data):
+      algorithm = multi_task_fl.multi_task_fl(
+        testing.toy_federation(MIX, data)[0],
+        cases.Local(
+          batch_size=batch_size, momentum=0.5, keep_momentum=True
+        ).package(),
+        base.RoundSettings(clients_per_task=2, execution=execution),
+      )
+      return algorithm, testing.jit(algorithm.round)
+
+    def two_rounds(round_fn, state, data):
+      state, _ = round_fn(state, data)
+      return round_fn(state, data)
+
+    def map_clients(function, state):
+      """Maps all that belongs to clients, `[M, ...]`."""
+      return dataclasses.replace(
+        state,
+        params=jax.tree.map(
+          lambda label, leaf: function(leaf) if label == 'personal' else leaf,
+          federation.layer_types,
+          state.params,
+        ),
+        clients=jax.tree.map(function, state.clients),
+      )
+
+    algorithm, round_fn = build(data)
+    start = cases.start(algorithm, data)
+    expected, metrics = two_rounds(round_fn, start, data)
+    # A client was drawn twice, so that the cohort has room for another one.
+    self.assertIn(data.num_clients, np.asarray(metrics['client']))
+
+    _, padded_round_fn = build(_between_garbage(data, 0.0))
+
+    def run(fill):
+      def spread(leaf):
+        shape = (2 * len(leaf) + 1,) + leaf.shape[1:]
+        return jnp.full(shape, fill, leaf.dtype).at[1::2].set(leaf)
+
+      state, _ = two_rounds(
+        padded_round_fn,
+        map_clients(spread, start),
+        _between_garbage(data, fill),
+      )
+      for leaf in jax.tree.leaves(state.clients):
+        np.testing.assert_array_equal(leaf[::2], np.full_like(leaf[::2], fill))
+      return map_clients(lambda leaf: leaf[1::2], state)
+
+    results = [run(fill) for fill in FILLINGS]
+    for result in results[1:]:
+      testing.assert_trees_equal(result, results[0])
+    testing.assert_trees_close(results[0], expected)
+
+  @parameterized.parameters(
+    # Clients' weights, their owners, and the sums of two owners.
+    ([0.0, 0.5, 2.0, 0.0], [0, 0, 1, 1], [0.5 * 20, 2 * 30]),
+    # The owner 2 does not exist; the weight 1 is lost with it.
+    ([0.5, 1.0, 0.0, 3.0], [1, 2, 2, 1], [0.0, 0.5 * 10 + 3 * 40]),
+    # With two slots for each client.
+    ([[0.0, 0.5], [2.0, 3.0]], [[0, 1], [1, 2]], [0.0, 0.5 * 20 + 2 * 30]),
+    # A single copy.
+    ([0.0, 0.5, 2.0, 0.0], None, 0.5 * 20 + 2 * 30),
+  )
+  def test_what_has_no_weight_or_owner_may_be_nan(self, weights, owner, sums):
+    weights = np.array(weights, np.float32)
+    values = np.array([10.0, 20.0, 30.0, 40.0], np.float32)
+    values = np.stack([values.reshape(weights.shape)] * 3, axis=-1)
+    values[weights == 0] = np.nan
+    total = jnp.ones(np.shape(sums) + (3,))
+    result = federation_lib.owner_sum(
+      jnp.asarray(values),
+      jnp.asarray(weights),
+      None if owner is None else jnp.asarray(owner),
+      total,
+    )
+    np.testing.assert_array_equal(result, 1 + np.array(sums)[..., None] * total)
+
+
+class SlotsTest(parameterized.TestCase):
+  @parameterized.product(execution=['scan', 'vmap'], clients_per_task=[0, 1])
+  def test_a_head_that_a_client_does_not_train(
+    self, execution, clients_per_task
+  ):
+    """One head diverged. Those who train it are lost, and nobody else."""
+    data = testing.toy_data(8, 4, 2)
+    federation, _ = testing.toy_federation(('personal', 'task'), data)
+    algorithm = multi_task_fl.multi_task_fl(
+      federation,
+      cases.Local().package(),
+      base.RoundSettings(
+        clients_per_task=clients_per_task, execution=execution
+      ),
+    )
+    start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
+    expected, _ = round_fn(start, data)
+    for task in range(data.num_tasks):
+      diverged = jax.tree.map(
+        lambda x, task=task: x.at[task].set(jnp.nan), start.params['layer_1']
+      )
+      state, metrics = round_fn(
+        dataclasses.replace(start, params=start.params | {'layer_1': diverged}),
+        data,
+      )
+      trains_it = (np.asarray(metrics['task']) == task).any(1)
+      lost = np.asarray(metrics['client'])[trains_it]
+      others = np.setdiff1d(np.arange(data.num_clients), lost)
+      testing.assert_trees_equal(
+        cases.rows(state.params['layer_0'], others),
+        cases.rows(expected.params['layer_0'], others),
+      )
+
+
+class ExamplesTest(parameterized.TestCase):
+  @parameterized.parameters((1, 0), (2, 2), (1, 8))
+  def test_room_for_more_rows(self, num_slots, batch_size):
+    """Larger shapes, more rows in the store, a longer list of rows."""
+    data = testing.toy_data(6, 3, num_slots, missing=0.3)
+
+    def longer(rows, count):
+      garbage = len(data.examples.features)
+      return dataset_lib.Rows(
+        index=np.append(rows.index, [garbage] * count).astype(np.int32),
+        offsets=rows.offsets,
+        max_size=rows.max_size + count,
+      )
+
+    def run(data):
+      federation, _ = testing.toy_federation(MIX, data)
+      algorithm = multi_task_fl.multi_task_fl(
+        federation,
+        cases.Local(batch_size=batch_size).package(),
+        base.RoundSettings(clients_per_task=1, weighting={'task': 'paper'}),
+      )
+      round_fn = testing.jit(algorithm.round)
+      evaluate = testing.jit(evaluation.evaluator(federation, algorithm))
+      state, metrics = round_fn(cases.start(algorithm, data), data)
+      partition = data.partition
+      return (
+        state,
+        metrics,
+        evaluate(state, data, partition.test, partition.pooled_test),
+      )
+
+    partition = data.partition
+    padded = _replace(
+      data,
+      {
+        'train': longer(partition.train, 3),
+        'test': longer(partition.test, 2),
+        'pooled_test': longer(partition.pooled_test, 2),
+      },
+      **_with_more_rows(data, np.nan, 1),
+    )
+    testing.assert_trees_close(run(padded), run(data))
+
+  def test_a_padded_batch_holds_zeros(self):
+    data = testing.toy_data(3, 3)
+    data = _replace(data, {}, **_with_more_rows(data, np.nan, 1))
+    garbage = len(data.examples.features) - 1
+    batch = jax.tree.map(
+      np.asarray,
+      data.take(
+        jnp.array([0, garbage, 10**6]),
+        jnp.array([0]),
+        jnp.array([True, False, False]),
+      ),
+    )
+    np.testing.assert_array_equal(batch.features[1:], np.zeros((2, 3)))
+    np.testing.assert_array_equal(batch.labels[:, 1:], np.zeros((1, 2)))
+    np.testing.assert_array_equal(batch.has_label, [[True, False, False]])
+
+
+if __name__ == '__main__':
+  absltest.main()

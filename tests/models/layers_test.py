@@ -1,0 +1,137 @@
+"""Laws of layers: matrix products that equal XLA's own convolutions."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import testing
+from fmtl_jax.models import layers
+
+# Odd, even and unequal windows; odd and even axes of space; one and two.
+CASES = (
+  ((6,), (3,)),
+  ((7,), (2,)),
+  ((5,), (5,)),
+  ((4, 6), (3, 3)),
+  ((5, 4), (2, 3)),
+)
+
+
+def _array(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def _reference(kernel, bias, x):
+  """A convolution and a max pooling of XLA with ReLU in between."""
+  space = 'HW'[: x.ndim - 2]
+  y = jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(1,) * len(space),
+    padding='SAME',
+    dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
+  )
+  window = (1, *(2,) * len(space), 1)
+  return jax.lax.reduce_window(
+    jax.nn.relu(y + bias), -jnp.inf, jax.lax.max, window, window, 'VALID'
+  )
+
+
+class ConvTest(parameterized.TestCase):
+  @parameterized.parameters(*CASES)
+  def test_it_equals_a_convolution_and_so_do_its_gradients(self, space, window):
+    conv = layers.Conv(2, 3, window, rngs=nnx.Rngs(0))
+    graph, _ = nnx.split(conv)
+    kernel, bias = _array(*window, 2, 3), _array(3, seed=1)
+    x = _array(2, *space, 2, seed=2)
+    cotangent = _array(2, *[n // 2 for n in space], 3, seed=3)
+
+    def apply(kernel, bias, x):
+      module = nnx.merge(graph, {'kernel': kernel, 'bias': bias})
+      return module(x)
+
+    @testing.jit
+    def outputs_and_gradients():
+      def both(function):
+        y, backward = jax.vjp(function, kernel, bias, x)
+        return y, backward(cotangent)
+
+      return both(apply), both(_reference)
+
+    actual, expected = outputs_and_gradients()
+    self.assertEqual(actual[0].shape, cotangent.shape)
+    testing.assert_trees_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+  def test_its_activation_may_be_another(self):
+    conv = layers.Conv(1, 1, (1,), activation=jnp.negative, rngs=nnx.Rngs(0))
+    conv.kernel[...] = jnp.full((1, 1, 1), 2.0)
+    x = jnp.array([1.0, 3.0, -2.0, 5.0])[None, :, None]
+    np.testing.assert_allclose(conv(x)[0, :, 0], [-2, 4])
+
+  def test_its_kernel_keeps_the_variance(self):
+    conv = layers.Conv(32, 64, (3, 3), rngs=nnx.Rngs(0))
+    self.assertEqual(conv.kernel.shape, (3, 3, 32, 64))
+    np.testing.assert_allclose(
+      np.std(conv.kernel[...]), 1 / np.sqrt(9 * 32), rtol=0.03
+    )
+    np.testing.assert_array_equal(conv.bias[...], np.zeros(64))
+
+
+class PatchesTest(parameterized.TestCase):
+  def test_a_window_stands_around_its_place(self):
+    x = jnp.arange(1.0, 5.0)[None, :, None]
+    np.testing.assert_array_equal(
+      layers.patches(x, (3,))[0], [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 0]]
+    )
+    np.testing.assert_array_equal(
+      layers.patches(x, (2,))[0], [[1, 2], [2, 3], [3, 4], [4, 0]]
+    )
+
+  def test_places_come_before_channels(self):
+    x = _array(1, 4, 5, 3)
+    actual = layers.patches(x, (3, 3))[0, 1, 2]
+    np.testing.assert_array_equal(actual, x[0, 0:3, 1:4].reshape(-1))
+
+
+class MaxPoolTest(parameterized.TestCase):
+  def test_it_halves_the_axes_and_drops_odd_ends(self):
+    x = jnp.array([4.0, 1.0, -2.0, -3.0, 9.0])[None, :, None]
+    np.testing.assert_array_equal(layers.max_pool(x)[0, :, 0], [4, -2])
+    x = _array(2, 5, 4, 3)
+    expected = np.asarray(x)[:, :4].reshape(2, 2, 2, 2, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(layers.max_pool(x), expected)
+
+
+class DenseTest(parameterized.TestCase):
+  def test_it_flattens_its_inputs(self):
+    dense = layers.Dense(6, 4, rngs=nnx.Rngs(0))
+    dense.bias[...] = bias = _array(4, seed=1)
+    x = _array(5, 2, 3)
+    np.testing.assert_allclose(
+      dense(x),
+      np.maximum(x.reshape(5, 6) @ np.asarray(dense.kernel[...]) + bias, 0),
+      rtol=1e-5,
+      atol=1e-6,
+    )
+
+  def test_an_output_layer_has_no_activation(self):
+    dense = layers.Dense(2, 3, activation=layers.identity, rngs=nnx.Rngs(0))
+    x = -_array(4, 2)
+    np.testing.assert_allclose(
+      dense(x), x @ dense.kernel[...], rtol=1e-5, atol=1e-6
+    )
+    self.assertLess(np.min(dense(x)), 0)
+
+  def test_its_kernel_keeps_the_variance(self):
+    dense = layers.Dense(64, 200, rngs=nnx.Rngs(0))
+    self.assertEqual(dense.kernel.shape, (64, 200))
+    np.testing.assert_allclose(np.std(dense.kernel[...]), 1 / 8, rtol=0.03)
+    np.testing.assert_array_equal(dense.bias[...], np.zeros(200))
+
+
+if __name__ == '__main__':
+  absltest.main()
