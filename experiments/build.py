@@ -149,6 +149,11 @@ def build_network(
       'Some layers are labelled pretrained; name the folder with their '
       'parameters in model.pretrained (experiments.export makes one).'
     )
+  if config.data.standardize:
+    raise ValueError(
+      'Expected data.standardize=False with pretrained layers, whose outputs '
+      'are computed once for all seeds, got True.'
+    )
   pretrained, _ = checkpoints.load_params(config.model.pretrained)
   prefix, rest = models.base.split_prefix(model, labels)
   if not prefix.stages:
@@ -243,6 +248,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   rules = {
     'run.rounds': 1,
     'run.seeds': 1,
+    'run.first_seed': 0,
     'run.evaluate_every': 1,
     'client.batch_size': 0,
     'client.local_epochs': 1,
@@ -260,6 +266,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       "Expected execution.compile_effort to be 'high' or 'low', got "
       f'{config.execution.compile_effort!r}.'
     )
+  for field in ('model.hidden', 'model.channels'):
+    widths = flat[field]
+    if not all(isinstance(w, int) and w >= 1 for w in widths):
+      raise ValueError(
+        f'Expected {field} to be whole numbers >= 1, got {tuple(widths)}.'
+      )
   fractions = (config.data.test_fraction, config.data.validation_fraction)
   if min(fractions) < 0 or sum(fractions) >= 1:
     raise ValueError(

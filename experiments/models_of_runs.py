@@ -59,6 +59,7 @@ def load(
     ValueError: If the run, case, seed, task or client does not exist.
   """
   config, command_line = read_config(workdir)
+  folder = workdir / 'checkpoints' / case
   seeds = train.seeds_of(config)
   if case not in cases_lib.CASES:
     raise ValueError(
@@ -67,6 +68,10 @@ def load(
     )
   if seed not in seeds:
     raise ValueError(f'Expected --seed to be one of {seeds}, got {seed}.')
+  if not folder.is_dir():
+    raise ValueError(
+      f'No checkpoint of {case!r} in {workdir}; run that case there first.'
+    )
   source = datasets.load(config.data)
   case_config = cases_lib.resolve(case, config, command_line)
   built = build.build(case, case_config, source, seeds)
@@ -77,7 +82,7 @@ def load(
     bool(cases_lib.CASES[case].centralized),
   )
   program = program_lib.Program(built, 1, low_effort=True)
-  saved = checkpoints.Checkpoints(workdir / 'checkpoints' / case)
+  saved = checkpoints.Checkpoints(folder)
   states, _ = saved.restore(program.host_state(program.init()))
   saved.close()
   number = seeds.index(seed)

@@ -24,6 +24,7 @@ from experiments import config as config_lib
 from experiments import datasets
 from experiments import figures
 from experiments import interrupts
+from experiments import results
 from experiments import tables
 from experiments import train
 from experiments import workdirs
@@ -106,24 +107,34 @@ def run(
   names = [
     name for name in cases_lib.names(config, only) if name != cases_lib.MAJORITY
   ]
+  if not names:
+    raise ValueError(
+      'Expected cases that train something, got the majority class alone.'
+    )
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
   identity = (
     config_lib.identity(config) | {'command_line': sorted(command_line)} | swept
   )
   workdirs.check(workdir, identity)
   source = datasets.load(config.data)
+  if not config.data.validation_fraction:
+    raise ValueError(
+      'Expected data.validation_fraction > 0, got 0: a sweep compares settings '
+      'on validation data.'
+    )
   plans = []
   for name in names:
     mapped, static = grid_of(sweep, name)
     points = product(mapped)
     for number, point in enumerate(product(static)):
       case_config = cases_lib.resolve(name, config, command_line)
-      for field, value in (point | points[0]).items():
-        config_lib.set_field(case_config, field, value)
-      build.check(case_config)
+      for mapped_point in points:
+        for field, value in (point | mapped_point).items():
+          config_lib.set_field(case_config, field, value)
+        build.check(case_config)
       plans.append((name, number, point, points, case_config))
-  # Building the first finds most mistakes before anything is written.
-  _build(plans[0], source)
+  for plan in plans:  # Finds mistakes before anything is written.
+    _build(plan, source)
   workdirs.prepare(workdir, identity, config_lib.flatten(config))
   (workdir / 'parts').mkdir(exist_ok=True)
   rows = []
@@ -175,7 +186,8 @@ def _rows(name, point, points, config, history, seconds):
     curve = values[:, i].mean(1)
     if diverged.reshape(len(points), -1)[i].any():
       curve = np.full(len(curve), np.nan)
-    best = int(np.nanargmax(curve)) if np.isfinite(curve).any() else 0
+    sign = -1 if results.lower_is_better(config.report.metric) else 1
+    best = int(np.nanargmax(sign * curve)) if np.isfinite(curve).any() else 0
     seeds = values[-1, i]
     std = seeds.std(ddof=1) if len(seeds) > 1 else np.nan
     rows.append(
@@ -188,6 +200,7 @@ def _rows(name, point, points, config, history, seconds):
         'std': train.to_json(std),
         'best': train.to_json(curve[best]),
         'best_round': history.rounds[best],
+        'lower_is_better': sign < 0,
         'seconds': seconds,
         'runs_in_program': values.shape[1] * values.shape[2],
       }
@@ -199,12 +212,18 @@ def best_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
   """The row with the best validation value of each case."""
   chosen: dict[str, Mapping[str, Any]] = {}
   for row in rows:
-    known = chosen.get(row['case'])
-    if row['best'] is None:
-      continue
-    if known is None or row['best'] > known['best']:
-      chosen[row['case']] = row
+    if row['best'] is not None:
+      known = chosen.get(row['case'])
+      if known is None or _merit(row) > _merit(known):
+        chosen[row['case']] = row
   return chosen
+
+
+def _merit(row: Mapping[str, Any]) -> float:
+  """The best value of a row, the higher the better; none is the worst."""
+  if row['best'] is None:
+    return -np.inf
+  return -row['best'] if row['lower_is_better'] else row['best']
 
 
 def _report(workdir, config, rows):
@@ -224,7 +243,7 @@ def _report(workdir, config, rows):
       '' if row['best'] is None else f'{row["best"]:.2f}',
       '' if row['best'] is None else str(row['best_round']),
     )
-    for row in sorted(rows, key=lambda r: (r['case'], -(r['best'] or -np.inf)))
+    for row in sorted(rows, key=lambda r: (r['case'], -_merit(r)))
   ]
   view = f'{config.report.view} {config.report.metric}'
   table = tables.Table(

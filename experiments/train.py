@@ -285,7 +285,7 @@ def run_case(
 
   compiled_before = history.compile_seconds
   try:
-    if not evaluated:
+    if not evaluated and (done % every == 0 or done == rounds):
       evaluate()
     while done < rounds:
       steps = min(every - done % every, rounds - done)
@@ -338,18 +338,19 @@ def _check_finite(
   seeds: Sequence[int],
   label: str,
 ) -> None:
-  """Raises a DivergedError that names the first loss that is not finite."""
-  bad = ~np.isfinite(metrics['loss_sum'])
+  """Raises a DivergedError that names the first number that is not finite."""
+  bad = ~np.isfinite(metrics['loss_sum']) | ~metrics['finite'][..., None]
   if not bad.any():
     return
   places = np.argwhere(bad)
   run, step, place, slot = places[places[:, 1].argmin()]
   client = metrics['client'][run, step, place]
   task = min(metrics['task'][run, step, place, slot], case.data.num_tasks - 1)
+  loss = metrics['loss_sum'][run, step, place, slot]
   raise DivergedError(
-    f'{label}: the loss of client {client} on task '
-    f'{case.data.tasks[task].name!r} was not finite in round {done + step} '
-    f'(seed {seeds[run]}); use a smaller learning rate.'
+    f'{label}: the {"update" if np.isfinite(loss) else "loss"} of client '
+    f'{client} on task {case.data.tasks[task].name!r} was not finite in round '
+    f'{done + step} (seed {seeds[run]}); use a smaller learning rate.'
   )
 
 

@@ -36,11 +36,13 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       'run of experiments.main.'
     )
   try:
-    return json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    saved = json.loads(path.read_text())
+    _ = saved['config'], saved['identity']['command_line']
+  except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f'{path} is damaged ({error}); use another --workdir.'
     ) from error
+  return saved
 
 
 def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:

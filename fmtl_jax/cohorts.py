@@ -64,6 +64,12 @@ def check_clients_per_task(
   Raises:
     ValueError: If K is negative or exceeds a group, or the lengths differ.
   """
+  given = clients_per_task
+  if not isinstance(given, (int, Sequence)) or isinstance(given, str):
+    raise ValueError(
+      'Expected cohort.clients_per_task to be a whole number, or one for each '
+      f'task, got {given!r}.'
+    )
   if isinstance(clients_per_task, int):
     counts = (clients_per_task,) * len(group_sizes)
     smallest = int(np.argmin(group_sizes))

@@ -26,8 +26,9 @@ class Algorithm(NamedTuple):
     init: `(key, data) -> state`; the key is consumed.
     round: `(state, data, frozen) -> (state, metrics)`. `frozen` is the
       federation's by default. Metrics are those of the cohort's clients:
-      `client` and `steps`, `[C]`; `task` (T for a slot that takes no part),
-      `loss_sum` and `count` (of examples, over all steps), `[C, S]`.
+      `client`, `steps` and `finite` (whether its update is), `[C]`; `task` (T
+      for a slot that takes no part), `loss_sum` and `count` (of examples, over
+      all steps), `[C, S]`.
     view: `(state, data, client, frozen) -> view`: the parameters with which a
       client (a `Cohort` without the leading axis) predicts.
     personal: Whether views differ between the clients of a task.

@@ -29,6 +29,11 @@ from fmtl_jax import layer_types
 from fmtl_jax.algorithms import base
 
 
+def _is_finite(tree):
+  """Whether all values of a tree are numbers."""
+  return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
 def federated_averaging(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
@@ -87,9 +92,10 @@ def federated_averaging(
         state.round,
       )
       update = aggregation.mask_inactive(result.update, client.active)
+      metrics = result.metrics | {'finite': _is_finite(update)}
       own = aggregation.owned(jax.tree.map(jnp.add, view, update))
       summed, stacked = aggregation.split(update)
-      return summed, (stacked, own, result.state, result.metrics)
+      return summed, (stacked, own, result.state, metrics)
 
     total, (stacked, own, client_states, metrics) = execution.map_clients(
       client_fn,

@@ -1,0 +1,440 @@
+"""Law: a mistake on the command line is one sentence, and writes nothing.
+
+Commands run in children of one process that has imported what they need: a
+start takes seconds, a mistake is found in milliseconds.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+
+from experiments import command_line
+from experiments import interrupts
+from fmtl_jax import testing
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import train_test
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DIGITS = ROOT / 'configs' / 'digits.py'
+HAR = ROOT / 'configs' / 'har.py'
+GRID = ROOT / 'configs' / 'sweeps' / 'digits.py'
+SMALL = (
+  f'--config={DIGITS}:smoke',
+  '--cases=multi_task_fl',
+  '--config.data.clients=5',
+  '--config.model.hidden=(4,)',
+  '--config.algorithm.task_layers=1',
+  '--config.cohort.clients_per_task=1',
+  '--config.client.batch_size=0',
+  '--config.run.seeds=1',
+)
+
+# Reads a command a line, answers with its exit code and what it printed.
+_SERVER = """
+import importlib, json, os, sys, tempfile, traceback
+program = importlib.import_module(sys.argv[1])
+from experiments import command_line, describe, models_of_runs, sweeps
+for line in sys.stdin:
+  files = [tempfile.TemporaryFile('w+') for _ in range(2)]
+  child = os.fork()
+  if not child:
+    for number, file in enumerate(files, start=1):
+      os.dup2(file.fileno(), number)
+    sys.argv = [program.__file__, *json.loads(line)]
+    try:
+      command_line.run(program.main)
+    except SystemExit as stop:
+      code = stop.code
+    except BaseException:
+      traceback.print_exc()
+      code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  for file in files:
+    file.seek(0)
+  print(json.dumps([code, *(file.read() for file in files)]), flush=True)
+"""
+
+
+def environment():
+  """Finds the project from anywhere, and compiles fast."""
+  options = testing._quick_options().items()
+  quick = ' '.join(f'--{name}={value}'.lower() for name, value in options)
+  return os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': quick}
+
+
+class CommandTestCase(parameterized.TestCase):
+  """Runs commands of one module in an empty folder, which is `cwd`."""
+
+  MODULE = ''
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.cwd = pathlib.Path(folder)
+    cls.server = subprocess.Popen(
+      [sys.executable, '-c', _SERVER, f'experiments.{cls.MODULE}'],
+      cwd=cls.cwd,
+      env=environment(),
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    cls.addClassCleanup(cls.server.communicate)
+
+  def run_command(self, *arguments):
+    """Exit code, output and errors of a command."""
+    self.server.stdin.write(json.dumps(arguments) + '\n')
+    self.server.stdin.flush()
+    return json.loads(self.server.stdout.readline())
+
+  def check_mistake(self, sentence, *arguments):
+    before = sorted(self.cwd.rglob('*'))
+    code, _, errors = self.run_command(*arguments)
+    self.assertNotIn('Traceback', errors)
+    self.assertEqual(errors.count('\n'), 1, errors)
+    self.assertRegex(errors, f'^error: .*{sentence}')
+    self.assertEqual(code, 2)
+    self.assertEqual(sorted(self.cwd.rglob('*')), before)
+
+
+class MainTest(CommandTestCase):
+  MODULE = 'main'
+
+  @parameterized.parameters(
+    ((), '--config'),
+    (('--config=digits.py',), "There is no config file 'digits.py'"),
+    (
+      (f'--config={DIGITS.parent}/digit.py',),
+      "There is no config file .*digit.py'. Files there: .*digits.py",
+    ),
+    ((f'--config={DIGITS}:smok',), "variant 'smok' .* Did you mean 'smoke'"),
+    ((f'--config={DIGITS}:smoke,tiny',), "variant 'tiny' .* known are smoke"),
+    (
+      (*SMALL, '--config.client.learning_rat=1'),
+      "config field 'client.learning_rat'. Did you mean 'client.learning_rate'",
+    ),
+    (
+      (*SMALL, '--config.clent.learning_rate=1'),
+      "config field 'clent.learning_rate'. Did you mean 'client.learning_rate'",
+    ),
+    (
+      (*SMALL, '--config.overrides.fedavg.client.learning_rate=1'),
+      "config field 'overrides.fedavg.client.learning_rate'",
+    ),
+    ((*SMALL, '--config.client=1'), "config field 'client'"),
+    (
+      (*SMALL, '--config.client.learning_rate=fast'),
+      "--config.client.learning_rate to be like 0.1, got 'fast'",
+    ),
+    (
+      (*SMALL, '--config.run.rounds', '2.5'),
+      "--config.run.rounds to be like 4, got '2.5'",
+    ),
+    (
+      (*SMALL, '--config.data.standardize=maybe'),
+      "--config.data.standardize to be like False, got 'maybe'",
+    ),
+    ((*SMALL, '--dryrun'), "flag 'dryrun'. Did you mean: dry_run"),
+    ((*SMALL, '--cases=fedawg'), "case 'fedawg'; .* Did you mean 'fedavg'"),
+    (
+      (*SMALL, '--config.algorithm.name=fedprx'),
+      "algorithm.name 'fedprx'; .* Did you mean 'fedprox'",
+    ),
+    (
+      (*SMALL, "--config.layer_types=(('.*', 'common'), ('head', 'task'))"),
+      r"rule \('head', 'task'\) covers no parameter .* Correct or remove",
+    ),
+    (
+      (*SMALL, "--config.layer_types=(('dense_0/.*', 'common'),)"),
+      "No rule of layer_types covers the parameter 'output/bias'; add one",
+    ),
+    (
+      (*SMALL, '--config.cohort.clients_per_task=2'),
+      "clients_per_task <= 1 .the smallest task group, 'odd'., got 2",
+    ),
+    ((*SMALL, '--config.data.clients=2000'), '2000'),
+    ((*SMALL, '--config.data.clients=4'), 'Expected data.clients >= 5'),
+    (
+      (
+        *SMALL,
+        '--config.data.tasks_per_client=2',
+        '--config.data.coverage=(1.0, 1.0, 0.0, 0.0, 0.0)',
+      ),
+      'Expected data.coverage above 0',
+    ),
+    (
+      (
+        *SMALL,
+        '--config.data.test_fraction=0.5',
+        '--config.data.validation_fraction=0.5',
+      ),
+      'with a sum below 1, got 0.5 and 0.5',
+    ),
+    ((*SMALL, '--config.run.rounds=-1'), 'Expected run.rounds >= 1, got -1'),
+    (
+      (f'--config={HAR}', '--config.data.manual_dir=nowhere'),
+      'Expected manual_dir to be a folder.* https?://',
+    ),
+    (
+      (*SMALL, '--config.algorithm.pretrained_layers=1'),
+      'name the folder with their parameters in model.pretrained',
+    ),
+    (
+      (
+        *SMALL,
+        '--config.algorithm.pretrained_layers=1',
+        '--config.model.pretrained=nowhere',
+      ),
+      'No saved model in .*nowhere: model.json is missing',
+    ),
+    (
+      (*SMALL, '--config.execution.name=pmap'),
+      "'auto', 'scan', 'vmap' or 'chunk:K' .*got 'pmap'",
+    ),
+    ((f'--workdir={DIGITS}', *SMALL), 'is a file; name a folder'),
+    ((f'--workdir={ROOT}', *SMALL), 'files of something else; name a new'),
+  )
+  def test_a_mistake_is_one_sentence(self, arguments, sentence):
+    self.check_mistake(sentence, *arguments)
+
+  @parameterized.parameters(
+    ('--cases=fedawg', "case 'fedawg'"),
+    ('--config.run.rounds=-1', 'Expected run.rounds >= 1'),
+    ('--config.execution.name=pmap', "got 'pmap'"),
+  )
+  def test_a_dry_run_finds_mistakes_too(self, argument, sentence):
+    self.check_mistake(sentence, *SMALL, argument, '--dry_run')
+
+  def test_the_folder_of_another_run_is_refused(self):
+    workdir = self.cwd / 'other'
+    (workdir / 'cases').mkdir(parents=True)
+    (workdir / 'config.json').write_text('{"identity": {"run.rounds": 3}}')
+    self.check_mistake(
+      'other holds another run: it differs in .* name a new folder',
+      *SMALL,
+      '--workdir=other',
+    )
+
+  def test_a_dry_run_describes_and_writes_nothing(self):
+    before = sorted(self.cwd.rglob('*'))
+    code, output, errors = self.run_command(
+      *SMALL,
+      '--cases=majority,multi_task_fl,centralized_joint',
+      '--config.algorithm.personal_layers=1',
+      '--config.algorithm.task_layers=0',
+      '--dry_run',
+    )
+    self.assertEqual(code, 0, errors)
+    self.assertEqual(sorted(self.cwd.rglob('*')), before)
+    partition, joint, method = re.split(
+      r'\n.+ \((?:centralized_joint|multi_task_fl)\)\n', output
+    )
+    for word in ('Partition', 'odd', 'prime'):
+      self.assertIn(word, partition)
+    for text, lines in (
+      (
+        method,
+        (
+          r'dense_0/kernel +\(64, 4\) +common +1\n',
+          r'output/bias +\(1,\) +personal +5 x 1\n',
+          'distinct parameters: .*common 260, task 0, personal 25',
+        ),
+      ),
+      (
+        joint,
+        (
+          r'output/bias +\(1,\) +task +5\n',
+          'distinct parameters: .*common 260, task 25, personal 0',
+        ),
+      ),
+    ):
+      for line in (
+        *lines,
+        'bytes of one copy, each way: common 1,040',
+        r'memory for temporaries of a round: [0-9.]+ MiB',
+        r'execution: scan on \d+ cpu device\(s\), 1 run\(s\) mapped',
+      ):
+        self.assertRegex(text, line)
+
+  def test_a_run_that_diverges_ends_with_one_sentence(self):
+    code, _, errors = self.run_command(
+      *SMALL, '--config.client.learning_rate=1e38', '--workdir=diverged'
+    )
+    self.assertRegex(
+      errors,
+      '^error: Multi-task FL: the loss of client . on task .* was not finite '
+      r'in round \d .seed 0.; use a smaller learning rate.\n$',
+    )
+    self.assertEqual(code, 1)
+
+  def test_a_traceback_is_shown_on_demand(self):
+    code, _, errors = self.run_command(*SMALL, '--cases=x', '--debug')
+    self.assertEqual(code, 1)
+    self.assertRegex(errors, "(?s)^Traceback .*ValueError: Unknown case 'x'")
+
+
+class SweepTest(CommandTestCase):
+  MODULE = 'sweep'
+
+  @parameterized.parameters(
+    ((), '--sweep'),
+    (('--sweep=grid.py',), "There is no sweep file 'grid.py'"),
+    (
+      (f'--sweep={GRID}', '--sweep.client.learning_rates=(0.1,)'),
+      "sweep field 'client.learning_rates'. Did you mean",
+    ),
+    (
+      (f'--sweep={GRID}', '--sweep.client.learning_rate=0.1x'),
+      "field 'client.learning_rate' to be like .*, got '0.1x'",
+    ),
+    (('--sweep=no_tuple.py',), r'Expected a tuple .* \(0.1,\)'),
+    (('--sweep=unknown.py',), "field 'client.learning'. Did you mean"),
+    (('--sweep=seeds.py',), "'run.seeds' cannot be swept"),
+  )
+  def test_a_mistake_is_one_sentence(self, arguments, sentence):
+    for name, field, value in (
+      ('no_tuple', 'learning_rate', 0.1),
+      ('unknown', 'learning', (0.1,)),
+      ('seeds', 'seeds', (1, 2)),
+    ):
+      section = 'run' if name == 'seeds' else 'client'
+      (self.cwd / f'{name}.py').write_text(
+        'import ml_collections\n'
+        'def get_config():\n'
+        f'  fields = {{{section!r}: {{{field!r}: {value!r}}}}}\n'
+        '  return ml_collections.ConfigDict(fields)\n'
+      )
+    self.check_mistake(sentence, *SMALL, *arguments)
+
+
+class ExportTest(CommandTestCase):
+  MODULE = 'export'
+
+  @parameterized.parameters(
+    ((), 'Give --workdir'),
+    (('--workdir=run',), 'Give --case'),
+    (('--workdir=run', '--case=isolated'), 'Give --output'),
+    (('--task=odd', '--client=0'), 'Give either --task or --client'),
+    ((), 'Give either --task or --client'),
+    (('--task=odd',), 'No run in run: config.json is missing'),
+    (('--client=first',), '--client=first'),
+  )
+  def test_a_mistake_is_one_sentence(self, arguments, sentence):
+    if not sentence.startswith('Give --'):
+      arguments = (
+        '--workdir=run',
+        '--case=isolated',
+        '--output=out',
+        *arguments,
+      )
+    self.check_mistake(sentence, *arguments)
+
+
+class InterruptTest(parameterized.TestCase):
+  def test_ctrl_c_saves_and_the_command_that_is_shown_goes_on(self):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    command = (
+      *(sys.executable, '-m', 'experiments.main'),
+      *SMALL,
+      '--config.run.rounds=16',
+      '--config.run.evaluate_every=1',
+    )
+
+    def start(command):
+      process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      self.addCleanup(process.kill)
+      return process
+
+    whole = start((*command, '--workdir=whole'))
+    stopped = start(
+      (
+        *command,
+        '--config.checkpoint.every_rounds=1',
+        '--workdir=a folder',
+      )
+    )
+    states = folder / 'a folder' / 'checkpoints' / 'multi_task_fl'
+    while not list(states.glob('[0-9]*')) and stopped.poll() is None:
+      time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    _, errors = stopped.communicate()
+    self.assertEqual(stopped.returncode, 128 + signal.SIGINT, errors)
+    self.assertNotIn('Traceback', errors)
+    shown = re.search('^Stopped by SIGINT; .* To go on: (.*)$', errors, re.M)
+    python, *arguments = shlex.split(shown.group(1))
+    self.assertEqual(python, 'python')
+    self.assertFalse((folder / 'a folder' / 'results.json').exists())
+    resumed = start((sys.executable, *arguments))
+    _, errors = resumed.communicate()
+    self.assertEqual(resumed.returncode, 0, errors)
+    whole.communicate()
+    found, wanted = (
+      train_test.read_json(folder / name / 'cases' / 'multi_task_fl.json')
+      for name in ('a folder', 'whole')
+    )
+    self.assertEqual(
+      train_test.without_times(found), train_test.without_times(wanted)
+    )
+
+
+class HowToGoOnTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (('--config=a.py', '--cases=x,y'), '--config=a.py --cases=x,y '),
+    (('--config=a.py', '--workdir=old', '--debug'), '--config=a.py --debug '),
+    (('--config.model.hidden=(4, 2)',), "'--config.model.hidden=(4, 2)' "),
+  )
+  def test_it_is_the_command_with_its_folder(self, arguments, shown):
+    stop = interrupts.Interrupted(signal.SIGTERM)
+    with mock.patch.object(sys, 'argv', ['main.py', *arguments]):
+      found = command_line.how_to_go_on('main', stop, pathlib.Path('runs/a b'))
+    self.assertEqual(
+      found,
+      'Stopped by SIGTERM; what was done is saved. To go on: '
+      f"python -m experiments.main {shown}--workdir='runs/a b'",
+    )
+
+
+class CoresTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({}, True),
+    ({'JAX_NUM_CPU_DEVICES': '3'}, False),
+    ({'XLA_FLAGS': '--xla_force_host_platform_device_count=3'}, False),
+    ({'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}, True),
+  )
+  def test_a_device_for_each_core_unless_the_user_chose(self, given, set_here):
+    with (
+      mock.patch.dict(os.environ, given, clear=True),
+      mock.patch.object(os, 'cpu_count', return_value=5),
+      mock.patch.object(jax.config, 'update') as update,
+    ):
+      command_line.use_all_cores()
+    calls = [mock.call('jax_num_cpu_devices', 5)] if set_here else []
+    self.assertEqual(update.mock_calls, calls)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,301 @@
+"""Laws of data in experiments: no example is lost, none is in two parts."""
+
+import dataclasses
+from typing import Any
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from experiments import cases
+from experiments import config as config_lib
+from experiments import datasets
+from fmtl_jax import tasks as tasks_lib
+
+EXAMPLES = 240
+PEOPLE = 3
+PARTS = ('train', 'validation', 'test')
+
+
+def _shared(unused_data=None, seed=0):
+  """Examples with the labels of two tasks each."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(2, size=(EXAMPLES, 2)).astype(np.float32)
+  return datasets.Source(
+    features=rng.normal(3, 2, (EXAMPLES, 2)).astype(np.float32),
+    labels=labels,
+    tasks=tuple(tasks_lib.Task(name=f'task {i}', column=i) for i in range(2)),
+    strata=labels[:, 0].astype(np.int32),
+    keys=np.arange(EXAMPLES) % 7,
+  )
+
+
+def _people(unused_data=None):
+  """Recordings of people, each a task of its own, in runs of 20 windows."""
+  rng = np.random.default_rng(1)
+  activity = np.arange(EXAMPLES) // 20 % 3
+  return datasets.Source(
+    features=rng.normal(3, 2, (EXAMPLES, 4, 2)).astype(np.float32),
+    labels=activity[:, None].astype(np.float32),
+    tasks=tuple(
+      tasks_lib.Task(
+        name=f'person {i}', kind=tasks_lib.MULTICLASS, num_classes=3
+      )
+      for i in range(PEOPLE)
+    ),
+    strata=activity,
+    keys=np.arange(EXAMPLES) * PEOPLE // EXAMPLES,
+    runs=activity,
+    shared_labels=False,
+    standardized_axes=(0,),
+  )
+
+
+def _data(**fields):
+  config = config_lib.default_config()
+  changes: dict[str, Any] = {
+    'clients': 8,
+    'test_fraction': 0.2,
+    'validation_fraction': 0.1,
+  }
+  for field, value in (changes | fields).items():
+    config_lib.set_field(config, f'data.{field}', value)
+  return config.data
+
+
+def _rows(dataset, part):
+  return getattr(dataset.partition, part).groups()
+
+
+def _all_rows(dataset):
+  return np.concatenate(
+    [rows for part in PARTS for rows in _rows(dataset, part)]
+  )
+
+
+class FederateTest(parameterized.TestCase):
+  @parameterized.parameters('iid', 'key', 'dirichlet', 'shards', 'quantity')
+  def test_every_example_has_one_client_and_one_part(self, partition):
+    data = _data(partition=partition)
+    dataset = datasets.federate(_shared(), data, 3)
+    self.assertEqual(dataset.num_clients, 7 if partition == 'key' else 8)
+    rows = np.sort(_all_rows(dataset))
+    np.testing.assert_array_equal(rows, np.arange(EXAMPLES))
+
+  @parameterized.parameters('iid', 'dirichlet', 'shards', 'quantity')
+  def test_the_seed_alone_decides(self, partition):
+    data = _data(partition=partition)
+    first, again, other = (
+      datasets.federate(_shared(), data, seed).partition for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first.train.index, again.train.index)
+    np.testing.assert_array_equal(first.test.index, again.test.index)
+    self.assertFalse(np.array_equal(first.test.index, other.test.index))
+    np.testing.assert_array_equal(first.client_tasks, other.client_tasks)
+
+  def test_all_tasks_share_a_test_set_of_all_clients(self):
+    dataset = datasets.federate(_shared(), _data(), 0)
+    for part in PARTS[1:]:
+      union = np.sort(np.concatenate(_rows(dataset, part)))
+      for rows in _rows(dataset, f'pooled_{part}'):
+        np.testing.assert_array_equal(np.sort(rows), union)
+
+  def test_a_person_is_a_task_with_its_own_test_set(self):
+    data = _data(partition='key', protocol='random')
+    dataset = datasets.federate(_people(), data, 0)
+    np.testing.assert_array_equal(
+      dataset.partition.client_tasks[:, 0], [0, 1, 2]
+    )
+    for part in PARTS[1:]:
+      own, pooled = _rows(dataset, part), _rows(dataset, f'pooled_{part}')
+      for rows, others in zip(own, pooled, strict=True):
+        np.testing.assert_array_equal(rows, others)
+    keys = _people().keys
+    for person, rows in enumerate(_rows(dataset, 'train')):
+      np.testing.assert_array_equal(keys[rows], person)
+
+  @parameterized.parameters(
+    ({}, [4, 4]),
+    ({'tasks_per_client': 2}, [8, 8]),
+    ({'tasks_per_client': 2, 'coverage': (1.0, 0.25)}, [8, 2]),
+  )
+  def test_clients_hold_as_many_tasks_as_they_are_to(self, fields, holders):
+    dataset = datasets.federate(_shared(), _data(**fields), 0)
+    sizes = dataset.partition.members.sizes
+    np.testing.assert_array_equal(sizes, holders)
+
+  @parameterized.parameters(
+    ({'partition': 'kei'}, _shared, "one of iid, .*, got 'kei'"),
+    ({'clients': 241}, _shared, '241'),
+    ({'clients': 1}, _shared, 'Expected data.clients >= 2'),
+    ({'tasks_per_client': 3}, _shared, 'data.tasks_per_client between 1 and 2'),
+    ({'coverage': (1.0,)}, _shared, 'a number for each of 2 tasks'),
+    ({'protocol': 'blocked'}, _shared, 'no order in time'),
+    ({'partition': 'key'}, lambda: _shared()._replace(keys=None), 'no natural'),
+  )
+  def test_what_does_not_fit_is_refused(self, fields, source, sentence):
+    with self.assertRaisesRegex(ValueError, sentence):
+      datasets.federate(source(), _data(**fields), 0)
+
+
+class ProtocolTest(parameterized.TestCase):
+  def test_a_random_split_overlaps_and_a_blocked_one_does_not(self):
+    found = {}
+    for protocol in ('random', 'blocked'):
+      data = _data(partition='key', protocol=protocol)
+      dataset = datasets.federate(_people(), data, 0)
+      found[protocol] = datasets.overlapping_pairs(_people(), dataset)
+    self.assertGreater(found['random'], 30)
+    self.assertEqual(found['blocked'], 0)
+
+  def test_a_blocked_split_tests_later_than_it_trains(self):
+    data = _data(partition='key', protocol='blocked')
+    dataset = datasets.federate(_people(), data, 0)
+    runs = np.arange(EXAMPLES) // 20
+    parts = {part: np.concatenate(_rows(dataset, part)) for part in PARTS}
+    for run in range(EXAMPLES // 20):
+      of_run = [np.sort(rows[runs[rows] == run]) for rows in parts.values()]
+      for earlier, later in zip(of_run, of_run[1:], strict=False):
+        self.assertGreater(later[0] - earlier[-1], 1)  # One window between.
+      self.assertEqual([len(rows) for rows in of_run], [12, 2, 4])
+
+  def test_data_without_an_order_in_time_have_no_overlap(self):
+    source = _shared()
+    dataset = datasets.federate(source, _data(), 0)
+    self.assertEqual(datasets.overlapping_pairs(source, dataset), 0)
+
+
+class StandardizationTest(absltest.TestCase):
+  def test_it_comes_from_training_examples_alone(self):
+    data = _data(partition='key', standardize=True)
+    source = _people()
+    dataset = datasets.federate(source, data, 0)
+    train = source.features[np.concatenate(_rows(dataset, 'train'))]
+    mean, scale = dataset.partition.standardization
+    np.testing.assert_allclose(mean[0], train.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(scale[0], 1 / train.std((0, 1)), rtol=1e-5)
+    changed = source.features.copy()
+    for part in PARTS[1:]:
+      changed[np.concatenate(_rows(dataset, part))] = 100
+    again = datasets.federate(source._replace(features=changed), data, 0)
+    np.testing.assert_array_equal(again.partition.standardization[0], mean)
+    np.testing.assert_array_equal(again.partition.standardization[1], scale)
+
+  def test_without_it_features_stay_as_they_are(self):
+    dataset = datasets.federate(_shared(), _data(), 0)
+    self.assertIsNone(dataset.partition.standardization)
+
+
+class CentralizeTest(parameterized.TestCase):
+  """The references see training examples of all, and no others."""
+
+  def centralized(self, source, kind, **fields):
+    dataset = datasets.federate(source, _data(standardize=True, **fields), 0)
+    central = datasets.centralize(dataset, kind, source.shared_labels)
+    union = np.sort(np.concatenate(_rows(dataset, 'train')))
+    held_out = [r for part in PARTS[1:] for r in _rows(dataset, part)]
+    self.assertEmpty(
+      np.intersect1d(_all_rows(central), np.concatenate(held_out))
+    )
+    self.assertIs(
+      central.partition.standardization, dataset.partition.standardization
+    )
+    self.assertIs(central.examples.features, dataset.examples.features)
+    return central, _rows(dataset, 'train'), union
+
+  def test_joint_is_one_client_with_all_tasks(self):
+    central, _, union = self.centralized(_shared(), cases.JOINT)
+    np.testing.assert_array_equal(central.partition.client_tasks, [[0, 1]])
+    np.testing.assert_array_equal(np.sort(_rows(central, 'train')[0]), union)
+    np.testing.assert_array_equal(
+      central.partition.label_counts, [[len(union)] * 2]
+    )
+
+  def test_separate_is_a_client_with_all_examples_for_each_task(self):
+    central, _, union = self.centralized(_shared(), cases.SEPARATE)
+    np.testing.assert_array_equal(central.partition.client_tasks, [[0], [1]])
+    for rows in _rows(central, 'train'):
+      np.testing.assert_array_equal(np.sort(rows), union)
+
+  def test_joint_people_are_one_task(self):
+    central, _, union = self.centralized(
+      _people(), cases.JOINT, partition='key'
+    )
+    self.assertEqual([task.name for task in central.tasks], ['all'])
+    np.testing.assert_array_equal(np.sort(_rows(central, 'train')[0]), union)
+
+  def test_separate_people_have_their_own_examples(self):
+    central, train, _ = self.centralized(
+      _people(), cases.SEPARATE, partition='key'
+    )
+    self.assertEqual(central.num_clients, PEOPLE)
+    for rows, own in zip(_rows(central, 'train'), train, strict=True):
+      np.testing.assert_array_equal(np.sort(rows), own)
+
+  def test_missing_labels_stay_missing(self):
+    source = _shared()
+    labels = source.labels.copy()
+    labels[::3, 1] = np.nan
+    dataset = datasets.federate(source._replace(labels=labels), _data(), 0)
+    central = datasets.centralize(dataset, cases.JOINT, True)
+    np.testing.assert_array_equal(central.examples.present, ~np.isnan(labels))
+
+
+class LoadTest(parameterized.TestCase):
+  def test_digits_have_five_tasks_and_keep_their_shape(self):
+    source = datasets.load(_data())
+    self.assertEqual(source.features.shape, (1797, 8, 8, 1))
+    self.assertEqual(datasets.feature_shape(source), (8, 8, 1))
+    self.assertEqual(source.labels.shape, (1797, 5))
+    self.assertLen(source.tasks, 5)
+
+  @parameterized.parameters(
+    ({'name': 'digit'}, "Unknown data.name 'digit'.* Did you mean 'digits'"),
+    ({'protocol': 'time'}, "Expected data.protocol .*, got 'time'"),
+  )
+  def test_an_unknown_name_is_refused(self, fields, sentence):
+    with self.assertRaisesRegex(ValueError, sentence):
+      datasets.load(_data(**fields))
+
+  def test_a_source_is_asked_with_its_settings(self):
+    asked = mock.Mock(return_value=_people())
+    with mock.patch.dict(datasets.SOURCES, people=asked):
+      data = _data(name='people', kind='signals')
+      self.assertIs(datasets.load(data), asked.return_value)
+    asked.assert_called_once_with(data)
+
+
+class DescribeTest(absltest.TestCase):
+  def test_missing_labels_are_not_counted(self):
+    source = _shared()
+    labels = source.labels.copy()
+    labels[:, 0] = np.where(np.arange(EXAMPLES) < 200, np.nan, labels[:, 0])
+    data = _data(tasks_per_client=2)
+    full, part = (
+      datasets.describe(datasets.federate(s, data, 0))
+      for s in (source, source._replace(labels=labels))
+    )
+    for text in (full, part):
+      self.assertIn('task 0', text)
+      self.assertIn('task 1', text)
+    self.assertNotEqual(full, part)
+
+  def test_values_behind_missing_labels_do_not_matter(self):
+    dataset = datasets.federate(_shared(), _data(), 0)
+    hidden = dataclasses.replace(
+      dataset.examples,
+      present=np.arange(EXAMPLES)[:, None] % 3 > [[0, 1]],
+    )
+    garbage = dataclasses.replace(
+      hidden, labels=np.where(hidden.present, hidden.labels, 7)
+    )
+    texts = [
+      datasets.describe(dataclasses.replace(dataset, examples=examples))
+      for examples in (hidden, garbage)
+    ]
+    self.assertEqual(*texts)
+
+
+if __name__ == '__main__':
+  absltest.main()

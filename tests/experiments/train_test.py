@@ -1,0 +1,594 @@
+"""Laws of a run: what it writes and keeps, and that stopping loses nothing.
+
+Runs are those of `experiments.main`, called as a function.
+"""
+
+import contextlib
+import csv
+import json
+import pathlib
+import shutil
+import signal
+import sys
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from experiments import datasets
+from experiments import interrupts
+from experiments import program
+from experiments import train
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import program_test
+
+FILES = {
+  'cases',
+  'cases.png',
+  'checkpoints',
+  'clients.png',
+  'communication.png',
+  'config.json',
+  'curves.png',
+  'metrics.csv',
+  'partition.txt',
+  'results.json',
+  'results.md',
+  'results.tex',
+  'tensorboard',
+}
+ENVIRONMENT = {
+  'python',
+  'jax',
+  'flax',
+  'optax',
+  'fmtl_jax',
+  'platform',
+  'device_kind',
+  'device_count',
+}
+RESULT = {
+  'case',
+  'task',
+  'metric',
+  'view',
+  'mean',
+  'std',
+  'seeds',
+  'seed_values',
+  'rounds',
+  'split',
+  'protocol',
+}
+COST = {
+  'case',
+  'parameters',
+  'bytes_up_per_round',
+  'bytes_down_per_round',
+  'bytes_up_per_client',
+  'bytes_down_per_client',
+  'seconds_per_round',
+  'compile_seconds',
+  'client_steps_per_second',
+}
+TIMES = ('seconds_per_round', 'compile_seconds', 'client_steps_per_second')
+LAYER_TYPES = ('pretrained', 'common', 'task', 'personal')
+CASES = ('majority', 'distributed_separate', 'multi_task_fl')
+
+
+def read_json(path):
+  """Reads strict JSON."""
+
+  def refuse(constant):
+    raise AssertionError(f'{constant} is no JSON.')
+
+  return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def snapshot(folder):
+  """Bytes and time of the last change of every file, by path."""
+  return {
+    str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def without_times(record):
+  """A record without what no two runs share."""
+  cost = {k: v for k, v in record['cost'].items() if k not in TIMES}
+  return record | {'cost': cost}
+
+
+def new_folder(test):
+  """A folder that is removed after the test; its `run` does not exist."""
+  folder = test.enterContext(tempfile.TemporaryDirectory())
+  return pathlib.Path(folder) / 'run'
+
+
+class RunTest(program_test.ToyTestCase):
+  """One run of three cases, and calls on copies of its folder."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.finished = pathlib.Path(folder) / 'run'
+    cls.returned = train.train_and_evaluate(cls.config(), cls.finished)
+    cls.results = read_json(cls.finished / 'results.json')
+    cls.records = {
+      name: read_json(cls.finished / 'cases' / f'{name}.json') for name in CASES
+    }
+
+  @classmethod
+  def config(cls, **fields):
+    return program_test.toy_config({'cases': CASES} | fields)
+
+  def copy(self):
+    workdir = new_folder(self)
+    shutil.copytree(self.finished, workdir)
+    return workdir
+
+  def test_a_run_leaves_these_files(self):
+    found = {path.name for path in self.finished.iterdir()}
+    self.assertEqual(found, FILES)
+    for name in FILES:
+      path = self.finished / name
+      if path.suffix == '.png':
+        self.assertTrue(path.read_bytes().startswith(b'\x89PNG'), name)
+    for name, wanted in (
+      ('cases', {f'{name}.json' for name in CASES}),
+      ('checkpoints', {*CASES} - {'majority'}),
+      ('tensorboard', {*CASES}),
+    ):
+      found = {path.name for path in (self.finished / name).iterdir()}
+      self.assertEqual(found, wanted)
+
+  def test_tables_name_cases_tasks_and_seeds(self):
+    for name in ('results.md', 'results.tex'):
+      text = (self.finished / name).read_text()
+      for word in ('Majority class', 'Distributed separate', 'Multi-task FL'):
+        self.assertIn(word, text)
+      for word in (*program_test.TASKS, 'mean', '3 seeds', '5 rounds'):
+        self.assertIn(word, text)
+    self.assertIn('client', (self.finished / 'partition.txt').read_text())
+
+  def test_results_have_these_keys_and_no_others(self):
+    self.assertEqual(set(self.results), {'environment', 'results', 'cost'})
+    self.assertEqual(set(self.results['environment']), ENVIRONMENT)
+    for entry in self.results['results']:
+      self.assertEqual(set(entry), RESULT)
+    for entry in self.results['cost']:
+      self.assertEqual(set(entry), COST)
+      for field in COST:
+        if field == 'parameters' or field.startswith('bytes_'):
+          self.assertContainsSubset(entry[field], LAYER_TYPES)
+    self.assertEqual([c['case'] for c in self.results['cost']], list(CASES))
+    self.assertEqual(self.returned, self.results)
+
+  def test_results_are_over_seeds(self):
+    seen = set()
+    for entry in self.results['results']:
+      self.assertEqual(entry['seeds'], list(program_test.SEEDS))
+      self.assertEqual(entry['protocol'], 'iid')
+      self.assertEqual(entry['rounds'], 0 if entry['case'] == 'majority' else 5)
+      values = entry['seed_values']
+      self.assertLen(values, len(program_test.SEEDS))
+      if None not in values:
+        self.assertAlmostEqual(entry['mean'], np.mean(values))
+        self.assertAlmostEqual(entry['std'], np.std(values, ddof=1))
+      key = [entry[k] for k in ('case', 'split', 'view', 'metric', 'task')]
+      self.assertNotIn(tuple(key), seen)
+      seen.add(tuple(key))
+    for case in CASES[1:]:
+      for view in ('pooled', 'client'):
+        for task in (*program_test.TASKS, 'mean'):
+          self.assertIn((case, 'test', view, 'accuracy', task), seen)
+      for suffix in ('_client_mean', '_client_std', '_worst_decile'):
+        self.assertIn(
+          (case, 'test', 'client', f'accuracy{suffix}', 'mean'), seen
+        )
+
+  def test_curves_hold_every_interval_and_the_last_round(self):
+    for name in CASES[1:]:
+      record = self.records[name]
+      self.assertEqual(record['curve']['round'], [0, 2, 4, 5])
+      for values in record['curve']['values'].values():
+        self.assertLen(values, 4)
+      self.assertLen(record['train_loss'], 5)
+    with (self.finished / 'metrics.csv').open(newline='') as file:
+      rows = list(csv.DictReader(file))
+    accuracy = {
+      (row['seed'], row['task']): float(row['value'])
+      for row in rows
+      if row['case'] == 'multi_task_fl'
+      and row['round'] == '5'
+      and row['split'] == 'test'
+      and row['view'] == 'pooled'
+      and row['metric'] == 'accuracy'
+    }
+    for entry in self.results['results']:
+      if (
+        entry['case'] == 'multi_task_fl'
+        and entry['metric'] == 'accuracy'
+        and entry['view'] == 'pooled'
+        and entry['split'] == 'test'
+      ):
+        for seed, value in zip(
+          entry['seeds'], entry['seed_values'], strict=True
+        ):
+          self.assertEqual(accuracy[str(seed), entry['task']], value)
+
+  def test_training_beats_the_majority_class(self):
+    means = {
+      entry['case']: entry['mean']
+      for entry in self.results['results']
+      if entry['metric'] == 'accuracy'
+      and entry['view'] == 'pooled'
+      and entry['split'] == 'test'
+      and entry['task'] == 'mean'
+    }
+    self.assertGreater(means['multi_task_fl'], means['majority'] + 5)
+
+  def test_the_cost_counts_values_and_bytes_by_layer_type(self):
+    cost = {entry['case']: entry for entry in self.results['cost']}
+    # Layers of 3 x 4 + 4 and 4 + 1 values; one client of each of two tasks.
+    method = cost['multi_task_fl']
+    self.assertEqual(
+      method['parameters'],
+      {'pretrained': 0, 'common': 16, 'task': 10, 'personal': 0},
+    )
+    self.assertEqual(method['bytes_up_per_round']['common'], 2 * 16 * 4)
+    self.assertEqual(method['bytes_down_per_round']['task'], 2 * 5 * 4)
+    self.assertEqual(method['bytes_up_per_client']['common'], 16 * 4)
+    alone = cost['distributed_separate']
+    self.assertEqual(alone['parameters']['personal'], 21 * program_test.CLIENTS)
+    self.assertEqual(sum(alone['bytes_up_per_round'].values()), 0)
+    for name in CASES[1:]:
+      for field in TIMES:
+        self.assertGreater(cost[name][field], 0)
+    self.assertEqual(sum(cost['majority']['parameters'].values()), 0)
+
+  def test_a_second_call_trains_nothing(self):
+    workdir = self.copy()
+    before = snapshot(workdir)
+    with mock.patch.object(train, 'run_case') as run_case:
+      again = train.train_and_evaluate(self.config(), workdir)
+    run_case.assert_not_called()
+    self.assertEqual(again, self.results)
+    after = snapshot(workdir)
+    for name, content in before.items():
+      if name.startswith(('cases/', 'checkpoints/', 'config.json')):
+        self.assertEqual(after[name], content, name)
+
+  def test_a_second_call_adds_what_is_missing(self):
+    workdir = self.copy()
+    (workdir / 'cases' / 'majority.json').unlink()
+    before = snapshot(workdir / 'cases')
+    with mock.patch.object(train, 'run_case') as run_case:
+      added = train.train_and_evaluate(self.config(), workdir, ['majority'])
+    run_case.assert_not_called()
+    self.assertEqual(added, self.results)
+    self.assertContainsSubset(before, snapshot(workdir / 'cases'))
+
+  @parameterized.parameters('config', 'command line')
+  def test_what_is_shown_may_change_without_training(self, where):
+    workdir = self.copy()
+    shown = {
+      'report.title': 'Another title',
+      'checkpoint.every_rounds': 3,
+      'cases': CASES[::-1],
+    }
+    command_line = shown if where == 'command line' else {}
+    with mock.patch.object(train, 'run_case') as run_case:
+      results = train.train_and_evaluate(
+        self.config(**shown), workdir, command_line=command_line
+      )
+    run_case.assert_not_called()
+    self.assertIn('Another title', (workdir / 'results.md').read_text())
+    self.assertEqual([c['case'] for c in results['cost']], list(CASES[::-1]))
+
+  @parameterized.parameters(
+    ({'client.learning_rate': 0.2}, {}, 'client.learning_rate .0.1 there, 0.2'),
+    ({'run.seeds': 2}, {}, 'run.seeds .3 there, 2 now'),
+    # It would come after the cases' own settings now.
+    ({}, {'client.batch_size': 4}, 'command_line'),
+  )
+  def test_another_run_is_refused_and_nothing_is_written(
+    self, fields, command_line, sentence
+  ):
+    workdir = self.copy()
+    before = snapshot(workdir)
+    with self.assertRaisesRegex(ValueError, sentence):
+      train.train_and_evaluate(
+        self.config(**fields), workdir, command_line=command_line
+      )
+    self.assertEqual(snapshot(workdir), before)
+
+
+class CasesTest(program_test.ToyTestCase):
+  def run_cases(self, only=(), **fields):
+    """The cases of the results, without training any."""
+    history = train.History(
+      {
+        'rounds': [0],
+        'values': {'test/pooled/accuracy': [[[50.0, 50.0, 50.0]]]},
+        'train_loss': [[0.7]],
+        'totals': {'clients': 1.0, 'slots': 1.0, 'steps': 1.0},
+        'seconds': 1.0,
+      }
+    )
+    with mock.patch.object(train, 'run_case', return_value=history):
+      results = train.train_and_evaluate(
+        program_test.toy_config({'run.seeds': 1} | fields),
+        new_folder(self),
+        only,
+      )
+    return [entry['case'] for entry in results['cost']]
+
+  def test_the_table_is_run_in_its_order(self):
+    rows = ('fedavg', 'majority', 'isolated')
+    self.assertEqual(self.run_cases(cases=rows), list(rows))
+    only = self.run_cases(['isolated', 'fedavg'], cases=rows)
+    self.assertEqual(only, ['fedavg', 'isolated'])
+
+  def test_a_named_algorithm_replaces_the_table(self):
+    found = self.run_cases(
+      cases=('majority', 'fedavg'), **{'algorithm.name': 'lg_fedavg'}
+    )
+    self.assertEqual(found, ['lg_fedavg'])
+
+
+class ResumeTest(program_test.ToyTestCase):
+  """Law: stopping after any round and going on equals not stopping."""
+
+  # Personal layers, optimizers of clients and of servers are all state.
+  CONFIG = {
+    'algorithm.name': 'fedper',
+    'algorithm.initialization': 'per_owner',
+    'client.keep_optimizer_state': True,
+    'client.momentum': 0.5,
+    'client.schedule': 'cosine',
+    'run.rounds': 7,
+    'server.common.momentum': 0.5,
+  }
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    config = program_test.toy_config(cls.CONFIG)
+    source = program_test.toy_source()
+    _, case = train.build_case('fedper', config, {}, source)
+    # Compiled once for all runs: they are of one case.
+    cls.program = program.Program(case, config.run.evaluate_every, True)
+    cls.enterClassContext(
+      mock.patch.object(program, 'Program', return_value=cls.program)
+    )
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.uninterrupted = pathlib.Path(folder) / 'run'
+    train.train_and_evaluate(config, cls.uninterrupted)
+
+  @contextlib.contextmanager
+  def counted(self, stop_after=0, error=None):
+    """Counts the rounds of runs in the block, and stops one.
+
+    Args:
+      stop_after: The number of calls after which a signal comes.
+      error: Raised in that call instead, if given.
+    """
+    flag = interrupts.Flag()
+    run_rounds = self.program.run_rounds
+    calls = []
+
+    def call(state, num_rounds):
+      calls.append(num_rounds)
+      if len(calls) == stop_after:
+        if error is not None:
+          raise error
+        flag.set(signal.SIGTERM)
+      return run_rounds(state, num_rounds)
+
+    with (
+      mock.patch.object(
+        interrupts, 'noticed', lambda: contextlib.nullcontext(flag)
+      ),
+      mock.patch.object(self.program, 'run_rounds', call),
+    ):
+      yield calls
+
+  def go_on(self, config, workdir):
+    """Runs to the end, compares with the uninterrupted run, counts rounds."""
+    with self.counted() as calls:
+      train.train_and_evaluate(config, workdir)
+    name = 'cases/fedper.json'
+    found = read_json(workdir / name)
+    wanted = read_json(self.uninterrupted / name)
+    self.assertEqual(found['curve']['round'], wanted['curve']['round'])
+    self.assertEqual(without_times(found), without_times(wanted))
+    name = 'metrics.csv'
+    self.assertEqual(
+      (workdir / name).read_bytes(), (self.uninterrupted / name).read_bytes()
+    )
+    return sum(calls)
+
+  @parameterized.product(stop_after=(1, 2, 3), every_rounds=(0, 2, 3))
+  def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    self, stop_after, every_rounds
+  ):
+    config = program_test.toy_config(
+      self.CONFIG | {'checkpoint.every_rounds': every_rounds}
+    )
+    workdir = new_folder(self)
+    with (
+      self.counted(stop_after) as calls,
+      self.assertRaises(interrupts.Interrupted) as caught,
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertEqual(caught.exception.exit_code, 128 + signal.SIGTERM)
+    self.assertLen(calls, stop_after)
+    self.assertFalse((workdir / 'results.json').exists())
+    self.assertEqual(self.go_on(config, workdir), 7 - sum(calls))
+
+  def test_a_run_may_be_stopped_again_and_again(self):
+    config = program_test.toy_config(self.CONFIG)
+    workdir = new_folder(self)
+    for _ in range(3):
+      with self.counted(1), self.assertRaises(interrupts.Interrupted):
+        train.train_and_evaluate(config, workdir)
+    self.assertEqual(self.go_on(config, workdir), 1)
+
+  @parameterized.parameters((1, 0), (2, 2), (4, 6))
+  def test_a_crash_loses_the_rounds_since_the_last_save(self, call, saved):
+    config = program_test.toy_config(
+      self.CONFIG | {'checkpoint.every_rounds': 2}
+    )
+    workdir = new_folder(self)
+    crash = RuntimeError('no power')
+    with self.counted(call, crash), self.assertRaisesRegex(RuntimeError, 'no'):
+      train.train_and_evaluate(config, workdir)
+    self.assertEqual(self.go_on(config, workdir), 7 - saved)
+
+
+class DivergenceTest(program_test.ToyTestCase):
+  BROKEN = 3
+
+  def run_with_a_huge_client(self, workdir, **fields):
+    """Trains everybody alone; gradients of one client overflow in round 0."""
+    source = program_test.toy_source()
+    rows = source.keys[:, None] == self.BROKEN
+    features = np.where(rows, 1e30, 1) * source.features
+    source = source._replace(features=features.astype(np.float32))
+    config = program_test.toy_config(
+      {
+        'cases': ('majority', 'isolated'),
+        'data.partition': 'key',
+        'client.batch_size': 0,
+        'run.first_seed': 7,
+        'run.seeds': 2,
+      }
+      | fields
+    )
+    with mock.patch.dict(datasets.SOURCES, toy=lambda data: source):
+      train.train_and_evaluate(config, workdir)
+
+  def test_the_error_names_client_task_round_and_seed(self):
+    workdir = new_folder(self)
+    # The last two of the five clients hold the second task.
+    with self.assertRaisesRegex(
+      train.DivergedError,
+      f"^Isolated: the loss of client {self.BROKEN} on task 'top' was not "
+      'finite in round 1 .seed 7.; use a smaller learning rate.$',
+    ):
+      self.run_with_a_huge_client(workdir)
+    # What was finished is kept.
+    found = [path.name for path in (workdir / 'cases').iterdir()]
+    self.assertEqual(found, ['majority.json'])
+
+
+class ErrorTest(program_test.ToyTestCase):
+  """Wrong input is one sentence, and nothing is written."""
+
+  @parameterized.parameters(
+    ({'run.rounds': -1}, r'Expected run.rounds >= 1, got -1'),
+    ({'run.seeds': 0}, r'Expected run.seeds >= 1, got 0'),
+    ({'client.local_epochs': 0}, r'Expected client.local_epochs >= 1'),
+    (
+      {'data.test_fraction': 0.6, 'data.validation_fraction': 0.4},
+      r'with a sum below 1, got 0.6 and 0.4',
+    ),
+    ({'data.test_fraction': 0.0}, r'Expected data.test_fraction > 0'),
+    ({'data.name': 'toys'}, r"Unknown data.name 'toys'.* Did you mean 'toy'"),
+    ({'data.clients': 101}, r'101'),
+    ({'data.clients': 1}, r'Expected data.clients >= 2 .the number of tasks'),
+    ({'data.coverage': (1.0, 0.0)}, r'Expected data.coverage above 0'),
+    ({'data.partition': 'keys'}, r'Expected data.partition to be one of'),
+    ({'data.protocol': 'block'}, r'Expected data.protocol to be one of'),
+    ({'data.protocol': 'blocked'}, r"no order in time; .* than 'blocked'"),
+    ({'data.tasks_per_client': 3}, r'tasks_per_client'),
+    ({'model.name': 'mpl'}, r"Expected model.name to be one of .*'mpl'"),
+    ({'model.hidden': (4, -4)}, r'model.hidden'),
+    ({'run.first_seed': -1}, r'run.first_seed'),
+    (
+      {'cohort.clients_per_task': 3},
+      r"Expected cohort.clients_per_task <= 2 .the smallest .*'top'.*got 3",
+    ),
+    ({'cohort.clients_per_task': (1,)}, r'one number or 2 .*got 1'),
+    ({'cohort.clients_per_task': 'few'}, r'cohort.clients_per_task'),
+    ({'cohort.clients_per_task': 1.5}, r'cohort.clients_per_task'),
+    ({'cohort.slots': 'some'}, r"'drawn' or 'all', got 'some'"),
+    (
+      {'layer_types': (('dense_0/.*', 'common'),)},
+      r"No rule of layer_types covers the parameter 'output/bias'; add",
+    ),
+    (
+      {'layer_types': (('.*', 'common'), ('head/.*', 'task'))},
+      r"rule \('head/.\*', 'task'\) covers no parameter",
+    ),
+    ({'layer_types': (('.*', 'shared'),)}, r"Unknown layer type 'shared'"),
+    ({'layer_types': (('(', 'task'),)}, r'Expected a regular expression'),
+    ({'layer_types': ('.*', 'task')}, r'layer_types'),
+    ({'layer_types': (('.*', 0),)}, r'layer_types'),
+    ({'algorithm.task_layers': 3}, r'the 2 layers .*3 task'),
+    ({'algorithm.pretrained_layers': 1}, r'in model.pretrained'),
+    ({'algorithm.initialization': 'zeros'}, r"'shared' or 'per_owner'"),
+    ({'algorithm.name': 'fedpr'}, r"Unknown .*Did you mean 'fedper'"),
+    ({'cases': ('fedpr',)}, r"Unknown case 'fedpr'.* Did you mean 'fedper'"),
+    ({'client.optimizer': 'sdg'}, r'Expected client.optimizer to be one of'),
+    ({'client.schedule': 'linear'}, r'Expected client.schedule to be one of'),
+    ({'client.task_weights': (1.0,)}, r'a weight for each of the 2 tasks'),
+    ({'server.task.optimizer': 'sdg'}, r'Expected server.task.optimizer to'),
+    ({'aggregation.common': 'sizes'}, r'aggregation.common'),
+    ({'reducer.task': 'medium'}, r'reducer.task'),
+    ({'execution.name': 'chunk:0'}, r"K >= 1 .*got 'chunk:0'"),
+    ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),
+    ({'report.metric': 'acuracy'}, r'acuracy'),
+    ({'report.view': 'pool'}, r'pool'),
+  )
+  def test_a_wrong_field_is_told(self, fields, sentence):
+    workdir = new_folder(self)
+    with self.assertRaisesRegex(ValueError, sentence) as caught:
+      train.train_and_evaluate(program_test.toy_config(fields), workdir)
+    self.assertNotIn('\n', str(caught.exception))
+    self.assertFalse(workdir.exists())
+
+  @parameterized.parameters(
+    ('labels', 0, 2, r"labels of task 'left' to be .* from 0 to 1, got 2 in"),
+    (
+      'labels',
+      1,
+      0.5,
+      r"labels of task 'top' to be .*, got 0.5 in clients 3, 4;",
+    ),
+    ('features', 1, np.nan, r'features of clients 0, 1, 2, 3, 4 hold NaN'),
+    ('features', 1, -np.inf, r'features of clients 0, 1, 2, 3, 4 hold NaN'),
+  )
+  def test_broken_data_are_told(self, name, column, value, sentence):
+    values = getattr(program_test.toy_source(), name).copy()
+    values[::7, column] = value
+    self.check_source(sentence, **{name: values})
+
+  def test_missing_labels_of_a_client_are_told(self):
+    labels = program_test.toy_source().labels.copy()
+    labels[2 :: program_test.CLIENTS] = np.nan
+    self.check_source(
+      'No training example carries .* for client 2;', labels=labels
+    )
+
+  def check_source(self, sentence, **changes):
+    source = program_test.toy_source(**changes)
+    workdir = new_folder(self)
+    config = program_test.toy_config({'data.partition': 'key'})
+    with (
+      mock.patch.dict(datasets.SOURCES, toy=lambda data: source),
+      self.assertRaisesRegex(ValueError, sentence) as caught,
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertNotIn('\n', str(caught.exception))
+    self.assertFalse(workdir.exists())
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,136 @@
+"""Laws of a run's folder: one run, never two; refusals change nothing."""
+
+import json
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from experiments import workdirs
+
+IDENTITY = {'client.learning_rate': 0.1, 'run.rounds': 5, 'layer_types': []}
+CONFIG = IDENTITY | {'report.title': 'Toy'}
+
+
+class WorkdirTestCase(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.workdir = pathlib.Path(folder) / 'runs' / 'one'
+
+  def files(self):
+    return {
+      str(path.relative_to(self.workdir)): path.read_bytes()
+      for path in self.workdir.rglob('*')
+      if path.is_file()
+    }
+
+
+class CheckTest(WorkdirTestCase):
+  def test_a_new_or_empty_folder_is_free(self):
+    workdirs.check(self.workdir, IDENTITY)
+    self.assertFalse(self.workdir.exists())
+    self.workdir.mkdir(parents=True)
+    workdirs.check(self.workdir, IDENTITY)
+    self.assertEmpty(self.files())
+
+  def test_the_same_run_may_go_on(self):
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    before = self.files()
+    workdirs.check(self.workdir, dict(reversed(IDENTITY.items())))
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG | {'report.title': 'New'})
+    self.assertEqual(self.files(), before)
+
+  @parameterized.parameters(
+    ({'client.learning_rate': 0.2}, r'learning_rate .0.1 there, 0.2 now.; '),
+    ({'layer_types': [['.*', 'task']]}, r'layer_types .\[\] there, \[\['),
+    ({'client.decay': 0.9}, r'client.decay .None there, 0.9 now.'),
+  )
+  def test_another_run_is_refused_with_the_fields(self, change, sentence):
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    with self.assertRaisesRegex(ValueError, sentence) as caught:
+      workdirs.check(self.workdir, IDENTITY | change)
+    self.assertIn(str(self.workdir), str(caught.exception))
+    self.assertNotIn('run.rounds', str(caught.exception))
+
+  def test_a_long_list_of_differences_is_cut(self):
+    workdirs.prepare(self.workdir, {}, CONFIG)
+    others = {f'field_{number}': number for number in range(9)}
+    with self.assertRaisesRegex(ValueError, 'field_3 .* and 5 more;'):
+      workdirs.check(self.workdir, others)
+
+  def test_a_file_is_no_folder(self):
+    self.workdir.parent.mkdir(parents=True)
+    self.workdir.write_text('text')
+    with self.assertRaisesRegex(ValueError, 'is a file; name a folder'):
+      workdirs.check(self.workdir, IDENTITY)
+
+  def test_files_of_something_else_are_refused(self):
+    self.workdir.mkdir(parents=True)
+    (self.workdir / 'thesis.tex').write_text('text')
+    with self.assertRaisesRegex(ValueError, 'something else; name a new'):
+      workdirs.check(self.workdir, IDENTITY)
+    self.assertEqual(self.files(), {'thesis.tex': b'text'})
+
+  @parameterized.parameters(b'{"identity": {', b'', b'\xff\xfe', b'[]', b'3')
+  def test_a_damaged_config_is_told(self, content):
+    self.workdir.mkdir(parents=True)
+    (self.workdir / workdirs.CONFIG).write_bytes(content)
+    with self.assertRaisesRegex(ValueError, 'config.json .*another --workdir'):
+      workdirs.check(self.workdir, IDENTITY)
+
+
+class PrepareTest(WorkdirTestCase):
+  def test_the_config_is_written_whole(self):
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    self.assertEqual(
+      workdirs.read_config(self.workdir),
+      {'identity': IDENTITY, 'config': CONFIG},
+    )
+    self.assertTrue((self.workdir / 'cases').is_dir())
+
+  def test_a_folder_that_cannot_be_written_is_told(self):
+    self.workdir.parent.mkdir(parents=True)
+    self.workdir.write_text('text')
+    for workdir in (self.workdir, self.workdir / 'below'):
+      with self.assertRaisesRegex(ValueError, 'Cannot write to --workdir='):
+        workdirs.prepare(workdir, IDENTITY, CONFIG)
+    self.assertEqual(self.workdir.read_text(), 'text')
+
+  def test_a_full_disk_is_told(self):
+    full = OSError(28, 'No space left on device')
+    with (
+      mock.patch.object(pathlib.Path, 'write_text', side_effect=full),
+      self.assertRaisesRegex(ValueError, 'No space left on device.; name'),
+    ):
+      workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+
+  def test_a_folder_without_a_run_is_told(self):
+    with self.assertRaisesRegex(ValueError, 'No run in .* config.json'):
+      workdirs.read_config(self.workdir)
+
+  def test_default_folders_are_dated_and_named(self):
+    found = workdirs.default('digits')
+    self.assertEqual(found.parent, pathlib.Path('runs'))
+    self.assertRegex(found.name, r'^\d{4}(-\d\d){2}_\d\d(-\d\d){2}_digits$')
+
+
+class WriteJsonTest(WorkdirTestCase):
+  def test_a_file_is_the_old_or_the_new_one(self):
+    self.workdir.mkdir(parents=True)
+    path = self.workdir / 'record.json'
+    workdirs.write_json(path, {'round': 1})
+    with self.assertRaises(ValueError):
+      workdirs.write_json(path, {'round': float('nan')})
+    with self.assertRaises(TypeError):
+      workdirs.write_json(path, {'round': object()})
+    self.assertEqual(json.loads(path.read_text()), {'round': 1})
+    workdirs.write_json(path, {'round': 2})
+    self.assertEqual(json.loads(path.read_text()), {'round': 2})
+    self.assertEqual(list(self.files()), ['record.json'])
+
+
+if __name__ == '__main__':
+  absltest.main()
