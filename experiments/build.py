@@ -18,6 +18,7 @@ from experiments import program
 from fmtl_jax import algorithms
 from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
+from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import features as features_lib
 from fmtl_jax import federation as federation_lib
@@ -266,6 +267,16 @@ def check(config: ml_collections.ConfigDict) -> None:
       "Expected execution.compile_effort to be 'high' or 'low', got "
       f'{config.execution.compile_effort!r}.'
     )
+  choices = {
+    'report.view': ('pooled', 'client'),
+    'report.metric': evaluation.METRICS,
+  }
+  for field, known in choices.items():
+    if flat[field] not in known:
+      raise ValueError(
+        f'Expected {field} to be one of {", ".join(known)}, got '
+        f'{flat[field]!r}.'
+      )
   for field in ('model.hidden', 'model.channels'):
     widths = flat[field]
     if not all(isinstance(w, int) and w >= 1 for w in widths):

@@ -77,7 +77,7 @@ def check_arguments(argv: Sequence[str]) -> None:
 def _given(argv: Sequence[str]) -> list[tuple[str, str]]:
   """Names and values of the flags: `--name=value` or `--name value`."""
   given = []
-  for argument, following in zip(argv[1:], [*argv[2:], ''], strict=True):
+  for argument, following in zip(argv[1:], [*argv[2:], ''], strict=False):
     if argument.startswith('-'):
       name, equals, value = argument.lstrip('-').partition('=')
       given.append((name, value if equals else following))

@@ -134,6 +134,13 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def command_line_identity(command_line: Mapping[str, Any]) -> list[str]:
+  """The fields given on the command line that results depend on."""
+  return sorted(
+    name for name in command_line if name.split('.')[0] not in _NOT_IDENTITY
+  )
+
+
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   """Lists the fields by dotted name, in JSON types."""
   flat: dict[str, Any] = {}

@@ -23,6 +23,8 @@ def read_config(
 ) -> tuple[ml_collections.ConfigDict, dict[str, object]]:
   """The config of a run, and the fields that its command line gave."""
   saved = workdirs.read_config(workdir)
+  if not saved.get('config') or 'command_line' not in saved.get('identity', {}):
+    raise ValueError(f'{workdir / workdirs.CONFIG} is not that of a run.')
   config = config_lib.default_config()
   for field, value in saved['config'].items():
     config_lib.put_field(config, field, value)

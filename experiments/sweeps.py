@@ -113,7 +113,9 @@ def run(
     )
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
   identity = (
-    config_lib.identity(config) | {'command_line': sorted(command_line)} | swept
+    config_lib.identity(config)
+    | {'command_line': config_lib.command_line_identity(command_line)}
+    | swept
   )
   workdirs.check(workdir, identity)
   source = datasets.load(config.data)

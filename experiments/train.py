@@ -85,7 +85,7 @@ def train_and_evaluate(
   command_line = dict(command_line or {})
   names = cases_lib.names(config, only)
   identity = config_lib.identity(config) | {
-    'command_line': sorted(command_line)
+    'command_line': config_lib.command_line_identity(command_line)
   }
   workdirs.check(workdir, identity)
   source = datasets.load(config.data)

@@ -37,8 +37,11 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     )
   try:
     saved = json.loads(path.read_text())
-    _ = saved['config'], saved['identity']['command_line']
-  except (ValueError, KeyError, TypeError) as error:
+    if not isinstance(saved, dict):
+      raise ValueError('it is no JSON object')
+    if not isinstance(saved.get('identity'), dict):
+      raise ValueError('it has no identity')
+  except ValueError as error:
     raise ValueError(
       f'{path} is damaged ({error}); use another --workdir.'
     ) from error

@@ -31,6 +31,7 @@ BALANCED_ACCURACY = 'balanced_accuracy'
 AUC = 'auc'
 LOSS = 'loss'
 MSE = 'mse'
+METRICS = (ACCURACY, BALANCED_ACCURACY, AUC, LOSS, MSE)
 CLIENT_MEAN = '_client_mean'
 CLIENT_STD = '_client_std'
 WORST_DECILE = '_worst_decile'

@@ -399,7 +399,7 @@ def pretrained_values(frozen: Tree, pretrained: Tree) -> Tree:
         f'Expected the pre-trained layer {name!r} to have the shape '
         f'{leaf.shape}, got {np.shape(given[name])}.'
       )
-    return jnp.asarray(given[name])
+    return given[name]
 
   return jax.tree.map_with_path(value, frozen)
 

@@ -14,14 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import numpy as np
 
 from experiments import command_line
 from experiments import interrupts
+from fmtl_jax import models
+from fmtl_jax import predictors
 from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -42,18 +46,21 @@ SMALL = (
   '--config.run.seeds=1',
 )
 
-# Reads a command a line, answers with its exit code and what it printed.
+# Answers a line with module, folder and arguments of a command with its exit
+# code and what it printed.
 _SERVER = """
 import importlib, json, os, sys, tempfile, traceback
-program = importlib.import_module(sys.argv[1])
 from experiments import command_line, describe, models_of_runs, sweeps
 for line in sys.stdin:
+  module, folder, *arguments = json.loads(line)
   files = [tempfile.TemporaryFile('w+') for _ in range(2)]
   child = os.fork()
   if not child:
     for number, file in enumerate(files, start=1):
       os.dup2(file.fileno(), number)
-    sys.argv = [program.__file__, *json.loads(line)]
+    os.chdir(folder)
+    program = importlib.import_module(f'experiments.{module}')
+    sys.argv = [program.__file__, *arguments]
     try:
       command_line.run(program.main)
     except SystemExit as stop:
@@ -69,6 +76,22 @@ for line in sys.stdin:
     file.seek(0)
   print(json.dumps([code, *(file.read() for file in files)]), flush=True)
 """
+_server: Any = None
+
+
+def setUpModule():
+  global _server
+  _server = subprocess.Popen(
+    [sys.executable, '-c', _SERVER],
+    env=environment(),
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def tearDownModule():
+  _server.communicate()
 
 
 def environment():
@@ -83,26 +106,17 @@ class CommandTestCase(parameterized.TestCase):
 
   MODULE = ''
 
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-    cls.cwd = pathlib.Path(folder)
-    cls.server = subprocess.Popen(
-      [sys.executable, '-c', _SERVER, f'experiments.{cls.MODULE}'],
-      cwd=cls.cwd,
-      env=environment(),
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    cls.addClassCleanup(cls.server.communicate)
+  def setUp(self):
+    super().setUp()
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.cwd = pathlib.Path(folder)
 
-  def run_command(self, *arguments):
+  def run_command(self, *arguments, module=''):
     """Exit code, output and errors of a command."""
-    self.server.stdin.write(json.dumps(arguments) + '\n')
-    self.server.stdin.flush()
-    return json.loads(self.server.stdout.readline())
+    command = (module or self.MODULE, str(self.cwd), *arguments)
+    _server.stdin.write(json.dumps(command) + '\n')
+    _server.stdin.flush()
+    return json.loads(_server.stdout.readline())
 
   def check_mistake(self, sentence, *arguments):
     before = sorted(self.cwd.rglob('*'))
@@ -225,7 +239,10 @@ class MainTest(CommandTestCase):
   def test_the_folder_of_another_run_is_refused(self):
     workdir = self.cwd / 'other'
     (workdir / 'cases').mkdir(parents=True)
-    (workdir / 'config.json').write_text('{"identity": {"run.rounds": 3}}')
+    identity = {'run.rounds': 3, 'command_line': []}
+    (workdir / 'config.json').write_text(
+      json.dumps({'identity': identity, 'config': {}})
+    )
     self.check_mistake(
       'other holds another run: it differs in .* name a new folder',
       *SMALL,
@@ -346,6 +363,23 @@ class ExportTest(CommandTestCase):
       )
     self.check_mistake(sentence, *arguments)
 
+  def test_a_model_of_a_run_is_saved(self):
+    code, _, errors = self.run_command(
+      *SMALL, '--config.run.rounds=1', '--workdir=run', module='main'
+    )
+    self.assertEqual(code, 0, errors)
+    arguments = (
+      *('--workdir=run', '--case=multi_task_fl', '--task=prime'),
+      '--output=model',
+    )
+    code, output, errors = self.run_command(*arguments)
+    self.assertEqual(code, 0, errors)
+    self.assertIn("The model for 'prime' is in model;", output)
+    network = models.mlp((8, 8, 1), (4,), 1)
+    model = predictors.Predictor.load(self.cwd / 'model', network.apply)
+    self.assertEqual(model.task.name, 'prime')
+    self.assertEqual(model.outputs(np.zeros((2, 8, 8, 1))).shape, (2, 1))
+
 
 class InterruptTest(parameterized.TestCase):
   def test_ctrl_c_saves_and_the_command_that_is_shown_goes_on(self):
@@ -384,7 +418,10 @@ class InterruptTest(parameterized.TestCase):
     _, errors = stopped.communicate()
     self.assertEqual(stopped.returncode, 128 + signal.SIGINT, errors)
     self.assertNotIn('Traceback', errors)
-    shown = re.search('^Stopped by SIGINT; .* To go on: (.*)$', errors, re.M)
+    shown: Any = re.search(
+      '^Stopped by SIGINT; .* To go on: (.*)$', errors, re.M
+    )
+    self.assertIsNotNone(shown, errors)
     python, *arguments = shlex.split(shown.group(1))
     self.assertEqual(python, 'python')
     self.assertFalse((folder / 'a folder' / 'results.json').exists())

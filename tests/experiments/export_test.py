@@ -3,10 +3,12 @@
 import pathlib
 import sys
 import tempfile
+from typing import Any
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import ml_collections
 import numpy as np
 
 from experiments import datasets
@@ -43,6 +45,12 @@ def _accuracy(model, rows):
 
 
 class ExportTest(program_test.ToyTestCase):
+  folder: pathlib.Path
+  workdir: pathlib.Path
+  config: ml_collections.ConfigDict
+  results: dict[str, Any]
+  model: predictors.Predictor
+
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -198,7 +206,10 @@ class PretrainedTest(program_test.ToyTestCase):
     folder = train_test.new_folder(self)
     if params is not None:
       task = program_test.toy_source().tasks[0]
-      predictors.Predictor(apply_fn=None, params=params, task=task).save(folder)
+      network = models.mlp((3,), (4,), 1)
+      predictors.Predictor(
+        apply_fn=network.apply, params=params, task=task
+      ).save(folder)
     config = program_test.toy_config(
       {'algorithm.pretrained_layers': 1, 'model.pretrained': str(folder)}
       | fields

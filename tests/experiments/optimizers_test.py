@@ -1,5 +1,7 @@
 """Laws of optimizers by name: those of optax, also with traced settings."""
 
+from typing import Any
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -68,7 +70,7 @@ class GetTest(parameterized.TestCase):
 
 class ScheduleTest(parameterized.TestCase):
   def rates(self, name, decay=1.0, rounds=4):
-    schedule = optimizers.schedule(name, 0.2, decay, rounds)
+    schedule: Any = optimizers.schedule(name, 0.2, decay, rounds)
     return [float(schedule(jnp.int32(step))) for step in range(rounds + 1)]
 
   def test_constant_is_a_number(self):

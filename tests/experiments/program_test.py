@@ -132,6 +132,9 @@ def _on(num_devices):
 
 
 class MappedSeedsTest(ToyTestCase):
+  singles: list[dict[str, Any]]
+  programs: dict[int, program.Program]
+
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -157,6 +160,13 @@ class MappedSeedsTest(ToyTestCase):
     self.assertEqual(mapped['rounds']['loss_sum'].shape[:2], (len(SEEDS), 5))
     for number, single in enumerate(self.singles):
       testing.assert_trees_close(_of_run(mapped, number), single)
+
+  def test_runs_are_mapped_at_once_where_that_is_faster(self):
+    case = _case(toy_config())
+    with mock.patch.object(jax, 'default_backend', return_value='gpu'), _on(1):
+      found = _run(program.Program(case, 2, True))
+    for number, single in enumerate(self.singles):
+      testing.assert_trees_close(_of_run(found, number), single)
 
   def test_states_move_between_numbers_of_devices(self):
     first, second = self.programs[2], self.programs[1]
@@ -238,7 +248,8 @@ def _compilations():
   """Counts what is compiled inside the block."""
   compiled = []
 
-  def listen(event, unused_seconds, **unused_details):
+  def listen(event: str, duration_secs: float, **unused_details: Any) -> None:
+    del duration_secs
     if event == _COMPILED:
       compiled.append(event)
 

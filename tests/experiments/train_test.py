@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from typing import Any
 from unittest import mock
 
 from absl.testing import absltest
@@ -112,6 +113,11 @@ def new_folder(test):
 class RunTest(program_test.ToyTestCase):
   """One run of three cases, and calls on copies of its folder."""
 
+  finished: pathlib.Path
+  returned: dict[str, Any]
+  results: dict[str, Any]
+  records: dict[str, Any]
+
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -170,7 +176,7 @@ class RunTest(program_test.ToyTestCase):
     self.assertEqual(self.returned, self.results)
 
   def test_results_are_over_seeds(self):
-    seen = set()
+    seen: set[tuple[Any, ...]] = set()
     for entry in self.results['results']:
       self.assertEqual(entry['seeds'], list(program_test.SEEDS))
       self.assertEqual(entry['protocol'], 'iid')
@@ -355,6 +361,8 @@ class ResumeTest(program_test.ToyTestCase):
     'run.rounds': 7,
     'server.common.momentum': 0.5,
   }
+  compiled: program.Program
+  uninterrupted: pathlib.Path
 
   @classmethod
   def setUpClass(cls):
@@ -362,10 +370,11 @@ class ResumeTest(program_test.ToyTestCase):
     config = program_test.toy_config(cls.CONFIG)
     source = program_test.toy_source()
     _, case = train.build_case('fedper', config, {}, source)
+    assert case is not None
     # Compiled once for all runs: they are of one case.
-    cls.program = program.Program(case, config.run.evaluate_every, True)
+    cls.compiled = program.Program(case, config.run.evaluate_every, True)
     cls.enterClassContext(
-      mock.patch.object(program, 'Program', return_value=cls.program)
+      mock.patch.object(program, 'Program', return_value=cls.compiled)
     )
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.uninterrupted = pathlib.Path(folder) / 'run'
@@ -380,7 +389,7 @@ class ResumeTest(program_test.ToyTestCase):
       error: Raised in that call instead, if given.
     """
     flag = interrupts.Flag()
-    run_rounds = self.program.run_rounds
+    run_rounds = self.compiled.run_rounds
     calls = []
 
     def call(state, num_rounds):
@@ -395,7 +404,7 @@ class ResumeTest(program_test.ToyTestCase):
       mock.patch.object(
         interrupts, 'noticed', lambda: contextlib.nullcontext(flag)
       ),
-      mock.patch.object(self.program, 'run_rounds', call),
+      mock.patch.object(self.compiled, 'run_rounds', call),
     ):
       yield calls
 
@@ -453,39 +462,57 @@ class ResumeTest(program_test.ToyTestCase):
 
 
 class DivergenceTest(program_test.ToyTestCase):
-  BROKEN = 3
+  """Client 3, which holds the second task, has examples that overflow."""
 
-  def run_with_a_huge_client(self, workdir, **fields):
-    """Trains everybody alone; gradients of one client overflow in round 0."""
+  CONFIG = {
+    'cases': ('majority', 'isolated'),
+    'data.partition': 'key',
+    'client.batch_size': 0,
+    'run.evaluate_every': 1,
+    'run.first_seed': 7,
+    'run.seeds': 2,
+  }
+
+  def check(self, sentence, huge, **fields):
+    """Runs with huge features and opposite labels in some rows."""
+    config = program_test.toy_config(self.CONFIG | fields)
     source = program_test.toy_source()
-    rows = source.keys[:, None] == self.BROKEN
-    features = np.where(rows, 1e30, 1) * source.features
-    source = source._replace(features=features.astype(np.float32))
-    config = program_test.toy_config(
-      {
-        'cases': ('majority', 'isolated'),
-        'data.partition': 'key',
-        'client.batch_size': 0,
-        'run.first_seed': 7,
-        'run.seeds': 2,
-      }
-      | fields
-    )
-    with mock.patch.dict(datasets.SOURCES, toy=lambda data: source):
-      train.train_and_evaluate(config, workdir)
-
-  def test_the_error_names_client_task_round_and_seed(self):
+    features, labels = source.features.copy(), source.labels.copy()
+    features[huge] = 1e30
+    labels[huge] = np.arange(len(huge))[:, None] % 2
+    source = source._replace(features=features, labels=labels)
     workdir = new_folder(self)
-    # The last two of the five clients hold the second task.
-    with self.assertRaisesRegex(
-      train.DivergedError,
-      f"^Isolated: the loss of client {self.BROKEN} on task 'top' was not "
-      'finite in round 1 .seed 7.; use a smaller learning rate.$',
+    with (
+      mock.patch.dict(datasets.SOURCES, toy=lambda data: source),
+      self.assertRaisesRegex(train.DivergedError, sentence),
     ):
-      self.run_with_a_huge_client(workdir)
+      train.train_and_evaluate(config, workdir)
     # What was finished is kept.
     found = [path.name for path in (workdir / 'cases').iterdir()]
     self.assertEqual(found, ['majority.json'])
+
+  def test_a_loss_is_told_with_client_task_round_and_seed(self):
+    self.check(
+      "^Isolated: the loss of client 3 on task 'top' was not finite in round "
+      '1 .seed 7.; use a smaller learning rate.$',
+      np.flatnonzero(np.arange(100) % program_test.CLIENTS == 3),
+    )
+
+  def test_an_update_of_the_last_round_is_told_too(self):
+    config = program_test.toy_config(self.CONFIG)
+    first, second = (
+      datasets.federate(program_test.toy_source(), config.data, seed)
+      for seed in (7, 8)
+    )
+    self.check(
+      "^Isolated: the update of client 3 on task 'top' was not finite in round "
+      '0 .seed 8.; use a smaller learning rate.$',
+      # The client trains on these with the second seed only.
+      np.setdiff1d(
+        second.partition.train.groups()[3], first.partition.train.groups()[3]
+      ),
+      **{'client.learning_rate': 1e10, 'run.rounds': 1},
+    )
 
 
 class ErrorTest(program_test.ToyTestCase):

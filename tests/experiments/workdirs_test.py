@@ -10,7 +10,12 @@ from absl.testing import parameterized
 
 from experiments import workdirs
 
-IDENTITY = {'client.learning_rate': 0.1, 'run.rounds': 5, 'layer_types': []}
+IDENTITY = {
+  'client.learning_rate': 0.1,
+  'run.rounds': 5,
+  'layer_types': [],
+  'command_line': [],
+}
 CONFIG = IDENTITY | {'report.title': 'Toy'}
 
 
@@ -56,10 +61,13 @@ class CheckTest(WorkdirTestCase):
     self.assertNotIn('run.rounds', str(caught.exception))
 
   def test_a_long_list_of_differences_is_cut(self):
-    workdirs.prepare(self.workdir, {}, CONFIG)
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
     others = {f'field_{number}': number for number in range(9)}
-    with self.assertRaisesRegex(ValueError, 'field_3 .* and 5 more;'):
-      workdirs.check(self.workdir, others)
+    with self.assertRaisesRegex(
+      ValueError,
+      'differs in field_0 .*, field_3 .None there, 3 now. and 5 more;',
+    ):
+      workdirs.check(self.workdir, IDENTITY | others)
 
   def test_a_file_is_no_folder(self):
     self.workdir.parent.mkdir(parents=True)
@@ -74,7 +82,15 @@ class CheckTest(WorkdirTestCase):
       workdirs.check(self.workdir, IDENTITY)
     self.assertEqual(self.files(), {'thesis.tex': b'text'})
 
-  @parameterized.parameters(b'{"identity": {', b'', b'\xff\xfe', b'[]', b'3')
+  @parameterized.parameters(
+    b'{"identity": {',
+    b'',
+    b'\xff\xfe',
+    b'[]',
+    b'3',
+    b'{}',
+    b'{"identity": 3, "config": {}}',
+  )
   def test_a_damaged_config_is_told(self, content):
     self.workdir.mkdir(parents=True)
     (self.workdir / workdirs.CONFIG).write_bytes(content)

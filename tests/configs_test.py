@@ -1,0 +1,188 @@
+"""Laws of the configs: every one loads, fits the schema and runs in seconds."""
+
+import importlib
+import json
+import pathlib
+import re
+import sys
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow_datasets as tfds
+
+from experiments import build
+from experiments import cases
+from experiments import config as config_lib
+from experiments import datasets
+from experiments import program
+from experiments import sweeps
+from experiments import train
+from fmtl_jax import testing
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from tests.data import uci_har_test
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+NAMES = [p.stem for p in sorted(FOLDER.glob('*.py')) if p.stem != '__init__']
+GRIDS = [
+  p.stem for p in sorted(FOLDER.glob('sweeps/*.py')) if p.stem != '__init__'
+]
+WINDOWS = 24  # Of each person, four of each activity.
+
+
+def _module(name):
+  return importlib.import_module(f'configs.{name}')
+
+
+def _variants(name):
+  """The variants that a config knows."""
+  with mock.patch.object(
+    config_lib, 'apply_variants', lambda config, variants, known: known
+  ):
+    return list(_module(name).get_config())
+
+
+def _write_recordings(folder):
+  """Writes three people's recordings as the public zip has them."""
+  people = {'train': [1, 3], 'test': [2]}
+  subjects = {s: list(np.repeat(p, WINDOWS)) for s, p in people.items()}
+  activity = {
+    split: list(np.tile(np.repeat(np.arange(1, 7), WINDOWS // 6), len(p)))
+    for split, p in people.items()
+  }
+  with mock.patch.multiple(uci_har_test, SUBJECTS=subjects, ACTIVITY=activity):
+    files = uci_har_test._files(uci_har_test._windows())
+  name = f'{uci_har_test.FOLDER}.zip'
+  (folder / name).write_bytes(uci_har_test._zip(files))
+
+
+class ConfigsTestCase(parameterized.TestCase):
+  """Loads configs with small recordings in place of the public ones."""
+
+  folder: pathlib.Path
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    tfds.disable_progress_bar()
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.folder = pathlib.Path(folder)
+    (cls.folder / 'manual').mkdir()
+    _write_recordings(cls.folder / 'manual')
+    cls.enterClassContext(
+      mock.patch.object(program, '_LOW_EFFORT', testing._quick_options())
+    )
+
+  def load(self, name, variants=''):
+    config = _module(name).get_config(variants)
+    config.data.manual_dir = str(self.folder / 'manual')
+    config.data.data_dir = str(self.folder / 'prepared')
+    return config
+
+
+class SchemaTest(ConfigsTestCase):
+  @parameterized.parameters(
+    (name, variant) for name in NAMES for variant in ('', *_variants(name))
+  )
+  def test_every_case_of_a_variant_can_be_built(self, name, variant):
+    config = self.load(name, variant)
+    known = config_lib.flatten(config_lib.default_config())
+    for field in config_lib.flatten(config):
+      if field.split('.')[0] != 'overrides' and field not in known:
+        self.assertStartsWith(field, 'report.labels.')
+    self.assertEqual(config.name, name)
+    self.assertContainsSubset(config.overrides, cases.CASES)
+    self.assertContainsSubset(config.report.labels, cases.CASES)
+    for case in (config.report.curve_case, config.report.baseline):
+      self.assertIn(case, ('', *config.cases))
+    json.dumps(config_lib.identity(config), allow_nan=False)
+    source = datasets.load(config.data)
+    config.run.seeds = min(config.run.seeds, 2)
+    for case in cases.names(config):
+      train.build_case(case, config, {}, source)
+
+  @parameterized.parameters(NAMES)
+  def test_the_header_names_the_command_and_all_variants(self, name):
+    header = ' '.join(_module(name).__doc__.split())
+    self.assertIn(f'-m experiments.main --config=configs/{name}.py', header)
+    (shown,) = re.findall(r'Variants: ([\w, ]+);', header)
+    self.assertCountEqual(shown.split(', '), _variants(name))
+
+  @parameterized.parameters(NAMES)
+  def test_an_unknown_variant_is_refused(self, name):
+    with self.assertRaisesRegex(ValueError, "Unknown variant 'smokee'"):
+      self.load(name, 'smokee')
+
+
+class SmokeTest(ConfigsTestCase):
+  def check_run(self, config, only=()):
+    workdir = self.folder / f'run_of_{self.id()}'
+    train.train_and_evaluate(config, workdir, only)
+    wanted = list(only) or list(config.cases)
+    results = json.loads((workdir / 'results.json').read_text())
+    self.assertEqual([c['case'] for c in results['cost']], wanted)
+    accuracies = [
+      entry
+      for entry in results['results']
+      if (entry['task'], entry['metric']) == ('mean', 'accuracy')
+      and (entry['view'], entry['split']) == (config.report.view, 'test')
+    ]
+    self.assertEqual([entry['case'] for entry in accuracies], wanted)
+    for entry in accuracies:
+      self.assertLen(entry['seed_values'], config.run.seeds)
+      self.assertBetween(entry['mean'], 0, 100)
+    for name in ('results.md', 'results.tex', 'metrics.csv'):
+      self.assertNotEmpty((workdir / name).read_text())
+    for name in ('curves.png', 'cases.png', 'communication.png'):
+      self.assertTrue((workdir / name).read_bytes().startswith(b'\x89PNG'))
+
+  @parameterized.parameters(NAMES)
+  def test_the_smoke_variant_runs_all_its_cases(self, name):
+    self.check_run(self.load(name, 'smoke'))
+
+  def test_variants_combine(self):
+    config = self.load('digits', 'cnn,smoke')
+    self.assertEqual((config.model.name, config.run.rounds), ('cnn', 4))
+    self.check_run(config, ['multi_task_fl'])
+
+
+class GridTest(ConfigsTestCase):
+  """A sweep file belongs to the variant `grid` of the config of its name."""
+
+  @parameterized.parameters(GRIDS)
+  def test_a_grid_fits_its_config_and_all_cases_have_as_many_points(self, name):
+    module = _module(f'sweeps.{name}')
+    header = ' '.join(module.__doc__.split())
+    self.assertIn(
+      f'-m experiments.sweep --config=configs/{name}.py:grid '
+      f'--sweep=configs/sweeps/{name}.py',
+      header,
+    )
+    config = self.load(name, 'grid')
+    # Chosen on validation data of splits that no table is made from.
+    self.assertGreater(config.data.validation_fraction, 0)
+    table = set(train.seeds_of(self.load(name)))
+    self.assertEmpty(table.intersection(train.seeds_of(config)))
+    sweep = module.get_config()
+    self.assertContainsSubset(sweep.get('overrides', {}), config.cases)
+    numbers = set()
+    for case in cases.names(config):
+      if case == cases.MAJORITY:
+        continue
+      mapped, static = sweeps.grid_of(sweep, case)
+      points = sweeps.product(mapped | static)
+      for point in points:
+        resolved = cases.resolve(case, config, {})
+        for field, value in point.items():
+          config_lib.set_field(resolved, field, value)
+        build.check(resolved)
+      numbers.add(len(points))
+    (shown,) = re.findall(r': (\d+) points for every case', header)
+    self.assertEqual(numbers, {int(shown)})
+
+
+if __name__ == '__main__':
+  absltest.main()
