@@ -27,11 +27,9 @@ _OVERRIDES = {
 
 
 def smoke(config):
-  """A few rounds of the paper's five cases, in seconds."""
+  """A few rounds of the distributed cases, in seconds."""
   config.cases = (
     'majority',
-    'centralized_separate',
-    'centralized_joint',
     'distributed_separate',
     'separate_fl',
     'multi_task_fl',

@@ -13,7 +13,7 @@ import ml_collections
 
 from experiments import config as config_lib
 
-# Chosen on validation data by configs/sweeps/har.py for separate and joint, then
+# Chosen on validation data by configs/sweeps/har.py for separate and joint,
 # trained on the full training part; FedAvg and its relatives are not searched.
 _OVERRIDES = {
   'distributed_separate': {
