@@ -260,14 +260,15 @@ class MainTest(CommandTestCase):
     )
     self.assertEqual(code, 0, errors)
     self.assertEqual(sorted(self.cwd.rglob('*')), before)
-    partition, joint, method = re.split(
-      r'\n.+ \((?:centralized_joint|multi_task_fl)\)\n', output
+    partition, *sections = re.split(
+      r'\n.+ \((centralized_joint|multi_task_fl)\)\n', output
     )
+    texts = dict(zip(sections[::2], sections[1::2], strict=True))
     for word in ('Partition', 'odd', 'prime'):
       self.assertIn(word, partition)
     for text, lines in (
       (
-        method,
+        texts['multi_task_fl'],
         (
           r'dense_0/kernel +\(64, 4\) +common +1\n',
           r'output/bias +\(1,\) +personal +5 x 1\n',
@@ -275,7 +276,7 @@ class MainTest(CommandTestCase):
         ),
       ),
       (
-        joint,
+        texts['centralized_joint'],
         (
           r'output/bias +\(1,\) +task +5\n',
           'distinct parameters: .*common 260, task 25, personal 0',

@@ -21,7 +21,6 @@ import numpy as np
 from experiments import build
 from experiments import cases
 from experiments import config as config_lib
-from experiments import datasets
 from experiments import interrupts
 from experiments import program
 from experiments import sweeps
@@ -223,20 +222,6 @@ class SweepTest(program_test.ToyTestCase):
     self.assertEqual(list(best), [CASE])
     defined = [row['best'] for row in self.rows if row['best'] is not None]
     self.assertEqual(best[CASE]['best'], max(defined))
-
-
-class LastRoundTest(program_test.ToyTestCase):
-  def test_a_point_whose_last_update_overflows_is_marked_too(self):
-    features = 1e30 * program_test.toy_source().features
-    source = program_test.toy_source(features=features.astype(np.float32))
-    config = _config({'run.rounds': 1})
-    with mock.patch.dict(datasets.SOURCES, toy=lambda data: source):
-      rows = sweeps.run(
-        config, _sweep((1e-38, 1e10), (0,)), train_test.new_folder(self)
-      )
-    self.assertIsNotNone(rows[0]['final'])
-    self.assertIsNone(rows[1]['final'])
-    self.assertEqual(sweeps.best_of(rows)[CASE], rows[0])
 
 
 class ErrorTest(program_test.ToyTestCase):
