@@ -2,11 +2,15 @@
 
 A pre-trained network below the first trained layer gives an example the same
 features in every round: they are computed before the first one, and training
-runs on them.
+runs on them. A file keeps them for the next run.
 """
 
 from collections.abc import Callable
+import hashlib
+import os
+import pathlib
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +21,24 @@ def precompute(
   feature_fn: Callable[[Any], jax.Array],
   examples: np.ndarray,
   batch_size: int = 256,
+  progress: Callable[[int], object] | None = None,
 ) -> np.ndarray:
   """Applies a function to all examples, in batches of one shape.
 
   Args:
     feature_fn: `examples [B, ...] -> features [B, ...]`; it is jitted.
-    examples: `[N, ...]`.
+    examples: `[N, ...]`, or anything with a length whose slices are arrays.
     batch_size: B; the last batch is padded with zeros.
+    progress: Called with the number of examples after each batch.
 
   Returns:
     `[N, ...]` features on the host.
+
+  Raises:
+    ValueError: If there are no examples.
   """
+  if not len(examples):
+    raise ValueError('Expected examples to compute features of, got none.')
   compiled = jax.jit(feature_fn)
   parts = []
   for start in range(0, len(examples), batch_size):
@@ -35,4 +46,66 @@ def precompute(
     missing = batch_size - len(batch)
     padded = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
     parts.append(np.asarray(compiled(jnp.asarray(padded)))[: len(batch)])
+    if progress is not None:
+      progress(len(batch))
   return np.concatenate(parts)
+
+
+def fingerprint(*parts: Any) -> str:
+  """A name for the content of trees of arrays, numbers and strings.
+
+  Args:
+    *parts: Whatever features depend on: weights, data, preprocessing.
+
+  Returns:
+    64 hexadecimal digits; others for another value, dtype, shape or name.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(parts):
+    digest.update(jax.tree_util.keystr(path).encode())
+    if isinstance(leaf, np.ndarray | jax.Array):
+      array = np.asarray(leaf)
+      digest.update(f'{array.dtype.str}{array.shape}'.encode())
+      digest.update(array.tobytes())
+    else:
+      digest.update(repr(leaf).encode())
+  return digest.hexdigest()
+
+
+def cached(
+  folder: str | os.PathLike[str],
+  key: str,
+  compute: Callable[[], np.ndarray],
+) -> np.ndarray:
+  """Reads features from a file, or computes them and writes it.
+
+  A file that is damaged (it has checksums), or that was renamed to look like
+  another one, is computed anew with a warning.
+
+  Args:
+    folder: Where files are kept; it is made if missing.
+    key: What the features depend on, see `fingerprint`.
+    compute: Computes them.
+  """
+  path = pathlib.Path(folder).expanduser() / f'features_{key[:16]}.npz'
+  if path.exists():
+    try:
+      with np.load(path) as file:
+        if str(file['key']) == key:
+          return file['features']
+      problem = 'belongs to other weights, data or preprocessing'
+    except Exception as error:  # Whatever a reader makes of damaged files.
+      problem = f'cannot be read ({error!r})'
+    warnings.warn(
+      f'{path} {problem}; its features are computed anew.', stacklevel=2
+    )
+  features = compute()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  try:
+    with temporary.open('wb') as opened:
+      np.savez(opened, key=np.array(key), features=features)
+    temporary.replace(path)  # A reader sees all of a file or none.
+  finally:
+    temporary.unlink(missing_ok=True)
+  return features

@@ -1,4 +1,8 @@
-"""Law of precomputed features: batches change nothing, and compile once."""
+"""Laws of precomputed features: batches and files change nothing."""
+
+import pathlib
+import tempfile
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -34,6 +38,101 @@ class PrecomputeTest(parameterized.TestCase):
       lambda x: jnp.broadcast_to(x.sum(), (len(x), 1)), examples, 4
     )
     np.testing.assert_array_equal(actual[:, 0], [10, 10, 10, 10, 5])
+
+  def test_progress_counts_every_example_once(self):
+    counts = []
+    features.precompute(
+      jnp.asarray, np.zeros((8, 2), np.float32), 3, counts.append
+    )
+    self.assertEqual(counts, [3, 3, 2])
+
+  def test_no_examples_are_an_error(self):
+    with self.assertRaisesRegex(ValueError, 'examples .*got none'):
+      features.precompute(jnp.asarray, np.zeros((0, 2), np.float32))
+
+
+class FingerprintTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('value', {'a': np.array([1.0, 3.0])}, 'crop'),
+    ('dtype', {'a': np.array([1.0, 2.0], np.float32)}, 'crop'),
+    ('shape', {'a': np.array([[1.0, 2.0]])}, 'crop'),
+    ('name', {'b': np.array([1.0, 2.0])}, 'crop'),
+    ('setting', {'a': np.array([1.0, 2.0])}, 'resize'),
+  )
+  def test_it_tells_contents_apart(self, weights, preprocessing):
+    base = features.fingerprint({'a': np.array([1.0, 2.0])}, 'crop')
+    self.assertLen(base, 64)
+    self.assertNotEqual(features.fingerprint(weights, preprocessing), base)
+    self.assertEqual(
+      features.fingerprint({'a': jnp.array([1, 2])}, 1.5),
+      features.fingerprint({'a': np.array([1, 2], np.int32)}, 1.5),
+    )
+
+
+class CacheTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    temporary = tempfile.TemporaryDirectory()
+    self.addCleanup(temporary.cleanup)
+    self.folder = pathlib.Path(temporary.name) / 'new'
+    self.values = np.random.default_rng(0).normal(size=(5, 3))
+    self.calls = 0
+
+  def read(self, key='a' * 64):
+    def compute():
+      self.calls += 1
+      return self.values
+
+    values = features.cached(self.folder, key, compute)
+    np.testing.assert_array_equal(values, self.values)
+    self.assertEqual(values.dtype, self.values.dtype)
+
+  def test_features_are_computed_once(self):
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      for _ in range(3):
+        self.read()
+    self.assertEqual(self.calls, 1)
+    self.assertLen(list(self.folder.iterdir()), 1)
+
+  def test_another_key_is_another_file(self):
+    self.read('a' * 64)
+    self.read('b' * 64)
+    self.assertEqual(self.calls, 2)
+
+  def test_a_foreign_file_is_noticed_and_replaced(self):
+    """The names of both files begin alike."""
+    self.read('a' * 64)
+    with self.assertWarnsRegex(UserWarning, 'other weights'):
+      self.read('a' * 63 + 'b')
+    self.read('a' * 63 + 'b')
+    self.assertEqual(self.calls, 2)
+
+  def test_a_damaged_file_is_noticed_and_replaced(self):
+    self.read()
+    [path] = self.folder.iterdir()
+    whole = path.read_bytes()
+    at = whole.index(self.values.tobytes())
+    flipped = bytes([whole[at] ^ 1])
+    for damaged in (
+      whole[:at] + flipped + whole[at + 1 :],
+      whole[: len(whole) // 2],
+      b'',
+    ):
+      path.write_bytes(damaged)
+      with self.assertWarnsRegex(UserWarning, 'cannot be read'):
+        self.read()
+      self.read()
+    self.assertEqual(self.calls, 4)
+
+  def test_a_stop_while_computing_leaves_nothing(self):
+    def interrupted():
+      raise KeyboardInterrupt
+
+    with self.assertRaises(KeyboardInterrupt):
+      features.cached(self.folder, 'a' * 64, interrupted)
+    self.read()
+    self.assertEqual(self.calls, 1)
 
 
 if __name__ == '__main__':

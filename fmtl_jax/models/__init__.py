@@ -5,3 +5,5 @@ from fmtl_jax.models.base import from_nnx as from_nnx
 from fmtl_jax.models.base import sequential as sequential
 from fmtl_jax.models.networks import cnn as cnn
 from fmtl_jax.models.networks import mlp as mlp
+from fmtl_jax.models.vgg import vgg_face as vgg_face
+from fmtl_jax.models.weight_files import load_vgg as load_vgg
