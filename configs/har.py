@@ -13,21 +13,26 @@ import ml_collections
 
 from experiments import config as config_lib
 
-# Chosen on validation data by configs/sweeps/har.py for separate and joint,
-# trained on the full training part; FedAvg and its relatives are not searched.
+# Chosen on validation data by configs/sweeps/har.py. Multi-task FL: the best at
+# a rate of 0.05; the best at 0.1 was 0.05 points above, but a neighbour of it
+# diverged on one seed of 14.
 _OVERRIDES = {
   'distributed_separate': {
-    'client': {'batch_size': 32, 'learning_rate': 0.1, 'weight_decay': 0.0005},
+    'client': {'learning_rate': 0.1, 'weight_decay': 0.0005},
   },
   'centralized_joint': {
-    'client': {'learning_rate': 0.1, 'local_epochs': 2, 'weight_decay': 0.0005},
+    'client': {
+      'learning_rate': 0.1,
+      'schedule': 'cosine',
+      'local_epochs': 1,
+      'weight_decay': 0.0005,
+    },
   },
-  # The search preferred a rate of 0.1, which diverged on another seed.
   'multi_task_fl': {
     'client': {'learning_rate': 0.05},
     'algorithm': {'task_layers': 2},
     # Over-relaxed averages of the common layers.
-    'server': {'common': {'learning_rate': 1.5}},
+    'server': {'common': {'learning_rate': 2.0}},
   },
 }
 _PUBLISHED = (
@@ -84,8 +89,8 @@ def grid(config):
   """The search: validation data out of the training part, one fixed split."""
   config.data.validation_fraction = 0.15
   config.run.first_seed = 1000
-  config.run.seeds = 2
-  config.run.evaluate_every = 30
+  config.run.seeds = 4
+  config.run.evaluate_every = 50
 
 
 def get_config(variants=''):
@@ -109,10 +114,9 @@ def get_config(variants=''):
   config.model.hidden = (128, 64, 32)
   config.algorithm.task_layers = 2
   config.client.learning_rate = 0.1
-  config.client.schedule = 'cosine'
   config.client.batch_size = 16
   config.client.local_epochs = 2
-  config.run.rounds = 120
+  config.run.rounds = 150
   config.run.seeds = 10
   config.run.evaluate_every = 10
   config.overrides = ml_collections.ConfigDict(_OVERRIDES)

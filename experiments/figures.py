@@ -221,14 +221,14 @@ def client_dots(
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5)
     for axes in list(grid.flat)[len(panels) :]:
       axes.set_axis_off()
-    words = results.describe(split, metric).removesuffix(results.PERCENT)
     unit = ' (percentage points)' if results.in_percent(metric) else ''
-    figure.supylabel(f'difference of the {words}{unit}', fontsize=10)
+    figure.supylabel(f'difference{unit}', fontsize=10)
     figure.supxlabel('client, sorted by its difference', fontsize=10)
     count = len(base[0]['seeds'])
+    words = results.describe(split, metric).removesuffix(results.PERCENT)
     _title(
       figure,
-      f'Clients compared with {base[0]["label"]}: '
+      f'{words.capitalize()} against {base[0]["label"]}: '
       + (f'mean of {count} seeds' if count > 1 else 'one seed'),
     )
   return True
