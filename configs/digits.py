@@ -5,7 +5,16 @@ Table III, on scikit-learn's 1,797 digits (8 x 8) instead of faces: 50 clients
 in five groups of ten, each with the labels of its own task only.
 
 Command: python -m experiments.main --config=configs/digits.py
-Variants: smoke, grid, cnn, dirichlet; they combine, as in :cnn,smoke.
+Variants: smoke, grid, cnn, dirichlet, pretrain, transfer; they combine, as in
+:cnn,smoke.
+
+Two-stage transfer: a network learns to tell the digits 0 to 4 centrally, and a
+federation trains the rest of it on five tasks about 5 to 9:
+  python -m experiments.main --config=configs/digits.py:pretrain --workdir=P
+  python -m experiments.export --workdir=P --case=centralized_joint \
+      --task=digit --output=M
+  python -m experiments.main --config=configs/digits.py:transfer \
+      --config.model.pretrained=M
 """
 
 import ml_collections
@@ -59,6 +68,26 @@ def dirichlet(config):
   config.data.alpha = 0.5
 
 
+def pretrain(config):
+  """Which digit it is, of 0 to 4, learned centrally."""
+  config.data.kind = 'low'
+  config.data.clients = 10
+  config.cases = ('centralized_joint',)
+  config.report.curve_case = ''
+  config.report.baseline = ''
+  config.run.seeds = 1
+  config.report.title = 'Digits 0 to 4: test accuracy (%)'
+
+
+def transfer(config):
+  """Five tasks about 5 to 9, behind a first layer trained on others."""
+  config.data.kind = 'high'
+  config.data.clients = 50
+  config.cases = ('majority', 'distributed_separate', 'multi_task_fl')
+  config.algorithm.pretrained_layers = 1
+  config.report.title = 'Digits 5 to 9: test accuracy (%)'
+
+
 def get_config(variants=''):
   """Builds the config; `variants` are names joined by commas."""
   config = config_lib.default_config()
@@ -88,5 +117,12 @@ def get_config(variants=''):
   return config_lib.apply_variants(
     config,
     variants,
-    {'smoke': smoke, 'grid': grid, 'cnn': cnn, 'dirichlet': dirichlet},
+    {
+      'smoke': smoke,
+      'grid': grid,
+      'cnn': cnn,
+      'dirichlet': dirichlet,
+      'pretrain': pretrain,
+      'transfer': transfer,
+    },
   )

@@ -32,6 +32,7 @@ from fmtl_jax.data import dataset as dataset_lib
 Settings = Mapping[str, Any]
 
 _MODELS = ('mlp', 'cnn')
+STANDARDIZE = 'standardize'
 # Fields that change no shape: a sweep maps them over runs of one program.
 MAPPED = (
   'algorithm.mu',
@@ -79,8 +80,9 @@ def label_rules(
   """The rules in `layer_types`, or the algorithm's own by depth.
 
   Rules in the config are those of the method of the paper; an algorithm that is
-  a label rule keeps its own. A centralized model has no clients: what would be
-  personal belongs to the task there.
+  a label rule keeps its own, behind the layers that are pre-trained. A
+  centralized model has no clients: what would be personal belongs to the task
+  there.
   """
   rules: layer_types.Rules
   if config.layer_types and algorithm == 'multi_task_fl':
@@ -88,7 +90,16 @@ def label_rules(
   else:
     entry = algorithms.ALGORITHMS[algorithm]
     depths = {name: config.algorithm[name] for name in entry.depths}
-    rules = entry.label_rules(layers, **depths)
+    # Whatever the algorithm: they belong to the network.
+    count = config.algorithm.pretrained_layers
+    trained = len(layers) - count
+    pretrained = layer_types.by_depth(
+      layers, [(layer_types.PRETRAINED, count), (layer_types.COMMON, trained)]
+    )
+    rules = [
+      *pretrained[:count],
+      *entry.label_rules(layers[count:], **depths),
+    ]
   if not centralized:
     return rules
   return [
@@ -134,6 +145,11 @@ def build_network(
   Raises:
     ValueError: If a setting is no good, or pre-trained layers have no values.
   """
+  if config.model.backbone != (source.backbone.name if source.backbone else ''):
+    raise ValueError(
+      'Expected the same model.backbone for all cases, which share its outputs,'
+      f' got {config.model.backbone!r} for one; set it for the experiment.'
+    )
   model = build_model(config, source)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   example = jax.ShapeDtypeStruct((1, *source.features.shape[1:]), np.float32)
@@ -144,7 +160,18 @@ def build_network(
     shapes, rules, [*federation_lib.OWNERS, layer_types.PRETRAINED]
   )
   if layer_types.PRETRAINED not in jax.tree.leaves(labels):
-    return Network(model, model, rules, None, source.features, {})
+    if source.backbone is None:
+      return Network(model, model, rules, None, source.features, {})
+    full, params = _with_backbone(
+      source.backbone, model, config.data.standardize
+    )
+    return Network(full, model, rules, None, source.features, params)
+  if source.backbone is not None:
+    raise ValueError(
+      'Expected no pretrained layers behind a backbone, which is pre-trained '
+      f'itself, got both (model.backbone is {source.backbone.name!r}); set '
+      'algorithm.pretrained_layers=0.'
+    )
   if not config.model.pretrained:
     raise ValueError(
       'Some layers are labelled pretrained; name the folder with their '
@@ -174,6 +201,22 @@ def build_network(
     outputs,
     frozen,
   )
+
+
+def _with_backbone(
+  backbone: datasets.Backbone, model: models.Model, standardize: bool
+) -> tuple[models.Model, dict[str, Any]]:
+  """The backbone as one stage in front of a network, and its parameters.
+
+  Where its outputs are standardized, that is the stage `STANDARDIZE`, whose
+  parameters `mean` and `scale` belong to a seed and are for the caller to add.
+  """
+  params = {backbone.name: backbone.params}
+  stages = [(backbone.name, backbone.model.apply)]
+  if standardize:
+    stages.append((STANDARDIZE, lambda p, x: (x - p['mean']) * p['scale']))
+  init = lambda key: {**params, **model.init(key)}
+  return models.base.chain(init, (*stages, *model.stages)), params
 
 
 def _with_features(
@@ -277,6 +320,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'Expected {field} to be one of {", ".join(known)}, got '
         f'{flat[field]!r}.'
       )
+  unknown = set(config.report.more_metrics) - set(evaluation.METRICS)
+  if unknown:
+    raise ValueError(
+      f'Expected report.more_metrics out of {", ".join(evaluation.METRICS)}, '
+      f'got {", ".join(map(repr, sorted(unknown)))}.'
+    )
   for field in ('model.hidden', 'model.channels'):
     widths = flat[field]
     if not all(isinstance(w, int) and w >= 1 for w in widths):

@@ -25,6 +25,11 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
   config.data.kind = ''  # Which part of the source, where it has several.
+  config.data.image_size = 150  # Height and width of photographs, in pixels.
+  config.data.image_crop = 1.0  # The central fraction that is kept of them.
+  config.data.grey = False  # One channel instead of three.
+  config.data.max_images = 0  # Photographs to use, evenly spaced; 0 is all.
+  config.data.feature_dir = ''  # Where outputs of backbones are kept.
   config.data.clients = 50
   config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
   config.data.alpha = 0.5  # Concentration of dirichlet and quantity.
@@ -41,6 +46,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.model.hidden = (64, 32)
   config.model.channels = ()
   config.model.window = 3
+  config.model.backbone = ''  # A published network in front: see backbones.py.
+  config.model.backbone_weights = ''  # A file; '' is that of a package.
   # A folder with trained parameters: values of layers labelled pretrained.
   config.model.pretrained = ''
   # (regex, layer type) pairs; () lets the algorithm label layers by depth.
@@ -111,7 +118,11 @@ def default_config() -> ml_collections.ConfigDict:
   # The case of curves.png, a line for each task; '' shows all cases.
   config.report.curve_case = 'multi_task_fl'
   config.report.baseline = 'distributed_separate'
-  config.report.targets = ()  # Accuracies to reach, in percent.
+  config.report.more_metrics = ()  # With a table each, below the first one.
+  config.report.targets = ()  # Values to reach, in percent for accuracies.
+  # One more target: what this case ends with, less the margin.
+  config.report.target_case = ''
+  config.report.target_margin = 0.5
   config.report.labels = (
     ml_collections.ConfigDict()
   )  # How a case is shown, by case.

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import sys
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 
 from experiments import cases
 from experiments import config as config_lib
+from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import assignments
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import images
 from fmtl_jax.data import partitioners
 from fmtl_jax.data import splits
 from fmtl_jax.data import standardization
@@ -24,11 +28,29 @@ OVERLAP_NOTE = (
 )
 
 
+class Backbone(NamedTuple):
+  """A fixed network that made the features of a source.
+
+  Attributes:
+    name: Which one.
+    model: The network.
+    params: Its parameters.
+    input: Shape and dtype of a batch of examples as they came.
+    cost: Time and speed of the computation; empty if a file had its outputs.
+  """
+
+  name: str
+  model: models.Model
+  params: Any
+  input: jax.ShapeDtypeStruct
+  cost: dict[str, float]
+
+
 class Source(NamedTuple):
   """A data set before anybody holds any of it.
 
   Attributes:
-    features: `[N, ...]`.
+    features: `[N, ...]`: an array, or `images.Images` for a backbone.
     labels: `[N, L]` float32, NaN where missing.
     tasks: The T tasks.
     strata: `[N]`, what splits keep the proportions of.
@@ -38,9 +60,10 @@ class Source(NamedTuple):
       tasks have the same common test set. Otherwise an example belongs to the
       task of its owner.
     standardized_axes: Axes of an example that share a mean and a scale.
+    backbone: What the features were computed with, None if nothing.
   """
 
-  features: np.ndarray
+  features: Any
   labels: np.ndarray
   tasks: tuple[tasks_lib.Task, ...]
   strata: np.ndarray
@@ -48,12 +71,13 @@ class Source(NamedTuple):
   runs: np.ndarray | None = None
   shared_labels: bool = True
   standardized_axes: tuple[int, ...] = ()
+  backbone: Backbone | None = None
 
 
-def _digits(unused_data: ml_collections.ConfigDict) -> Source:
+def _digits(data: ml_collections.ConfigDict) -> Source:
   from fmtl_jax.data import digits  # scikit-learn takes a second to import.
 
-  loaded = digits.load()
+  loaded = digits.load(data.kind)
   return Source(
     features=loaded.features.reshape(-1, 8, 8, 1),
     labels=loaded.labels,
@@ -86,9 +110,78 @@ def _uci_har(data: ml_collections.ConfigDict) -> Source:
   )
 
 
+def _utkface(data: ml_collections.ConfigDict) -> Source:
+  from fmtl_jax.data import utkface  # tensorflow_datasets is slow to import.
+
+  if not data.manual_dir:
+    raise ValueError(
+      'Expected data.manual_dir to be the folder with UTKFace.zip, got none; '
+      f'get it from {utkface.URL}.'
+    )
+  faces = utkface.load(data.manual_dir, data.data_dir or None)
+  columns = {
+    'gender': faces.gender,
+    'adult': faces.age >= 18,
+    'over_30': faces.age > 30,
+    'over_50': faces.age > 50,
+    'White': faces.race == utkface.RACES.index('white'),
+  }
+  labels = np.stack(list(columns.values()), 1).astype(np.float32)
+  return _photographs(data, faces.encoded, labels, columns, faces.summary)
+
+
+def _face_folder(data: ml_collections.ConfigDict) -> Source:
+  from fmtl_jax.data import face_folder  # tensorflow_datasets is slow.
+
+  if not data.manual_dir:
+    raise ValueError(
+      'Expected data.manual_dir to be a folder with images and one CSV of '
+      'binary attributes, got none; name it.'
+    )
+  faces = face_folder.load(data.manual_dir, data.data_dir or None)
+  return _photographs(
+    data, faces.encoded, faces.labels, faces.attributes, faces.summary
+  )
+
+
+def _celeb_a(data: ml_collections.ConfigDict) -> Source:
+  from fmtl_jax.data import celeb_a  # tensorflow_datasets is slow to import.
+
+  faces = celeb_a.load(data.data_dir or None, data.manual_dir or None)
+  return _photographs(
+    data, faces.encoded, faces.labels, faces.tasks, '', faces.identity
+  )
+
+
+def _photographs(data, encoded, labels, names, summary, keys=None) -> Source:
+  """Photographs with binary labels `[N, L]`, a task for each column."""
+  if summary:
+    print(f'warning: {summary}', file=sys.stderr)
+  if 0 < data.max_images < len(labels):
+    rows = np.linspace(0, len(labels) - 1, data.max_images).astype(np.int64)
+    encoded, labels = [encoded[int(row)] for row in rows], labels[rows]
+    keys = None if keys is None else keys[rows]
+  known = np.nan_to_num(labels, nan=2).astype(np.int64)
+  return Source(
+    features=images.Images(
+      encoded, (data.image_size,) * 2, data.image_crop, data.grey
+    ),
+    labels=labels,
+    tasks=tuple(
+      tasks_lib.Task(name=name, column=column)
+      for column, name in enumerate(names)
+    ),
+    strata=known @ 3 ** np.arange(labels.shape[1]),
+    keys=keys,
+  )
+
+
 SOURCES: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
   'digits': _digits,
   'uci_har': _uci_har,
+  'utkface': _utkface,
+  'face_folder': _face_folder,
+  'celeb_a': _celeb_a,
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from experiments import backbones
 from experiments import cases as cases_lib
 from experiments import datasets
 from experiments import program as program_lib
@@ -34,7 +35,7 @@ def describe(
   Raises:
     ValueError: If anything about the input is wrong.
   """
-  source = datasets.load(config.data)
+  source = backbones.load_source(config, compute=False)
   lines = []
   partition = ''
   for name in cases_lib.names(config, only):
@@ -90,7 +91,14 @@ def _case(
   memory = 'not known on this platform'
   if program.memory_bytes is not None:
     memory = f'{program.memory_bytes / 2**20:.1f} MiB a device'
+  before = []
+  if case.prefix_parameters:
+    before = [
+      f'before round 0: pre-trained layers of {case.prefix_parameters:,} '
+      'parameters, whose outputs are computed once'
+    ]
   return [
+    *before,
     *layer_table(federation),
     'distinct parameters: '
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),

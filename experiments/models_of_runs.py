@@ -10,7 +10,7 @@ import ml_collections
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
-from experiments import datasets
+from experiments import backbones
 from experiments import program as program_lib
 from experiments import train
 from experiments import workdirs
@@ -74,7 +74,7 @@ def load(
     raise ValueError(
       f'No checkpoint of {case!r} in {workdir}; run that case there first.'
     )
-  source = datasets.load(config.data)
+  source = backbones.load_source(config)
   case_config = cases_lib.resolve(case, config, command_line)
   built = build.build(case, case_config, source, seeds)
   network = build.build_network(
@@ -98,8 +98,15 @@ def load(
   else:
     model = predictors.client_predictor(*arguments, client or 0, slot)
   # Pre-trained layers that ran before round 0 are put back in front.
+  params = {**network.prefix_params, **model.params}
+  standardization = model.standardization
+  if source.backbone is not None and standardization is not None:
+    mean, scale = standardization
+    params[build.STANDARDIZE] = {'mean': mean, 'scale': scale}
+    standardization = None
   return dataclasses.replace(
     model,
-    params={**network.prefix_params, **model.params},
+    params=params,
     apply_fn=network.full.apply,
+    standardization=standardization,
   )

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from experiments import cases
 from experiments import datasets
@@ -16,6 +17,7 @@ from experiments import tables
 from fmtl_jax import layer_types
 
 Record = dict[str, Any]
+FEATURES = 'features.json'  # How long a backbone took.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
 
 
@@ -46,6 +48,8 @@ def write(
   """
   records = load_records(workdir, config.cases)
   found = results.build(records, environment)
+  if (workdir / FEATURES).exists():
+    found['features'] = json.loads((workdir / FEATURES).read_text())
   results.write_json(workdir / 'results.json', found)
   results.write_metrics_csv(workdir / 'metrics.csv', records)
   results.write_tensorboard(workdir / 'tensorboard', records)
@@ -111,15 +115,38 @@ def build_tables(
     table = tables.with_published(table, published, report.published_source)
   table = dataclasses.replace(table, notes=(*table.notes, *_notes(records)))
   found = [table]
+  trained = [record for record in records if record['rounds']]
+  for metric in report.more_metrics:
+    found.append(
+      tables.results_table(
+        trained,
+        references=_references(records),
+        metric=metric,
+        view=report.view,
+      )
+    )
   names = [record['case'] for record in records]
   if report.baseline in names and len(records) > 1:
     found.append(tables.difference_table(records, report.baseline, **shown))
-  trained = [record for record in records if record['rounds']]
   if trained:
     found.append(tables.communication_table(trained))
     found.append(tables.cost_table(trained))
-  if trained and report.targets:
-    found.append(tables.target_table(trained, report.targets, **shown))
+  targets = [*report.targets, *_target_of_case(trained, report)]
+  if targets:
+    found.append(tables.target_table(trained, targets, **shown))
+  return found
+
+
+def _target_of_case(records, report) -> list[float]:
+  """What `report.target_case` ends with, less the margin, if it ran."""
+  found = []
+  for record in records:
+    if record['case'] == report.target_case:
+      curve = results.curve(record, 'test', report.view, report.metric)
+      sign = -1 if results.lower_is_better(report.metric) else 1
+      found.append(
+        float(np.nanmean(curve[-1, :, -1])) - sign * report.target_margin
+      )
   return found
 
 

@@ -21,7 +21,7 @@ import tqdm
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
-from experiments import datasets
+from experiments import backbones
 from experiments import figures
 from experiments import interrupts
 from experiments import results
@@ -118,7 +118,7 @@ def run(
     | swept
   )
   workdirs.check(workdir, identity)
-  source = datasets.load(config.data)
+  source = backbones.load_source(config)
   if not config.data.validation_fraction:
     raise ValueError(
       'Expected data.validation_fraction > 0, got 0: a sweep compares settings '

@@ -385,7 +385,7 @@ def target_table(
     header=(
       _CASE,
       *(
-        f'{what} to {target:g}{unit}'
+        f'{what} to {round(target, 2):g}{unit}'
         for target in targets
         for what in ('rounds', 'bytes')
       ),

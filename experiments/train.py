@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import tqdm
 
+from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
@@ -88,7 +89,7 @@ def train_and_evaluate(
     'command_line': config_lib.command_line_identity(command_line)
   }
   workdirs.check(workdir, identity)
-  source = datasets.load(config.data)
+  source = backbones.load_source(config)
   built = {
     name: build_case(name, config, command_line, source) for name in names
   }
@@ -98,6 +99,8 @@ def train_and_evaluate(
     note = datasets.OVERLAP_NOTE.format(overlapping)
     print(f'warning: {note}', file=sys.stderr)
   workdirs.prepare(workdir, identity, config_lib.flatten(config))
+  if source.backbone is not None and source.backbone.cost:
+    workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
   (workdir / 'partition.txt').write_text(datasets.describe(first) + '\n')
   with interrupts.noticed() as flag:
     for name in names:

@@ -6,6 +6,7 @@ runs on them. A file keeps them for the next run.
 """
 
 from collections.abc import Callable
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -19,7 +20,7 @@ import numpy as np
 
 def precompute(
   feature_fn: Callable[[Any], jax.Array],
-  examples: np.ndarray,
+  examples: Any,
   batch_size: int = 256,
   progress: Callable[[int], object] | None = None,
 ) -> np.ndarray:
@@ -40,14 +41,20 @@ def precompute(
   if not len(examples):
     raise ValueError('Expected examples to compute features of, got none.')
   compiled = jax.jit(feature_fn)
+  read = lambda start: np.asarray(examples[start : start + batch_size])
   parts = []
-  for start in range(0, len(examples), batch_size):
-    batch = np.asarray(examples[start : start + batch_size])
-    missing = batch_size - len(batch)
-    padded = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
-    parts.append(np.asarray(compiled(jnp.asarray(padded)))[: len(batch)])
-    if progress is not None:
-      progress(len(batch))
+  # The next batch is read (and decoded) while one is computed.
+  with concurrent.futures.ThreadPoolExecutor(1) as reader:
+    coming = reader.submit(read, 0)
+    for start in range(0, len(examples), batch_size):
+      batch = coming.result()
+      if start + batch_size < len(examples):
+        coming = reader.submit(read, start + batch_size)
+      missing = batch_size - len(batch)
+      padded = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
+      parts.append(np.asarray(compiled(jnp.asarray(padded)))[: len(batch)])
+      if progress is not None:
+        progress(len(batch))
   return np.concatenate(parts)
 
 

@@ -2,24 +2,31 @@
 
 import importlib
 import json
+import io
 import pathlib
 import re
 import sys
 import tempfile
 from unittest import mock
+import zipfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import numpy as np
+import PIL.Image
 import tensorflow_datasets as tfds
 
+from experiments import backbones
 from experiments import build
 from experiments import cases
 from experiments import config as config_lib
-from experiments import datasets
+from experiments import models_of_runs
 from experiments import program
 from experiments import sweeps
 from experiments import train
+from fmtl_jax import checkpoints
+from fmtl_jax import models
 from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -59,6 +66,27 @@ def _write_recordings(folder):
   (folder / name).write_bytes(uci_har_test._zip(files))
 
 
+def _write_photographs(folder):
+  """Writes photographs, ten for each client, as UTKFace has them."""
+  rng = np.random.default_rng(0)
+  with zipfile.ZipFile(folder / 'UTKFace.zip', 'w') as archive:
+    for number in range(1000):
+      age, gender, race = rng.integers(1, 90), number % 2, number % 5
+      pixels = rng.integers(0, 256, (9, 9, 3), np.uint8)
+      jpeg = io.BytesIO()
+      PIL.Image.fromarray(pixels).save(jpeg, 'jpeg')
+      name = f'UTKFace/{age}_{gender}_{race}_{number}.jpg.chip.jpg'
+      archive.writestr(name, jpeg.getvalue())
+
+
+def _small_backbone(size, features):
+  """A network with the inputs and outputs of a published one."""
+  return backbones._Entry(
+    lambda: models.mlp((size, size, 3), (2,), features),
+    lambda path, model: model.init(jax.random.key(0)),
+  )
+
+
 class ConfigsTestCase(parameterized.TestCase):
   """Loads configs with small recordings in place of the public ones."""
 
@@ -72,6 +100,16 @@ class ConfigsTestCase(parameterized.TestCase):
     cls.folder = pathlib.Path(folder)
     (cls.folder / 'manual').mkdir()
     _write_recordings(cls.folder / 'manual')
+    _write_photographs(cls.folder / 'manual')
+    pretrained = models.mlp((64,), (64, 32), 5).init(jax.random.key(0))
+    checkpoints.save_params(cls.folder / 'pretrained', pretrained)
+    cls.enterClassContext(
+      mock.patch.dict(
+        backbones.BACKBONES,
+        dlib_resnet=_small_backbone(150, 128),
+        vgg_face=_small_backbone(224, 4096),
+      )
+    )
     cls.enterClassContext(
       mock.patch.object(program, '_LOW_EFFORT', testing._quick_options())
     )
@@ -80,6 +118,9 @@ class ConfigsTestCase(parameterized.TestCase):
     config = _module(name).get_config(variants)
     config.data.manual_dir = str(self.folder / 'manual')
     config.data.data_dir = str(self.folder / 'prepared')
+    if config.algorithm.pretrained_layers:
+      config.model.pretrained = str(self.folder / 'pretrained')
+    config.data.feature_dir = str(self.folder / 'features')
     return config
 
 
@@ -99,7 +140,7 @@ class SchemaTest(ConfigsTestCase):
     for case in (config.report.curve_case, config.report.baseline):
       self.assertIn(case, ('', *config.cases))
     json.dumps(config_lib.identity(config), allow_nan=False)
-    source = datasets.load(config.data)
+    source = backbones.load_source(config, compute=False)
     config.run.seeds = min(config.run.seeds, 2)
     for case in cases.names(config):
       train.build_case(case, config, {}, source)
@@ -142,6 +183,22 @@ class SmokeTest(ConfigsTestCase):
   @parameterized.parameters(NAMES)
   def test_the_smoke_variant_runs_all_its_cases(self, name):
     self.check_run(self.load(name, 'smoke'))
+
+  def test_a_network_is_pretrained_and_then_federated(self):
+    config = self.load('digits', 'smoke,pretrain')
+    first = self.folder / 'pretraining'
+    train.train_and_evaluate(config, first)
+    model = models_of_runs.load(first, 'centralized_joint', 0, task='digit')
+    model.save(self.folder / 'network')
+    config = self.load('digits', 'smoke,transfer')
+    config.model.pretrained = str(self.folder / 'network')
+    second = self.folder / 'federation'
+    found = train.train_and_evaluate(config, second)
+    costs = {cost['case']: cost['parameters'] for cost in found['cost']}
+    for case in ('distributed_separate', 'multi_task_fl'):
+      self.assertEqual(costs[case]['pretrained'], 64 * 64 + 64)
+    final = models_of_runs.load(second, 'multi_task_fl', 0, task='straight')
+    testing.assert_trees_equal(final.params['dense_0'], model.params['dense_0'])
 
   def test_variants_combine(self):
     config = self.load('digits', 'cnn,smoke')

@@ -42,14 +42,14 @@ def _wall_seconds(module: str, *arguments: str) -> float:
 
 def warm_loop() -> None:
   """Runs the seeds one after the other with one compiled program."""
+  from experiments import backbones
   from experiments import cases
-  from experiments import datasets
   from experiments import program as program_lib
   from experiments import train
 
   config = _CONFIG.value
   overrides = command_line.override_values()
-  source = datasets.load(config.data)
+  source = backbones.load_source(config)
   program = None
   first = config.run.first_seed
   for seed in range(first, first + config.run.seeds):

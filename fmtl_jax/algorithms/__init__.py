@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 ALGORITHMS: dict[str, Entry] = {
   'multi_task_fl': Entry(
     multi_task_fl.label_rules,
-    depths=('task_layers', 'personal_layers', 'pretrained_layers'),
+    depths=('task_layers', 'personal_layers'),
   ),
   'separate_fl': Entry(separate_fl.label_rules),
   'isolated': Entry(isolated.label_rules),

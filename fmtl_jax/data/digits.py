@@ -23,17 +23,26 @@ POSITIVES = {
   'prime': (2, 3, 5, 7),
   'straight': (1, 4, 7),
 }
+# The same kind of questions for 5 to 9, of which each has both answers there.
+HIGH_POSITIVES = {
+  'odd': (5, 7, 9),
+  'closed_loop': (6, 8, 9),
+  'straight': (7,),
+  'eight_or_nine': (8, 9),
+  'multiple_of_three': (6, 9),
+}
+KINDS = ('', 'low', 'high')
 
 
 class Digits(NamedTuple):
   """The digits data set.
 
   Attributes:
-    features: `[1797, 64]` float32, pixels from 0 (paper) to 1 (ink), row after
-      row.
-    labels: `[1797, 5]` float32, 0 or 1, a column for each task.
-    tasks: The five binary tasks, in the order of `POSITIVES`.
-    strata: `[1797]` int32, the digit itself, to stratify splits by.
+    features: `[N, 64]` float32, pixels from 0 (paper) to 1 (ink), row after
+      row; N is 1797 for all digits.
+    labels: `[N, L]` float32, a column for each task.
+    tasks: Five binary tasks, in the order of `POSITIVES`, or which digit it is.
+    strata: `[N]` int32, the digit itself, to stratify splits by.
   """
 
   features: np.ndarray
@@ -42,19 +51,43 @@ class Digits(NamedTuple):
   strata: np.ndarray
 
 
-def load() -> Digits:
-  """Loads the digits and labels them for every task."""
+def load(kind: str = '') -> Digits:
+  """Loads the digits and labels them for every task.
+
+  Args:
+    kind: '' for all digits; `low` for 0 to 4, with the one task to tell which
+      it is, to pre-train on; `high` for 5 to 9, with five other binary tasks.
+
+  Raises:
+    ValueError: If there is no such kind.
+  """
   from sklearn import datasets  # Takes a second: only for those who ask.
 
+  if kind not in KINDS:
+    raise ValueError(
+      f"Expected the kind of digits to be 'low', 'high' or '' for all, got "
+      f'{kind!r}.'
+    )
   digits = datasets.load_digits()
-  strata = digits.target.astype(np.int32)
-  labels = [np.isin(strata, positives) for positives in POSITIVES.values()]
+  rows = {'': digits.target >= 0, 'low': digits.target < 5}.get(
+    kind, digits.target >= 5
+  )
+  strata = digits.target[rows].astype(np.int32)
+  features = (digits.data[rows] / 16).astype(np.float32)
+  if kind == 'low':
+    which = tasks_lib.Task(
+      name='digit', kind=tasks_lib.MULTICLASS, num_classes=5
+    )
+    labels = strata[:, None].astype(np.float32)
+    return Digits(features, labels, (which,), strata)
+  positives = HIGH_POSITIVES if kind == 'high' else POSITIVES
+  columns = [np.isin(strata, digits_) for digits_ in positives.values()]
   return Digits(
-    features=(digits.data / 16).astype(np.float32),
-    labels=np.stack(labels, axis=1).astype(np.float32),
+    features=features,
+    labels=np.stack(columns, axis=1).astype(np.float32),
     tasks=tuple(
       tasks_lib.Task(name=name, column=column)
-      for column, name in enumerate(POSITIVES)
+      for column, name in enumerate(positives)
     ),
     strata=strata,
   )

@@ -75,16 +75,26 @@ def sequential(stages: Mapping[str, ModuleFn]) -> Model:
       )
     }
 
-  return Model(init, _chain(applies), applies)
+  return chain(init, applies)
 
 
-def _chain(stages):
+def chain(
+  init: Callable[[jax.Array], Tree],
+  stages: tuple[tuple[str, Callable[[Tree, Any], Any]], ...],
+) -> Model:
+  """Makes a model of stages, each a pure function.
+
+  Args:
+    init: `key -> params`, with an entry for each stage.
+    stages: `(name, apply)` of each stage, from the input on.
+  """
+
   def apply(params, x):
     for name, stage in stages:
       x = stage(params[name], x)
     return x
 
-  return apply
+  return Model(init, apply, stages)
 
 
 def split_prefix(model: Model, labels: Tree) -> tuple[Model, Model]:
@@ -113,6 +123,6 @@ def split_prefix(model: Model, labels: Tree) -> tuple[Model, Model]:
       params = model.init(key)
       return {name: params[name] for name in names}
 
-    return Model(init, _chain(stages), tuple(stages))
+    return chain(init, tuple(stages))
 
   return part(model.stages[:count]), part(model.stages[count:])

@@ -8,6 +8,7 @@ from experiments import build
 from experiments import cases
 from experiments import config as config_lib
 from fmtl_jax import algorithms
+from fmtl_jax import layer_types
 
 
 def _config(**overrides):
@@ -129,6 +130,20 @@ class TableTest(absltest.TestCase):
         self.assertIn(f'algorithm.{name}', known)
       for name in entry.own:
         self.assertIn(f'algorithm.{name}', build.MAPPED)
+
+  def test_pretrained_layers_are_those_of_the_network_for_every_algorithm(self):
+    config = config_lib.default_config()
+    config.algorithm.pretrained_layers = 1
+    layers = ['dense_0', 'dense_1', 'output']
+    params = {name: {'kernel': 0.0} for name in layers}
+    for name in algorithms.ALGORITHMS:
+      rules = build.label_rules(config, name, layers)
+      labels = layer_types.label_params(
+        params, rules, ['pretrained', 'common', 'task', 'personal']
+      )
+      found = [labels[layer]['kernel'] for layer in layers]
+      self.assertEqual(found[0], 'pretrained')
+      self.assertNotIn('pretrained', found[1:])
 
   def test_what_is_mapped_is_a_field(self):
     known = config_lib.flatten(config_lib.default_config())

@@ -1,6 +1,8 @@
 """Laws of data in experiments: no example is lost, none is in two parts."""
 
+import contextlib
 import dataclasses
+import io
 from typing import Any
 from unittest import mock
 
@@ -12,6 +14,7 @@ from experiments import cases
 from experiments import config as config_lib
 from experiments import datasets
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import utkface
 
 EXAMPLES = 240
 PEOPLE = 3
@@ -259,6 +262,58 @@ class LoadTest(parameterized.TestCase):
   def test_an_unknown_name_is_refused(self, fields, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
       datasets.load(_data(**fields))
+
+  @parameterized.parameters(
+    ('low', (1,), {'digit': {0: 0, 3: 3, 4: 4}}),
+    ('high', (5,), {'odd': {5: 1, 6: 0}, 'multiple_of_three': {9: 1, 7: 0}}),
+  )
+  def test_a_part_of_the_digits_has_its_own_tasks(self, kind, shape, known):
+    source = datasets.load(_data(kind=kind))
+    self.assertEqual(source.labels.shape[1:], shape)
+    names = [task.name for task in source.tasks]
+    for name, answers in known.items():
+      for digit, answer in answers.items():
+        rows = source.strata == digit
+        self.assertTrue(rows.any())
+        found = source.labels[rows, names.index(name)]
+        np.testing.assert_array_equal(found, answer)
+
+  @parameterized.parameters('utkface', 'face_folder')
+  def test_photographs_need_a_folder(self, name):
+    with self.assertRaisesRegex(ValueError, 'data.manual_dir to be .*got none'):
+      datasets.load(_data(name=name))
+
+  def test_faces_have_five_tasks(self):
+    faces = utkface.Faces(
+      encoded=[b'0', b'1', b'2', b'3'],
+      age=np.array([17, 18, 31, 51]),
+      gender=np.array([0, 1, 1, 0]),
+      race=np.array([0, 1, 0, 4]),
+      names=('a', 'b', 'c', 'd'),
+      summary='Left out: 1 unreadable images (e)',
+    )
+    printed = io.StringIO()
+    with (
+      mock.patch.object(utkface, 'load', return_value=faces),
+      contextlib.redirect_stderr(printed),
+    ):
+      data = _data(name='utkface', manual_dir='x', image_size=20)
+      source = datasets.load(data)
+      few = datasets.load(
+        _data(name='utkface', manual_dir='x', image_size=20, max_images=2)
+      )
+    self.assertEqual(
+      [task.name for task in source.tasks],
+      ['gender', 'adult', 'over_30', 'over_50', 'White'],
+    )
+    np.testing.assert_array_equal(
+      source.labels,
+      [[0, 0, 0, 0, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 1], [0, 1, 1, 1, 0]],
+    )
+    self.assertEqual(source.features.shape, (4, 20, 20, 3))
+    self.assertIn('warning: Left out: 1 unreadable', printed.getvalue())
+    np.testing.assert_array_equal(few.labels, source.labels[[0, 3]])
+    self.assertLen(few.features, 2)
 
   def test_a_source_is_asked_with_its_settings(self):
     asked = mock.Mock(return_value=_people())

@@ -573,6 +573,7 @@ class ErrorTest(program_test.ToyTestCase):
     ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),
+    ({'report.more_metrics': ('aucc',)}, r"report.more_metrics .*'aucc'"),
   )
   def test_a_wrong_field_is_told(self, fields, sentence):
     workdir = new_folder(self)

@@ -1,0 +1,179 @@
+"""Backbones: published networks in front of the one that is trained.
+
+A backbone never changes, so that it runs once on each image, before the first
+round; rounds run on what it computed. A file keeps that for the next run.
+"""
+
+from collections.abc import Callable
+import functools
+import os
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tqdm
+
+from experiments import config as config_lib
+from experiments import datasets
+from fmtl_jax import features as features_lib
+from fmtl_jax import models
+from fmtl_jax.data import images as images_lib
+from fmtl_jax.models import dlib_resnet
+
+_BATCH = 32
+
+
+class _Entry(NamedTuple):
+  """A published network.
+
+  Attributes:
+    model: Builds it.
+    load: Reads its weights from a file, '' for that of a package.
+    weights: What the file is, for a user who has none; '' if a package has it.
+  """
+
+  model: Callable[[], models.Model]
+  load: Callable[[str, models.Model], Any]
+  weights: str = ''
+
+
+BACKBONES = {
+  'dlib_resnet': _Entry(
+    dlib_resnet.model, lambda path, _: dlib_resnet.load(path or None)
+  ),
+  'vgg_face': _Entry(
+    models.vgg_face,
+    models.load_vgg,
+    'vgg_face.mat from https://www.robots.ox.ac.uk/~vgg/software/vgg_face/, or '
+    'the same weights as .h5, .pth or .safetensors',
+  ),
+}
+
+
+def load_source(
+  config: ml_collections.ConfigDict, compute: bool = True
+) -> datasets.Source:
+  """Loads the data, as the backbone sees them where there is one.
+
+  Args:
+    config: The experiment.
+    compute: Whether the outputs of the backbone are needed; they are zeros
+      otherwise.
+
+  Raises:
+    ValueError: If the data or the weights cannot be had.
+  """
+  source = datasets.load(config.data)
+  name = config.model.backbone
+  if not name:
+    if isinstance(source.features, images_lib.Images):
+      decoded = source.features[:].astype(np.float32) / 255
+      return source._replace(features=decoded)
+    return source
+  if name not in BACKBONES:
+    raise ValueError(
+      f'Unknown model.backbone {name!r}; known are {", ".join(BACKBONES)}.'
+      f'{config_lib.nearest(name, BACKBONES)}'
+    )
+  entry = BACKBONES[name]
+  if entry.weights and not config.model.backbone_weights:
+    raise ValueError(
+      f'Expected the weights of {name} in model.backbone_weights, got none; '
+      f'name a file: {entry.weights}.'
+    )
+  model = entry.model()
+  params = entry.load(config.model.backbone_weights, model)
+  apply = functools.partial(model.apply, params)
+  batch = jax.ShapeDtypeStruct(
+    (_BATCH, *source.features.shape[1:]), source.features.dtype
+  )
+  # Raises for images of another size.
+  shape = jax.eval_shape(apply, batch).shape
+  cost: dict[str, float] = {}
+  if compute:
+    key = features_lib.fingerprint(params, name, _content(source.features))
+    folder = pathlib.Path(config.data.feature_dir or _default_folder())
+    compute_all = functools.partial(
+      _run, name, apply, batch, source.features, cost
+    )
+    found = features_lib.cached(folder, key, compute_all)
+    if not cost:
+      print(
+        f'{name}: features of {len(found):,} examples were read from {folder}.',
+        file=sys.stderr,
+      )
+  else:
+    found = np.zeros((len(source.features), *shape[1:]), np.float32)
+  return source._replace(
+    features=found,
+    backbone=datasets.Backbone(name, model, params, batch, cost),
+  )
+
+
+def _content(examples):
+  """What names the examples, without decoding them where they are images."""
+  if isinstance(examples, images_lib.Images):
+    return examples.fingerprint()
+  return examples
+
+
+def _default_folder() -> pathlib.Path:
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(cache, 'fmtl_jax', 'features').expanduser()
+
+
+def _run(name, apply, batch, examples, cost) -> np.ndarray:
+  """Runs a backbone with a progress bar and reports its speed."""
+  analysis = jax.jit(apply).lower(batch).cost_analysis() or {}
+  per_example = analysis.get('flops', float('nan')) / len(batch)
+  start, first = time.perf_counter(), 0.0
+  with tqdm.tqdm(
+    total=len(examples), desc=name, unit='image', disable=None
+  ) as bar:
+
+    def progress(count):
+      nonlocal first
+      first = first or time.perf_counter()
+      bar.update(count)
+
+    found = features_lib.precompute(apply, examples, _BATCH, progress)
+  end = time.perf_counter()
+  if len(examples) > _BATCH:  # The first batch was compiled for.
+    rate = (len(examples) - _BATCH) / (end - first)
+  else:
+    rate = len(examples) / (end - start)
+  flops = matmul_flops()
+  cost |= {
+    'seconds': end - start,
+    'examples': len(examples),
+    'examples_per_second': rate,
+    'gflop_per_example': per_example / 1e9,
+    'matmul_gflops': flops / 1e9,
+    'share_of_matmul_rate': rate * per_example / flops,
+  }
+  print(
+    f'{name}: features of {len(examples):,} examples in {end - start:.0f} s, '
+    f'{rate:.0f} a second, decoded and computed: '
+    f'{100 * cost["share_of_matmul_rate"]:.0f} % of the rate of matrix '
+    f'products ({flops / 1e9:.0f} GFLOP/s).',
+    file=sys.stderr,
+  )
+  return found
+
+
+def matmul_flops(size: int = 1024, repeats: int = 5) -> float:
+  """Operations a second of the best of some products of square matrices."""
+  a = jnp.ones((size, size), jnp.float32)
+  product = jax.jit(lambda x: x @ x)
+  product(a).block_until_ready()
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    product(a).block_until_ready()
+    seconds.append(time.perf_counter() - start)
+  return 2 * size**3 / min(seconds)

@@ -1,0 +1,247 @@
+"""Photographs that are decoded when they are asked for, never before.
+
+Where their features are cached, a second run decodes none of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+from typing import Any, NamedTuple, Protocol
+import zipfile
+
+import numpy as np
+
+SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+class Encoded(Protocol):
+  """Random access to the bytes of N image files."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> bytes: ...
+
+
+class Images:
+  """Encoded images that look like a `[N, H, W, C]` uint8 array.
+
+  An image is cut to the shape of the target, around its center, and resized.
+
+  ```python
+  photographs = images.Images(faces.encoded, size=(150, 150))
+  batch = photographs[:32]  # Decodes 32 images: `[32, 150, 150, 3]`.
+  ```
+
+  Attributes:
+    shape: `(N, H, W, C)`; C is 3 for RGB, 1 for grey.
+    dtype: uint8, 0 to 255.
+  """
+
+  dtype = np.dtype(np.uint8)
+
+  def __init__(
+    self,
+    encoded: Encoded,
+    size: tuple[int, int],
+    crop: float = 1.0,
+    grey: bool = False,
+  ):
+    """Decodes nothing yet.
+
+    Args:
+      encoded: The bytes of N files in any format that Pillow reads.
+      size: `(H, W)` in pixels.
+      crop: The central fraction of an image's height and width that is kept,
+        more than 0 and at most 1.
+      grey: Whether images have one channel, of brightness, instead of RGB.
+
+    Raises:
+      ValueError: If the size or the crop is out of range, or if Pillow is not
+        installed.
+    """
+    if len(size) != 2 or min(size) < 1:
+      raise ValueError(
+        f'Expected size to be a positive (height, width), got {size}.'
+      )
+    if not 0 < crop <= 1:
+      raise ValueError(
+        f'Expected crop to be more than 0 and at most 1, got {crop}.'
+      )
+    _pillow()
+    self.shape = (len(encoded), *size, 1 if grey else 3)
+    self._encoded = encoded
+    self._crop = crop
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    """Decodes images with all cores.
+
+    Args:
+      index: Of the images, as in NumPy: a slice, an array or a number.
+
+    Returns:
+      `[n, H, W, C]` uint8; as in NumPy, a number gives one `[H, W, C]`.
+
+    Raises:
+      ValueError: If an image cannot be read.
+    """
+    positions = np.arange(len(self))[index]
+    flat = positions.ravel().tolist()
+    # Read by one thread: not every source can be read by several.
+    contents = [self._encoded[position] for position in flat]
+    with _threads() as pool:
+      decoded = list(pool.map(self._decode, flat, contents))
+    return np.array(decoded, self.dtype).reshape(
+      positions.shape + self.shape[1:]
+    )
+
+  def fingerprint(self) -> str:
+    """A short name for the files' content and how they are decoded.
+
+    Returns:
+      16 hexadecimal digits. Every file is read for it, but none decoded.
+    """
+    digest = hashlib.sha256(repr((self.shape, float(self._crop))).encode())
+    for position in range(len(self)):
+      digest.update(hashlib.sha256(self._encoded[position]).digest())
+    return digest.hexdigest()[:16]
+
+  def _decode(self, position, data):
+    pillow = _pillow()
+    _, height, width, channels = self.shape
+    try:
+      with pillow.Image.open(io.BytesIO(data)) as image:
+        image = pillow.ImageOps.fit(
+          image.convert('L' if channels == 1 else 'RGB'),
+          (width, height),
+          pillow.Image.Resampling.BILINEAR,
+          bleed=(1 - self._crop) / 2,  # Of each side.
+        )
+    except Exception as error:  # Whatever Pillow makes of damaged bytes.
+      raise ValueError(
+        f'Expected an image file at position {position}, got {len(data)} bytes '
+        f'that cannot be read ({error!r}); leave it out or get it again.'
+      ) from error
+    return np.asarray(image).reshape(height, width, channels)
+
+
+class Files(NamedTuple):
+  """Files of a folder or a zip.
+
+  Attributes:
+    names: Their paths in it, sorted.
+    read: Gives the bytes of one by its path; b'' where they cannot be had.
+  """
+
+  names: Sequence[str]
+  read: Callable[[str], bytes]
+
+  def fingerprint(self) -> str:
+    """Names the paths and the content of all files: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in self.names:
+      for part in (name.encode(errors='surrogateescape'), self.read(name)):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def open_files(source: pathlib.Path, *suffixes: str) -> Iterator[Files]:
+  """Opens a folder, at any depth, or a zip, without unpacking it.
+
+  Args:
+    source: The folder or the zip.
+    *suffixes: Of the files that count, in lower case. Hidden ones do not.
+
+  Raises:
+    ValueError: If the zip cannot be read.
+  """
+  with contextlib.ExitStack() as stack:
+    if source.is_dir():
+      paths = [path for path in source.rglob('*') if path.is_file()]
+      names = [path.relative_to(source).as_posix() for path in paths]
+      read_file = lambda name: (source / name).read_bytes()
+    else:
+      try:
+        archive = stack.enter_context(zipfile.ZipFile(source))
+      # Damaged bytes surface as a dozen types of exceptions.
+      except Exception as error:
+        raise ValueError(
+          f'Expected a zip of images, got {source}, which cannot be read '
+          f'({error!r}); download it again.'
+        ) from error
+      names = archive.namelist()
+      read_file = archive.read
+
+    def read(name):
+      try:
+        return read_file(name)
+      except Exception:  # Of a damaged zip, or of permissions.
+        return b''
+
+    yield Files(
+      sorted(
+        name
+        for name in names
+        if name.lower().endswith(suffixes)
+        and not any(
+          part.startswith(('.', '__MACOSX')) for part in name.split('/')
+        )
+      ),
+      read,
+    )
+
+
+def read_images(
+  files: Files, names: Sequence[str], chunk: int = 256
+) -> Iterator[tuple[str, bytes | None]]:
+  """Reads images in order; None stands for one that cannot be decoded.
+
+  Each is decoded once for that, with all cores.
+
+  Args:
+    files: The files.
+    names: Those to read.
+    chunk: How many are held in memory at once.
+  """
+  _pillow()
+  with _threads() as pool:
+    for start in range(0, len(names), chunk):
+      part = names[start : start + chunk]
+      contents = [files.read(name) for name in part]
+      good = pool.map(_is_readable, contents)
+      for name, content, is_good in zip(part, contents, good, strict=True):
+        yield name, content if is_good else None
+
+
+def _is_readable(data: bytes) -> bool:
+  try:
+    with _pillow().Image.open(io.BytesIO(data)) as image:
+      image.load()  # `verify` does not see where a JPEG is cut off.
+  except Exception:  # Whatever Pillow makes of damaged bytes.
+    return False
+  return True
+
+
+def _threads():
+  return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+
+def _pillow():
+  """Imports Pillow where it is needed: it is an extra."""
+  try:
+    import PIL
+    import PIL.Image
+    import PIL.ImageOps
+  except ImportError as error:
+    raise ValueError(
+      'Expected the package pillow to decode images, got none; install it '
+      "with `pip install 'fmtl_jax[faces]'`."
+    ) from error
+  return PIL

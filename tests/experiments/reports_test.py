@@ -1,0 +1,61 @@
+"""Laws of reports: a config says which tables there are besides the first."""
+
+import pathlib
+import sys
+
+from absl.testing import absltest
+
+from experiments import config as config_lib
+from experiments import reports
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import tables_test
+
+
+def _records():
+  settings = {'aggregation.common': 'examples', 'aggregation.task': 'examples'}
+  values = {'separate_fl': (90.0, 92.0), 'multi_task_fl': (89.0, 90.5)}
+  records = []
+  for case, (first, last) in values.items():
+    record = tables_test._record(case, [[[first] * 2], [[last] * 2]])
+    balanced = [[[first - 30] * 2], [[last - 30] * 2]]
+    record['curve']['values']['test/pooled/balanced_accuracy'] = balanced
+    records.append(record | {'settings': settings})
+  return records
+
+
+def _tables(**report):
+  config = config_lib.default_config()
+  config.report.update(report)
+  tables = reports.build_tables(_records(), config)
+  return {table.title: table for table in tables}
+
+
+class TablesTest(absltest.TestCase):
+  def test_another_metric_has_a_table_of_its_own(self):
+    title = 'Test balanced accuracy (%)'
+    self.assertNotIn(title, [name.capitalize() for name in _tables()])
+    found = _tables(more_metrics=('balanced_accuracy',))
+    (table,) = [t for name, t in found.items() if name.capitalize() == title]
+    cells = tables_test._cells(table, 'mean')
+    self.assertStartsWith(cells['Separate_fl'], '62.00')
+
+  def test_a_target_is_what_a_case_ends_with_less_a_margin(self):
+    (title,) = set(_tables(target_case='separate_fl')) - set(_tables())
+    table = _tables(target_case='separate_fl', target_margin=1.5)[title]
+    self.assertEqual(
+      tables_test._cells(table, 'rounds to 90.5 %'),
+      {'Separate_fl': '5', 'Multi_task_fl': '5'},
+    )
+    table = _tables(target_case='separate_fl', target_margin=1.0)[title]
+    self.assertEqual(
+      tables_test._cells(table, 'rounds to 91 %')['Multi_task_fl'],
+      'not reached',
+    )
+
+  def test_a_case_that_did_not_run_sets_no_target(self):
+    self.assertEqual(set(_tables(target_case='fedavg')), set(_tables()))
+
+
+if __name__ == '__main__':
+  absltest.main()
