@@ -26,6 +26,7 @@ from fmtl_jax.data import images as images_lib
 from fmtl_jax.models import dlib_resnet
 
 _BATCH = 32
+_SHARD = 1024  # Examples of a file of features: some seconds of work.
 
 
 class _Entry(NamedTuple):
@@ -98,15 +99,7 @@ def load_source(
   if compute:
     key = features_lib.fingerprint(params, name, _content(source.features))
     folder = pathlib.Path(config.data.feature_dir or _default_folder())
-    compute_all = functools.partial(
-      _run, name, apply, batch, source.features, cost
-    )
-    found = features_lib.cached(folder, key, compute_all)
-    if not cost:
-      print(
-        f'{name}: features of {len(found):,} examples were read from {folder}.',
-        file=sys.stderr,
-      )
+    found = _run(name, apply, batch, source.features, folder, key, cost)
   else:
     found = np.zeros((len(source.features), *shape[1:]), np.float32)
   return source._replace(
@@ -127,38 +120,61 @@ def _default_folder() -> pathlib.Path:
   return pathlib.Path(cache, 'fmtl_jax', 'features').expanduser()
 
 
-def _run(name, apply, batch, examples, cost) -> np.ndarray:
-  """Runs a backbone with a progress bar and reports its speed."""
+def _run(name, apply, batch, examples, folder, key, cost) -> np.ndarray:
+  """Outputs of a backbone for all examples, from disk where they are there.
+
+  They are kept in files of `_SHARD` examples: a run that is stopped goes on.
+  """
   analysis = jax.jit(apply).lower(batch).cost_analysis() or {}
   per_example = analysis.get('flops', float('nan')) / len(batch)
-  start, first = time.perf_counter(), 0.0
+  clock: list[float] = []  # When the work began, then when each batch ended.
+  counts: list[int] = []
   with tqdm.tqdm(
     total=len(examples), desc=name, unit='image', disable=None
   ) as bar:
 
     def progress(count):
-      nonlocal first
-      first = first or time.perf_counter()
+      clock.append(time.perf_counter())
+      counts.append(count)
       bar.update(count)
 
-    found = features_lib.precompute(apply, examples, _BATCH, progress)
-  end = time.perf_counter()
-  if len(examples) > _BATCH:  # The first batch was compiled for.
-    rate = (len(examples) - _BATCH) / (end - first)
-  else:
-    rate = len(examples) / (end - start)
+    def compute(rows):
+      if not clock:
+        clock.append(time.perf_counter())
+      return features_lib.precompute(apply, examples, _BATCH, progress, rows)
+
+    parts = []
+    for start in range(0, len(examples), _SHARD):
+      rows = range(start, min(start + _SHARD, len(examples)))
+      done = sum(counts)
+      part_key = features_lib.fingerprint(key, start, len(rows))
+      part = features_lib.cached(
+        folder, part_key, functools.partial(compute, rows)
+      )
+      bar.update(len(rows) - (sum(counts) - done))
+      parts.append(part)
+  found = np.concatenate(parts)
+  if not counts:
+    print(
+      f'{name}: features of {len(found):,} examples were read from {folder}.',
+      file=sys.stderr,
+    )
+    return found
+  # The first batch was also compiled for.
+  skip = 1 if len(counts) > 1 else 0
+  rate = sum(counts[skip:]) / (clock[-1] - clock[skip])
   flops = matmul_flops()
   cost |= {
-    'seconds': end - start,
-    'examples': len(examples),
+    'seconds': clock[-1] - clock[0],
+    'examples': sum(counts),
     'examples_per_second': rate,
     'gflop_per_example': per_example / 1e9,
     'matmul_gflops': flops / 1e9,
     'share_of_matmul_rate': rate * per_example / flops,
   }
   print(
-    f'{name}: features of {len(examples):,} examples in {end - start:.0f} s, '
-    f'{rate:.0f} a second, decoded and computed: '
+    f'{name}: features of {cost["examples"]:,} examples in '
+    f'{cost["seconds"]:.0f} s, {rate:.0f} a second, decoded and computed: '
     f'{100 * cost["share_of_matmul_rate"]:.0f} % of the rate of matrix '
     f'products ({flops / 1e9:.0f} GFLOP/s).',
     file=sys.stderr,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import os
 import pathlib
 import shlex
+import signal
 import sys
 from typing import Any
 from unittest import mock
@@ -169,6 +170,11 @@ def run(main: Callable[[], int]) -> None:
       if _DEBUG.value:
         raise
       fail(_one_sentence(str(error)))
+    except KeyboardInterrupt:  # Outside of the rounds, or for a second time.
+      print(
+        'Stopped by SIGINT at once; what was saved is kept.', file=sys.stderr
+      )
+      return 128 + signal.SIGINT
     return USER_ERROR
 
   app.run(guarded, flags_parser=parse_flags)

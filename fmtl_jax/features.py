@@ -23,6 +23,7 @@ def precompute(
   examples: Any,
   batch_size: int = 256,
   progress: Callable[[int], object] | None = None,
+  rows: range | None = None,
 ) -> np.ndarray:
   """Applies a function to all examples, in batches of one shape.
 
@@ -31,24 +32,28 @@ def precompute(
     examples: `[N, ...]`, or anything with a length whose slices are arrays.
     batch_size: B; the last batch is padded with zeros.
     progress: Called with the number of examples after each batch.
+    rows: Which examples, one after the other; by default all N.
 
   Returns:
-    `[N, ...]` features on the host.
+    `[N, ...]` features on the host, of the rows asked for.
 
   Raises:
     ValueError: If there are no examples.
   """
-  if not len(examples):
+  rows = range(len(examples)) if rows is None else rows
+  if not rows:
     raise ValueError('Expected examples to compute features of, got none.')
   compiled = jax.jit(feature_fn)
-  read = lambda start: np.asarray(examples[start : start + batch_size])
+  read = lambda start: np.asarray(
+    examples[start : min(start + batch_size, rows.stop)]
+  )
   parts = []
   # The next batch is read (and decoded) while one is computed.
   with concurrent.futures.ThreadPoolExecutor(1) as reader:
-    coming = reader.submit(read, 0)
-    for start in range(0, len(examples), batch_size):
+    coming = reader.submit(read, rows.start)
+    for start in range(rows.start, rows.stop, batch_size):
       batch = coming.result()
-      if start + batch_size < len(examples):
+      if start + batch_size < rows.stop:
         coming = reader.submit(read, start + batch_size)
       missing = batch_size - len(batch)
       padded = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))

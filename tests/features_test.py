@@ -39,6 +39,14 @@ class PrecomputeTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(actual[:, 0], [10, 10, 10, 10, 5])
 
+  @parameterized.parameters((0, 8), (2, 7), (5, 6))
+  def test_rows_are_those_asked_for(self, start, stop):
+    examples = np.arange(8.0, dtype=np.float32)[:, None]
+    actual = features.precompute(
+      jnp.asarray, examples, 3, rows=range(start, stop)
+    )
+    np.testing.assert_array_equal(actual, examples[start:stop])
+
   def test_progress_counts_every_example_once(self):
     counts = []
     features.precompute(

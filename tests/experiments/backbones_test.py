@@ -100,6 +100,26 @@ class LoadTest(BackbonesTestCase):
     self.assertGreater(np.abs(again.features - _outputs()).max(), 0.01)
     self.assertLen(list((self.folder / 'features').iterdir()), 3)
 
+  def test_a_run_that_is_stopped_goes_on(self):
+    precompute, calls = features.precompute, []
+
+    def stopped(*args):
+      calls.append(args[-1])
+      if len(calls) == 3:
+        raise KeyboardInterrupt
+      return precompute(*args)
+
+    with mock.patch.object(backbones, '_SHARD', 32):
+      with (
+        mock.patch.object(features, 'precompute', stopped),
+        self.assertRaises(KeyboardInterrupt),
+      ):
+        backbones.load_source(self.config())
+      source = backbones.load_source(self.config())
+    self.assertEqual(calls, [range(32), range(32, 64), range(64, 96)])
+    self.assertEqual(source.backbone.cost['examples'], 36)
+    np.testing.assert_allclose(source.features, _outputs(), rtol=1e-5)
+
   def test_speed_is_told(self):
     cost = backbones.load_source(self.config()).backbone.cost
     self.assertEqual(cost['examples'], 100)
