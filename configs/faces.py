@@ -69,6 +69,7 @@ def grid(config):
   """The search: validation data of seeds that the table does not use."""
   config.run.first_seed = 1000
   config.run.seeds = 2
+  config.run.evaluate_every = 10
 
 
 def smoke(config):

@@ -6,7 +6,6 @@ round; rounds run on what it computed. A file keeps that for the next run.
 
 from collections.abc import Callable
 import functools
-import os
 import pathlib
 import sys
 import time
@@ -98,7 +97,9 @@ def load_source(
   cost: dict[str, float] = {}
   if compute:
     key = features_lib.fingerprint(params, name, _content(source.features))
-    folder = pathlib.Path(config.data.feature_dir or _default_folder())
+    folder = pathlib.Path(
+      config.data.feature_dir or config_lib.cache_folder() / 'features'
+    )
     found = _run(name, apply, batch, source.features, folder, key, cost)
   else:
     found = np.zeros((len(source.features), *shape[1:]), np.float32)
@@ -113,11 +114,6 @@ def _content(examples):
   if isinstance(examples, images_lib.Images):
     return examples.fingerprint()
   return examples
-
-
-def _default_folder() -> pathlib.Path:
-  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(cache, 'fmtl_jax', 'features').expanduser()
 
 
 def _run(name, apply, batch, examples, folder, key, cost) -> np.ndarray:

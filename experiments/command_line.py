@@ -56,6 +56,17 @@ def use_all_cores() -> None:
   jax.config.update('jax_num_cpu_devices', os.cpu_count() or 1)
 
 
+def use_compilation_cache() -> None:
+  """Keeps compiled programs for the next process, unless the user says where.
+
+  `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+  """
+  if not jax.config.values['jax_compilation_cache_dir']:
+    folder = str(config_lib.cache_folder() / 'xla')
+    jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
 def check_arguments(argv: Sequence[str]) -> None:
   """Checks what the flag parser would answer with a traceback.
 
@@ -161,6 +172,7 @@ def run(main: Callable[[], int]) -> None:
       as a sentence.
   """
   use_all_cores()
+  use_compilation_cache()
 
   def guarded(unused_argv: Any) -> int:
     logging.set_verbosity(logging.WARNING)  # Orbax says a lot otherwise.

@@ -7,6 +7,8 @@ what is shown (`report`, `checkpoint`). Field names are kept.
 from collections.abc import Callable, Mapping, Sequence
 import difflib
 import json
+import os
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -161,6 +163,12 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
       flat[name] = json.loads(json.dumps(value))
   return flat
+
+
+def cache_folder() -> pathlib.Path:
+  """Where what can be made again is kept for the next run."""
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(cache, 'fmtl_jax').expanduser()
 
 
 def apply_variants(

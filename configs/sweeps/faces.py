@@ -10,21 +10,24 @@ import ml_collections
 def get_config():
   """Tuples of values by field name; those of `overrides` for one case."""
   sweep = ml_collections.ConfigDict()
-  sweep.client = {
-    'learning_rate': (0.01, 0.03, 0.1, 0.3),
-    'local_epochs': (1, 2, 4),
+  sweep.client = {'local_epochs': (1, 2, 4)}
+  # All data are worth smaller steps than a client's few examples. The last
+  # setting of a case is its own: where a server averages, how many clients of a
+  # task take part; elsewhere weight decay.
+  central = {'learning_rate': (0.001, 0.003, 0.01, 0.03)}
+  local = {'learning_rate': (0.01, 0.03, 0.1, 0.3)}
+  decay = {'weight_decay': (0.001, 0.01)}
+  federated = {
+    'client': {'learning_rate': (0.03, 0.1, 0.2, 0.3)},
+    'cohort': {'clients_per_task': (10, 20)},
   }
-  # The last setting of a case is its own: where a server averages, how many
-  # clients of a task take part; elsewhere weight decay.
-  decay = {'client': {'weight_decay': (0.0, 0.001)}}
-  clients = {'cohort': {'clients_per_task': (5, 20)}}
   sweep.overrides = {
-    'centralized_separate': decay,
-    'centralized_joint': decay,
-    'distributed_separate': decay,
-    'separate_fl': clients,
-    'multi_task_fl': clients,
-    'separate_fl_two_tasks': clients,
-    'multi_task_fl_two_tasks': clients,
+    'centralized_separate': {'client': central | decay},
+    'centralized_joint': {'client': central | decay},
+    'distributed_separate': {'client': local | decay},
+    'separate_fl': federated,
+    'multi_task_fl': federated,
+    'separate_fl_two_tasks': federated,
+    'multi_task_fl_two_tasks': federated,
   }
   return sweep

@@ -4,11 +4,13 @@ python -m experiments.benchmarks.mapped --config=configs/har.py \
     --cases=multi_task_fl --config.data.manual_dir=DIR --output=mapped.json
 
 Back to back: all seeds mapped in one process, each seed in a cold process of
-its own, and a loop over seeds in one process that compiles once. Every form
-does the same rounds and evaluations; wall times are of whole processes.
+its own, and a loop over seeds in one process that compiles once. No process finds
+what another has compiled. Every form does the same rounds and evaluations; wall
+times are of whole processes.
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -36,7 +38,10 @@ def _wall_seconds(module: str, *arguments: str) -> float:
   """Runs a module as a process of its own and returns its wall time."""
   command = [sys.executable, '-m', module, *_arguments(), *arguments]
   start = time.perf_counter()
-  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+  environment = os.environ | {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+  subprocess.run(
+    command, check=True, stdout=subprocess.DEVNULL, env=environment
+  )
   return time.perf_counter() - start
 
 

@@ -77,6 +77,7 @@ for line in sys.stdin:
   print(json.dumps([code, *(file.read() for file in files)]), flush=True)
 """
 _server: Any = None
+_cache = tempfile.TemporaryDirectory()  # Not the user's.
 
 
 def setUpModule():
@@ -98,7 +99,11 @@ def environment():
   """Finds the project from anywhere, and compiles fast."""
   options = testing._quick_options().items()
   quick = ' '.join(f'--{name}={value}'.lower() for name, value in options)
-  return os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': quick}
+  return os.environ | {
+    'PYTHONPATH': str(ROOT),
+    'XDG_CACHE_HOME': _cache.name,
+    'XLA_FLAGS': quick,
+  }
 
 
 class CommandTestCase(parameterized.TestCase):
@@ -472,6 +477,37 @@ class CoresTest(parameterized.TestCase):
       command_line.use_all_cores()
     calls = [mock.call('jax_num_cpu_devices', 5)] if set_here else []
     self.assertEqual(update.mock_calls, calls)
+
+
+class CacheTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (None, 'home/fmtl_jax/xla'), ('elsewhere', 'elsewhere')
+  )
+  def test_programs_are_kept_where_the_user_says(self, given, folder):
+    old = jax.config.jax_compilation_cache_dir
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    try:
+      jax.config.update('jax_compilation_cache_dir', given)
+      with mock.patch.dict(os.environ, {'XDG_CACHE_HOME': 'home'}):
+        command_line.use_compilation_cache()
+      self.assertEqual(jax.config.jax_compilation_cache_dir, folder)
+    finally:
+      jax.config.update('jax_compilation_cache_dir', old)
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
+
+
+class CompiledOnceTest(CommandTestCase):
+  MODULE = 'main'
+
+  def test_a_second_process_finds_what_the_first_has_compiled(self):
+    files = []
+    for workdir in ('first', 'second'):
+      code, _, errors = self.run_command(*SMALL, f'--workdir={workdir}')
+      self.assertEqual(code, 0, errors)
+      folder = pathlib.Path(_cache.name, 'fmtl_jax', 'xla')
+      files.append({p.name for p in folder.iterdir() if '-atime' not in p.name})
+    self.assertNotEmpty(files[0])
+    self.assertEqual(*files)
 
 
 if __name__ == '__main__':
