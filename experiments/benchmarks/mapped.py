@@ -4,7 +4,7 @@ python -m experiments.benchmarks.mapped --config=configs/har.py \
     --cases=multi_task_fl --config.data.manual_dir=DIR --output=mapped.json
 
 Back to back: all seeds mapped in one process, each seed in a cold process of
-its own, and a loop over seeds in one process that compiles once. No process finds
+its own, and a loop over seeds in one process that compiles once. None finds
 what another has compiled. Every form does the same rounds and evaluations; wall
 times are of whole processes.
 """
