@@ -324,7 +324,8 @@ def grid(
         axes.plot(range(len(values)), best, 'o-', color=_BLUE, ms=4)
         axes.set_xticks(range(len(values)), [str(v) for v in values])
         axes.margins(x=0.15)
-        axes.set_title(field, fontsize=8)
+        # Long names would run into the next panel's.
+        axes.set_title('.\n'.join(field.rsplit('.', 1)), fontsize=8)
     _title(figure, f'{metric}: every point of the grid, and the best')
 
 
