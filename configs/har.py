@@ -6,8 +6,8 @@ Table IV; splits as Dinh et al. (2021), FedU, https://arxiv.org/abs/2102.07148.
 Command: python -m experiments.main --config=configs/har.py \
     --config.data.manual_dir=DIR
 where DIR holds the zip of UCI data set 240; without it the data are downloaded.
-The settings come from configs/sweeps/har.py. Expected of ten seeds: Separate
-99.06, Centralized joint 98.54, Multi-task FL 99.37; blocked 97.71, 97.40, 98.52.
+The settings come from configs/sweeps/har.py. Expected: Separate 99.06,
+Centralized joint 98.54, Multi-task FL 99.37; blocked 97.71, 97.40, 98.52.
 Variants: blocked, cnn, raw, table, grid, smoke; they combine.
 """
 
@@ -16,9 +16,9 @@ import ml_collections
 from experiments import config as config_lib
 
 # Chosen on validation data by configs/sweeps/har.py, at the last round but for
-# fine-tuning. Multi-task FL and FedProx: the best at a rate of 0.05. Those at 0.1
-# were 0.05 and 0.02 points above, but diverged on one of 14 other seeds (a
-# neighbour of multi-task FL's) and on one of ten.
+# fine-tuning. Multi-task FL and FedProx: the best at a rate of 0.05. At 0.1 the
+# best were 0.05 and 0.02 points above, but on other seeds FedProx and a neighbour
+# of multi-task FL's best diverged.
 _OVERRIDES = {
   'distributed_separate': {
     'client': {'learning_rate': 0.1, 'weight_decay': 0.0005},
