@@ -17,8 +17,8 @@ from experiments import config as config_lib
 
 # Chosen on validation data by configs/sweeps/har.py, at the last round but for
 # fine-tuning. Multi-task FL and FedProx: the best at a rate of 0.05. At 0.1 the
-# best were 0.05 and 0.02 points above, but on other seeds FedProx and a neighbour
-# of multi-task FL's best diverged.
+# best were 0.05 and 0.02 points above; other seeds of FedProx, and of a point
+# next to multi-task FL's, diverged there.
 _OVERRIDES = {
   'distributed_separate': {
     'client': {'learning_rate': 0.1, 'weight_decay': 0.0005},
