@@ -103,7 +103,7 @@ def smoke(config):
 
 
 def grid(config):
-  """The search: validation data out of the training part, one fixed split."""
+  """The search: validation data out of the training part, four fixed splits."""
   config.data.validation_fraction = 0.15
   config.overrides.fedavg_finetune.run.rounds = config.run.rounds
   config.run.first_seed = 1000

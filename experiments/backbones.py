@@ -33,18 +33,18 @@ class _Entry(NamedTuple):
 
   Attributes:
     model: Builds it.
-    load: Reads its weights from a file, '' for that of a package.
+    load: `(file, model, channel order) -> params`; '' is the file of a package.
     weights: What the file is, for a user who has none; '' if a package has it.
   """
 
   model: Callable[[], models.Model]
-  load: Callable[[str, models.Model], Any]
+  load: Callable[[str, models.Model, str | None], Any]
   weights: str = ''
 
 
 BACKBONES = {
   'dlib_resnet': _Entry(
-    dlib_resnet.model, lambda path, _: dlib_resnet.load(path or None)
+    dlib_resnet.model, lambda path, *_: dlib_resnet.load(path or None)
   ),
   'vgg_face': _Entry(
     models.vgg_face,
@@ -69,44 +69,69 @@ def load_source(
     ValueError: If the data or the weights cannot be had.
   """
   source = datasets.load(config.data)
+  flat = config_lib.flatten(config)
+  source = source._replace(
+    settings={field: flat[field] for field in datasets.SETTINGS}
+  )
   name = config.model.backbone
   if not name:
     if isinstance(source.features, images_lib.Images):
-      decoded = source.features[:].astype(np.float32) / 255
-      return source._replace(features=decoded)
+      return source._replace(features=_decode(source.features, compute))
     return source
+  entry = _entry(config.model)
+  model = entry.model()
+  params = entry.load(
+    config.model.backbone_weights,
+    model,
+    config.model.backbone_channel_order or None,
+  )
+  batch = jax.ShapeDtypeStruct(
+    (_BATCH, *source.features.shape[1:]), source.features.dtype
+  )
+  # Raises for images of another size.
+  jaxpr = jax.make_jaxpr(model.apply)(params, batch)
+  cost: dict[str, float] = {}
+  if compute:
+    # What a network computes depends on its code and on the platform, too.
+    precision = str(jax.config.values['jax_default_matmul_precision'])
+    program = (str(jaxpr), jaxpr.consts, jax.default_backend(), precision)
+    content = _content(source.features)
+    key = features_lib.fingerprint(params, name, content, *program)
+    folder = pathlib.Path(
+      config.data.feature_dir or config_lib.cache_folder() / 'features'
+    )
+    found = _run(name, model, params, batch, source.features, folder, key, cost)
+  else:
+    [output] = jaxpr.out_avals
+    found = np.zeros((len(source.features), *output.shape[1:]), np.float32)
+  return source._replace(
+    features=found, backbone=datasets.Backbone(name, model, params, cost)
+  )
+
+
+def _entry(model: ml_collections.ConfigDict) -> _Entry:
+  """The backbone that the config's `model` names."""
+  name = model.backbone
   if name not in BACKBONES:
     raise ValueError(
       f'Unknown model.backbone {name!r}; known are {", ".join(BACKBONES)}.'
       f'{config_lib.nearest(name, BACKBONES)}'
     )
   entry = BACKBONES[name]
-  if entry.weights and not config.model.backbone_weights:
+  if entry.weights and not model.backbone_weights:
     raise ValueError(
       f'Expected the weights of {name} in model.backbone_weights, got none; '
       f'name a file: {entry.weights}.'
     )
-  model = entry.model()
-  params = entry.load(config.model.backbone_weights, model)
-  apply = functools.partial(model.apply, params)
-  batch = jax.ShapeDtypeStruct(
-    (_BATCH, *source.features.shape[1:]), source.features.dtype
-  )
-  # Raises for images of another size.
-  shape = jax.eval_shape(apply, batch).shape
-  cost: dict[str, float] = {}
-  if compute:
-    key = features_lib.fingerprint(params, name, _content(source.features))
-    folder = pathlib.Path(
-      config.data.feature_dir or config_lib.cache_folder() / 'features'
-    )
-    found = _run(name, apply, batch, source.features, folder, key, cost)
-  else:
-    found = np.zeros((len(source.features), *shape[1:]), np.float32)
-  return source._replace(
-    features=found,
-    backbone=datasets.Backbone(name, model, params, batch, cost),
-  )
+  return entry
+
+
+def _decode(images: images_lib.Images, compute: bool) -> np.ndarray:
+  """Photographs as float32 in 0 to 255, in memory; zeros if not needed."""
+  found = np.zeros(images.shape, np.float32)
+  for start in range(0, len(images) if compute else 0, _SHARD):
+    found[start : start + _SHARD] = images[start : start + _SHARD]
+  return found
 
 
 def _content(examples):
@@ -116,13 +141,11 @@ def _content(examples):
   return examples
 
 
-def _run(name, apply, batch, examples, folder, key, cost) -> np.ndarray:
+def _run(name, model, params, batch, examples, folder, key, cost) -> np.ndarray:
   """Outputs of a backbone for all examples, from disk where they are there.
 
   They are kept in files of `_SHARD` examples: a run that is stopped goes on.
   """
-  analysis = jax.jit(apply).lower(batch).cost_analysis() or {}
-  per_example = analysis.get('flops', float('nan')) / len(batch)
   clock: list[float] = []  # When the work began, then when each batch ended.
   counts: list[int] = []
   with tqdm.tqdm(
@@ -137,7 +160,9 @@ def _run(name, apply, batch, examples, folder, key, cost) -> np.ndarray:
     def compute(rows):
       if not clock:
         clock.append(time.perf_counter())
-      return features_lib.precompute(apply, examples, _BATCH, progress, rows)
+      return features_lib.precompute(
+        model.apply, examples, _BATCH, progress, rows, (params,)
+      )
 
     parts = []
     for start in range(0, len(examples), _SHARD):
@@ -159,22 +184,30 @@ def _run(name, apply, batch, examples, folder, key, cost) -> np.ndarray:
   # The first batch was also compiled for.
   skip = 1 if len(counts) > 1 else 0
   rate = sum(counts[skip:]) / (clock[-1] - clock[skip])
-  flops = matmul_flops()
   cost |= {
     'seconds': clock[-1] - clock[0],
     'examples': sum(counts),
+    'examples_of_all': len(examples),
     'examples_per_second': rate,
-    'gflop_per_example': per_example / 1e9,
-    'matmul_gflops': flops / 1e9,
-    'share_of_matmul_rate': rate * per_example / flops,
   }
-  print(
+  words = (
     f'{name}: features of {cost["examples"]:,} examples in '
-    f'{cost["seconds"]:.0f} s, {rate:.0f} a second, decoded and computed: '
-    f'{100 * cost["share_of_matmul_rate"]:.0f} % of the rate of matrix '
-    f'products ({flops / 1e9:.0f} GFLOP/s).',
-    file=sys.stderr,
+    f'{cost["seconds"]:.0f} s, {rate:.0f} a second, decoded and computed'
   )
+  analysis = jax.jit(model.apply).lower(params, batch).cost_analysis() or {}
+  if 'flops' in analysis:
+    per_example = analysis['flops'] / len(batch)
+    flops = matmul_flops()
+    cost |= {
+      'gflop_per_example': per_example / 1e9,
+      'matmul_gflops': flops / 1e9,
+      'share_of_matmul_rate': rate * per_example / flops,
+    }
+    words += (
+      f': {100 * cost["share_of_matmul_rate"]:.0f} % of the rate of matrix '
+      f'products ({flops / 1e9:.0f} GFLOP/s)'
+    )
+  print(f'{words}.', file=sys.stderr)
   return found
 
 

@@ -145,11 +145,13 @@ def build_network(
   Raises:
     ValueError: If a setting is no good, or pre-trained layers have no values.
   """
-  if config.model.backbone != (source.backbone.name if source.backbone else ''):
-    raise ValueError(
-      'Expected the same model.backbone for all cases, which share its outputs,'
-      f' got {config.model.backbone!r} for one; set it for the experiment.'
-    )
+  flat = config_lib.flatten(config)
+  for field, value in source.settings.items():
+    if flat[field] != value:
+      raise ValueError(
+        f'Expected the same {field} for all cases and points, which share the '
+        f'data, got {flat[field]!r} beside {value!r}; run two experiments.'
+      )
   model = build_model(config, source)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   example = jax.ShapeDtypeStruct((1, *source.features.shape[1:]), np.float32)

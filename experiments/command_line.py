@@ -64,7 +64,8 @@ def use_compilation_cache() -> None:
   if not jax.config.values['jax_compilation_cache_dir']:
     folder = str(config_lib.cache_folder() / 'xla')
     jax.config.update('jax_compilation_cache_dir', folder)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
 def check_arguments(argv: Sequence[str]) -> None:

@@ -50,6 +50,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.model.window = 3
   config.model.backbone = ''  # A published network in front: see backbones.py.
   config.model.backbone_weights = ''  # A file; '' is that of a package.
+  config.model.backbone_channel_order = ''  # Of the file: RGB, BGR, '' usual.
   # A folder with trained parameters: values of layers labelled pretrained.
   config.model.pretrained = ''
   # (regex, layer type) pairs; () lets the algorithm label layers by depth.
@@ -136,6 +137,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 # What a config identifies: two runs that differ only in these are the same.
 _NOT_IDENTITY = ('execution', 'checkpoint', 'report', 'cases')
+_CACHES = ('data.feature_dir',)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,14 +145,16 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
   return {
     name: value
     for name, value in flatten(config).items()
-    if name.split('.')[0] not in _NOT_IDENTITY
+    if name.split('.')[0] not in _NOT_IDENTITY and name not in _CACHES
   }
 
 
 def command_line_identity(command_line: Mapping[str, Any]) -> list[str]:
   """The fields given on the command line that results depend on."""
   return sorted(
-    name for name in command_line if name.split('.')[0] not in _NOT_IDENTITY
+    name
+    for name in command_line
+    if name.split('.')[0] not in _NOT_IDENTITY and name not in _CACHES
   )
 
 

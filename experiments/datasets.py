@@ -1,11 +1,11 @@
 """Data sets by name, and their partition for one seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import sys
+import types
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -21,6 +21,20 @@ from fmtl_jax.data import splits
 from fmtl_jax.data import standardization
 
 PROTOCOLS = ('iid', 'random', 'blocked')
+# What a source is loaded with: the same for all cases of an experiment.
+SETTINGS = (
+  'data.name',
+  'data.manual_dir',
+  'data.data_dir',
+  'data.kind',
+  'data.image_size',
+  'data.image_crop',
+  'data.grey',
+  'data.max_images',
+  'model.backbone',
+  'model.backbone_weights',
+  'model.backbone_channel_order',
+)
 OVERLAP_NOTE = (
   'The random split puts {} pairs of neighbouring windows, which share half of '
   'their samples, on both sides of training and test (first seed); the blocked '
@@ -35,14 +49,12 @@ class Backbone(NamedTuple):
     name: Which one.
     model: The network.
     params: Its parameters.
-    input: Shape and dtype of a batch of examples as they came.
     cost: Time and speed of the computation; empty if a file had its outputs.
   """
 
   name: str
   model: models.Model
   params: Any
-  input: jax.ShapeDtypeStruct
   cost: dict[str, float]
 
 
@@ -61,6 +73,7 @@ class Source(NamedTuple):
       task of its owner.
     standardized_axes: Axes of an example that share a mean and a scale.
     backbone: What the features were computed with, None if nothing.
+    settings: The values of `SETTINGS` that it was loaded with, if known.
   """
 
   features: Any
@@ -72,6 +85,7 @@ class Source(NamedTuple):
   shared_labels: bool = True
   standardized_axes: tuple[int, ...] = ()
   backbone: Backbone | None = None
+  settings: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _digits(data: ml_collections.ConfigDict) -> Source:
@@ -161,7 +175,9 @@ def _photographs(data, encoded, labels, names, summary, keys=None) -> Source:
     rows = np.linspace(0, len(labels) - 1, data.max_images).astype(np.int64)
     encoded, labels = [encoded[int(row)] for row in rows], labels[rows]
     keys = None if keys is None else keys[rows]
-  known = np.nan_to_num(labels, nan=2).astype(np.int64)
+  _, strata = np.unique(
+    np.nan_to_num(labels, nan=2), axis=0, return_inverse=True
+  )
   return Source(
     features=images.Images(
       encoded, (data.image_size,) * 2, data.image_crop, data.grey
@@ -171,7 +187,7 @@ def _photographs(data, encoded, labels, names, summary, keys=None) -> Source:
       tasks_lib.Task(name=name, column=column)
       for column, name in enumerate(names)
     ),
-    strata=known @ 3 ** np.arange(labels.shape[1]),
+    strata=strata.reshape(-1),
     keys=keys,
   )
 

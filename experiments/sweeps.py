@@ -118,7 +118,6 @@ def run(
     | swept
   )
   workdirs.check(workdir, identity)
-  source = backbones.load_source(config)
   if not config.data.validation_fraction:
     raise ValueError(
       'Expected data.validation_fraction > 0, got 0: a sweep compares settings '
@@ -135,6 +134,7 @@ def run(
           config_lib.set_field(case_config, field, value)
         build.check(case_config)
       plans.append((name, number, point, points, case_config))
+  source = backbones.load_source(config)
   for plan in plans:  # Finds mistakes before anything is written.
     _build(plan, source)
   workdirs.prepare(workdir, identity, config_lib.flatten(config))

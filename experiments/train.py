@@ -89,6 +89,8 @@ def train_and_evaluate(
     'command_line': config_lib.command_line_identity(command_line)
   }
   workdirs.check(workdir, identity)
+  for name in names:  # Before anything that takes time.
+    build.check(cases_lib.resolve(name, config, command_line))
   source = backbones.load_source(config)
   built = {
     name: build_case(name, config, command_line, source) for name in names

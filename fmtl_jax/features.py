@@ -14,25 +14,29 @@ from typing import Any
 import warnings
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
 def precompute(
-  feature_fn: Callable[[Any], jax.Array],
+  feature_fn: Callable[..., jax.Array],
   examples: Any,
   batch_size: int = 256,
   progress: Callable[[int], object] | None = None,
   rows: range | None = None,
+  arguments: tuple[Any, ...] = (),
 ) -> np.ndarray:
   """Applies a function to all examples, in batches of one shape.
 
+  Batches are spread over all devices where their size allows it.
+
   Args:
-    feature_fn: `examples [B, ...] -> features [B, ...]`; it is jitted.
+    feature_fn: `(*arguments, examples [B, ...]) -> features [B, ...]`; it is
+      jitted.
     examples: `[N, ...]`, or anything with a length whose slices are arrays.
     batch_size: B; the last batch is padded with zeros.
     progress: Called with the number of examples after each batch.
     rows: Which examples, one after the other; by default all N.
+    arguments: Parameters of the function, say.
 
   Returns:
     `[N, ...]` features on the host, of the rows asked for.
@@ -43,7 +47,16 @@ def precompute(
   rows = range(len(examples)) if rows is None else rows
   if not rows:
     raise ValueError('Expected examples to compute features of, got none.')
+  devices = jax.local_devices()
+  if batch_size % len(devices):
+    devices = devices[:1]
+  mesh = jax.sharding.Mesh(devices, 'batch')
+  by_example, everywhere = (
+    jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    for axes in (('batch',), ())
+  )
   compiled = jax.jit(feature_fn)
+  arguments = jax.device_put(arguments, everywhere)
   read = lambda start: np.asarray(
     examples[start : min(start + batch_size, rows.stop)]
   )
@@ -57,7 +70,8 @@ def precompute(
         coming = reader.submit(read, start + batch_size)
       missing = batch_size - len(batch)
       padded = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
-      parts.append(np.asarray(compiled(jnp.asarray(padded)))[: len(batch)])
+      padded = jax.device_put(padded, by_example)
+      parts.append(np.asarray(compiled(*arguments, padded))[: len(batch)])
       if progress is not None:
         progress(len(batch))
   return np.concatenate(parts)

@@ -83,7 +83,7 @@ def _small_backbone(size, features):
   """A network with the inputs and outputs of a published one."""
   return backbones._Entry(
     lambda: models.mlp((size, size, 3), (2,), features),
-    lambda path, model: model.init(jax.random.key(0)),
+    lambda path, model, *_: model.init(jax.random.key(0)),
   )
 
 

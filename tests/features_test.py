@@ -47,6 +47,16 @@ class PrecomputeTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(actual, examples[start:stop])
 
+  def test_arguments_come_before_the_examples(self):
+    examples = np.ones((5, 2), np.float32)
+    actual = features.precompute(
+      lambda a, b, x: a * x + b['c'],
+      examples,
+      4,
+      arguments=(3.0, {'c': np.float32(1)}),
+    )
+    np.testing.assert_array_equal(actual, 4 * examples)
+
   def test_progress_counts_every_example_once(self):
     counts = []
     features.precompute(

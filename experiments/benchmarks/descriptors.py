@@ -81,7 +81,7 @@ def main() -> int:
             strict=True,
           )
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Whatever a reader makes of damaged files.
       raise ValueError(
         f'Expected a .npz with `name` and `descriptor` in --descriptors, got '
         f'{path} ({error!r}).'
@@ -92,6 +92,11 @@ def main() -> int:
       config.data.manual_dir, config.data.data_dir or None
     ).names
     rows = [i for i, name in enumerate(names) if name in known]
+    if not rows:
+      raise ValueError(
+        f'Expected descriptors of these photographs in {path}, got others, '
+        f'such as {next(iter(known), "none")!r}.'
+      )
     cosines = similarities(
       source.features[rows], np.stack([known[names[i]] for i in rows])
     )
@@ -107,7 +112,7 @@ def main() -> int:
     print(f'{name}: {value:.6g}')
   if _OUTPUT.value:
     pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2) + '\n')
-  if figures.get('median_cosine', 1.0) < _FLOOR.value:
+  if not figures.get('median_cosine', 1.0) >= _FLOOR.value:  # NaN as well.
     print(
       f'error: expected a median cosine of at least {_FLOOR.value}, got '
       f'{figures["median_cosine"]:.4f}.',

@@ -66,7 +66,8 @@ class Faces(NamedTuple):
     labels: `[N, 5]` float32, 0 or 1.
     tasks: What the columns of `labels` are: `TASKS`.
     identity: `[N]` int32, a number for who is on it: a natural owner.
-    split: `[N]` int32, the official split, a position in `SPLITS`.
+    split: `[N]` int32, the official split, a position in `SPLITS`; whoever
+      partitions by other rules may leave it aside.
   """
 
   encoded: images.Encoded

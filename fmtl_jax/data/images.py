@@ -15,6 +15,7 @@ import zipfile
 
 import numpy as np
 
+_RESAMPLING = 'BILINEAR'
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
@@ -107,7 +108,8 @@ class Images:
     Returns:
       16 hexadecimal digits. Every file is read for it, but none decoded.
     """
-    digest = hashlib.sha256(repr((self.shape, float(self._crop))).encode())
+    how = (self.shape, float(self._crop), _RESAMPLING, _pillow().__version__)
+    digest = hashlib.sha256(repr(how).encode())
     for position in range(len(self)):
       digest.update(hashlib.sha256(self._encoded[position]).digest())
     return digest.hexdigest()[:16]
@@ -117,10 +119,11 @@ class Images:
     _, height, width, channels = self.shape
     try:
       with pillow.Image.open(io.BytesIO(data)) as image:
+        image = pillow.ImageOps.exif_transpose(image)  # Upright.
         image = pillow.ImageOps.fit(
           image.convert('L' if channels == 1 else 'RGB'),
           (width, height),
-          pillow.Image.Resampling.BILINEAR,
+          pillow.Image.Resampling[_RESAMPLING],
           bleed=(1 - self._crop) / 2,  # Of each side.
         )
     except Exception as error:  # Whatever Pillow makes of damaged bytes.

@@ -64,6 +64,19 @@ class ImagesTest(ImagesTestCase):
       expected = np.asarray(PIL.Image.open(io.BytesIO(data)).convert(mode))
       np.testing.assert_array_equal(found, expected.reshape(found.shape))
 
+  def test_an_image_is_turned_upright(self):
+    import PIL.Image
+
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[:10] = 255  # White at the top.
+    buffer = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # The camera was held upside down.
+    PIL.Image.fromarray(pixels).save(buffer, 'jpeg', exif=exif)
+    [image] = images.Images([buffer.getvalue()], (20, 20))[:]
+    self.assertLess(image[:8].mean(), 20)
+    self.assertGreater(image[12:].mean(), 235)
+
   @parameterized.parameters(
     slice(None),
     slice(1, 5, 2),

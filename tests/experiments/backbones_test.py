@@ -8,18 +8,23 @@ import tempfile
 from unittest import mock
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from experiments import backbones
 from experiments import datasets
 from experiments import models_of_runs
+from experiments import sweeps
 from experiments import train
 from fmtl_jax import features
 from fmtl_jax import models
+from fmtl_jax.data import images as images_lib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.data import images_test
 from tests.experiments import program_test
 from tests.experiments import train_test
 
@@ -30,7 +35,7 @@ def _model():
   return models.mlp((3,), (6,), 5)
 
 
-def _load(path, model):
+def _load(path, model, unused_order):
   return model.init(jax.random.key(int(path or 0)))
 
 
@@ -67,7 +72,9 @@ class BackbonesTestCase(program_test.ToyTestCase):
 class LoadTest(BackbonesTestCase):
   def test_features_are_the_outputs_of_the_backbone(self):
     source = backbones.load_source(self.config())
-    np.testing.assert_allclose(source.features, _outputs(), rtol=1e-5)
+    np.testing.assert_allclose(
+      source.features, _outputs(), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(
       source.labels, program_test.toy_source().labels
     )
@@ -91,7 +98,9 @@ class LoadTest(BackbonesTestCase):
   def test_other_weights_and_other_data_are_computed_anew(self):
     backbones.load_source(self.config())
     other = backbones.load_source(self.config(model__backbone_weights='7'))
-    np.testing.assert_allclose(other.features, _outputs(7), rtol=1e-5)
+    np.testing.assert_allclose(
+      other.features, _outputs(7), rtol=1e-5, atol=1e-6
+    )
     moved = program_test.toy_source(
       features=program_test.toy_source().features + 1
     )
@@ -100,11 +109,40 @@ class LoadTest(BackbonesTestCase):
     self.assertGreater(np.abs(again.features - _outputs()).max(), 0.01)
     self.assertLen(list((self.folder / 'features').iterdir()), 3)
 
+  def test_other_code_under_the_same_name_is_computed_anew(self):
+    backbones.load_source(self.config())
+    model = _model()
+    doubled = model._replace(apply=lambda p, x: 2 * model.apply(p, x))
+    entry = backbones._Entry(lambda: doubled, _load)
+    with mock.patch.dict(backbones.BACKBONES, small=entry):
+      source = backbones.load_source(self.config())
+    np.testing.assert_allclose(
+      source.features, 2 * _outputs(), rtol=1e-5, atol=1e-6
+    )
+
+  def test_images_without_a_backbone_are_decoded_as_they_are(self):
+    encoded = [
+      images_test._encode(np.full((8, 8, 3), 40 * i, np.uint8))
+      for i in range(5)
+    ]
+    images = images_lib.Images(encoded, (4, 4))
+    photographs = program_test.toy_source(
+      features=images, labels=np.zeros((5, 2), np.float32)
+    )
+    with mock.patch.dict(datasets.SOURCES, toy=lambda data: photographs):
+      config = self.config(model__backbone='')
+      source = backbones.load_source(config)
+      shapes = backbones.load_source(config, compute=False)
+    self.assertEqual(source.features.dtype, np.float32)
+    np.testing.assert_array_equal(source.features, images[:])
+    self.assertEqual(shapes.features.shape, images.shape)
+    self.assertEqual(np.abs(shapes.features).max(), 0)
+
   def test_a_run_that_is_stopped_goes_on(self):
     precompute, calls = features.precompute, []
 
     def stopped(*args):
-      calls.append(args[-1])
+      calls.append(args[4])
       if len(calls) == 3:
         raise KeyboardInterrupt
       return precompute(*args)
@@ -118,7 +156,9 @@ class LoadTest(BackbonesTestCase):
       source = backbones.load_source(self.config())
     self.assertEqual(calls, [range(32), range(32, 64), range(64, 96)])
     self.assertEqual(source.backbone.cost['examples'], 36)
-    np.testing.assert_allclose(source.features, _outputs(), rtol=1e-5)
+    np.testing.assert_allclose(
+      source.features, _outputs(), rtol=1e-5, atol=1e-6
+    )
 
   def test_speed_is_told(self):
     cost = backbones.load_source(self.config()).backbone.cost
@@ -156,11 +196,29 @@ class ErrorTest(BackbonesTestCase):
   def test_a_backbone_of_one_case_is_refused(self):
     config = self.config()
     config.overrides = {'multi_task_fl': {'model': {'backbone': ''}}}
-    with self.assertRaisesRegex(
-      ValueError, 'same model.backbone for all cases'
-    ):
+    with self.assertRaisesRegex(ValueError, 'same model.backbone for all'):
       train.train_and_evaluate(config, self.folder / 'run')
     self.assertFalse((self.folder / 'run').exists())
+
+  @parameterized.parameters(
+    ({'data': {'image_crop': (0.5, 1.0)}}, 'the same data.image_crop'),
+    ({'model': {'backbone_weights': ('', '3')}}, 'the same model.backbone_w'),
+  )
+  def test_a_sweep_over_what_is_loaded_once_is_refused(self, sweep, sentence):
+    with self.assertRaisesRegex(ValueError, sentence):
+      sweeps.run(
+        self.config(), ml_collections.ConfigDict(sweep), self.folder / 'run'
+      )
+    self.assertFalse((self.folder / 'run').exists())
+
+  def test_wrong_settings_are_told_before_anything_is_computed(self):
+    config = self.config(run__rounds=0)
+    with (
+      mock.patch.object(backbones, 'load_source') as loaded,
+      self.assertRaisesRegex(ValueError, 'run.rounds >= 1'),
+    ):
+      train.train_and_evaluate(config, self.folder / 'run')
+    loaded.assert_not_called()
 
   def test_pretrained_layers_behind_a_backbone_are_refused(self):
     config = self.config(algorithm__pretrained_layers=1)

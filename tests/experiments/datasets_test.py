@@ -14,6 +14,8 @@ from experiments import cases
 from experiments import config as config_lib
 from experiments import datasets
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import celeb_a
+from fmtl_jax.data import face_folder
 from fmtl_jax.data import utkface
 
 EXAMPLES = 240
@@ -314,6 +316,33 @@ class LoadTest(parameterized.TestCase):
     self.assertIn('warning: Left out: 1 unreadable', printed.getvalue())
     np.testing.assert_array_equal(few.labels, source.labels[[0, 3]])
     self.assertLen(few.features, 2)
+
+  def test_other_photographs_have_a_task_for_each_attribute(self):
+    labels = np.array([[0, 1], [1, np.nan], [1, 1]], np.float32)
+    encoded = [b'0', b'1', b'2']
+    folder = face_folder.LabelledImages(
+      encoded, labels, ('hat', 'glasses'), ('a', 'b', 'c'), ''
+    )
+    known = celeb_a.Faces(
+      encoded,
+      np.nan_to_num(labels),
+      ('young', 'male'),
+      np.array([7, 8, 7]),
+      np.zeros(3, np.int32),
+    )
+    with (
+      mock.patch.object(face_folder, 'load', return_value=folder),
+      mock.patch.object(celeb_a, 'load', return_value=known),
+    ):
+      found = datasets.load(
+        _data(name='face_folder', manual_dir='x', grey=True, image_size=9)
+      )
+      named = datasets.load(_data(name='celeb_a', max_images=2))
+    self.assertEqual([task.name for task in found.tasks], ['hat', 'glasses'])
+    self.assertEqual(found.features.shape, (3, 9, 9, 1))
+    np.testing.assert_array_equal(found.labels, labels)
+    self.assertLen(set(found.strata.tolist()), 3)
+    np.testing.assert_array_equal(named.keys, [7, 7])
 
   def test_a_source_is_asked_with_its_settings(self):
     asked = mock.Mock(return_value=_people())
