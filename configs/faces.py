@@ -8,6 +8,10 @@ only, behind a published face network.
 Command: python -m experiments.main --config=configs/faces.py \
     --config.data.manual_dir=DIR
 where DIR holds UTKFace.zip, for research only: https://susanqq.github.io/UTKFace
+Expected of three seeds, on two cores in three minutes, one of them for features
+(later runs read those): centralized separate 91.87, joint 91.88, distributed
+separate 87.71, separate FL 90.64, multi-task FL 90.97; with two tasks a client
+91.17 and 91.33. The vgg and full variants are for a GPU, or patience.
 Other photographs: --config.data.name=celeb_a, or face_folder with a folder of
 images and a CSV of binary attributes.
 Variants: vgg, full, personal, coverage, grid, smoke; they combine.
@@ -17,7 +21,9 @@ import ml_collections
 
 from experiments import config as config_lib
 
-# The best at the last round on validation data (configs/sweeps/faces.py).
+# The best at the last round on validation data (configs/sweeps/faces.py). Of
+# separate FL, 20 clients a task were 0.02 points above 10 and move twice the
+# bytes: 10, as in multi-task FL.
 _CENTRAL = {
   'client': {'learning_rate': 0.003, 'local_epochs': 1, 'weight_decay': 0.01}
 }
@@ -29,7 +35,7 @@ _OVERRIDES = {
   },
   'separate_fl': {
     'client': {'learning_rate': 0.03, 'local_epochs': 1},
-    'cohort': {'clients_per_task': 20},
+    'cohort': {'clients_per_task': 10},
   },
   'multi_task_fl': {
     'client': {'learning_rate': 0.2, 'local_epochs': 1},

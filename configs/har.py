@@ -91,12 +91,14 @@ def cnn(config):
   config.run.seeds = 2
   config.run.rounds = 40
   config.overrides = ml_collections.ConfigDict()  # Chosen for the features.
+  config.client.learning_rate = 0.05
+  config.client.schedule = 'cosine'
 
 
 def smoke(config):
   """A few rounds of everything."""
   config.run.rounds = 4
-  config.overrides.fedavg_finetune.run.rounds = 4
+  config.overrides.fedavg_finetune = ml_collections.ConfigDict()
   config.run.seeds = 2
   config.run.evaluate_every = 2
   config.execution.compile_effort = 'low'
@@ -105,7 +107,7 @@ def smoke(config):
 def grid(config):
   """The search: validation data out of the training part, four fixed splits."""
   config.data.validation_fraction = 0.15
-  config.overrides.fedavg_finetune.run.rounds = config.run.rounds
+  config.overrides.fedavg_finetune = ml_collections.ConfigDict()
   config.run.first_seed = 1000
   config.run.seeds = 4
   config.run.evaluate_every = 50

@@ -3,6 +3,7 @@
 import importlib
 import json
 import io
+import itertools
 import pathlib
 import re
 import sys
@@ -144,6 +145,12 @@ class SchemaTest(ConfigsTestCase):
     config.run.seeds = min(config.run.seeds, 2)
     for case in cases.names(config):
       train.build_case(case, config, {}, source)
+
+  @parameterized.parameters(NAMES)
+  def test_any_two_variants_combine(self, name):
+    for pair in itertools.permutations(_variants(name), 2):
+      config = self.load(name, ','.join(pair))
+      self.assertNotEmpty(config.cases)
 
   @parameterized.parameters(NAMES)
   def test_the_header_names_the_command_and_all_variants(self, name):
