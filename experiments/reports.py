@@ -111,7 +111,8 @@ def build_tables(
   if report.published:
     published: dict[str, dict[str, str]] = {}
     for label, column, text in report.published:
-      published.setdefault(label, {})[column] = text
+      if column in table.header:  # Other data may have other tasks.
+        published.setdefault(label, {})[column] = text
     table = tables.with_published(table, published, report.published_source)
   table = dataclasses.replace(table, notes=(*table.notes, *_notes(records)))
   found = [table]

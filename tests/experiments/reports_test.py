@@ -40,6 +40,13 @@ class TablesTest(absltest.TestCase):
     cells = tables_test._cells(table, 'mean')
     self.assertStartsWith(cells['Separate_fl'], '62.00')
 
+  def test_published_figures_of_tasks_that_are_not_there_are_left_out(self):
+    published = (('Paper', 'mean', '9.75'), ('Paper', 'gender', '8.25'))
+    (table, *_) = _tables(published=published).values()
+    rows = {row[0]: row for row in table.published}
+    self.assertEqual(rows['Paper'][table.header.index('mean')], '9.75')
+    self.assertNotIn('8.25', rows['Paper'])
+
   def test_a_target_is_what_a_case_ends_with_less_a_margin(self):
     (title,) = set(_tables(target_case='separate_fl')) - set(_tables())
     table = _tables(target_case='separate_fl', target_margin=1.5)[title]
