@@ -1,0 +1,183 @@
+"""Measures a round: python -m experiments.benchmarks.rounds --workload=W1
+
+Seconds a round are the median of several, one seed on one device. The rate of
+matrix products, and the time that products of the round's batches alone take,
+are measured in the same process. With `--reference=torch` (extra `benchmarks`)
+the usual PyTorch loop does the same work in processes of its own, with one
+thread and with two; the faster one counts.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from experiments import command_line
+
+_WORKLOAD = flags.DEFINE_string('workload', '', 'W1, W2, W2s, W3, W4 or W5.')
+_EXECUTION = flags.DEFINE_string('execution', 'auto', 'As execution.name.')
+_CLIENTS = flags.DEFINE_integer(
+  'clients', 0, 'Another number of clients than the workload has.'
+)
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds to measure.')
+_REFERENCE = flags.DEFINE_enum(
+  'reference', '', ['', 'torch'], 'What to compare with.'
+)
+_OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
+
+
+def _seconds_since_start() -> float:
+  """Since the process began, interpreter included; NaN where not known."""
+  try:
+    fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2]
+    began = int(fields.split()[19]) / os.sysconf('SC_CLK_TCK')
+    now = float(pathlib.Path('/proc/uptime').read_text().split()[0])
+  except (OSError, ValueError, IndexError):
+    return float('nan')
+  return now - began
+
+
+def floor_seconds(workload, steps: int, repeats: int) -> float:
+  """Seconds of the products of `steps` batches, with nothing between them."""
+  import jax
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  operands = []
+  for rows, before, after in workload.products():
+    shapes = (
+      (rows * workload.batch_size, before),
+      (before, after),
+      (rows * workload.batch_size, after),
+    )
+    operands.append(
+      [
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, shapes, strict=True)
+      ]
+    )
+
+  @jax.jit
+  def run(operands):
+    def step(_, zero):
+      # Operands depend on the step before, and products cannot be cut down to
+      # the one number that is read of them: none is left out.
+      products = []
+      for number, (x, w, g) in enumerate(operands):
+        x, g = x + zero, g + zero
+        products += [x @ w, x.T @ g]
+        if number:
+          products.append(g @ w.T)
+      products = jax.lax.optimization_barrier(products)
+      return 0 * sum(product[0, 0] for product in products)
+
+    return jax.lax.fori_loop(0, steps, step, 0.0)
+
+  jax.block_until_ready(run(operands))
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(run(operands))
+    seconds.append(time.perf_counter() - start)
+  return min(seconds)
+
+
+def _reference(workload_name: str, clients: int, repeats: int) -> float:
+  """Seconds a round of the PyTorch loop, the best of one and two threads."""
+  seconds = []
+  for threads in (1, 2):
+    command = [sys.executable, '-m', 'experiments.benchmarks.torch_rounds']
+    command += [f'--workload={workload_name}', f'--threads={threads}']
+    command += [f'--clients={clients}', f'--repeats={repeats}']
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+      raise ValueError(
+        'The reference did not run: '
+        f'{(found.stderr.strip().splitlines() or ["no output"])[-1]}'
+      )
+    seconds.append(json.loads(found.stdout)['seconds_per_round'])
+  return min(seconds)
+
+
+def main() -> int:
+  """Measures, prints and writes the figures."""
+  import jax
+  import jax.numpy as jnp
+
+  from experiments import backbones
+  from experiments.benchmarks import workloads
+  from fmtl_jax import algorithms
+  from fmtl_jax import client_updates
+  from fmtl_jax import execution
+  from fmtl_jax.algorithms import multi_task_fl
+
+  workload = workloads.find(_WORKLOAD.value)
+  if _CLIENTS.value:
+    workload = dataclasses.replace(workload, clients=_CLIENTS.value)
+  if _REPEATS.value < 1:
+    raise ValueError(f'Expected --repeats >= 1, got {_REPEATS.value}.')
+  name = execution.resolve(_EXECUTION.value)
+  federation, data = workload.build()
+  algorithm = multi_task_fl.multi_task_fl(
+    federation,
+    client_updates.LocalSgd(
+      learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
+    ),
+    algorithms.RoundSettings(
+      clients_per_task=workload.clients_per_task, execution=name
+    ),
+  )
+  data = jax.tree.map(jnp.asarray, data)
+  state = jax.jit(algorithm.init)(jax.random.key(0), data)
+  start = time.perf_counter()
+  compiled = (
+    jax.jit(algorithm.round, donate_argnums=0).lower(state, data).compile()
+  )
+  compile_seconds = time.perf_counter() - start
+  seconds, steps, second_round = [], 0, float('nan')
+  for number in range(_REPEATS.value + 1):
+    start = time.perf_counter()
+    state, metrics = jax.block_until_ready(compiled(state, data))
+    if number:  # The first one warms up.
+      seconds.append(time.perf_counter() - start)
+    if number == 1:
+      second_round = _seconds_since_start()
+    steps = int(metrics['steps'].sum())
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  median = statistics.median(seconds)
+  matmul = backbones.matmul_flops()
+  examples = steps * workload.batch_size  # Short batches are padded to B.
+  figures = {
+    'workload': _WORKLOAD.value,
+    'clients': workload.clients,
+    'execution': name,
+    'device_kind': jax.devices()[0].device_kind,
+    'jax': jax.__version__,
+    'seconds_per_round': median,
+    'seconds_of_rounds': seconds,
+    'client_steps_per_second': steps / median,
+    'compile_seconds': compile_seconds,
+    'seconds_to_second_round': second_round,
+    'peak_rss_mb': peak,
+    'matmul_gflops': matmul / 1e9,
+    'share_of_matmul_rate': examples * workload.flops() / median / matmul,
+    'share_of_batch_matmul_floor': floor_seconds(workload, steps, 3) / median,
+  }
+  if _REFERENCE.value:
+    reference = _reference(_WORKLOAD.value, workload.clients, _REPEATS.value)
+    figures['reference_seconds_per_round'] = reference
+    figures['times_faster_than_reference'] = reference / median
+  print(json.dumps(figures, indent=1))
+  if _OUTPUT.value:
+    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=1))
+  return 0
+
+
+if __name__ == '__main__':
+  command_line.run(main)

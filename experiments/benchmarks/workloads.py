@@ -1,0 +1,177 @@
+"""Workloads of the benchmarks: random data of the right shape."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import numpy as np
+
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax import models
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import dataset as dataset_lib
+
+LEARNING_RATE = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+  """A federation and its network.
+
+  Attributes:
+    clients: M; the tasks are given to them in turn.
+    tasks: T.
+    clients_per_task: K, 0 for all.
+    examples: The least and the most that a client has.
+    shape: Of one example.
+    channels: Of the convolutions, each followed by 2-fold pooling.
+    window: Their size along an axis.
+    hidden: Widths of the hidden dense layers.
+    outputs: Classes; 1 is a binary task.
+    batch_size: B.
+    layers: How many are common, task-specific and personal, from the input on.
+    pool: How many examples there are; clients share them.
+  """
+
+  clients: int
+  tasks: int = 1
+  clients_per_task: int = 0
+  examples: tuple[int, int]
+  shape: tuple[int, ...]
+  channels: tuple[int, ...] = ()
+  window: int = 3
+  hidden: tuple[int, ...]
+  outputs: int
+  batch_size: int = 16
+  layers: tuple[int, int, int]
+  pool: int = 10_000
+
+  def sizes(self) -> np.ndarray:
+    """`[M]`, how many examples each client has."""
+    least, most = self.examples
+    return np.random.default_rng(0).integers(least, most + 1, self.clients)
+
+  def model(self) -> models.Model:
+    """The network."""
+    if self.channels:
+      return models.cnn(
+        self.shape, self.channels, self.hidden, self.outputs, self.window
+      )
+    return models.mlp(self.shape, self.hidden, self.outputs)
+
+  def products(self) -> list[tuple[int, int, int]]:
+    """`(rows an example, inputs, outputs)` of the matrix product of each layer.
+
+    A convolution is one of patches, with a row for each place in the image.
+    """
+    found = []
+    *space, inputs = self.shape
+    for features in self.channels:
+      patch = self.window ** len(space) * inputs
+      found.append((math.prod(space), patch, features))
+      space = [size // 2 for size in space]
+      inputs = features
+    widths = [math.prod(space) * inputs, *self.hidden, self.outputs]
+    pairs = zip(widths[:-1], widths[1:], strict=True)
+    return found + [(1, before, after) for before, after in pairs]
+
+  def flops(self) -> int:
+    """Of the products of one example: forward, and both gradients.
+
+    The first layer's input needs no gradient.
+    """
+    return sum(
+      2 * rows * before * after * (3 if number else 2)
+      for number, (rows, before, after) in enumerate(self.products())
+    )
+
+  def build(
+    self,
+  ) -> tuple[federation_lib.Federation, dataset_lib.FederatedDataset]:
+    """The federation and its data."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((self.pool, *self.shape), np.float32)
+    labels = rng.integers(max(2, self.outputs), size=(self.pool, 1))
+    binary = self.outputs == 1
+    tasks = [
+      tasks_lib.Task(
+        name=f'task {number}',
+        kind=tasks_lib.BINARY if binary else tasks_lib.MULTICLASS,
+        num_classes=max(2, self.outputs),
+      )
+      for number in range(self.tasks)
+    ]
+    data = dataset_lib.FederatedDataset.create(
+      features=features,
+      labels=labels.astype(np.float32),
+      tasks=tasks,
+      client_tasks=np.arange(self.clients) % self.tasks,
+      train=[rng.integers(self.pool, size=size) for size in self.sizes()],
+    )
+    model = self.model()
+    names = [name for name, _ in model.stages]
+    kinds = (layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL)
+    rules = layer_types.by_depth(
+      names, list(zip(kinds, self.layers, strict=True))
+    )
+    return federation_lib.Federation.create(model, rules, data), data
+
+
+_W2 = Workload(
+  clients=100,
+  tasks=5,
+  clients_per_task=4,
+  examples=(138, 138),
+  shape=(4096,),
+  hidden=(4096, 2048, 1024),
+  outputs=1,
+  layers=(2, 2, 0),
+  pool=2_000,
+)
+_W1 = Workload(
+  clients=30,
+  examples=(281, 409),
+  shape=(561,),
+  hidden=(128, 64, 32),
+  outputs=6,
+  layers=(2, 0, 2),
+)
+WORKLOADS = {
+  'W1': _W1,
+  'W2': _W2,
+  'W2s': dataclasses.replace(_W2, hidden=(512, 256, 128)),
+  'W3': dataclasses.replace(_W1, clients=1_000, clients_per_task=100),
+  'W4': Workload(
+    clients=100,
+    clients_per_task=20,
+    examples=(100, 100),
+    shape=(28, 28, 1),
+    channels=(32, 64),
+    window=5,
+    hidden=(512,),
+    outputs=62,
+    layers=(3, 0, 1),
+  ),
+  'W5': Workload(
+    clients=1_000,
+    clients_per_task=50,
+    examples=(50, 50),
+    shape=(32, 32, 3),
+    channels=(32, 64),
+    hidden=(512,),
+    outputs=10,
+    batch_size=10,
+    layers=(4, 0, 0),
+    pool=5_000,
+  ),
+}
+
+
+def find(name: str, known: Sequence[str] = tuple(WORKLOADS)) -> Workload:
+  """A workload by its name; raises a ValueError if there is none."""
+  if name not in WORKLOADS:
+    raise ValueError(
+      f'Expected --workload to be one of {", ".join(known)}, got {name!r}.'
+    )
+  return WORKLOADS[name]

@@ -1,0 +1,110 @@
+"""Laws of the benchmarks' workloads: the work that is counted is done."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from experiments.benchmarks import rounds
+from experiments.benchmarks import workloads
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMALL = workloads.Workload(
+  clients=6,
+  tasks=2,
+  examples=(3, 5),
+  shape=(8, 8, 2),
+  channels=(3,),
+  hidden=(5,),
+  outputs=4,
+  batch_size=2,
+  layers=(1, 1, 1),
+  pool=20,
+)
+
+
+class WorkloadsTest(parameterized.TestCase):
+  @parameterized.parameters(*workloads.WORKLOADS.values(), SMALL)
+  def test_products_are_those_of_the_network(self, workload):
+    params = jax.eval_shape(workload.model().init, jax.random.key(0))
+    kernels = [params[name]['kernel'] for name, _ in workload.model().stages]
+    found = [math.prod(kernel.shape) for kernel in kernels]
+    expected = [before * after for _, before, after in workload.products()]
+    self.assertEqual(found, expected)
+    self.assertLen(kernels, sum(workload.layers))
+
+  def test_flops_are_two_for_each_product_of_numbers(self):
+    convolution = 64 * (9 * 2) * 3
+    dense = 4 * 4 * 3 * 5
+    output = 5 * 4
+    self.assertEqual(
+      SMALL.flops(), 2 * (2 * convolution + 3 * dense + 3 * output)
+    )
+
+  def test_the_published_network_has_its_parameters(self):
+    params = jax.eval_shape(
+      workloads.WORKLOADS['W2'].model().init, jax.random.key(0)
+    )
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+    self.assertEqual(sum(sizes), 27_271_169)
+
+  def test_a_federation_has_the_sizes_and_layer_types_it_says(self):
+    federation, data = SMALL.build()
+    np.testing.assert_array_equal(data.partition.train.sizes, SMALL.sizes())
+    self.assertEqual(data.num_tasks, 2)
+    kinds = [
+      federation.labels[name]['kernel'] for name, _ in SMALL.model().stages
+    ]
+    self.assertEqual(kinds, ['common', 'task', 'personal'])
+
+  def test_more_steps_take_longer(self):
+    workload = dataclasses.replace(
+      SMALL, shape=(512,), channels=(), hidden=(512,), batch_size=16
+    )
+    few, many = (rounds.floor_seconds(workload, n, 3) for n in (20, 400))
+    self.assertGreater(many, 5 * few)
+
+  def test_an_unknown_one_is_told(self):
+    with self.assertRaisesRegex(ValueError, "one of W1, .*got 'W9'"):
+      workloads.find('W9')
+
+
+class RoundsTest(absltest.TestCase):
+  def test_the_command_measures_and_writes(self):
+    with tempfile.TemporaryDirectory() as folder:
+      output = pathlib.Path(folder, 'figures.json')
+      subprocess.run(
+        [
+          *(sys.executable, '-m', 'experiments.benchmarks.rounds'),
+          *('--workload=W1', '--clients=3', '--repeats=1'),
+          f'--output={output}',
+        ],
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+      )
+      figures = json.loads(output.read_text())
+    for name in (
+      'seconds_per_round',
+      'client_steps_per_second',
+      'compile_seconds',
+      'seconds_to_second_round',
+      'peak_rss_mb',
+      'matmul_gflops',
+      'share_of_matmul_rate',
+      'share_of_batch_matmul_floor',
+    ):
+      self.assertGreater(figures[name], 0, name)
+    self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
+
+
+if __name__ == '__main__':
+  absltest.main()
