@@ -44,50 +44,6 @@ def _seconds_since_start() -> float:
   return now - began
 
 
-def floor_seconds(workload, steps: int, repeats: int) -> float:
-  """Seconds of the products of `steps` batches, with nothing between them."""
-  import jax
-
-  keys = jax.random.split(jax.random.key(0), 3)
-  operands = []
-  for rows, before, after in workload.products():
-    shapes = (
-      (rows * workload.batch_size, before),
-      (before, after),
-      (rows * workload.batch_size, after),
-    )
-    operands.append(
-      [
-        jax.random.normal(key, shape)
-        for key, shape in zip(keys, shapes, strict=True)
-      ]
-    )
-
-  @jax.jit
-  def run(operands):
-    def step(_, zero):
-      # Operands depend on the step before, and products cannot be cut down to
-      # the one number that is read of them: none is left out.
-      products = []
-      for number, (x, w, g) in enumerate(operands):
-        x, g = x + zero, g + zero
-        products += [x @ w, x.T @ g]
-        if number:
-          products.append(g @ w.T)
-      products = jax.lax.optimization_barrier(products)
-      return 0 * sum(product[0, 0] for product in products)
-
-    return jax.lax.fori_loop(0, steps, step, 0.0)
-
-  jax.block_until_ready(run(operands))
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(run(operands))
-    seconds.append(time.perf_counter() - start)
-  return min(seconds)
-
-
 def _reference(workload_name: str, clients: int, repeats: int) -> float:
   """Seconds a round of the PyTorch loop, the best of one and two threads."""
   seconds = []
@@ -167,7 +123,8 @@ def main() -> int:
     'peak_rss_mb': peak,
     'matmul_gflops': matmul / 1e9,
     'share_of_matmul_rate': examples * workload.flops() / median / matmul,
-    'share_of_batch_matmul_floor': floor_seconds(workload, steps, 3) / median,
+    'share_of_batch_matmul_floor': workloads.floor_seconds(workload, steps, 3)
+    / median,
   }
   if _REFERENCE.value:
     reference = _reference(_WORKLOAD.value, workload.clients, _REPEATS.value)

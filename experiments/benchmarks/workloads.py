@@ -1,9 +1,11 @@
-"""Workloads of the benchmarks: random data of the right shape."""
+"""Workloads of the benchmarks: random data, and the least that they can take."""
 
 from collections.abc import Sequence
 import dataclasses
 import math
+import time
 
+import jax
 import numpy as np
 
 from fmtl_jax import federation as federation_lib
@@ -175,3 +177,45 @@ def find(name: str, known: Sequence[str] = tuple(WORKLOADS)) -> Workload:
       f'Expected --workload to be one of {", ".join(known)}, got {name!r}.'
     )
   return WORKLOADS[name]
+
+
+def floor_seconds(workload: Workload, steps: int, repeats: int) -> float:
+  """Seconds of the products of `steps` batches, with nothing between them."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  operands = []
+  for rows, before, after in workload.products():
+    shapes = (
+      (rows * workload.batch_size, before),
+      (before, after),
+      (rows * workload.batch_size, after),
+    )
+    operands.append(
+      [
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, shapes, strict=True)
+      ]
+    )
+
+  @jax.jit
+  def run(operands):
+    def step(_, zero):
+      # Operands depend on the step before, and products cannot be cut down to
+      # the one number that is read of them: none is left out.
+      products = []
+      for number, (x, w, g) in enumerate(operands):
+        x, g = x + zero, g + zero
+        products += [x @ w, x.T @ g]
+        if number:
+          products.append(g @ w.T)
+      products = jax.lax.optimization_barrier(products)
+      return 0 * sum(product[0, 0] for product in products)
+
+    return jax.lax.fori_loop(0, steps, step, 0.0)
+
+  jax.block_until_ready(run(operands))
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(run(operands))
+    seconds.append(time.perf_counter() - start)
+  return min(seconds)

@@ -13,7 +13,6 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from experiments.benchmarks import rounds
 from experiments.benchmarks import workloads
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -69,7 +68,7 @@ class WorkloadsTest(parameterized.TestCase):
     workload = dataclasses.replace(
       SMALL, shape=(512,), channels=(), hidden=(512,), batch_size=16
     )
-    few, many = (rounds.floor_seconds(workload, n, 3) for n in (20, 400))
+    few, many = (workloads.floor_seconds(workload, n, 3) for n in (20, 400))
     self.assertGreater(many, 5 * few)
 
   def test_an_unknown_one_is_told(self):
