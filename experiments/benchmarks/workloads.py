@@ -1,4 +1,4 @@
-"""Workloads of the benchmarks: random data, and the least that they can take."""
+"""Workloads of the benchmarks: random data, and the least they can take."""
 
 from collections.abc import Sequence
 import dataclasses
