@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
-from experiments import backbones
 from experiments import program as program_lib
 from experiments import train
 from experiments import workdirs

@@ -18,10 +18,10 @@ import ml_collections
 import numpy as np
 import tqdm
 
+from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
-from experiments import backbones
 from experiments import figures
 from experiments import interrupts
 from experiments import results

@@ -220,7 +220,7 @@ def _read_prepared(builder) -> Faces:
   labels['turned'] = _is_turned(left, right, nose)
   sizes = [builder.info.splits[split].num_examples for split in SPLITS]
   return Faces(
-    encoded=_Images(
+    encoded=images.FromSource(
       builder.as_data_source(
         splits, decoders={'image': tfds.decode.SkipDecoding()}
       )
@@ -246,16 +246,3 @@ def _is_turned(left, right, nose):
   eyes = right - left
   offset = ((nose - (left + right) / 2) * eyes).sum(-1)
   return np.abs(offset) > TURNED * (eyes**2).sum(-1)
-
-
-class _Images:
-  """The images of a data source: their bytes, read one at a time."""
-
-  def __init__(self, source):
-    self._source = source
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int, /) -> bytes:
-    return self._source[index]['image']

@@ -31,7 +31,8 @@ HIGH_POSITIVES = {
   'eight_or_nine': (8, 9),
   'multiple_of_three': (6, 9),
 }
-KINDS = ('', 'low', 'high')
+# Which digits there are, by kind.
+KINDS = {'': range(10), 'low': range(5), 'high': range(5, 10)}
 
 
 class Digits(NamedTuple):
@@ -65,13 +66,11 @@ def load(kind: str = '') -> Digits:
 
   if kind not in KINDS:
     raise ValueError(
-      f"Expected the kind of digits to be 'low', 'high' or '' for all, got "
+      "Expected the kind of digits to be 'low', 'high' or '' for all, got "
       f'{kind!r}.'
     )
   digits = datasets.load_digits()
-  rows = {'': digits.target >= 0, 'low': digits.target < 5}.get(
-    kind, digits.target >= 5
-  )
+  rows = np.isin(digits.target, KINDS[kind])
   strata = digits.target[rows].astype(np.int32)
   features = (digits.data[rows] / 16).astype(np.float32)
   if kind == 'low':
@@ -81,7 +80,7 @@ def load(kind: str = '') -> Digits:
     labels = strata[:, None].astype(np.float32)
     return Digits(features, labels, (which,), strata)
   positives = HIGH_POSITIVES if kind == 'high' else POSITIVES
-  columns = [np.isin(strata, digits_) for digits_ in positives.values()]
+  columns = [np.isin(strata, positive) for positive in positives.values()]
   return Digits(
     features=features,
     labels=np.stack(columns, axis=1).astype(np.float32),

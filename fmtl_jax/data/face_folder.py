@@ -192,25 +192,14 @@ def prepare(
     names = tuple(
       name.decode(errors='surrogateescape') for name in columns.pop('name')
     )
-    return Prepared(_Column(source), names, columns, builder.info.metadata)
+    return Prepared(
+      images.FromSource(source), names, columns, builder.info.metadata
+    )
   except Exception as error:  # Whatever a reader makes of damaged files.
     raise ValueError(
       f'Could not read the prepared data set in {builder.data_dir} '
       f'({error!r}); delete this folder and try again.'
     ) from error
-
-
-class _Column:
-  """The images of a data source: their bytes, read one at a time."""
-
-  def __init__(self, source):
-    self._source = source
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int, /) -> bytes:
-    return self._source[index]['image']
 
 
 def _summarize(left_out: Mapping[str, Sequence[str]]) -> str:

@@ -27,6 +27,20 @@ class Encoded(Protocol):
   def __getitem__(self, index: int, /) -> bytes: ...
 
 
+class FromSource:
+  """The images of a TFDS data source: their bytes, read one at a time."""
+
+  def __init__(self, source: Any):
+    """Reads nothing yet; the feature `image` of an example has its bytes."""
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int, /) -> bytes:
+    return self._source[index]['image']
+
+
 class Images:
   """Encoded images that look like a `[N, H, W, C]` uint8 array.
 

@@ -3,7 +3,6 @@
 All photographs are made here, a few pixels each.
 """
 
-import importlib.util
 import io
 import os
 import pathlib
@@ -44,7 +43,6 @@ def _photographs(names=NAMES, seed=0) -> dict[str, bytes]:
   return files
 
 
-@absltest.skipUnless(importlib.util.find_spec('PIL'), 'Pillow is missing.')
 class FaceFolderTestCase(parameterized.TestCase):
   def setUp(self):
     super().setUp()

@@ -1,6 +1,5 @@
 """Photographs are decoded when they are asked for, as Pillow decodes them."""
 
-import importlib.util
 import io
 import pathlib
 import sys
@@ -35,7 +34,6 @@ class _Counted(list):
     return super().__getitem__(index)
 
 
-@absltest.skipUnless(importlib.util.find_spec('PIL'), 'Pillow is missing.')
 class ImagesTestCase(parameterized.TestCase):
   def setUp(self):
     super().setUp()

@@ -3,7 +3,6 @@
 All photographs are made here, a few pixels each.
 """
 
-import importlib.util
 import io
 import os
 import pathlib
@@ -69,7 +68,6 @@ def _within(folder, files):
   return {f'{folder}{name}': content for name, content in files.items()}
 
 
-@absltest.skipUnless(importlib.util.find_spec('PIL'), 'Pillow is missing.')
 class UtkfaceTestCase(parameterized.TestCase):
   def setUp(self):
     super().setUp()

@@ -4,7 +4,6 @@ The networks are tiny. A network's outputs are compared with those of a forward
 pass in NumPy on the very arrays in the file, in that framework's own layout.
 """
 
-import importlib
 import pathlib
 import pickle
 import sys
@@ -14,23 +13,15 @@ import zipfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import h5py
 import numpy as np
+import safetensors.numpy
 import scipy.io
 
 from fmtl_jax import testing
 from fmtl_jax.models import vgg
 from fmtl_jax.models import weight_files
 
-
-def _optional(name):
-  try:
-    return importlib.import_module(name)
-  except ImportError:
-    return None
-
-
-h5py = _optional('h5py')
-safetensors = _optional('safetensors.numpy')
 
 CHANNELS = (2, 3, 2, 3, 4)
 DENSE = 5
@@ -162,7 +153,7 @@ def _write_h5(path, weights, form='{0}/{0}_{1}_1:0'):
 def _write_safetensors(path, weights):
   tensors = {f'{name}.weight': kernel for name, (kernel, _) in weights.items()}
   tensors |= {f'{name}.bias': bias for name, (_, bias) in weights.items()}
-  safetensors.save_file(tensors, path)
+  safetensors.numpy.save_file(tensors, path)
 
 
 def _pickled(value):
@@ -241,12 +232,8 @@ class WeightFilesTestCase(parameterized.TestCase):
     if suffix == '.mat':
       _write_mat(path, _hwio(weights), **settings)
     elif suffix == '.h5':
-      if h5py is None:
-        self.skipTest('h5py is not installed.')
       _write_h5(path, _keras(weights), **settings)
     elif suffix == '.safetensors':
-      if safetensors is None:
-        self.skipTest('safetensors is not installed.')
       _write_safetensors(path, weights)
     else:
       _write_pth(path, weights, **settings)
