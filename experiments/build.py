@@ -64,6 +64,7 @@ def build_model(
       config.model.hidden,
       width,
       config.model.window,
+      config.model.convolution,
     )
   raise ValueError(
     f'Expected model.name to be one of {", ".join(_MODELS)}, got '

@@ -4,7 +4,8 @@ Seconds a round are the median of several, one seed on one device. The rate of
 matrix products, and the time that products of the round's batches alone take,
 are measured in the same process. With `--reference=torch` (extra `benchmarks`)
 the usual PyTorch loop does the same work in processes of its own, with one
-thread and with two; the faster one counts.
+thread and with two; the faster one counts. `--reference=torch_manual` is dense
+networks written by hand in PyTorch, without autograd.
 """
 
 import dataclasses
@@ -23,14 +24,21 @@ from experiments import command_line
 
 _WORKLOAD = flags.DEFINE_string('workload', '', 'W1, W2, W2s, W3, W4 or W5.')
 _EXECUTION = flags.DEFINE_string('execution', 'auto', 'As execution.name.')
+_CONVOLUTION = flags.DEFINE_string(
+  'convolution', 'auto', 'As model.convolution.'
+)
 _CLIENTS = flags.DEFINE_integer(
   'clients', 0, 'Another number of clients than the workload has.'
 )
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds to measure.')
 _REFERENCE = flags.DEFINE_enum(
-  'reference', '', ['', 'torch'], 'What to compare with.'
+  'reference', '', ['', 'torch', 'torch_manual'], 'What to compare with.'
 )
 _OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
+
+
+# Of the references, each a command of its own.
+_MODULES = {'torch': 'torch_rounds', 'torch_manual': 'torch_manual'}
 
 
 def _seconds_since_start() -> float:
@@ -44,11 +52,13 @@ def _seconds_since_start() -> float:
   return now - began
 
 
-def _reference(workload_name: str, clients: int, repeats: int) -> float:
-  """Seconds a round of the PyTorch loop, the best of one and two threads."""
+def _reference(
+  name: str, workload_name: str, clients: int, repeats: int
+) -> float:
+  """Seconds a round in PyTorch, the best of one and two threads."""
   seconds = []
   for threads in (1, 2):
-    command = [sys.executable, '-m', 'experiments.benchmarks.torch_rounds']
+    command = [sys.executable, '-m', f'experiments.benchmarks.{_MODULES[name]}']
     command += [f'--workload={workload_name}', f'--threads={threads}']
     command += [f'--clients={clients}', f'--repeats={repeats}']
     found = subprocess.run(command, capture_output=True, text=True)
@@ -73,7 +83,9 @@ def main() -> int:
   from fmtl_jax import execution
   from fmtl_jax.algorithms import multi_task_fl
 
-  workload = workloads.find(_WORKLOAD.value)
+  workload = dataclasses.replace(
+    workloads.find(_WORKLOAD.value), convolution=_CONVOLUTION.value
+  )
   if _CLIENTS.value:
     workload = dataclasses.replace(workload, clients=_CLIENTS.value)
   if _REPEATS.value < 1:
@@ -113,6 +125,7 @@ def main() -> int:
     'workload': _WORKLOAD.value,
     'clients': workload.clients,
     'execution': name,
+    'convolution': _CONVOLUTION.value,
     'device_kind': jax.devices()[0].device_kind,
     'jax': jax.__version__,
     'seconds_per_round': median,
@@ -127,7 +140,10 @@ def main() -> int:
     / median,
   }
   if _REFERENCE.value:
-    reference = _reference(_WORKLOAD.value, workload.clients, _REPEATS.value)
+    reference = _reference(
+      _REFERENCE.value, _WORKLOAD.value, workload.clients, _REPEATS.value
+    )
+    figures['reference'] = _REFERENCE.value
     figures['reference_seconds_per_round'] = reference
     figures['times_faster_than_reference'] = reference / median
   print(json.dumps(figures, indent=1))

@@ -34,6 +34,7 @@ class Workload:
     batch_size: B.
     layers: How many are common, task-specific and personal, from the input on.
     pool: How many examples there are; clients share them.
+    convolution: As `model.convolution`.
   """
 
   clients: int
@@ -48,6 +49,7 @@ class Workload:
   batch_size: int = 16
   layers: tuple[int, int, int]
   pool: int = 10_000
+  convolution: str = 'auto'
 
   def sizes(self) -> np.ndarray:
     """`[M]`, how many examples each client has."""
@@ -58,7 +60,12 @@ class Workload:
     """The network."""
     if self.channels:
       return models.cnn(
-        self.shape, self.channels, self.hidden, self.outputs, self.window
+        self.shape,
+        self.channels,
+        self.hidden,
+        self.outputs,
+        self.window,
+        self.convolution,
       )
     return models.mlp(self.shape, self.hidden, self.outputs)
 

@@ -24,8 +24,8 @@ def _dense(in_features, features, rngs, **settings):
   return layers.Dense(in_features, features, rngs=rngs, **settings)
 
 
-def _conv(in_features, features, window, rngs):
-  return layers.Conv(in_features, features, window, rngs=rngs)
+def _conv(in_features, features, window, method, rngs):
+  return layers.Conv(in_features, features, window, method=method, rngs=rngs)
 
 
 def mlp(
@@ -48,6 +48,7 @@ def cnn(
   hidden: Sequence[int],
   num_outputs: int,
   window: int = 3,
+  convolution: str = layers.AUTO,
 ) -> base.Model:
   """A convolutional network: stages `conv_0`, ..., `dense_0`, ..., `output`.
 
@@ -60,7 +61,10 @@ def cnn(
     hidden: Widths of the hidden dense layers.
     num_outputs: Width of the output layer.
     window: Size of every convolution along each axis of space.
+    convolution: How convolutions are computed, which changes no result: `auto`
+      (by platform), `patches` or `lax`; see `layers.convolve`.
   """
+  layers.resolve_convolution(convolution, 'cpu')  # Only to check the name.
   *space, in_features = feature_shape
   most = int(math.log2(min(space))) if space else 0
   if len(channels) > most:
@@ -72,7 +76,7 @@ def cnn(
   stages = {}
   for i, features in enumerate(channels):
     stages[f'conv_{i}'] = functools.partial(
-      _conv, in_features, features, (window,) * len(space)
+      _conv, in_features, features, (window,) * len(space), convolution
     )
     space = [size // 2 for size in space]
     in_features = features

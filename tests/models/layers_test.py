@@ -42,9 +42,10 @@ def _reference(kernel, bias, x):
 
 
 class ConvTest(parameterized.TestCase):
-  @parameterized.parameters(*CASES)
-  def test_it_equals_a_convolution_and_so_do_its_gradients(self, space, window):
-    conv = layers.Conv(2, 3, window, rngs=nnx.Rngs(0))
+  @parameterized.product(case=CASES, method=('auto', 'patches', 'lax'))
+  def test_it_equals_a_convolution_and_so_do_its_gradients(self, case, method):
+    space, window = case
+    conv = layers.Conv(2, 3, window, method=method, rngs=nnx.Rngs(0))
     graph, _ = nnx.split(conv)
     kernel, bias = _array(*window, 2, 3), _array(3, seed=1)
     x = _array(2, *space, 2, seed=2)
@@ -79,6 +80,38 @@ class ConvTest(parameterized.TestCase):
       np.std(conv.kernel[...]), 1 / np.sqrt(9 * 32), rtol=0.03
     )
     np.testing.assert_array_equal(conv.bias[...], np.zeros(64))
+
+
+class ConvolveTest(parameterized.TestCase):
+  @parameterized.parameters(*CASES)
+  def test_methods_agree_on_clients_with_weights_of_their_own(
+    self, space, window
+  ):
+    x, kernels = _array(3, 2, *space, 2), _array(3, *window, 2, 4, seed=1)
+    cotangent = _array(3, 2, *space, 4, seed=2)
+
+    def value_and_gradients(method):
+      convolve = jax.vmap(lambda x, kernel: layers.convolve(x, kernel, method))
+      y, backward = jax.vjp(convolve, x, kernels)
+      return y, backward(cotangent)
+
+    both = testing.jit(
+      lambda: (value_and_gradients('patches'), value_and_gradients('lax'))
+    )
+    testing.assert_trees_close(*both(), rtol=1e-4, atol=1e-5)
+
+  @parameterized.parameters('cpu', 'gpu', 'tpu', 'another')
+  def test_auto_is_a_method_on_every_platform(self, platform):
+    method = layers.resolve_convolution('auto', platform)
+    self.assertIn(method, ('patches', 'lax'))
+    for method in ('patches', 'lax'):
+      self.assertEqual(layers.resolve_convolution(method, platform), method)
+
+  def test_an_unknown_method_is_told(self):
+    with self.assertRaisesRegex(
+      ValueError, "model.convolution .* auto, patches, lax, got 'fft'"
+    ):
+      layers.resolve_convolution('fft')
 
 
 class PatchesTest(parameterized.TestCase):

@@ -112,6 +112,10 @@ class CnnTest(parameterized.TestCase):
     actual, expected = outputs(params, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
+  def test_an_unknown_convolution_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, "model.convolution .*got 'fft'"):
+      models.cnn((8, 8, 1), [2], [], 2, convolution='fft')
+
   @parameterized.parameters(
     ((8, 8, 1), 4, 3), ((16, 4, 1), 3, 2), ((5, 3), 3, 2)
   )
