@@ -37,10 +37,6 @@ _REFERENCE = flags.DEFINE_enum(
 _OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
 
 
-# Of the references, each a command of its own.
-_MODULES = {'torch': 'torch_rounds', 'torch_manual': 'torch_manual'}
-
-
 def _seconds_since_start() -> float:
   """Since the process began, interpreter included; NaN where not known."""
   try:
@@ -58,7 +54,8 @@ def _reference(
   """Seconds a round in PyTorch, the best of one and two threads."""
   seconds = []
   for threads in (1, 2):
-    command = [sys.executable, '-m', f'experiments.benchmarks.{_MODULES[name]}']
+    command = [sys.executable, '-m', 'experiments.benchmarks.torch_rounds']
+    command += [f'--reference={name}']
     command += [f'--workload={workload_name}', f'--threads={threads}']
     command += [f'--clients={clients}', f'--repeats={repeats}']
     found = subprocess.run(command, capture_output=True, text=True)
@@ -88,6 +85,8 @@ def main() -> int:
   )
   if _CLIENTS.value:
     workload = dataclasses.replace(workload, clients=_CLIENTS.value)
+  if _REFERENCE.value == 'torch_manual':
+    workloads.check_dense(workload)
   if _REPEATS.value < 1:
     raise ValueError(f'Expected --repeats >= 1, got {_REPEATS.value}.')
   name = execution.resolve(_EXECUTION.value)

@@ -186,6 +186,16 @@ def find(name: str, known: Sequence[str] = tuple(WORKLOADS)) -> Workload:
   return WORKLOADS[name]
 
 
+def check_dense(workload: Workload) -> None:
+  """Raises a ValueError for a network that has convolutions."""
+  if workload.channels:
+    raise ValueError(
+      'Expected a workload of dense layers (W1, W2, W2s or W3) for '
+      f'--reference=torch_manual, got convolutions of {workload.channels} '
+      'channels; use --reference=torch.'
+    )
+
+
 def floor_seconds(workload: Workload, steps: int, repeats: int) -> float:
   """Seconds of the products of `steps` batches, with nothing between them."""
   keys = jax.random.split(jax.random.key(0), 3)

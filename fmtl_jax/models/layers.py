@@ -76,7 +76,7 @@ def resolve_convolution(method: str, platform: str | None = None) -> str:
 
   Args:
     method: `auto`, `patches` or `lax`.
-    platform: `cpu`, `gpu` or `tpu`; by default JAX's own, asked for `auto` only.
+    platform: `cpu`, `gpu` or `tpu`; by default that of JAX.
 
   Raises:
     ValueError: If `method` is none of these.
