@@ -95,6 +95,16 @@ def check_clients_per_task(
   return tuple(c or s for c, s in zip(counts, group_sizes, strict=True))
 
 
+def round_keys(
+  key: jax.Array, round_number: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+  """The keys of a round: of its cohort, and of what its clients do."""
+  sample_key, clients_key = jax.random.split(
+    jax.random.fold_in(key, round_number)
+  )
+  return sample_key, clients_key
+
+
 def draw(
   key: jax.Array, size: jax.Array, count: jax.Array, max_count: int
 ) -> jax.Array:
@@ -198,25 +208,49 @@ def sample(
   group_sizes: Sequence[int],
   slots: str = DRAWN,
 ) -> Cohort:
-  """Draws K clients of each task group without replacement.
-
-  A client that is drawn for several of its tasks appears once.
+  """Draws a cohort and looks up everything about it, see `draw_clients`.
 
   Args:
     key: Consumed.
     data: The federation's data.
     clients_per_task: K of each task.
     group_sizes: The number of clients that hold each task.
+    slots: `drawn` or `all`.
+  """
+  drawn = draw_clients(key, data, clients_per_task, group_sizes, slots)
+  return select(data, *drawn)
+
+
+def draw_clients(
+  key: jax.Array,
+  data: dataset_lib.FederatedDataset,
+  clients_per_task: Sequence[int],
+  group_sizes: Sequence[int],
+  slots: str = DRAWN,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws K clients of each task group without replacement.
+
+  A client that is drawn for several of its tasks appears once.
+
+  Args:
+    key: Consumed.
+    data: Says who holds which task; its examples are not looked at.
+    clients_per_task: K of each task.
+    group_sizes: The number of clients that hold each task.
     slots: `drawn`: a client takes part with the tasks it was drawn for
       (Algorithm 1); `all`: with all tasks it holds (MT-FedAvg).
 
   Returns:
-    A cohort of `min(sum of K, M)` clients, padded where clients were drawn for
-    several tasks.
+    `[C]` int32 clients and `[C, S]` bool, their active slots, with C the
+    smaller one of the sum of K and M; M is padding, where clients were drawn
+    for several tasks. An empty slot may be active.
   """
   counts = np.array(clients_per_task)
   if (counts == np.array(group_sizes)).all():
-    return everyone(data)
+    return (
+      jnp.arange(data.num_clients, dtype=jnp.int32),
+      jnp.ones((data.num_clients, data.num_slots), bool),
+    )
   keys = jax.random.split(key, len(counts))
   chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
     keys,
@@ -231,7 +265,7 @@ def sample(
   drawn = members.at(starts + chosen[task, number])  # client * S + slot.
   num_slots, num_clients = data.num_slots, data.num_clients
   if num_slots == 1:
-    return select(data, drawn, jnp.ones((len(task), 1), bool))
+    return drawn, jnp.ones((len(task), 1), bool)
   size = min(len(task), num_clients)
   client, place = jnp.unique(
     drawn // num_slots,
@@ -243,4 +277,4 @@ def sample(
   active = active.at[place, drawn % num_slots].set(True)
   if slots == ALL:
     active = jnp.ones_like(active)
-  return select(data, client.astype(jnp.int32), active)
+  return client.astype(jnp.int32), active

@@ -95,6 +95,8 @@ class Federation:
     loss_fn: The loss of every example, as `tasks.task_loss`.
     task_weights: `[T]`, the tasks' weights in a client's objective.
     initialization: `shared`: one draw, copied to all owners; `per_owner`.
+    client_numbers: `[M]` int32, what a client's own initial values depend on;
+      by default 0 to M - 1.
   """
 
   init_fn: Callable[[jax.Array], Tree]
@@ -111,6 +113,7 @@ class Federation:
   loss_fn: tasks_lib.TaskLoss
   task_weights: tuple[float, ...]
   initialization: str
+  client_numbers: jax.Array | None = None
 
   @classmethod
   def create(
@@ -225,6 +228,22 @@ class Federation:
       return (self.num_owners[owner.index], self.num_slots)
     return (self.num_owners[owner.index],)
 
+  def of_clients(
+    self, clients: jax.Array, group_sizes: Sequence[int]
+  ) -> 'Federation':
+    """The federation that some of its clients make up.
+
+    Args:
+      clients: `[C]` int32; they start with the values that they have here.
+      group_sizes: The number of them that hold each task.
+    """
+    return dataclasses.replace(
+      self,
+      num_owners=dict(self.num_owners) | {'client': len(clients)},
+      group_sizes=tuple(group_sizes),
+      client_numbers=clients,
+    )
+
   def init_params(self, key: jax.Array) -> Tree:
     """Initialises the trained parameters of all owners, `[owners, ...]`.
 
@@ -245,6 +264,13 @@ class Federation:
       if self.initialization == SHARED or not shape:
         return jnp.broadcast_to(leaf, shape + leaf.shape)
       owners = jnp.arange(int(np.prod(shape)))
+      if (
+        self.client_numbers is not None
+        and self.owners[layer_type].index == 'client'
+      ):
+        slots = jnp.arange(shape[1] if shape[1:] else 1)
+        owners = self.client_numbers[:, None] * len(slots) + slots
+        owners = owners.reshape(-1)
       # The compiler drops the leaves of a draw that are not used.
       pick = lambda i: jax.tree.leaves(draw(jax.random.fold_in(key, i)))[number]
       return jax.vmap(pick)(owners).reshape(shape + leaf.shape)

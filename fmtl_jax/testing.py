@@ -228,12 +228,12 @@ def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
     function: Of arrays.
     **settings: Further arguments of `jax.jit`.
   """
-  return jax.jit(function, compiler_options=_quick_options(), **settings)
+  return jax.jit(function, compiler_options=quick_options(), **settings)
 
 
 @functools.cache
-def _quick_options():
-  """The options that make compiling quick, as far as XLA still has them."""
+def quick_options() -> dict[str, Any]:
+  """Compiler options that make compiling quick, as far as XLA has them."""
   wanted: dict[str, Any] = {
     'xla_backend_optimization_level': 0,
     'xla_llvm_disable_expensive_passes': True,

@@ -16,9 +16,11 @@ PACKAGE = ROOT / 'fmtl_jax'
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (
   'aggregation',
+  'client_store',
   'client_updates',
   'cohorts',
   'communication',
+  'data.client_data',
   'data.dataset',
   'evaluation',
   'execution',
@@ -26,6 +28,7 @@ CORE = (
   'layer_types',
   'reducers',
   'server_optimizers',
+  'streaming',
   'tasks',
   'weights',
 )

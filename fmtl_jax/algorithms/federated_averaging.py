@@ -68,8 +68,7 @@ def federated_averaging(
 
   def round_fn(state, data, frozen=None):
     frozen = federation.frozen if frozen is None else frozen
-    key = jax.random.fold_in(state.key, state.round)
-    sample_key, clients_key = jax.random.split(key)
+    sample_key, clients_key = cohorts.round_keys(state.key, state.round)
     cohort = cohorts.sample(
       sample_key,
       data,
@@ -111,7 +110,7 @@ def federated_averaging(
       stacked,
       cohort,
       weights,
-      num_examples=data.partition.train.offsets[-1],
+      num_examples=data.total_size,
       round_number=state.round,
     )
     scatter = aggregation_lib.scatter

@@ -140,6 +140,8 @@ class Partition:
     standardization: `(mean, scale)` of the features, each with the shape of one
       example (or one that broadcasts to it): a batch is `(x - mean) * scale`.
       None leaves features as they are.
+    total_size: `[]`, the training examples of the whole federation where the
+      clients are only some of it; None where they are all.
   """
 
   train: Rows
@@ -153,6 +155,7 @@ class Partition:
   members: Rows
   owner_index: Mapping[str, Array] = dataclasses.field(default_factory=dict)
   standardization: tuple[Array, Array] | None = None
+  total_size: Array | None = None
 
 
 @_register(meta_fields=('tasks',))
@@ -184,6 +187,14 @@ class FederatedDataset:
   def num_tasks(self) -> int:
     """T."""
     return len(self.tasks)
+
+  @property
+  def total_size(self) -> Array:
+    """`[]`, the training examples of all clients of the federation."""
+    total_size = self.partition.total_size
+    return (
+      self.partition.train.offsets[-1] if total_size is None else total_size
+    )
 
   def take(
     self, rows: jax.Array, tasks: jax.Array, is_example: jax.Array
@@ -323,7 +334,8 @@ class FederatedDataset:
     label_counts = np.where(client_tasks < len(tasks), label_counts, 0)
     flat = client_tasks.reshape(-1)
     members = [np.flatnonzero(flat == task) for task in range(len(tasks))]
-    _check_clients(tasks, train, label_counts, members)
+    sizes = np.array([len(rows) for rows in train])
+    check_clients(tasks, sizes, label_counts, members)
     num_slots = client_tasks.shape[1]
 
     def pooled(groups):
@@ -490,21 +502,36 @@ def _check_values(features, labels, present, tasks, client_tasks, rows):
       )
 
 
-def _check_clients(tasks, train, label_counts, members):
-  """Raises a sentence for an empty client or a task without clients."""
+def check_clients(
+  tasks: Sequence[tasks_lib.Task],
+  sizes: np.ndarray,
+  label_counts: np.ndarray,
+  members: Sequence[np.ndarray],
+) -> None:
+  """Checks that no client is empty and every task has one.
+
+  Args:
+    tasks: The T tasks.
+    sizes: `[M]`, each client's training examples.
+    label_counts: `[M, S]`, those that carry a slot's label.
+    members: The holders of each task.
+
+  Raises:
+    ValueError: If one is; the sentence names the clients or the task.
+  """
   for task, group in zip(tasks, members, strict=True):
     if not len(group):
       raise ValueError(
         f'No client holds the task {task.name!r}; assign it to a client or '
         'remove it.'
       )
-  empty = [client for client, rows in enumerate(train) if not len(rows)]
+  empty = np.flatnonzero(sizes == 0).tolist()
   if empty:
     raise ValueError(
       f'No training examples for {_clients(empty)}; use fewer clients or '
       'another data.partition.'
     )
-  unlabelled = [c for c, counts in enumerate(label_counts) if not counts.any()]
+  unlabelled = np.flatnonzero(~label_counts.any(axis=1)).tolist()
   if unlabelled:
     raise ValueError(
       f'No training example carries a label of its task for '

@@ -1,0 +1,332 @@
+"""Data of clients that are read when the clients take part.
+
+A large federation is known by its tables, a few numbers for each client. The
+examples of a cohort are read from wherever they are, and make up a data set of
+their own: that of the small federation that consists of the cohort.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import dataset as dataset_lib
+
+Array = Any
+
+
+class ClientData(Protocol):
+  """A source of the clients' training examples.
+
+  Attributes:
+    tables: The data set without its examples, in NumPy arrays: who holds which
+      task, and how many examples; see `tables`.
+  """
+
+  tables: dataset_lib.FederatedDataset
+
+  def read(self, client: int) -> tuple[Any, np.ndarray]:
+    """Reads one client's examples; may be called from another thread.
+
+    Args:
+      client: Its number, below M.
+
+    Returns:
+      Features `[n, ...]`, an array or a tree of arrays, and labels `[n, L]`,
+      NaN where one is missing; n is the client's size in the tables, and L
+      at least the number of columns that the tasks name.
+    """
+
+
+def tables(
+  *,
+  features: Any,
+  tasks: Sequence[tasks_lib.Task],
+  client_tasks: Array,
+  sizes: Array,
+  label_counts: Array | None = None,
+  client_ids: Array | None = None,
+  owner_index: Mapping[str, Array] | None = None,
+  max_size: int = 0,
+  standardization: tuple[Array, Array] | None = None,
+) -> dataset_lib.FederatedDataset:
+  """Builds the tables of a federation, O(M) numbers.
+
+  Args:
+    features: One example's, `[...]`, or their shapes.
+    tasks: The tasks; each names its column of the labels.
+    client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
+    sizes: `[M]`, how many training examples each client has.
+    label_counts: `[M, S]`, those that carry a slot's label; by default all.
+    client_ids: `[M]`; by default 0 to M - 1.
+    owner_index: Further owners, `[M]` or `[M, S]` by name.
+    max_size: Shapes depend on it alone; by default the largest size.
+    standardization: As in `Partition`.
+
+  Returns:
+    A data set for `Federation.create`. Its store is a single example of zeros,
+    its rows have offsets only.
+
+  Raises:
+    ValueError: If a client is empty or a task has no client.
+  """
+  tasks = tuple(tasks)
+  client_tasks = np.asarray(client_tasks, np.int32)
+  client_tasks = client_tasks.reshape(len(client_tasks), -1)
+  if client_tasks.size and client_tasks.max() >= len(tasks):
+    raise ValueError(
+      f'Expected client_tasks below the number of tasks, {len(tasks)}, got '
+      f'{client_tasks.max()}.'
+    )
+  client_tasks = np.where(client_tasks < 0, len(tasks), client_tasks)
+  sizes = np.asarray(sizes, np.int64)
+  if sizes.shape != client_tasks.shape[:1]:
+    raise ValueError(
+      f'Expected sizes for each of {len(client_tasks)} clients, got the shape '
+      f'{sizes.shape}.'
+    )
+  if label_counts is None:
+    label_counts = np.repeat(sizes[:, None], client_tasks.shape[1], axis=1)
+  label_counts = np.where(client_tasks < len(tasks), label_counts, 0)
+  flat = client_tasks.reshape(-1)
+  members = [np.flatnonzero(flat == task) for task in range(len(tasks))]
+  dataset_lib.check_clients(tasks, sizes, label_counts, members)
+  if client_ids is None:
+    client_ids = np.arange(len(sizes))
+  columns = np.array([task.column for task in tasks], np.int32)
+  examples = dataset_lib.Examples(
+    features=jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), features),
+    labels=np.zeros((1, columns.max() + 1), np.float32),
+    present=np.zeros((1, columns.max() + 1), bool),
+    columns=columns,
+  )
+  partition = _partition(
+    sizes,
+    len(tasks),
+    max(max_size, int(sizes.max())),
+    client_tasks=client_tasks,
+    client_ids=np.asarray(client_ids, np.uint32),
+    label_counts=label_counts.astype(np.int32),
+    members=dataset_lib.Rows.create(members),
+    owner_index=dict(owner_index or {}),
+    standardization=standardization,
+    total_size=np.float32(sizes.sum()),
+  )
+  return dataset_lib.FederatedDataset(
+    examples=examples, partition=partition, tasks=tasks
+  )
+
+
+def _partition(sizes, num_tasks, max_size, **fields):
+  """A partition with training rows alone: offsets, and a single row number."""
+  row = np.zeros(1, np.int32)
+
+  def none(owners):
+    offsets = np.zeros(owners + 1, np.int32)
+    return dataset_lib.Rows(index=row, offsets=offsets, max_size=0)
+
+  offsets = np.append(sizes.dtype.type(0), np.cumsum(sizes, dtype=sizes.dtype))
+  return dataset_lib.Partition(
+    train=dataset_lib.Rows(index=row, offsets=offsets, max_size=max_size),
+    validation=none(len(sizes)),
+    test=none(len(sizes)),
+    pooled_validation=none(num_tasks),
+    pooled_test=none(num_tasks),
+    **fields,
+  )
+
+
+def without_examples(
+  data: dataset_lib.FederatedDataset,
+  clients: np.ndarray,
+  active: np.ndarray | None = None,
+) -> dataset_lib.FederatedDataset:
+  """The tables of some clients, which make up a federation of their own.
+
+  Args:
+    data: Tables of M clients.
+    clients: `[C]`; M is a padding client, with no task and no examples.
+    active: `[C, S]` bool, the slots that they keep; by default all.
+  """
+  partition = data.partition
+  is_client = clients < data.num_clients
+  row = np.minimum(clients, data.num_clients - 1)
+  offsets = partition.train.offsets
+  sizes = np.where(is_client, offsets[row + 1] - offsets[row], 0)
+  keep = is_client[:, None] & (True if active is None else active)
+  return dataclasses.replace(
+    data,
+    partition=_partition(
+      sizes.astype(np.int32),
+      data.num_tasks,
+      partition.train.max_size,
+      client_tasks=np.where(keep, partition.client_tasks[row], data.num_tasks),
+      client_ids=partition.client_ids[row],
+      label_counts=np.where(keep, partition.label_counts[row], 0),
+      members=dataset_lib.Rows(
+        index=np.zeros(1, np.int32),
+        offsets=np.zeros(data.num_tasks + 1, np.int32),
+        max_size=0,
+      ),
+      owner_index={k: v[row] for k, v in partition.owner_index.items()},
+      standardization=partition.standardization,
+      total_size=partition.total_size,
+    ),
+  )
+
+
+def read_clients(
+  source: ClientData, clients: np.ndarray, active: np.ndarray | None = None
+) -> dataset_lib.FederatedDataset:
+  """Reads some clients' data set; its shapes depend on their number alone.
+
+  Args:
+    source: Of M clients.
+    clients: `[C]`; M is a padding client.
+    active: `[C, S]` bool, the slots that they keep; by default all.
+
+  Returns:
+    A data set of C clients, one after the other in its store of `C * max_size`
+    examples, in NumPy arrays.
+
+  Raises:
+    ValueError: If a client does not have the examples that the tables say.
+  """
+  small = without_examples(source.tables, clients, active)
+  train = small.partition.train
+  length = len(clients) * train.max_size
+  zeros = lambda x: np.zeros((length, *x.shape[1:]), x.dtype)
+  features = jax.tree.map(zeros, small.examples.features)
+  labels = np.full_like(zeros(small.examples.labels), np.nan)
+  ends = train.offsets.tolist()
+  for client, start, end in zip(clients, ends[:-1], ends[1:], strict=True):
+    if start == end:
+      continue
+    read, read_labels = source.read(int(client))
+    if len(read_labels) != end - start:
+      raise ValueError(
+        f'Expected {end - start} examples of client {client}, as its tables '
+        f'say, got {len(read_labels)}; correct sizes or what is read.'
+      )
+
+    def put(leaf, given, start=start, end=end):
+      leaf[start:end] = given
+
+    jax.tree.map(put, features, read)
+    labels[start:end] = read_labels[:, : labels.shape[1]]
+  present = ~np.isnan(labels)
+  rows = dataclasses.replace(train, index=np.arange(length, dtype=np.int32))
+  return dataclasses.replace(
+    small,
+    examples=dataclasses.replace(
+      small.examples,
+      features=features,
+      labels=np.where(present, labels, 0),
+      present=present,
+    ),
+    partition=dataclasses.replace(small.partition, train=rows),
+  )
+
+
+class DatasetClients:
+  """The clients of a data set on the host, NumPy arrays or memory-mapped.
+
+  Attributes:
+    tables: As in `ClientData`.
+  """
+
+  def __init__(self, data: dataset_lib.FederatedDataset):
+    """Reads nothing yet.
+
+    Args:
+      data: Its features may be `np.memmap`.
+    """
+    self._data = data
+    partition = data.partition
+    examples = data.examples
+    self.tables = tables(
+      features=jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples.features
+      ),
+      tasks=data.tasks,
+      client_tasks=np.where(
+        partition.client_tasks < data.num_tasks, partition.client_tasks, -1
+      ),
+      sizes=partition.train.sizes,
+      label_counts=partition.label_counts,
+      client_ids=partition.client_ids,
+      owner_index=partition.owner_index,
+      max_size=partition.train.max_size,
+      standardization=partition.standardization,
+    )
+
+  def read(self, client: int) -> tuple[Any, np.ndarray]:
+    """See `ClientData.read`."""
+    train, examples = self._data.partition.train, self._data.examples
+    rows = train.index[train.offsets[client] : train.offsets[client + 1]]
+    labels = np.where(examples.present[rows], examples.labels[rows], np.nan)
+    features = jax.tree.map(lambda leaf: leaf[rows], examples.features)
+    return features, labels
+
+
+class SequenceClients:
+  """Clients whose examples are items of a sequence, such as a TFDS data source.
+
+  Items are read one by one by `examples[i]`, or many at once by
+  `examples.__getitems__` where there is one.
+
+  Attributes:
+    tables: As in `ClientData`.
+  """
+
+  def __init__(
+    self,
+    examples: Sequence[Any],
+    rows: Sequence[Sequence[int]],
+    parse_fn: Callable[[Any], tuple[Any, Array]],
+    *,
+    tasks: Sequence[tasks_lib.Task],
+    client_tasks: Array,
+    **settings: Any,
+  ):
+    """Reads one example, for its shapes.
+
+    Args:
+      examples: Has a length and items.
+      rows: The numbers of each client's items; ranges take no memory.
+      parse_fn: Makes features `[...]` (a tree of arrays) and labels `[]` or
+        `[L]`, NaN where one is missing, of an item.
+      tasks: The tasks; each names its column of the labels.
+      client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
+      **settings: Further arguments of `tables`.
+    """
+    self._examples = examples
+    self._rows = rows
+    self._parse_fn = parse_fn
+    self.tables = tables(
+      features=jax.tree.map(np.asarray, parse_fn(examples[0])[0]),
+      tasks=tasks,
+      client_tasks=client_tasks,
+      sizes=[len(numbers) for numbers in rows],
+      **settings,
+    )
+
+  def read(self, client: int) -> tuple[Any, np.ndarray]:
+    """See `ClientData.read`."""
+    numbers = [int(number) for number in self._rows[client]]
+    if not 0 <= min(numbers) <= max(numbers) < len(self._examples):
+      raise ValueError(
+        f'Expected rows of client {client} from 0 to '
+        f'{len(self._examples) - 1}, got {min(numbers)} to {max(numbers)}.'
+      )
+    read_many = getattr(self._examples, '__getitems__', None)
+    if read_many is None:
+      items = [self._examples[number] for number in numbers]
+    else:
+      items = read_many(numbers)
+    features, labels = zip(*map(self._parse_fn, items), strict=True)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *features)
+    return stacked, np.asarray(labels, np.float32).reshape(len(numbers), -1)

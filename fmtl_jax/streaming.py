@@ -1,0 +1,285 @@
+"""Rounds of federations that are larger than a device's memory.
+
+A round of a large federation is a round of the small federation that consists
+of its cohort, with all of its clients. The clients' data and what each of them
+keeps (personal layers, its state) live on the host: the cohort's are gathered,
+the very round of the algorithm runs on them, and its rows are scattered back.
+A cohort is a pure function of the seed and the round, so that the examples of
+the next one are read while the device computes.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent import futures
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import client_store
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
+from fmtl_jax.algorithms import base
+from fmtl_jax.data import client_data
+
+Tree = Any
+MakeAlgorithm = Callable[
+  [federation_lib.Federation, base.RoundSettings], base.Algorithm
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ahead:
+  """A cohort, and its data that are being read.
+
+  Attributes:
+    seed: The words of the key that the cohort was drawn with.
+    round: Its number.
+    clients: `[C]` int32, M for padding.
+    data: The data set of these clients, on the device.
+  """
+
+  seed: bytes
+  round: int
+  clients: np.ndarray
+  data: futures.Future
+
+
+class StreamedRounds:
+  """Rounds whose clients live on the host.
+
+  A state has the layers that are averaged; the rows of the clients are in
+  `store`. Both go together: what a round is given is the state that the last
+  one returned, or one that was saved along with the store.
+
+  Attributes:
+    store: What each client keeps, once `init` was called: a dict of its
+      personal layers, `params`, and its `state`.
+  """
+
+  store: client_store.ClientStore
+
+  def __init__(
+    self,
+    federation: federation_lib.Federation,
+    source: client_data.ClientData,
+    make_algorithm: MakeAlgorithm,
+    settings: base.RoundSettings = base.RoundSettings(),
+    folder: str | pathlib.Path | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
+  ):
+    """Compiles and reads nothing yet.
+
+    Args:
+      federation: Of all clients, made with `source.tables`.
+      source: Their data.
+      make_algorithm: `(federation, settings) -> Algorithm`, of the cohort.
+      settings: Of the rounds of all clients.
+      folder: Where clients' rows are memory-mapped; None keeps them in memory.
+      compiler_options: As of `jax.jit`.
+
+    Raises:
+      ValueError: If K exceeds a task group.
+    """
+    tables = source.tables
+    counts = cohorts.check_clients_per_task(
+      settings.clients_per_task,
+      federation.group_sizes,
+      [task.name for task in federation.tasks],
+    )
+    settings = dataclasses.replace(settings, clients_per_task=counts)
+    self._federation = federation
+    self._source = source
+    self._folder = folder
+    self._num_clients = tables.num_clients
+    self._cohort_size = min(sum(counts), self._num_clients)
+    self._ahead: _Ahead | None = None
+    self._reader = futures.ThreadPoolExecutor(1, 'reader')
+    cpu = jax.local_devices(backend='cpu')[0]
+    self._cpu = cpu
+    self._members = jax.device_put(tables.partition.members, cpu)
+
+    def algorithm(clients):
+      return make_algorithm(federation.of_clients(clients, counts), settings)
+
+    def draw(key, round_number, members):
+      partition = dataclasses.replace(tables.partition, members=members)
+      return cohorts.draw_clients(
+        cohorts.round_keys(key, round_number)[0],
+        dataclasses.replace(tables, partition=partition),
+        counts,
+        federation.group_sizes,
+        settings.slots,
+      )
+
+    def init(key, clients, data):
+      return self._split(algorithm(clients).init(key, data))
+
+    def round_fn(state, rows, clients, data, frozen):
+      state = self._join(state, rows)
+      state, metrics = algorithm(clients).round(state, data, frozen)
+      return *self._split(state), metrics | {'client': clients}
+
+    def views(state, rows, clients, data, frozen):
+      state = self._join(state, rows)
+      view = algorithm(clients).view
+      return jax.lax.map(
+        lambda client: view(state, data, client, frozen), cohorts.everyone(data)
+      )
+
+    jit = functools.partial(
+      jax.jit, compiler_options=dict(compiler_options or {})
+    )
+    self._draw = jit(draw)
+    self._init = jit(init)
+    self._init_rows = jit(lambda *args: init(*args)[1])
+    self._round = jit(round_fn, donate_argnums=(0, 1))
+    self._views = jit(views)
+
+  def __enter__(self) -> 'StreamedRounds':
+    return self
+
+  def __exit__(self, *unused_error) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Waits for what is being read and ends the thread that reads."""
+    self._ahead = None
+    self._reader.shutdown(cancel_futures=True)
+
+  def init(self, key: jax.Array) -> base.State:
+    """The state before the first round; all clients' rows are new.
+
+    Args:
+      key: Not consumed: rows of clients are drawn when they are asked for.
+    """
+    clients = np.arange(self._cohort_size, dtype=np.int32)
+    data = client_data.without_examples(self._source.tables, clients)
+    state, rows = self._init(key, clients, data)
+    self.store = client_store.ClientStore(
+      jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows),
+      self._num_clients,
+      lambda clients: self._new_rows(key, clients),
+      self._folder,
+    )
+    return state
+
+  def run_round(self, state: base.State) -> tuple[base.State, base.Metrics]:
+    """Runs a round, and reads the examples of the next one meanwhile.
+
+    Args:
+      state: Donated.
+
+    Returns:
+      The new state, and metrics as of `Algorithm.round`.
+    """
+    number = int(state.round)
+    now, self._ahead = self._ahead, None
+    if now is None or (now.seed, now.round) != (_words(state.key), number):
+      now = self._read(state.key, number)
+    data = now.data.result()
+    self._ahead = self._read(state.key, number + 1)
+    rows = self.store.gather(now.clients)
+    state, rows, metrics = self._round(
+      state, rows, now.clients, data, self._federation.frozen
+    )
+    self.store.scatter(now.clients, jax.device_get(rows))
+    return state, metrics
+
+  def state_of(self, state: base.State, clients: np.ndarray) -> base.State:
+    """The state of the federation that the `[n]` clients make up."""
+    rows = self.store.gather(np.asarray(clients, np.int32))
+    return self._join(state, jax.tree.map(jnp.asarray, rows))
+
+  def views(self, state: base.State, clients: np.ndarray) -> Tree:
+    """The parameters with which `[n]` clients predict.
+
+    Args:
+      state: As `run_round` returned it.
+      clients: Any of them.
+
+    Returns:
+      Views `[n, ...]`, in NumPy arrays.
+    """
+    found = []
+    for piece, size in self._pieces(clients):
+      data = client_data.read_clients(self._source, piece)
+      views = self._views(
+        state, self.store.gather(piece), piece, data, self._federation.frozen
+      )
+      found.append(_first(views, size))
+    return _concatenate(found)
+
+  def _read(self, key, number):
+    """Draws a cohort, and has its examples read."""
+    clients, active = jax.tree.map(
+      np.asarray,
+      self._draw(
+        *jax.device_put((key, np.int32(number)), self._cpu), self._members
+      ),
+    )
+
+    def read():
+      data = client_data.read_clients(self._source, clients, active)
+      return jax.block_until_ready(jax.device_put(data))
+
+    return _Ahead(_words(key), number, clients, self._reader.submit(read))
+
+  def _new_rows(self, key, clients):
+    """Rows `[n, ...]` of clients that never took part."""
+    found = []
+    for piece, size in self._pieces(clients):
+      data = client_data.without_examples(self._source.tables, piece)
+      found.append(_first(self._init_rows(key, piece, data), size))
+    return _concatenate(found)
+
+  def _pieces(self, clients):
+    """Pads clients to cohorts: `(clients [C], how many are real)`."""
+    clients, size = np.asarray(clients, np.int32), self._cohort_size
+    for start in range(0, len(clients), size):
+      piece = clients[start : start + size]
+      missing = size - len(piece)
+      yield (
+        np.pad(piece, (0, missing), constant_values=self._num_clients),
+        len(piece),
+      )
+
+  def _split(self, state):
+    """The state without what clients own, and that."""
+    owners = self._federation.owners
+    part = lambda averaged: layer_types.select(
+      state.params,
+      self._federation.layer_types,
+      lambda label: owners[label].averaged == averaged,
+    )
+    rows = {'params': part(False), 'state': state.clients}
+    return _state(state, params=part(True), clients=()), rows
+
+  def _join(self, state, rows):
+    """The inverse of `_split`."""
+    params = layer_types.merge(state.params, rows['params'])
+    return _state(state, params=params, clients=rows['state'])
+
+
+def _state(state: base.State, *, params: Tree, clients: Tree) -> base.State:
+  """Another state of the same round."""
+  return dataclasses.replace(state, params=params, clients=clients)
+
+
+def _words(key: jax.Array) -> bytes:
+  """A key as bytes, to compare it."""
+  return np.asarray(jax.random.key_data(key)).tobytes()
+
+
+def _first(tree: Tree, size: int) -> Tree:
+  """The first rows, on the host."""
+  return jax.tree.map(lambda x: np.asarray(x)[:size], tree)
+
+
+def _concatenate(trees: list[Tree]) -> Tree:
+  """Puts rows of several trees one after the other."""
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)

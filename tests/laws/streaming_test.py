@@ -1,0 +1,300 @@
+"""Law: clients on the host change no number; memory holds only a cohort."""
+
+import functools
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fmtl_jax import client_updates
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import streaming
+from fmtl_jax import testing
+from fmtl_jax import weights
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import fedavg_finetune
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.data import client_data
+
+ROUNDS = 4
+MIX = ('common', 'task', 'personal')
+MOMENTUM = client_updates.LocalSgd(
+  optimizer=lambda rate: optax.sgd(rate, momentum=0.9),
+  batch_size=2,
+  keep_optimizer_state=True,
+)
+PLAIN = client_updates.LocalSgd(batch_size=3)
+
+
+@functools.cache
+def _one_slot():
+  return testing.toy_data(9, 3)
+
+
+@functools.cache
+def _two_slots():
+  """Clients that are drawn twice, empty slots and missing labels."""
+  return testing.toy_data(7, 3, 2, missing=0.4)
+
+
+class Source(client_data.DatasetClients):
+  """Counts what is read, and fails if told to."""
+
+  def __init__(self, data):
+    super().__init__(data)
+    self.read_clients = []
+    self.broken = ()
+
+  def read(self, client):
+    self.read_clients.append(client)
+    if client in self.broken:
+      raise OSError(f'client {client} cannot be read')
+    return super().read(client)
+
+
+def _both(
+  types, data, local=PLAIN, initialization='per_owner', folder=None, **settings
+):
+  """An algorithm in memory, and the same with its clients on the host."""
+  make = functools.partial(_algorithm, local=local)
+  settings = base.RoundSettings(**settings)
+  federation, _ = testing.toy_federation(
+    types, data, initialization=initialization
+  )
+  source = Source(data)
+  streamed_federation, _ = testing.toy_federation(
+    types, source.tables, initialization=initialization
+  )
+  streamed = _stream(streamed_federation, source, make, settings, folder)
+  return make(federation, settings), streamed, source
+
+
+def _stream(*args):
+  return streaming.StreamedRounds(
+    *args, compiler_options=testing.quick_options()
+  )
+
+
+def _algorithm(federation, settings, local):
+  return multi_task_fl.multi_task_fl(federation, local, settings)
+
+
+def _everyone(data):
+  return np.arange(data.num_clients)
+
+
+class StreamingTest(parameterized.TestCase):
+  def _compare(self, types, data, **settings):
+    """Runs both and compares states and metrics; returns the cohorts."""
+    algorithm, streamed, _ = _both(types, data, **settings)
+    key, found = jax.random.key(3), []
+    round_fn = testing.jit(algorithm.round)
+    with streamed:
+      expected = testing.jit(algorithm.init)(key, data)
+      state = streamed.init(key)
+      for _ in range(ROUNDS):
+        expected, expected_metrics = round_fn(expected, data)
+        state, metrics = streamed.run_round(state)
+        testing.assert_trees_close(metrics, expected_metrics)
+        found.append(np.asarray(metrics['client']))
+      testing.assert_trees_close(
+        streamed.state_of(state, _everyone(data)), expected
+      )
+    return np.array(found)
+
+  @parameterized.parameters(
+    ('common', 'task'),
+    ('common', 'personal'),
+    ('personal', 'common', 'task'),
+    ('task', 'pretrained', 'personal'),
+  )
+  def test_any_layer_types(self, *types):
+    self._compare(types, _one_slot(), clients_per_task=2)
+
+  @parameterized.product(
+    slots=['drawn', 'all'], initialization=['shared', 'per_owner']
+  )
+  def test_clients_with_several_tasks(self, slots, initialization):
+    drawn = self._compare(
+      MIX,
+      _two_slots(),
+      local=MOMENTUM,
+      clients_per_task=(2, 1, 2),
+      slots=slots,
+      initialization=initialization,
+    )
+    self.assertTrue((drawn == 7).any())  # Somebody was drawn twice,
+    self.assertLess(len(np.unique(drawn)), drawn.size)  # and again later.
+
+  @parameterized.parameters(
+    (('personal', 'common'),), (('personal', 'task', 'personal'),)
+  )
+  def test_optimizers_that_cross_rounds(self, types):
+    self._compare(types, _one_slot(), local=MOMENTUM, clients_per_task=2)
+
+  def test_everybody_takes_part(self):
+    self._compare(MIX, _two_slots(), clients_per_task=0)
+
+  @parameterized.parameters(*weights.WEIGHTINGS)
+  def test_every_weighting(self, weighting):
+    self._compare(
+      MIX,
+      _one_slot(),
+      clients_per_task=(1, 2, 1),
+      weighting={'common': weighting, 'task': weighting},
+    )
+
+  def test_owners_of_ones_own(self):
+    data = testing.toy_data(6, 2)
+    cluster = np.array([2, 0, 1, 1, 0, 2], np.int32)
+    data.partition.owner_index['cluster'] = cluster
+    owners = {
+      **federation_lib.OWNERS,
+      'cluster': federation_lib.Owner('cluster'),
+    }
+    make = functools.partial(_algorithm, local=PLAIN)
+    settings = base.RoundSettings(clients_per_task=1)
+    source = Source(data)
+    federations = [
+      testing.toy_federation(
+        ('cluster', 'personal'),
+        tables,
+        owners=owners,
+        num_owners={'cluster': 3},
+        initialization='per_owner',
+      )[0]
+      for tables in (data, source.tables)
+    ]
+    algorithm = make(federations[0], settings)
+    expected = testing.jit(algorithm.init)(jax.random.key(0), data)
+    with _stream(federations[1], source, make, settings) as streamed:
+      state = streamed.init(jax.random.key(0))
+      for _ in range(3):
+        expected, _ = testing.jit(algorithm.round)(expected, data)
+        state, _ = streamed.run_round(state)
+      testing.assert_trees_close(
+        streamed.state_of(state, _everyone(data)), expected
+      )
+
+  def test_views_are_those_of_the_whole_federation(self):
+    """Fine-tuned ones, which need the clients' data."""
+    data = _two_slots()
+    settings = base.RoundSettings(clients_per_task=1)
+    make = lambda federation, settings: fedavg_finetune.fedavg_finetune(
+      federation, PLAIN, settings, finetune_epochs=2
+    )
+    source = Source(data)
+    federation, _ = testing.toy_federation(MIX, source.tables)
+    algorithm = make(testing.toy_federation(MIX, data)[0], settings)
+    everyone = jax.tree.map(jnp.asarray, cohorts.everyone(data))
+    view = testing.jit(jax.vmap(algorithm.view, in_axes=(None, None, 0, None)))
+    with _stream(federation, source, make, settings) as s:
+      state, _ = s.run_round(s.init(jax.random.key(0)))
+      full = s.state_of(state, _everyone(data))
+      clients = np.array([5, 0, 3, 6])
+      expected = view(full, data, everyone, federation.frozen)
+      testing.assert_trees_close(
+        s.views(state, clients),
+        jax.tree.map(lambda leaf: np.asarray(leaf)[clients], expected),
+      )
+
+
+class ReadingTest(absltest.TestCase):
+  def test_a_round_compiles_once(self):
+    traced = []
+
+    def make(federation, settings):
+      algorithm = _algorithm(federation, settings, MOMENTUM)
+
+      def round_fn(*args):
+        traced.append(1)
+        return algorithm.round(*args)
+
+      return algorithm._replace(round=round_fn)
+
+    source = Source(_two_slots())
+    federation, _ = testing.toy_federation(MIX, source.tables)
+    settings = base.RoundSettings(clients_per_task=1)
+    with _stream(federation, source, make, settings) as s:
+      state = s.init(jax.random.key(0))
+      for _ in range(5):
+        state, _ = s.run_round(state)
+    self.assertLen(traced, 1)
+
+  def test_only_the_cohort_and_the_next_one_are_read(self):
+    _, streamed, source = _both(MIX, _one_slot(), clients_per_task=1)
+    with streamed:
+      state, metrics = streamed.run_round(streamed.init(jax.random.key(0)))
+      first = np.asarray(metrics['client']).tolist()
+      _, metrics = streamed.run_round(state)
+    second = np.asarray(metrics['client']).tolist()
+    self.assertEqual(source.read_clients[:6], first + second)
+    self.assertLessEqual(len(source.read_clients), 9)
+    np.testing.assert_array_equal(
+      np.flatnonzero(streamed.store.touched), np.unique(first + second)
+    )
+
+  def test_an_error_of_the_reader_reaches_the_caller_and_can_be_repaired(self):
+    _, streamed, source = _both(MIX, _one_slot(), clients_per_task=0)
+    with streamed:
+      state = streamed.init(jax.random.key(0))
+      source.broken = (4,)
+      with self.assertRaisesRegex(OSError, 'client 4 cannot be read'):
+        streamed.run_round(state)
+      source.broken = ()
+      streamed.run_round(state)
+
+  def test_another_seed_gets_cohorts_of_its_own(self):
+    _, streamed, _ = _both(('common',), _one_slot(), clients_per_task=1)
+    found = []
+    with streamed:
+      for seed in (0, 1, 0):
+        state = streamed.init(jax.random.key(seed))
+        drawn = []
+        for _ in range(3):
+          state, metrics = streamed.run_round(state)
+          drawn.append(np.asarray(metrics['client']).tolist())
+        found.append(drawn)
+    self.assertEqual(found[0], found[2])
+    self.assertNotEqual(found[0], found[1])
+
+  def test_too_many_clients_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'clients_per_task <= 3'):
+      _both(MIX, _one_slot(), clients_per_task=4)
+
+
+class ResumingTest(absltest.TestCase):
+  def test_resuming_equals_not_stopping(self):
+    settings = {'local': MOMENTUM, 'clients_per_task': 1}
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder, 'saved')
+      _, streamed, source = _both(MIX, _two_slots(), folder=folder, **settings)
+      with streamed:
+        state = streamed.init(jax.random.key(0))
+        for _ in range(2):
+          state, _ = streamed.run_round(state)
+        saved = jax.tree.map(jnp.copy, state)
+        streamed.store.save(path)
+        for _ in range(2):
+          state, _ = streamed.run_round(state)
+        expected = streamed.state_of(state, _everyone(_two_slots()))
+      _, streamed, source = _both(MIX, _two_slots(), **settings)
+      with streamed:
+        streamed.init(jax.random.key(0))
+        streamed.store.load(path)
+        state = saved
+        for _ in range(2):
+          state, _ = streamed.run_round(state)
+        testing.assert_trees_equal(
+          streamed.state_of(state, _everyone(_two_slots())), expected
+        )
+
+
+if __name__ == '__main__':
+  absltest.main()
