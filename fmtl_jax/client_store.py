@@ -6,7 +6,9 @@ million clients with a personal head cost what those cost that took part.
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import json
+import mmap
 import os
 import pathlib
 import shutil
@@ -57,13 +59,9 @@ class ClientStore:
         for number, leaf in enumerate(jax.tree.leaves(row))
       ]
     )
-    self._records: np.ndarray
-    if folder is None or not self._dtype.itemsize:
-      self._records = np.zeros(num_clients, self._dtype)
-    else:
-      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryFile(dir=folder) as file:
-        self._records = np.memmap(file, self._dtype, 'w+', shape=num_clients)
+    self._records = np.zeros(num_clients, self._dtype)
+    if size := num_clients * self._dtype.itemsize:
+      self._records = np.frombuffer(_sparse(size, folder), self._dtype)
 
   def gather(self, clients: np.ndarray) -> Tree:
     """Rows `[n, ...]` of `[n]` clients, in NumPy arrays; M is padding."""
@@ -148,6 +146,22 @@ class ClientStore:
       for path, leaf in leaves
     }
     return {'clients': self.num_clients} | shapes
+
+
+def _sparse(size: int, folder: str | pathlib.Path | None) -> mmap.mmap:
+  """Zeros that take space page by page, where they are written."""
+  if folder is None:
+    zeros = mmap.mmap(-1, size)
+  else:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+      file.truncate(size)
+      zeros = mmap.mmap(file.fileno(), size)
+  # Rows lie apart: what is read around one, or a larger page, is of no use.
+  for advice in ('MADV_RANDOM', 'MADV_NOHUGEPAGE'):
+    with contextlib.suppress(AttributeError, OSError):  # Not known everywhere.
+      zeros.madvise(getattr(mmap, advice))
+  return zeros
 
 
 def _pieces(clients: np.ndarray) -> Iterator[np.ndarray]:

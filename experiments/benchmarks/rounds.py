@@ -5,7 +5,8 @@ matrix products, and the time that products of the round's batches alone take,
 are measured in the same process. With `--reference=torch` (extra `benchmarks`)
 the usual PyTorch loop does the same work in processes of its own, with one
 thread and with two; the faster one counts. `--reference=torch_manual` is dense
-networks written by hand in PyTorch, without autograd.
+networks written by hand in PyTorch, without autograd. With many clients their
+data and personal layers live on the host (`--clients_on=host`).
 """
 
 import dataclasses
@@ -29,6 +30,12 @@ _CONVOLUTION = flags.DEFINE_string(
 )
 _CLIENTS = flags.DEFINE_integer(
   'clients', 0, 'Another number of clients than the workload has.'
+)
+_CLIENTS_ON = flags.DEFINE_enum(
+  'clients_on',
+  '',
+  ['', 'device', 'host'],
+  'Where clients live; by default on the host if they are more than 100,000.',
 )
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds to measure.')
 _REFERENCE = flags.DEFINE_enum(
@@ -71,14 +78,11 @@ def _reference(
 def main() -> int:
   """Measures, prints and writes the figures."""
   import jax
-  import jax.numpy as jnp
 
   from experiments import backbones
+  from experiments.benchmarks import placements
   from experiments.benchmarks import workloads
-  from fmtl_jax import algorithms
-  from fmtl_jax import client_updates
   from fmtl_jax import execution
-  from fmtl_jax.algorithms import multi_task_fl
 
   workload = dataclasses.replace(
     workloads.find(_WORKLOAD.value), convolution=_CONVOLUTION.value
@@ -90,27 +94,14 @@ def main() -> int:
   if _REPEATS.value < 1:
     raise ValueError(f'Expected --repeats >= 1, got {_REPEATS.value}.')
   name = execution.resolve(_EXECUTION.value)
-  federation, data = workload.build()
-  algorithm = multi_task_fl.multi_task_fl(
-    federation,
-    client_updates.LocalSgd(
-      learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
-    ),
-    algorithms.RoundSettings(
-      clients_per_task=workload.clients_per_task, execution=name
-    ),
+  clients_on = _CLIENTS_ON.value or placements.clients_on(workload)
+  state, run_round, compile_seconds = placements.PLACEMENTS[clients_on](
+    workload, name
   )
-  data = jax.tree.map(jnp.asarray, data)
-  state = jax.jit(algorithm.init)(jax.random.key(0), data)
-  start = time.perf_counter()
-  compiled = (
-    jax.jit(algorithm.round, donate_argnums=0).lower(state, data).compile()
-  )
-  compile_seconds = time.perf_counter() - start
   seconds, steps, second_round = [], 0, float('nan')
   for number in range(_REPEATS.value + 1):
     start = time.perf_counter()
-    state, metrics = jax.block_until_ready(compiled(state, data))
+    state, metrics = jax.block_until_ready(run_round(state))
     if number:  # The first one warms up.
       seconds.append(time.perf_counter() - start)
     if number == 1:
@@ -125,6 +116,7 @@ def main() -> int:
     'clients': workload.clients,
     'execution': name,
     'convolution': _CONVOLUTION.value,
+    'clients_on': clients_on,
     'device_kind': jax.devices()[0].device_kind,
     'jax': jax.__version__,
     'seconds_per_round': median,

@@ -12,9 +12,46 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
 
 LEARNING_RATE = 0.05
+
+
+class Pool:
+  """Clients that share random examples; each has a few in a row.
+
+  Attributes:
+    tables: As in `client_data.ClientData`.
+  """
+
+  def __init__(self, workload: 'Workload'):
+    rng = np.random.default_rng(0)
+    size, classes = workload.pool, max(2, workload.outputs)
+    self.features = rng.standard_normal((size, *workload.shape), np.float32)
+    self.labels = rng.integers(classes, size=(size, 1)).astype(np.float32)
+    self._starts = rng.integers(size, size=workload.clients)
+    kind = tasks_lib.BINARY if workload.outputs == 1 else tasks_lib.MULTICLASS
+    tasks = [
+      tasks_lib.Task(name=f'task {number}', kind=kind, num_classes=classes)
+      for number in range(workload.tasks)
+    ]
+    self.tables = client_data.tables(
+      features=self.features[0],
+      tasks=tasks,
+      client_tasks=np.arange(workload.clients) % workload.tasks,
+      sizes=workload.sizes(),
+    )
+
+  def rows(self, client: int) -> np.ndarray:
+    """The numbers of a client's examples."""
+    size = np.diff(self.tables.partition.train.offsets[client : client + 2])[0]
+    return (self._starts[client] + np.arange(size)) % len(self.labels)
+
+  def read(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+    """See `client_data.ClientData.read`."""
+    rows = self.rows(client)
+    return self.features[rows], self.labels[rows]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,32 +136,26 @@ class Workload:
     self,
   ) -> tuple[federation_lib.Federation, dataset_lib.FederatedDataset]:
     """The federation and its data."""
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal((self.pool, *self.shape), np.float32)
-    labels = rng.integers(max(2, self.outputs), size=(self.pool, 1))
-    binary = self.outputs == 1
-    tasks = [
-      tasks_lib.Task(
-        name=f'task {number}',
-        kind=tasks_lib.BINARY if binary else tasks_lib.MULTICLASS,
-        num_classes=max(2, self.outputs),
-      )
-      for number in range(self.tasks)
-    ]
+    federation, pool = self.build_on_host()
     data = dataset_lib.FederatedDataset.create(
-      features=features,
-      labels=labels.astype(np.float32),
-      tasks=tasks,
-      client_tasks=np.arange(self.clients) % self.tasks,
-      train=[rng.integers(self.pool, size=size) for size in self.sizes()],
+      features=pool.features,
+      labels=pool.labels,
+      tasks=pool.tables.tasks,
+      client_tasks=pool.tables.partition.client_tasks,
+      train=[pool.rows(client) for client in range(self.clients)],
     )
+    return federation, data
+
+  def build_on_host(self) -> tuple[federation_lib.Federation, Pool]:
+    """The same with data that are read when a client takes part."""
+    pool = Pool(self)
     model = self.model()
     names = [name for name, _ in model.stages]
     kinds = (layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL)
     rules = layer_types.by_depth(
       names, list(zip(kinds, self.layers, strict=True))
     )
-    return federation_lib.Federation.create(model, rules, data), data
+    return federation_lib.Federation.create(model, rules, pool.tables), pool
 
 
 _W2 = Workload(

@@ -13,7 +13,9 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from experiments.benchmarks import placements
 from experiments.benchmarks import workloads
+from fmtl_jax import testing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = workloads.Workload(
@@ -74,6 +76,24 @@ class WorkloadsTest(parameterized.TestCase):
   def test_an_unknown_one_is_told(self):
     with self.assertRaisesRegex(ValueError, "one of W1, .*got 'W9'"):
       workloads.find('W9')
+
+
+class PlacementsTest(absltest.TestCase):
+  def test_rounds_are_the_same_wherever_clients_live(self):
+    workload = dataclasses.replace(SMALL, clients_per_task=2)
+    state, run_round, _ = placements.on_device(workload, 'scan')
+    state, _ = run_round(state)
+    expected, _ = run_round(state)
+    state, run_round, _ = placements.on_host(workload, 'scan')  # Runs one.
+    found, _ = run_round(state)
+    testing.assert_trees_close(found.server, expected.server)
+    for name in ('conv_0', 'dense_0'):
+      testing.assert_trees_close(found.params[name], expected.params[name])
+
+  def test_many_clients_live_on_the_host(self):
+    self.assertEqual(placements.clients_on(SMALL), 'device')
+    many = dataclasses.replace(SMALL, clients=1_000_000)
+    self.assertEqual(placements.clients_on(many), 'host')
 
 
 class RoundsTest(absltest.TestCase):
