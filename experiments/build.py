@@ -316,6 +316,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   choices = {
     'report.view': ('pooled', 'client'),
     'report.metric': evaluation.METRICS,
+    'execution.clients_on': ('device', 'host'),
   }
   for field, known in choices.items():
     if flat[field] not in known:

@@ -109,6 +109,7 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.execution = ml_collections.ConfigDict()
   config.execution.name = 'auto'
+  config.execution.clients_on = 'device'  # host: for large federations.
   config.execution.compile_effort = 'high'  # low: compiles in half the time.
 
   config.checkpoint = ml_collections.ConfigDict()

@@ -72,7 +72,7 @@ class Case:
 
 
 # Halves the time to compile: for what runs once or a few times.
-_LOW_EFFORT = {'xla_backend_optimization_level': 0}
+LOW_EFFORT: dict[str, Any] = {'xla_backend_optimization_level': 0}
 
 
 class Program:
@@ -187,7 +187,7 @@ class Program:
     # One after the other: XLA spreads one compilation over the cores.
     self._compiled = {
       name: stage.compile(
-        _LOW_EFFORT if self._low_effort or name == 'init' else None
+        LOW_EFFORT if self._low_effort or name == 'init' else None
       )
       for name, stage in lowered.items()
     }

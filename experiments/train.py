@@ -23,8 +23,10 @@ from experiments import interrupts
 from experiments import program as program_lib
 from experiments import reports
 from experiments import results
+from experiments import streamed_program
 from experiments import workdirs
 import fmtl_jax
+from fmtl_jax import algorithms
 from fmtl_jax import checkpoints
 from fmtl_jax import communication
 from fmtl_jax import evaluation
@@ -258,8 +260,7 @@ def run_case(
   """
   rounds, every = config.run.rounds, config.run.evaluate_every
   save_every = config.checkpoint.every_rounds
-  low_effort = config.execution.compile_effort == 'low'
-  program = program_lib.Program(case, every, low_effort)
+  program = make_program(case, config)
   saved = checkpoints.Checkpoints(folder, config.checkpoint.keep)
   splits = splits_of(case.runs.test)
   state, history, done = program.init(), History(), 0
@@ -319,6 +320,22 @@ def run_case(
     bar.close()
     saved.close()
   return history
+
+
+def make_program(
+  case: program_lib.Case, config: ml_collections.ConfigDict
+) -> program_lib.Program:
+  """The case's functions, with its clients where the config says."""
+  every = config.run.evaluate_every
+  low_effort = config.execution.compile_effort == 'low'
+  if config.execution.clients_on == 'device':
+    return program_lib.Program(case, every, low_effort)
+  settings = algorithms.RoundSettings(
+    clients_per_task=config.cohort.clients_per_task, slots=config.cohort.slots
+  )
+  return streamed_program.StreamedProgram(
+    case, every, low_effort, settings=settings
+  )
 
 
 def splits_of(partition: dataset_lib.Partition) -> list[str]:

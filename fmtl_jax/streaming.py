@@ -195,6 +195,12 @@ class StreamedRounds:
     rows = self.store.gather(np.asarray(clients, np.int32))
     return self._join(state, jax.tree.map(jnp.asarray, rows))
 
+  def take_state(self, state: base.State) -> base.State:
+    """Takes a state of all clients, as of `Algorithm.round`, for a round."""
+    state, rows = self._split(state)
+    self.store.scatter(np.arange(self._num_clients), jax.device_get(rows))
+    return state
+
   def views(self, state: base.State, clients: np.ndarray) -> Tree:
     """The parameters with which `[n]` clients predict.
 

@@ -112,7 +112,7 @@ class ConfigsTestCase(parameterized.TestCase):
       )
     )
     cls.enterClassContext(
-      mock.patch.object(program, '_LOW_EFFORT', testing._quick_options())
+      mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
     )
 
   def load(self, name, variants=''):

@@ -97,7 +97,7 @@ def tearDownModule():
 
 def environment():
   """Finds the project from anywhere, and compiles fast."""
-  options = testing._quick_options().items()
+  options = testing.quick_options().items()
   quick = ' '.join(f'--{name}={value}'.lower() for name, value in options)
   return os.environ | {
     'PYTHONPATH': str(ROOT),

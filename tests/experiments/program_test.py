@@ -96,7 +96,7 @@ class ToyTestCase(parameterized.TestCase):
     super().setUpClass()
     cls.enterClassContext(mock.patch.dict(datasets.SOURCES, toy=toy_source))
     cls.enterClassContext(
-      mock.patch.object(program, '_LOW_EFFORT', testing._quick_options())
+      mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
     )
 
 

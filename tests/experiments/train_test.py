@@ -571,6 +571,7 @@ class ErrorTest(program_test.ToyTestCase):
     ({'reducer.task': 'medium'}, r'reducer.task'),
     ({'execution.name': 'chunk:0'}, r"K >= 1 .*got 'chunk:0'"),
     ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),
+    ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),
     ({'report.more_metrics': ('aucc',)}, r"report.more_metrics .*'aucc'"),
