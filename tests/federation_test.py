@@ -324,6 +324,20 @@ class InitializationTest(parameterized.TestCase):
       copies = kernel.reshape((owners,) + kernel.shape[-2:])
       self.assertLen(np.unique(copies.reshape(owners, -1), axis=0), owners)
 
+  @parameterized.parameters('shared', 'per_owner')
+  def test_some_clients_start_as_in_the_whole_federation(self, initialization):
+    params, _, federation = self._init([P, C, T, P], initialization)
+    clients = jnp.array([3, 1])
+
+    @testing.jit
+    def of_some(clients):
+      return federation.of_clients(clients, (1, 1)).init_params(self.key)
+
+    expected = dict(params)
+    for name in ('layer_0', 'layer_3'):
+      expected[name] = jax.tree.map(lambda x: x[clients], params[name])
+    testing.assert_trees_equal(of_some(clients), expected)
+
   def test_an_owner_has_the_draw_of_its_number(self):
     params, _, federation = self._init([C, T], 'per_owner')
     for task in range(2):

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import tempfile
+import threading
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -263,6 +264,14 @@ class ReadingTest(absltest.TestCase):
         found.append(drawn)
     self.assertEqual(found[0], found[2])
     self.assertNotEqual(found[0], found[1])
+
+  def test_closing_ends_the_thread(self):
+    before = set(threading.enumerate())
+    _, streamed, _ = _both(('common',), _one_slot(), clients_per_task=1)
+    with streamed:
+      streamed.run_round(streamed.init(jax.random.key(0)))
+      self.assertNotEmpty(set(threading.enumerate()) - before)
+    self.assertEmpty(set(threading.enumerate()) - before)
 
   def test_too_many_clients_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'clients_per_task <= 3'):
