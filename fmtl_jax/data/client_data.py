@@ -7,6 +7,7 @@ their own: that of the small federation that consists of the cohort.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import jax
@@ -16,6 +17,8 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
 
 Array = Any
+
+_ALIGNMENT = 64  # Bytes; arrays of other addresses are copied.
 
 
 class ClientData(Protocol):
@@ -198,7 +201,7 @@ def read_clients(
   small = without_examples(source.tables, clients, active)
   train = small.partition.train
   length = len(clients) * train.max_size
-  zeros = lambda x: np.zeros((length, *x.shape[1:]), x.dtype)
+  zeros = lambda x: _zeros((length, *x.shape[1:]), x.dtype)
   features = jax.tree.map(zeros, small.examples.features)
   labels = np.full_like(zeros(small.examples.labels), np.nan)
   ends = train.offsets.tolist()
@@ -229,6 +232,14 @@ def read_clients(
     ),
     partition=dataclasses.replace(small.partition, train=rows),
   )
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """Zeros that a CPU device takes over as they are: it asks for alignment."""
+  size = math.prod(shape) * dtype.itemsize
+  memory = np.zeros(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class DatasetClients:
