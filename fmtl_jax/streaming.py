@@ -83,9 +83,15 @@ class StreamedRounds:
       compiler_options: As of `jax.jit`.
 
     Raises:
-      ValueError: If K exceeds a task group.
+      ValueError: If K exceeds a task group, or the federation is another one.
     """
     tables = source.tables
+    if federation.num_owners['client'] != tables.num_clients:
+      raise ValueError(
+        f'Expected a federation of the {tables.num_clients} clients of the '
+        f'source, got one of {federation.num_owners["client"]}; create it with '
+        'source.tables.'
+      )
     counts = cohorts.check_clients_per_task(
       settings.clients_per_task,
       federation.group_sizes,
@@ -99,9 +105,10 @@ class StreamedRounds:
     self._cohort_size = min(sum(counts), self._num_clients)
     self._ahead: _Ahead | None = None
     self._reader = futures.ThreadPoolExecutor(1, 'reader')
-    cpu = jax.local_devices(backend='cpu')[0]
-    self._cpu = cpu
-    self._members = jax.device_put(tables.partition.members, cpu)
+    self._frozen = jax.device_put(federation.frozen)
+    # Drawn there: a cohort never waits for what the device computes.
+    self._cpu = jax.local_devices(backend='cpu')[0]
+    self._members = jax.device_put(tables.partition.members, self._cpu)
 
     def algorithm(clients):
       return make_algorithm(federation.of_clients(clients, counts), settings)
@@ -185,7 +192,7 @@ class StreamedRounds:
     self._ahead = self._read(state.key, number + 1)
     rows = self.store.gather(now.clients)
     state, rows, metrics = self._round(
-      state, rows, now.clients, data, self._federation.frozen
+      state, rows, now.clients, data, self._frozen
     )
     self.store.scatter(now.clients, jax.device_get(rows))
     return state, metrics
@@ -215,7 +222,7 @@ class StreamedRounds:
     for piece, size in self._pieces(clients):
       data = client_data.read_clients(self._source, piece)
       views = self._views(
-        state, self.store.gather(piece), piece, data, self._federation.frozen
+        state, self.store.gather(piece), piece, data, self._frozen
       )
       found.append(_first(views, size))
     return _concatenate(found)

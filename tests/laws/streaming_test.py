@@ -273,6 +273,11 @@ class ReadingTest(absltest.TestCase):
       self.assertNotEmpty(set(threading.enumerate()) - before)
     self.assertEmpty(set(threading.enumerate()) - before)
 
+  def test_another_federation_is_refused(self):
+    federation, _ = testing.toy_federation(MIX, _two_slots())
+    with self.assertRaisesRegex(ValueError, 'of the 9 clients .* one of 7;'):
+      streaming.StreamedRounds(federation, Source(_one_slot()), _algorithm)
+
   def test_too_many_clients_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'clients_per_task <= 3'):
       _both(MIX, _one_slot(), clients_per_task=4)
