@@ -228,6 +228,21 @@ class ReadingTest(absltest.TestCase):
         state, _ = s.run_round(state)
     self.assertLen(traced, 1)
 
+  def test_compiling_ahead_changes_nothing(self):
+    data, found = _two_slots(), []
+    for ahead in (False, True):
+      _, streamed, _ = _both(MIX, data, local=MOMENTUM, clients_per_task=1)
+      with streamed:
+        state = streamed.init(jax.random.key(0))
+        if ahead:
+          streamed.compile(state)
+          self.assertFalse(streamed.store.touched.any())
+          self.assertEqual(streamed._round._cache_size(), 1)
+        state, metrics = streamed.run_round(state)
+        self.assertEqual(streamed._round._cache_size(), 1)
+        found.append((metrics, streamed.state_of(state, _everyone(data))))
+    testing.assert_trees_equal(*found)
+
   def test_only_the_cohort_and_the_next_one_are_read(self):
     _, streamed, source = _both(MIX, _one_slot(), clients_per_task=1)
     with streamed:
