@@ -12,13 +12,13 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
 
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import hardware
 from fmtl_jax import features as features_lib
 from fmtl_jax import models
 from fmtl_jax.data import images as images_lib
@@ -197,7 +197,7 @@ def _run(name, model, params, batch, examples, folder, key, cost) -> np.ndarray:
   analysis = jax.jit(model.apply).lower(params, batch).cost_analysis() or {}
   if 'flops' in analysis:
     per_example = analysis['flops'] / len(batch)
-    flops = matmul_flops()
+    flops = hardware.matmul_flops()
     cost |= {
       'gflop_per_example': per_example / 1e9,
       'matmul_gflops': flops / 1e9,
@@ -209,16 +209,3 @@ def _run(name, model, params, batch, examples, folder, key, cost) -> np.ndarray:
     )
   print(f'{words}.', file=sys.stderr)
   return found
-
-
-def matmul_flops(size: int = 1024, repeats: int = 5) -> float:
-  """Operations a second of the best of some products of square matrices."""
-  a = jnp.ones((size, size), jnp.float32)
-  product = jax.jit(lambda x: x @ x)
-  product(a).block_until_ready()
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    product(a).block_until_ready()
-    seconds.append(time.perf_counter() - start)
-  return 2 * size**3 / min(seconds)

@@ -18,6 +18,7 @@ from experiments import program
 from fmtl_jax import algorithms
 from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
+from fmtl_jax import cohorts
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import features as features_lib
@@ -26,6 +27,7 @@ from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
+from fmtl_jax import task_devices as task_devices_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -233,9 +235,20 @@ def _with_features(
 
 
 def make_algorithm(
-  config: ml_collections.ConfigDict, algorithm: str
+  config: ml_collections.ConfigDict,
+  algorithm: str,
+  task_devices: int = 1,
+  runs_at_once: int = 1,
 ) -> program.MakeAlgorithm:
-  """`(federation, settings) -> Algorithm`; settings replace config fields."""
+  """`(federation, settings) -> Algorithm`; settings replace config fields.
+
+  Args:
+    config: Of the case.
+    algorithm: Its name.
+    task_devices: See `program.Case`.
+    runs_at_once: The runs that share a device's memory.
+  """
+  budget = config.execution.memory_mb * 10**6 or execution_lib.memory_budget()
   entry = algorithms.ALGORITHMS[algorithm]
 
   def make(federation, settings: Settings):
@@ -282,7 +295,11 @@ def make_algorithm(
         for name, reducer in config.reducer.items()
       },
       server=server,
-      execution=execution_lib.resolve(config.execution.name),
+      execution=config.execution.name,
+      memory_budget=budget // runs_at_once,
+      low_rank_below=config.execution.low_rank_below,
+      client_axis=program.CLIENT_AXIS,
+      task_axis=program.TASK_AXIS if task_devices > 1 else None,
     )
     own = {name: value(f'algorithm.{name}') for name in entry.own}
     return entry.build(federation, local, settings_of_round, **own)
@@ -302,6 +319,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     'data.clients': 1,
     'data.tasks_per_client': 1,
     'checkpoint.every_rounds': 0,
+    'execution.memory_mb': 0,
+    'execution.task_devices': 1,
+    'execution.low_rank_below': 0,
     'checkpoint.keep': 1,
   }
   flat = config_lib.flatten(config)
@@ -416,7 +436,30 @@ def build(
       for field in points[0]
     },
   )
-  make = make_algorithm(config, algorithm)
+  # A centralized client has several tasks.
+  task_devices = 1 if case.centralized else config.execution.task_devices
+  available = jax.local_device_count()
+  if available % task_devices or (
+    task_devices > 1 and config.execution.clients_on != 'device'
+  ):
+    raise ValueError(
+      'Expected execution.task_devices to be 1, or to divide the '
+      f"{available} devices with execution.clients_on='device', got "
+      f'{task_devices}.'
+    )
+  task_devices_lib.check(
+    federation,
+    cohorts.check_clients_per_task(
+      config.cohort.clients_per_task,
+      federation.group_sizes,
+      [task.name for task in federation.tasks],
+    ),
+    task_devices,
+  )
+  runs_at_once = 1
+  if jax.default_backend() != 'cpu':  # There they are mapped at once.
+    runs_at_once = -(-len(seeds) * len(points) // available)
+  make = make_algorithm(config, algorithm, task_devices, runs_at_once)
   make(federation, {})  # Raises for bad settings before anything is compiled.
   return program.Case(
     data=train[0],
@@ -425,9 +468,14 @@ def build(
     test_federation=test_federation,
     make_algorithm=make,
     runs=runs,
-    execution=execution_lib.resolve(config.execution.name),
+    execution=execution_lib.resolve(
+      execution_lib.AUTO
+      if execution_lib.is_low_rank(config.execution.name)
+      else config.execution.name
+    ),
     prefix_parameters=sum(
       leaf.size for leaf in jax.tree.leaves(network.prefix_params)
     ),
     algorithm=algorithm,
+    task_devices=task_devices,
   )

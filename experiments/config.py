@@ -108,8 +108,15 @@ def default_config() -> ml_collections.ConfigDict:
   config.overrides = ml_collections.ConfigDict()
 
   config.execution = ml_collections.ConfigDict()
-  config.execution.name = 'auto'
+  config.execution.name = 'auto'  # Or scan, vmap, chunk[:K], low_rank[:K].
+  # Megabytes for the clients that run at once, of chunk and low_rank; 0: half
+  # of the device's.
+  config.execution.memory_mb = 0
+  # Dense kernels are factored where that costs less than this share of them.
+  config.execution.low_rank_below = 0.25
   config.execution.clients_on = 'device'  # host: for large federations.
+  # Devices that share the tasks, each with the layers of its tasks alone.
+  config.execution.task_devices = 1
   config.execution.compile_effort = 'high'  # low: compiles in half the time.
 
   config.checkpoint = ml_collections.ConfigDict()

@@ -97,6 +97,8 @@ def _case(
       f'before round 0: pre-trained layers of {case.prefix_parameters:,} '
       'parameters, whose outputs are computed once'
     ]
+  algorithm = case.make_algorithm(federation, {})
+  form, reasons = algorithm.form(case.data)
   return [
     *before,
     *layer_table(federation),
@@ -106,6 +108,7 @@ def _case(
     + ', '.join(f'{name} {n:,}' for name, n in ({**once, **each_slot}).items())
     + (' (task-specific layers for each active task)' if each_slot else ''),
     f'memory for temporaries of a round: {memory}',
-    f'execution: {case.execution} on {len(jax.devices())} '
+    f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',
+    *(f'  {path}: {reason}' for path, reason in reasons.items()),
   ]

@@ -1,9 +1,7 @@
 """Optimizers and learning-rate schedules by name, for clients and servers."""
 
 from collections.abc import Callable
-import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +44,10 @@ def get(
     raise ValueError(
       f'Expected {field} to be one of {", ".join(known)}, got {name!r}.'
     )
-  optimizer: Callable[..., Any] = optax.sgd
-  if name != 'sgd':
-    optimizer = _OPTIMIZERS[name]
-  elif not _is_zero(momentum):
-    optimizer = functools.partial(optax.sgd, momentum=momentum)
-  if _is_zero(weight_decay):
+  if name == 'sgd':
+    return client_updates.Sgd(momentum=momentum, weight_decay=weight_decay)
+  optimizer = _OPTIMIZERS[name]
+  if isinstance(weight_decay, (int, float)) and weight_decay == 0:
     return optimizer
 
   def with_decay(learning_rate):
@@ -60,11 +56,6 @@ def get(
     )
 
   return with_decay
-
-
-def _is_zero(value: Number) -> bool:
-  """Whether a setting is off; one that is mapped never is."""
-  return isinstance(value, (int, float)) and value == 0
 
 
 def schedule(

@@ -2,7 +2,8 @@
 
 Runs (seeds, or the points of a sweep) are the outermost axis of one program:
 first over devices, then one after the other on CPU or all at once on GPU and
-TPU. A run has its own key, partition and settings; examples are stored once.
+TPU. Devices that are left over share the clients of a run. A run has its own
+key, partition and settings; examples are stored once.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ import numpy as np
 
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import task_devices
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
@@ -55,9 +58,10 @@ class Case:
     make_algorithm: `(federation, settings) -> Algorithm`; settings may be
       traced.
     runs: R runs.
-    execution: How clients are mapped.
+    execution: How clients are mapped in evaluations.
     prefix_parameters: Values of pre-trained layers that ran before round 0.
     algorithm: Its name, whose label rules the network has.
+    task_devices: How many devices share the tasks of a run.
   """
 
   data: dataset_lib.FederatedDataset
@@ -69,8 +73,11 @@ class Case:
   execution: str
   prefix_parameters: int = 0
   algorithm: str = ''
+  task_devices: int = 1
 
 
+CLIENT_AXIS = 'client'
+TASK_AXIS = 'task'
 # Halves the time to compile: for what runs once or a few times.
 LOW_EFFORT: dict[str, Any] = {'xla_backend_optimization_level': 0}
 
@@ -98,15 +105,11 @@ class Program:
     self._case = case
     self._rounds_per_call = rounds_per_call
     self.num_runs = len(case.runs.key)
-    self._devices = jax.devices()[: self.num_runs]
-    per_device = -(-self.num_runs // len(self._devices))
-    self._padding = per_device * len(self._devices) - self.num_runs
-    self._mesh = jax.make_mesh(
-      (len(self._devices),),
-      ('run',),
-      axis_types=(jax.sharding.AxisType.Auto,),
-      devices=self._devices,
+    algorithm = case.make_algorithm(case.federation, {})
+    self._mesh = _mesh(
+      self.num_runs, case.task_devices, algorithm.form(case.data)[0]
     )
+    self._padding = -self.num_runs % self._mesh.shape['run']
     self._by_run = jax.NamedSharding(self._mesh, jax.P('run'))
     everywhere = jax.NamedSharding(self._mesh, jax.P())
     train, test = case.data.examples, case.test_data.examples
@@ -147,7 +150,11 @@ class Program:
     return jax.tree.map(lambda x: np.asarray(x)[: self.num_runs], tree)
 
   def _map(self, fn: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Maps `fn(mapped, shared)` over runs: devices first."""
+    """Maps `fn(mapped, shared)` over runs: devices first.
+
+    Where there are more devices than runs, several of them have the same run,
+    and its clients are spread over these.
+    """
 
     def on_device(mapped, shared):
       one = lambda run: fn(run, shared)
@@ -160,9 +167,7 @@ class Program:
       mesh=self._mesh,
       in_specs=(jax.P('run'), jax.P()),
       out_specs=jax.P('run'),
-      # Every run is independent: nothing that is differentiated is shared
-      # between devices, and no value is ever reduced over the mesh.
-      check_vma=False,
+      check_vma=False,  # As in `execution.over_devices`.
     )
 
   def compile(self) -> None:
@@ -249,6 +254,9 @@ class Program:
       algorithm = self._case.make_algorithm(self._case.federation, run.settings)
       data = self._train_data(run, examples)
       round_fn = jax.jit(algorithm.round)  # Traced once for both uses.
+      has_shares = self._case.task_devices > 1
+      if has_shares:
+        state = task_devices.own_tasks(self._case.federation, state, TASK_AXIS)
       shapes = jax.eval_shape(round_fn, state, data, frozen)[1]
       buffer = jax.tree.map(
         lambda x: jnp.zeros((self._rounds_per_call, *x.shape), x.dtype),
@@ -261,7 +269,12 @@ class Program:
         buffer = jax.tree.map(lambda b, x: b.at[i].set(x), buffer, metrics)
         return state, buffer
 
-      return jax.lax.fori_loop(0, num_rounds, one_round, (state, buffer))
+      state, buffer = jax.lax.fori_loop(
+        0, num_rounds, one_round, (state, buffer)
+      )
+      if has_shares:
+        state = task_devices.all_tasks(self._case.federation, state, TASK_AXIS)
+      return state, buffer
 
     return self._map(one)((state, runs), (examples, frozen, num_rounds))
 
@@ -277,6 +290,7 @@ class Program:
         federation,
         self._case.make_algorithm(federation, run.settings),
         self._case.execution,
+        CLIENT_AXIS,
       )
       return evaluate_fn(state, data, *rows, frozen)
 
@@ -295,6 +309,22 @@ class Program:
   def device_state(self, state: Tree) -> Tree:
     """States as returned by `host_state`, back on the devices."""
     return self._put(state)
+
+
+def _mesh(num_runs: int, of_tasks: int, form: str) -> jax.sharding.Mesh:
+  """As many devices for runs as there are runs, the others for clients."""
+  devices = jax.local_devices()
+  count = len(devices) // of_tasks
+  of_runs = max(
+    n for n in range(1, count + 1) if n <= num_runs and not count % n
+  )
+  of_clients = execution_lib.num_devices(form, count // of_runs)
+  return jax.make_mesh(
+    (of_runs, of_tasks, of_clients),
+    ('run', TASK_AXIS, CLIENT_AXIS),
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    devices=devices[: of_runs * of_tasks * of_clients],
+  )
 
 
 def _rows(partition: dataset_lib.Partition) -> dict[str, tuple[Any, Any]]:

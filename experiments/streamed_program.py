@@ -44,6 +44,11 @@ class StreamedProgram(program.Program):
       settings: Say who takes part in a round.
     """
     self._settings = settings
+    self._all_devices = jax.make_mesh(
+      (jax.device_count(),),
+      (program.CLIENT_AXIS,),
+      axis_types=(jax.sharding.AxisType.Auto,),
+    )
     super().__init__(case, rounds_per_call, low_effort)
 
   def set_runs(self, runs: program.Run) -> None:
@@ -60,6 +65,7 @@ class StreamedProgram(program.Program):
           client_data.DatasetClients(jax.tree.map(np.asarray, data)),
           self._make_algorithm(settings),
           self._settings,
+          mesh=self._all_devices,
           compiler_options=program.LOW_EFFORT if self._low_effort else None,
         )
       )

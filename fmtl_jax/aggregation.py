@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import low_rank
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
@@ -28,6 +29,7 @@ class Aggregation:
 
   Attributes:
     averaged: The layer types that are averaged.
+    summed: Those whose updates are only ever summed.
     clients_per_task: K of each task.
   """
 
@@ -45,7 +47,7 @@ class Aggregation:
     )
     present = sorted(set(jax.tree.leaves(federation.layer_types)))
     self.averaged = [n for n in present if federation.owners[n].averaged]
-    self._summed = [n for n in self.averaged if not settings.reducer.get(n)]
+    self.summed = [n for n in self.averaged if not settings.reducer.get(n)]
     self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
       0
     ]
@@ -89,16 +91,20 @@ class Aggregation:
   def mask_inactive(self, tree: Tree, active: jax.Array) -> Tree:
     """Zeroes slots of a client's view or update that take no part."""
 
-    def mask(of_slot, leaf):
+    def mask(leaf):
       shape = active.shape + (1,) * (leaf.ndim - 1)
-      return jnp.where(active.reshape(shape), leaf, 0) if of_slot else leaf
+      return jnp.where(active.reshape(shape), leaf, 0)
 
-    return jax.tree.map(mask, self._per_slot, tree)
+    return jax.tree.map(
+      lambda of_slot, x: jax.tree.map(mask, x) if of_slot else x,
+      self._per_slot,
+      tree,
+    )
 
   def split(self, update: Tree) -> tuple[dict[str, Tree], dict[str, Tree]]:
     """The parts of an update to sum at once and to keep for a reducer."""
     parts = {name: self._of(name, update) for name in self.averaged}
-    summed = {name: parts.pop(name) for name in self._summed}
+    summed = {name: parts.pop(name) for name in self.summed}
     return summed, parts
 
   def owned(self, params: Tree) -> Tree:
@@ -113,26 +119,41 @@ class Aggregation:
     """Sums over no client."""
     return {
       name: jax.tree.map(jnp.zeros_like, self._of(name, params))
-      for name in self._summed
+      for name in self.summed
     }
 
   def add(
     self,
+    params: Tree,
     total: dict[str, Tree],
     updates: dict[str, Tree],
     rows: tuple[cohorts.Cohort, Weights],
   ) -> dict[str, Tree]:
-    """Adds the weighted updates `[K, ...]` of K clients to the sums."""
+    """Adds the weighted updates `[K, ...]` of K clients to the sums.
+
+    Args:
+      params: `[owners, ...]`, what the updates are of.
+      total: The sums so far.
+      updates: By layer type, as `split` makes them; a leaf may be a
+        `low_rank.Update`.
+      rows: The clients and their weights.
+    """
     cohort, weights = rows
 
     def add_type(name):
       owner = self._owner(cohort, name)
+
+      def add_leaf(value, sum_, base):
+        if low_rank.is_factored(value):
+          return low_rank.add(sum_, value, weights[name], owner, base)
+        return federation_lib.owner_sum(value, weights[name], owner, sum_)
+
       return jax.tree.map(
-        lambda value, sum_: federation_lib.owner_sum(
-          value, weights[name], owner, sum_
-        ),
+        add_leaf,
         updates[name],
         total[name],
+        self._of(name, params),
+        is_leaf=low_rank.is_factored,
       )
 
     return {name: add_type(name) for name in total}
@@ -167,7 +188,7 @@ class Aggregation:
     new_params, new_server = self._of('', params), {}
     for name in self.averaged:
       mean, reported = self._mean(
-        name, total, stacked, cohort, weights[name], num_examples
+        name, params, total, stacked, cohort, weights[name], num_examples
       )
       new, new_server[name] = server_optimizers.step(
         self._server(name),
@@ -180,10 +201,14 @@ class Aggregation:
       new_params = layer_types.merge(new_params, new)
     return new_params, new_server
 
-  def _mean(self, name, total, stacked, cohort, weights, num_examples):
+  def _mean(self, name, params, total, stacked, cohort, weights, num_examples):
     """The mean update of each owner, and whether somebody reported to it."""
     owner = self._owner(cohort, name)
-    count = self._federation.owners_of(name)
+    by_task = self._federation.owners[name].index == 'task'
+    count, drawn = 1, self.clients_per_task
+    if owner is not None:  # A device may have some of the tasks only.
+      count = jax.tree.leaves(self._of(name, params))[0].shape[0]
+      drawn = drawn[:count] if by_task else drawn
     weight_sum = federation_lib.owner_sum(
       jnp.ones_like(weights),
       weights,
@@ -197,9 +222,9 @@ class Aggregation:
     divisor = weights_lib.normalizer(
       self._settings.weighting.get(name, weights_lib.EXAMPLES),
       weight_sum,
-      self.clients_per_task,
+      drawn,
       num_examples,
-      by_task=self._federation.owners[name].index == 'task',
+      by_task=by_task,
     )
 
     def divide(leaf):

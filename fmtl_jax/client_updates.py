@@ -14,6 +14,7 @@ import optax
 
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
@@ -64,10 +65,13 @@ class ClientUpdate(NamedTuple):
     init: `view -> state`, what a client keeps between rounds, `()` if nothing.
     run: `(key, view, state, frozen, local_data, round) -> ClientResult`; the
       key is consumed.
+    sgd: Where the update is local SGD and nothing else, its settings and the
+      weight of its proximal term: rounds may then run it in another form.
   """
 
   init: Callable[[Tree], Tree]
   run: Callable[..., ClientResult]
+  sgd: tuple['LocalSgd', Any] | None = None
 
 
 def shuffle(key: jax.Array, size: jax.Array, length: int) -> jax.Array:
@@ -88,13 +92,14 @@ def shuffle(key: jax.Array, size: jax.Array, length: int) -> jax.Array:
 
 
 def for_each_batch(
-  step_fn: Callable[[Carry, dataset_lib.Batch], Carry],
+  step_fn: Callable[[Carry, dataset_lib.Batch, jax.Array, jax.Array], Carry],
   carry: Carry,
   local_data: LocalData,
   key: jax.Array,
   *,
   batch_size: int,
   epochs: int | jax.Array,
+  clients_axis: str | None = None,
 ) -> Carry:
   """Passes over a client's examples in a new order each epoch.
 
@@ -102,38 +107,44 @@ def for_each_batch(
   client's own, so that small clients and padding cost nothing under `scan`.
 
   Args:
-    step_fn: `(carry, batch) -> carry`.
+    step_fn: `(carry, batch, number, is_step) -> carry`, with the number of the
+      batch in the round and whether the client takes this step.
     carry: What the first step gets.
     local_data: The client's data.
     key: Consumed.
     batch_size: B; 0 takes all examples at once, in their order.
     epochs: E, may be traced.
+    clients_axis: The mapped axis of clients that take their steps together,
+      those of the client that has the most; None where each takes its own.
   """
   max_size = local_data.data.partition.train.max_size
   size = local_data.client.size
-  if batch_size == ALL_EXAMPLES or batch_size >= max_size:
-    order = jnp.arange(max(max_size, 1))
-
-    def full_batch(_, carry):
-      return step_fn(carry, local_data.batch(order))
-
-    return jax.lax.fori_loop(
-      0, jnp.where(size > 0, epochs, 0), full_batch, carry
-    )
+  whole = batch_size == ALL_EXAMPLES or batch_size >= max_size
+  batch_size = max(max_size, 1) if whole else batch_size
   length = -(-max_size // batch_size) * batch_size
   num_steps = (size + batch_size - 1) // batch_size
+  steps_together = num_steps
+  if clients_axis is not None:
+    steps_together = jax.lax.pmax(num_steps, clients_axis)
 
   def epoch(number, carry):
-    order = shuffle(jax.random.fold_in(key, number), size, length)
+    if whole:
+      order = jnp.arange(batch_size)
+    else:
+      order = shuffle(jax.random.fold_in(key, number), size, length)
 
     def step(i, carry):
-      start = i * batch_size
-      positions = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-      return step_fn(carry, local_data.batch(positions))
+      positions = order
+      if not whole:
+        positions = jax.lax.dynamic_slice(
+          order, (i * batch_size,), (batch_size,)
+        )
+      batch = local_data.batch(positions)
+      return step_fn(carry, batch, number * steps_together + i, i < num_steps)
 
-    return jax.lax.fori_loop(0, num_steps, step, carry)
+    return jax.lax.fori_loop(0, steps_together, step, carry)
 
-  return jax.lax.fori_loop(0, jnp.where(size > 0, epochs, 0), epoch, carry)
+  return jax.lax.fori_loop(0, epochs, epoch, carry)
 
 
 def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
@@ -142,29 +153,98 @@ def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Sgd:
+  """SGD as `learning rate -> optax transformation`: linear in the gradients.
+
+  Attributes:
+    momentum: 0 has none; may be traced.
+    nesterov: Whether momentum looks ahead.
+    weight_decay: Times the parameters, added to the gradients; may be traced.
+  """
+
+  momentum: jax.Array | float = 0.0
+  nesterov: bool = False
+  weight_decay: jax.Array | float = 0.0
+
+  def __call__(
+    self, learning_rate: jax.Array | float
+  ) -> optax.GradientTransformation:
+    """The transformation at a learning rate."""
+    momentum = None if _is_zero(self.momentum) else self.momentum
+    sgd = optax.sgd(learning_rate, momentum, self.nesterov)
+    if _is_zero(self.weight_decay):
+      return sgd
+    return optax.chain(optax.add_decayed_weights(self.weight_decay), sgd)
+
+
+def _is_zero(value: jax.Array | float) -> bool:
+  """Whether a setting is off; one that is traced never is."""
+  return isinstance(value, (int, float)) and value == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LocalSgd:
   """Settings of local training.
 
   Attributes:
     optimizer: `learning rate -> optax transformation`; it starts afresh each
-      round unless `keep_optimizer_state`.
+      round unless `keep_optimizer_state`. One that is not an `Sgd` may do
+      anything with the gradients.
     learning_rate: A number or a schedule over rounds.
     batch_size: B; 0 is one step on all examples.
     epochs: E.
     keep_optimizer_state: Whether momentum and the like cross rounds.
   """
 
-  optimizer: OptimizerFn = optax.sgd
+  optimizer: OptimizerFn = Sgd()
   learning_rate: Schedule = 0.1
   batch_size: int = 16
   epochs: int | jax.Array = 1
   keep_optimizer_state: bool = False
 
 
+def proximal_term(
+  federation: federation_lib.Federation,
+  params: Tree,
+  view: Tree,
+  weight: jax.Array | float,
+) -> jax.Array:
+  """`weight / 2` times the squared distance of the averaged layers.
+
+  Args:
+    federation: Says which layers are averaged.
+    params: A client's current parameters.
+    view: Those it started from; leaves that are None in both do not count.
+    weight: `[]`.
+  """
+
+  def averaged(tree):
+    return layer_types.select(
+      tree,
+      federation.layer_types,
+      lambda label: federation.owners[label].averaged,
+    )
+
+  moved = jax.tree.map(jnp.subtract, averaged(params), averaged(view))
+  squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(moved)]
+  return 0.5 * weight * sum(squares, jnp.float32(0))
+
+
+def zero_metrics(active: jax.Array) -> dict[str, jax.Array]:
+  """The metrics of no step, for `[S]` slots."""
+  return {
+    'loss_sum': jnp.zeros(active.shape),
+    'count': jnp.zeros(active.shape, jnp.int32),
+    'steps': jnp.int32(0),
+  }
+
+
 def local_sgd(
   federation: federation_lib.Federation,
   settings: LocalSgd,
   penalty_fn: Callable[[Tree, Tree], jax.Array] | None = None,
+  *,
+  proximal: jax.Array | float | None = None,
 ) -> ClientUpdate:
   """Builds the client update of FedAvg: E epochs of mini-batch SGD.
 
@@ -177,6 +257,7 @@ def local_sgd(
     settings: Settings of local training.
     penalty_fn: `(params, view) -> []`, added to the loss: a function of the
       current parameters and those the client started from. Not in the metrics.
+    proximal: Weight of a `proximal_term`, None for none; may be traced.
 
   References:
     McMahan et al. (2017), https://arxiv.org/abs/1602.05629, Algorithm 1.
@@ -186,6 +267,8 @@ def local_sgd(
     loss, sums = federation.objective(params, frozen, batch, active)
     if penalty_fn is not None:
       loss = loss + penalty_fn(params, view)
+    if proximal is not None:
+      loss = loss + proximal_term(federation, params, view, proximal)
     return loss, sums
 
   grad_fn = jax.grad(objective, has_aux=True)
@@ -201,7 +284,7 @@ def local_sgd(
     opt_state = state if settings.keep_optimizer_state else tx.init(view)
     active = local_data.client.active
 
-    def step(carry, batch):
+    def step(carry, batch, unused_number, unused_is_step):
       params, opt_state, metrics = carry
       grads, sums = grad_fn(params, view, frozen, batch, active)
       changes, opt_state = tx.update(grads, opt_state, params)
@@ -211,14 +294,9 @@ def local_sgd(
       )
       return optax.apply_updates(params, changes), opt_state, metrics
 
-    zeros = {
-      'loss_sum': jnp.zeros(active.shape),
-      'count': jnp.zeros(active.shape, jnp.int32),
-      'steps': jnp.int32(0),
-    }
     params, opt_state, metrics = for_each_batch(
       step,
-      (view, opt_state, zeros),
+      (view, opt_state, zero_metrics(active)),
       local_data,
       key,
       batch_size=settings.batch_size,
@@ -230,4 +308,6 @@ def local_sgd(
       metrics=metrics,
     )
 
-  return ClientUpdate(init, run)
+  return ClientUpdate(
+    init, run, sgd=(settings, proximal) if penalty_fn is None else None
+  )

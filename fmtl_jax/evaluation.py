@@ -136,6 +136,7 @@ def evaluator(
   federation: federation_lib.Federation,
   algorithm: base.Algorithm,
   execution: str = execution_lib.AUTO,
+  client_axis: str | None = None,
 ) -> Callable[..., dict[str, Metrics]]:
   """Builds the evaluation of a federation.
 
@@ -143,6 +144,7 @@ def evaluator(
     federation: Network, layer types and tasks.
     algorithm: Says with which parameters a client predicts.
     execution: How clients are mapped: `auto`, `scan`, `vmap` or `chunk:K`.
+    client_axis: As in `RoundSettings`.
 
   Returns:
     `(state, data, client_rows, pooled_rows, frozen) -> metrics`, to be jitted.
@@ -178,12 +180,9 @@ def evaluator(
         data.tasks, losses, outputs, labels, batch.has_label[0], task
       )
 
-    entities = (cohort, slot, owner)
-    form = execution_lib.resolve(execution)
-    if form == execution_lib.VMAP:
-      return jax.vmap(one)(entities)
-    size = 1 if form == execution_lib.SCAN else int(form.split(':')[1])
-    return jax.lax.map(one, entities, batch_size=size if size > 1 else None)
+    return execution_lib.map_rows(
+      one, (cohort, slot, owner), execution=execution, axis=client_axis
+    )
 
   def evaluate(state, data, client_rows, pooled_rows, frozen=None):
     frozen = federation.frozen if frozen is None else frozen

@@ -1,10 +1,14 @@
-"""Execution: how the clients of a cohort are mapped over one device.
+"""Execution: how the clients of a cohort are mapped over devices.
 
 Meaning and placement are separate: a client update never knows how it is
-mapped. `scan` runs one client after the other and adds each weighted update to
-a running sum, so that its memory does not grow with the cohort and a client
-costs only the steps it has; it is the fastest form on CPU. `vmap` runs all
-clients at once, for GPU and TPU. `chunk:K` scans over blocks of K clients.
+mapped. Within a device, `scan` runs one client after the other and adds each
+weighted update to a running sum, so that its memory does not grow with the
+cohort and a client costs only the steps it has; it is the fastest form on CPU.
+`vmap` runs all clients at once. `chunk:K` scans over blocks of K clients; with
+`chunk`, K is what a memory budget allows, for GPU and TPU. `low_rank` and
+`low_rank:K` run blocks as `chunk` does, with large dense kernels in factored
+form (see `low_rank`). Over the devices of a mesh axis, every device runs its
+share of the clients in one of these forms, and the sums are added.
 """
 
 from collections.abc import Callable
@@ -13,6 +17,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Tree = Any
 Row = TypeVar('Row')
@@ -20,13 +25,19 @@ Row = TypeVar('Row')
 AUTO = 'auto'
 SCAN = 'scan'
 VMAP = 'vmap'
+CHUNK = 'chunk'
+LOW_RANK = 'low_rank'
+# The mapped axis of the clients that run at once, in every form but `scan`.
+CLIENTS = 'clients'
+_CPU_BUDGET = 2**28  # Bytes; more clients at once are no faster.
 
 
 def resolve(execution: str, platform: str | None = None) -> str:
-  """Replaces `auto` by the form that is fastest on the platform.
+  """Replaces `auto` by the ordinary form that is fastest on the platform.
 
   Args:
-    execution: `auto`, `scan`, `vmap` or `chunk:K`.
+    execution: `auto`, `scan`, `vmap`, `chunk`, `chunk:K`, `low_rank` or
+      `low_rank:K`.
     platform: `cpu`, `gpu` or `tpu`; by default JAX's own.
 
   Raises:
@@ -34,13 +45,165 @@ def resolve(execution: str, platform: str | None = None) -> str:
   """
   if execution == AUTO:
     platform = platform or jax.default_backend()
-    return SCAN if platform == 'cpu' else VMAP
-  if execution in (SCAN, VMAP) or re.fullmatch(r'chunk:[1-9]\d*', execution):
+    return SCAN if platform == 'cpu' else CHUNK
+  if re.fullmatch(r'scan|vmap|(chunk|low_rank)(:[1-9]\d*)?', execution):
     return execution
   raise ValueError(
-    "Expected execution.name to be 'auto', 'scan', 'vmap' or 'chunk:K' with "
-    f"K >= 1 (for example 'chunk:8'), got {execution!r}."
+    "Expected execution.name to be 'auto', 'scan', 'vmap', 'chunk', 'low_rank' "
+    "or one of the last two with a number of clients (for example 'chunk:8'), "
+    f'got {execution!r}.'
   )
+
+
+def is_low_rank(execution: str) -> bool:
+  """Whether a form trains kernels in factored form."""
+  return execution.split(':')[0] == LOW_RANK
+
+
+def num_devices(execution: str, available: int, platform: str = '') -> int:
+  """Over how many devices clients are best spread.
+
+  Args:
+    execution: Any form but `auto`.
+    available: The devices at hand.
+    platform: Theirs; by default JAX's own.
+
+  Returns:
+    All of them, but one where the large products of factored kernels keep all
+    cores of a CPU busy.
+  """
+  on_cpu = (platform or jax.default_backend()) == 'cpu'
+  return 1 if on_cpu and is_low_rank(execution) else available
+
+
+def memory_budget() -> int:
+  """Bytes that the clients which run at once may take on a device."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return (
+    int(stats['bytes_limit'] / 2) if 'bytes_limit' in stats else _CPU_BUDGET
+  )
+
+
+def block_size(
+  execution: str, count: int, bytes_each: int = 0, budget: int | None = None
+) -> int:
+  """How many clients run at once; blocks are as even as they can be.
+
+  Args:
+    execution: Any form.
+    count: The number of clients.
+    bytes_each: What one client takes, 0 if nothing worth counting.
+    budget: In bytes; by default `memory_budget`.
+  """
+  form, _, size = resolve(execution).partition(':')
+  most = count
+  if form == SCAN:
+    most = 1
+  elif size:
+    most = int(size)
+  elif form != VMAP and bytes_each:
+    most = (memory_budget() if budget is None else budget) // bytes_each
+  blocks = -(-count // min(max(most, 1), max(count, 1)))
+  return -(-count // max(blocks, 1)) or 1
+
+
+def over_devices(
+  function: Callable, mesh: jax.sharding.Mesh, in_specs: Any = jax.P()
+) -> Callable:
+  """Runs a round on all devices of a mesh.
+
+  Args:
+    function: Such as `Algorithm.round` of settings that name an axis of the
+      mesh as `client_axis`; all results are on every device.
+    mesh: With this axis.
+    in_specs: Of the arguments, which are on every device by default.
+
+  Returns:
+    The function, to be jitted.
+  """
+  # No gradient crosses devices: without the check, the gradient with respect to
+  # a value that all devices share stays that of the device's own clients.
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=in_specs,
+    out_specs=jax.P(),
+    check_vma=False,
+  )
+
+
+def everywhere(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
+  """Puts the same values on all devices of a mesh.
+
+  Args:
+    tree: Arrays; where the mesh has devices of other processes, they give the
+      same ones.
+    mesh: The devices.
+  """
+  sharding = jax.NamedSharding(mesh, jax.P())
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+
+  def put(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+    copies = [jax.device_put(leaf, device) for device in mesh.local_devices]
+    return jax.make_array_from_single_device_arrays(
+      copies[0].shape, sharding, copies
+    )
+
+  return jax.tree.map(put, tree)
+
+
+def shares(sizes: np.ndarray, num_devices: int) -> np.ndarray:
+  """Which device runs each client: the longest first, dealt in turn.
+
+  Args:
+    sizes: `[C]`, the work of each client, as `map_clients` is told.
+    num_devices: D.
+
+  Returns:
+    `[D, n]` clients in the order in which the devices run them, C for none.
+  """
+  order = np.argsort(-sizes, kind='stable')
+  missing = -len(order) % num_devices
+  padded = np.pad(order, (0, missing), constant_values=len(order))
+  return padded.reshape(-1, num_devices).T
+
+
+def map_rows(
+  fn: Callable[[Row], Tree],
+  rows: Row,
+  *,
+  execution: str,
+  axis: str | None,
+  bytes_each: int = 0,
+) -> Tree:
+  """Maps a function over rows that are independent of each other.
+
+  Args:
+    fn: Of one row.
+    rows: `[C, ...]` in every leaf.
+    execution: Any form.
+    axis: The mesh axis over which rows are spread, None for one device.
+    bytes_each: What one row takes, for forms with a memory budget.
+
+  Returns:
+    `[C, ...]`.
+  """
+  size = jax.tree.leaves(rows)[0].shape[0]
+  nothing: dict[str, Any] = {}
+  _, kept = map_clients(
+    lambda row: (nothing, fn(row)),
+    rows,
+    lambda total, unused_values, unused_rows: total,
+    nothing,
+    execution=execution,
+    axis=axis,
+    sizes=jnp.zeros(size),
+    bytes_each=bytes_each,
+  )
+  return kept
 
 
 def map_clients(
@@ -50,6 +213,10 @@ def map_clients(
   total: Tree,
   *,
   execution: str,
+  sizes: jax.Array,
+  axis: str | None = None,
+  bytes_each: int = 0,
+  budget: int | None = None,
 ) -> tuple[Tree, Tree]:
   """Runs every client and accumulates what they contribute.
 
@@ -60,13 +227,57 @@ def map_clients(
       nothing.
     add_fn: `(total, contributions [K, ...], rows [K, ...]) -> total`.
     total: The sum over no client.
-    execution: `scan`, `vmap` or `chunk:K`.
+    execution: Any form.
+    sizes: `[C]`, the work of each client: those who run together, and the
+      shares of devices, are as even as they can be.
+    axis: The mesh axis over which clients are spread, as in `shares`; None for
+      one device.
+    bytes_each: What one client takes, for forms with a memory budget.
+    budget: In bytes, see `block_size`.
 
   Returns:
     The total over all clients, and `kept` of every client, `[C, ...]`.
   """
-  num_clients = jax.tree.leaves(rows)[0].shape[0]
+  num_clients = len(sizes)
   execution = resolve(execution)
+  if axis is not None and jax.lax.axis_size(axis) == 1:
+    axis = None
+  if axis is None:
+    size = block_size(execution, num_clients, bytes_each, budget)
+    if execution == SCAN or size == num_clients:
+      return _on_device(client_fn, rows, add_fn, total, execution, size)
+    num_devices, share = 1, -(-num_clients // size) * size
+  else:
+    num_devices = jax.lax.axis_size(axis)
+    share = -(-num_clients // num_devices)
+    size = block_size(execution, share, bytes_each, budget)
+    share = -(-share // size) * size
+  order = jnp.argsort(-sizes, stable=True)
+  padded = jnp.pad(order, (0, num_devices * share - num_clients))
+  is_client = jnp.arange(len(padded)) < num_clients
+  first = 0 if axis is None else jax.lax.axis_index(axis)
+  mine = first + num_devices * jnp.arange(share)
+
+  def deal(leaf):
+    shape = (-1,) + (1,) * (leaf.ndim - 1)
+    chosen = is_client[mine].reshape(shape)
+    return jnp.where(chosen, leaf[padded[mine]], jnp.zeros((), leaf.dtype))
+
+  total, kept = _on_device(
+    client_fn, jax.tree.map(deal, rows), add_fn, total, execution, size
+  )
+  if axis is not None:
+    total = jax.lax.psum(total, axis)
+    kept = jax.tree.map(
+      lambda x: jnp.swapaxes(jax.lax.all_gather(x, axis), 0, 1), kept
+    )
+    kept = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), kept)
+  place = jnp.zeros_like(order).at[order].set(jnp.arange(num_clients))
+  return total, jax.tree.map(lambda x: x[place], kept)
+
+
+def _on_device(client_fn, rows, add_fn, total, execution, size):
+  """Runs `[C, ...]` rows in blocks of `size`, which divides C."""
   if execution == SCAN:
 
     def one_client(total, row):
@@ -76,24 +287,14 @@ def map_clients(
 
     return jax.lax.scan(one_client, total, rows)
 
-  if execution == VMAP:
-    size = num_clients
-  else:
-    size = min(int(execution.removeprefix('chunk:')), num_clients)
-  num_blocks = -(-num_clients // size)
-  missing = num_blocks * size - num_clients
-
-  def to_blocks(leaf):
-    leaf = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
-    return leaf.reshape((num_blocks, size) + leaf.shape[1:])
-
   def one_block(total, block):
-    contributions, kept = jax.vmap(client_fn)(block)
+    contributions, kept = jax.vmap(client_fn, axis_name=CLIENTS)(block)
     return add_fn(total, contributions, block), kept
 
+  to_blocks = lambda x: x.reshape((-1, size) + x.shape[1:])
   blocks = jax.tree.map(to_blocks, rows)
+  num_blocks = jax.tree.leaves(blocks)[0].shape[0]
   if num_blocks == 1:
-    return one_block(total, jax.tree.map(lambda x: x[0], blocks))
+    return one_block(total, rows)
   total, kept = jax.lax.scan(one_block, total, blocks)
-  unblock = lambda x: x.reshape((-1,) + x.shape[2:])[:num_clients]
-  return total, jax.tree.map(unblock, kept)
+  return total, jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), kept)

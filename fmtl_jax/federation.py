@@ -317,7 +317,7 @@ class Federation:
     Returns:
       `[S, B, O]`.
     """
-    params = layer_types_lib.merge(view, frozen)
+    params = layer_types_lib.merge(frozen, view)
     axes = jax.tree.map(lambda of_slot: 0 if of_slot else None, self.per_slot)
     if not any(jax.tree.leaves(self.per_slot)):
       outputs = self.apply_fn(params, features)
@@ -364,10 +364,13 @@ class Federation:
     }
     return bool(indices - {None, 'task'})
 
-  def owners_of(self, layer_type: str) -> int:
-    """The number of owners of a layer type; 1 for a single copy."""
-    index = self.owners[layer_type].index
-    return 1 if index is None else self.num_owners[index]
+
+def num_bytes(tree: Tree) -> int:
+  """The bytes of all leaves of a tree of arrays or shapes."""
+  return sum(
+    int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def owner_sum(

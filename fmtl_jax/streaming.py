@@ -6,6 +6,9 @@ keeps (personal layers, its state) live on the host: the cohort's are gathered,
 the very round of the algorithm runs on them, and its rows are scattered back.
 A cohort is a pure function of the seed and the round, so that the examples of
 the next one are read while the device computes.
+
+Over a mesh, every device has the examples of its own share of the cohort, and a
+process reads those of its devices alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +24,7 @@ import numpy as np
 
 from fmtl_jax import client_store
 from fmtl_jax import cohorts
+from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax.algorithms import base
@@ -70,6 +74,7 @@ class StreamedRounds:
     make_algorithm: MakeAlgorithm,
     settings: base.RoundSettings = base.RoundSettings(),
     folder: str | pathlib.Path | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     compiler_options: Mapping[str, Any] | None = None,
   ):
     """Compiles and reads nothing yet.
@@ -80,6 +85,8 @@ class StreamedRounds:
       make_algorithm: `(federation, settings) -> Algorithm`, of the cohort.
       settings: Of the rounds of all clients.
       folder: Where clients' rows are memory-mapped; None keeps them in memory.
+      mesh: Devices with the axis `settings.client_axis` alone, over which the
+        algorithm spreads its clients; by default the first device.
       compiler_options: As of `jax.jit`.
 
     Raises:
@@ -105,7 +112,19 @@ class StreamedRounds:
     self._cohort_size = min(sum(counts), self._num_clients)
     self._ahead: _Ahead | None = None
     self._reader = futures.ThreadPoolExecutor(1, 'reader')
-    self._frozen = jax.device_put(federation.frozen)
+    if mesh is None:
+      mesh = jax.make_mesh(
+        (1,),
+        (settings.client_axis or 'client',),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.local_devices()[:1],
+      )
+    self._mesh = mesh
+    # Whether a label counts is asked for all clients of several tasks.
+    self._has_shares = tables.num_slots == 1
+    self._store_spec = jax.P(mesh.axis_names if self._has_shares else None)
+    self._everywhere = functools.partial(execution.everywhere, mesh=mesh)
+    self._frozen = self._everywhere(federation.frozen)
     # Drawn there: a cohort never waits for what the device computes.
     self._cpu = jax.local_devices(backend='cpu')[0]
     self._members = jax.device_put(tables.partition.members, self._cpu)
@@ -126,8 +145,9 @@ class StreamedRounds:
     def init(key, clients, data):
       return self._split(algorithm(clients).init(key, data))
 
-    def round_fn(state, rows, clients, data, frozen):
+    def round_fn(state, rows, clients, data, examples, frozen):
       state = self._join(state, rows)
+      data = self._here(data, examples)
       state, metrics = algorithm(clients).round(state, data, frozen)
       return *self._split(state), metrics | {'client': clients}
 
@@ -144,7 +164,10 @@ class StreamedRounds:
     self._draw = jit(draw)
     self._init = jit(init)
     self._init_rows = jit(lambda *args: init(*args)[1])
-    self._round = jit(round_fn, donate_argnums=(0, 1))
+    specs = (jax.P(),) * 4 + (self._store_spec, jax.P())
+    self._round = jit(
+      execution.over_devices(round_fn, mesh, specs), donate_argnums=(0, 1)
+    )
     self._views = jit(views)
 
   def __enter__(self) -> 'StreamedRounds':
@@ -167,6 +190,7 @@ class StreamedRounds:
     clients = np.arange(self._cohort_size, dtype=np.int32)
     data = client_data.without_examples(self._source.tables, clients)
     state, rows = self._init(key, clients, data)
+    state = self._everywhere(state)
     self.store = client_store.ClientStore(
       jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows),
       self._num_clients,
@@ -182,11 +206,10 @@ class StreamedRounds:
       state: The one of the next round, whose examples are being read then.
     """
     nobody = np.full(self._cohort_size, self._num_clients, np.int32)
-    data = jax.device_put(client_data.read_clients(self._source, nobody))
     copy = jax.tree.map(jnp.copy, state)
-    rows = self.store.gather(nobody)
-    jax.block_until_ready(self._round(copy, rows, nobody, data, self._frozen))
-    self._ahead = self._read(state.key, int(state.round))
+    inputs = (*self._rows(nobody), *self._load(nobody), self._frozen)
+    jax.block_until_ready(self._round(copy, *inputs))
+    self._ahead = self._read(_one_copy(state.key), int(state.round))
 
   def run_round(self, state: base.State) -> tuple[base.State, base.Metrics]:
     """Runs a round, and reads the examples of the next one meanwhile.
@@ -197,15 +220,14 @@ class StreamedRounds:
     Returns:
       The new state, and metrics as of `Algorithm.round`.
     """
-    number = int(state.round)
+    number, key = int(state.round), _one_copy(state.key)
     now, self._ahead = self._ahead, None
-    if now is None or (now.seed, now.round) != (_words(state.key), number):
-      now = self._read(state.key, number)
+    if now is None or (now.seed, now.round) != (_words(key), number):
+      now = self._read(key, number)
     data = now.data.result()
-    self._ahead = self._read(state.key, number + 1)
-    rows = self.store.gather(now.clients)
+    self._ahead = self._read(key, number + 1)
     state, rows, metrics = self._round(
-      state, rows, now.clients, data, self._frozen
+      state, *self._rows(now.clients), *data, self._frozen
     )
     self.store.scatter(now.clients, jax.device_get(rows))
     return state, metrics
@@ -213,13 +235,13 @@ class StreamedRounds:
   def state_of(self, state: base.State, clients: np.ndarray) -> base.State:
     """The state of the federation that the `[n]` clients make up."""
     rows = self.store.gather(np.asarray(clients, np.int32))
-    return self._join(state, jax.tree.map(jnp.asarray, rows))
+    return self._join(_one_copy(state), jax.tree.map(jnp.asarray, rows))
 
   def take_state(self, state: base.State) -> base.State:
     """Takes a state of all clients, as of `Algorithm.round`, for a round."""
     state, rows = self._split(state)
     self.store.scatter(np.arange(self._num_clients), jax.device_get(rows))
-    return state
+    return self._everywhere(state)
 
   def views(self, state: base.State, clients: np.ndarray) -> Tree:
     """The parameters with which `[n]` clients predict.
@@ -249,11 +271,60 @@ class StreamedRounds:
       ),
     )
 
-    def read():
-      data = client_data.read_clients(self._source, clients, active)
-      return jax.block_until_ready(jax.device_put(data))
+    reading = self._reader.submit(self._load, clients, active)
+    return _Ahead(_words(key), number, clients, reading)
 
-    return _Ahead(_words(key), number, clients, self._reader.submit(read))
+  def _load(self, clients, active=None):
+    """The cohort's tables everywhere, and examples where they belong."""
+    data = client_data.without_examples(self._source.tables, clients, active)
+    shares = self._shares(np.asarray(data.partition.train.sizes))
+    partition = client_data.place(data.partition, shares)
+    stores = {}
+    for number, device in enumerate(self._mesh.devices.flat):
+      if device.process_index == jax.process_index():
+        share = shares[number % len(shares)]
+        store = client_data.read_examples(self._source, clients, share)
+        stores[device] = jax.device_put(store, device)
+    # The stores of all devices are one array.
+    sharding = jax.NamedSharding(self._mesh, self._store_spec)
+    examples = jax.tree.map(
+      lambda *parts: jax.make_array_from_single_device_arrays(
+        (len(shares) * len(parts[0]), *parts[0].shape[1:]),
+        sharding,
+        list(parts),
+      ),
+      *[(x.features, x.labels, x.present) for x in stores.values()],
+    )
+    tables = dataclasses.replace(data, partition=partition)
+    return jax.block_until_ready((self._everywhere(tables), examples))
+
+  def _rows(self, clients):
+    """The rows and numbers of a cohort, on all devices."""
+    return self._everywhere((self.store.gather(clients), clients))
+
+  def _shares(self, sizes):
+    """The clients `[D, n]` in the store of each device, `[1, C]` if in all."""
+    if self._has_shares:
+      return execution.shares(sizes, self._mesh.size)
+    return np.arange(len(sizes))[None]
+
+  def _here(self, tables, examples):
+    """The data set as one device sees it, with its own store."""
+    features, labels, present = examples
+    train = tables.partition.train
+    index = train.index
+    if self._has_shares:
+      number = jax.lax.axis_index(self._mesh.axis_names)
+      index = index - number * len(labels)
+    return dataclasses.replace(
+      tables,
+      examples=dataclasses.replace(
+        tables.examples, features=features, labels=labels, present=present
+      ),
+      partition=dataclasses.replace(
+        tables.partition, train=dataclasses.replace(train, index=index)
+      ),
+    )
 
   def _new_rows(self, key, clients):
     """Rows `[n, ...]` of clients that never took part."""
@@ -299,6 +370,11 @@ def _state(state: base.State, *, params: Tree, clients: Tree) -> base.State:
 def _words(key: jax.Array) -> bytes:
   """A key as bytes, to compare it."""
   return np.asarray(jax.random.key_data(key)).tobytes()
+
+
+def _one_copy(tree: Tree) -> Tree:
+  """Values that all devices have, on one of this process."""
+  return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
 def _first(tree: Tree, size: int) -> Tree:

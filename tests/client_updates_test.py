@@ -58,7 +58,7 @@ class ShuffleTest(parameterized.TestCase):
 def _batch_values(key, client, epochs, batch_size):
   """The number of batches and, NaN for padding, their first feature."""
 
-  def step(carry, batch):
+  def step(carry, batch, unused_number, unused_is_step):
     number, values = carry
     column = jnp.where(batch.is_example, batch.features[:, 0], jnp.nan)
     return number + 1, values.at[number, : len(column)].set(column)

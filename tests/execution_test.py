@@ -35,7 +35,12 @@ class MapClientsTest(parameterized.TestCase):
 
     total, kept = jax.jit(
       lambda rows: execution.map_clients(
-        client_fn, rows, add, {'square': jnp.float32(0)}, execution=form
+        client_fn,
+        rows,
+        add,
+        {'square': jnp.float32(0)},
+        execution=form,
+        sizes=rows['x'] % 3,
       )
     )(rows)
     square = np.arange(1.0, CLIENTS + 1) ** 2
@@ -54,13 +59,18 @@ class MapClientsTest(parameterized.TestCase):
       return total + contributions.sum()
 
     execution.map_clients(
-      lambda x: (x, ()), jnp.arange(7.0), add, jnp.float32(0), execution=form
+      lambda x: (x, ()),
+      jnp.arange(7.0),
+      add,
+      jnp.float32(0),
+      execution=form,
+      sizes=jnp.ones(7),
     )
     self.assertEqual(set(sizes), {expected})
 
 
 class ResolveTest(parameterized.TestCase):
-  @parameterized.parameters(('cpu', 'scan'), ('gpu', 'vmap'), ('tpu', 'vmap'))
+  @parameterized.parameters(('cpu', 'scan'), ('gpu', 'chunk'), ('tpu', 'chunk'))
   def test_auto_depends_on_the_platform(self, platform, expected):
     self.assertEqual(execution.resolve('auto', platform), expected)
 
@@ -70,17 +80,20 @@ class ResolveTest(parameterized.TestCase):
       execution.resolve('auto', jax.default_backend()),
     )
 
-  @parameterized.parameters('scan', 'vmap', 'chunk:1', 'chunk:12')
+  @parameterized.parameters(
+    'scan', 'vmap', 'chunk', 'chunk:1', 'chunk:12', 'low_rank', 'low_rank:3'
+  )
   def test_a_form_stays(self, form):
     self.assertEqual(execution.resolve(form, 'gpu'), form)
 
   @parameterized.parameters(
-    'pmap', '', 'chunk', 'chunk:', 'chunk:0', 'chunk:-2', 'chunk:2.5', 'Scan'
+    'pmap', '', 'chunky', 'chunk:', 'chunk:0', 'chunk:-2', 'chunk:2.5', 'Scan'
   )
   def test_another_form_is_an_error(self, form):
     sentence = (
-      "Expected execution.name to be 'auto', 'scan', 'vmap' or 'chunk:K' with "
-      f"K >= 1 (for example 'chunk:8'), got {form!r}."
+      "Expected execution.name to be 'auto', 'scan', 'vmap', 'chunk', "
+      "'low_rank' or one of the last two with a number of clients (for example "
+      f"'chunk:8'), got {form!r}."
     )
     with self.assertRaisesWithLiteralMatch(ValueError, sentence):
       execution.resolve(form)

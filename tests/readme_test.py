@@ -54,7 +54,7 @@ class CommandsTest(absltest.TestCase):
 
   def test_flags_that_are_named_exist(self):
     known = '\n'.join(
-      path.read_text() for path in (ROOT / 'experiments').glob('*.py')
+      path.read_text() for path in (ROOT / 'experiments').rglob('*.py')
     )
     flags = set(re.findall(r'--(\w+)(?=[\s=`.])', README))
     self.assertContainsSubset({'config', 'cases', 'dry_run', 'workdir'}, flags)

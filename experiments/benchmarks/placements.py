@@ -3,21 +3,57 @@
 from collections.abc import Callable
 import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from experiments import program
 from experiments.benchmarks import workloads
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import streaming
 from fmtl_jax.algorithms import multi_task_fl
 
-# The state, `state -> (state, metrics)`, and what compiling took.
-Prepared = tuple[Any, Callable[[Any], tuple[Any, Any]], float]
+
+class Prepared(NamedTuple):
+  """A round to be measured.
+
+  Attributes:
+    form: In which clients are mapped.
+    mesh: The devices over which they are spread.
+    state: Before the first round.
+    run: `state -> (state, metrics)`.
+    compile_seconds: What compiling it took.
+  """
+
+  form: str
+  mesh: jax.sharding.Mesh
+  state: Any
+  run: Callable[[Any], tuple[Any, Any]]
+  compile_seconds: float
+
+
+_AXIS = 'client'
 
 _MOST_ON_DEVICE = 100_000
+
+
+def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
+  """The first devices; 0 stands for as many as are best."""
+  available = jax.device_count()
+  if not 0 <= num_devices <= available:
+    raise ValueError(
+      f'Expected --devices from 0 (as many as are best) to {available}, got '
+      f'{num_devices}.'
+    )
+  count = num_devices or execution_lib.num_devices(form, available)
+  return jax.make_mesh(
+    (count,),
+    (_AXIS,),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:count],
+  )
 
 
 def _settings(workload: workloads.Workload, execution: str):
@@ -26,43 +62,82 @@ def _settings(workload: workloads.Workload, execution: str):
     learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
   )
   return local, algorithms.RoundSettings(
-    clients_per_task=workload.clients_per_task, execution=execution
+    clients_per_task=workload.clients_per_task,
+    execution=execution,
+    client_axis=_AXIS,
   )
 
 
-def on_device(workload: workloads.Workload, execution: str) -> Prepared:
-  """All clients' data and rows are arrays of the device."""
+def on_device(
+  workload: workloads.Workload,
+  execution: str,
+  num_devices: int = 0,
+  rounds_per_call: int = 1,
+) -> Prepared:
+  """All clients' data and rows are on every device."""
   local, settings = _settings(workload, execution)
   federation, data = workload.build()
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
-  data = jax.tree.map(jnp.asarray, data)
-  state = jax.jit(algorithm.init)(jax.random.key(0), data)
-  start = time.perf_counter()
-  compiled = (
-    jax.jit(algorithm.round, donate_argnums=0).lower(state, data).compile()
+  form, _ = algorithm.form(data)
+  mesh = _mesh(num_devices, form)
+  everywhere = jax.NamedSharding(mesh, jax.P())
+  data = jax.device_put(data, everywhere)
+  init = jax.jit(
+    algorithm.init,
+    out_shardings=everywhere,
+    compiler_options=program.LOW_EFFORT,  # It runs once.
   )
+  state = init(jax.random.key(0), data)
+
+  def rounds(state, data):
+    return jax.lax.fori_loop(
+      1,
+      rounds_per_call,
+      lambda _, carry: algorithm.round(carry[0], data),
+      algorithm.round(state, data),
+    )
+
+  round_fn = execution_lib.over_devices(rounds, mesh)
+  start = time.perf_counter()
+  compiled = jax.jit(round_fn, donate_argnums=0).lower(state, data).compile()
   seconds = time.perf_counter() - start
-  return state, lambda state: compiled(state, data), seconds
+  run = lambda state: compiled(state, data)
+  return Prepared(form, mesh, state, run, seconds)
 
 
-def on_host(workload: workloads.Workload, execution: str) -> Prepared:
-  """The cohort's are read and gathered.
+def on_host(
+  workload: workloads.Workload,
+  execution: str,
+  num_devices: int = 0,
+  rounds_per_call: int = 1,
+) -> Prepared:
+  """The cohort's are read and gathered, so that a call is a round.
 
   Clients' rows are memory-mapped in a folder for temporary files.
   """
+  if rounds_per_call != 1:
+    raise ValueError(
+      'Expected --rounds_per_call=1 with --clients_on=host, got '
+      f'{rounds_per_call}.'
+    )
   local, settings = _settings(workload, execution)
   federation, pool = workload.build_on_host()
+  algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
+  form, _ = algorithm.form(pool.tables)
+  mesh = _mesh(num_devices, form)
   rounds = streaming.StreamedRounds(
     federation,
     pool,
     lambda *args: multi_task_fl.multi_task_fl(args[0], local, args[1]),
     settings,
     folder=tempfile.gettempdir(),
+    mesh=mesh,
   )
   state = rounds.init(jax.random.key(0))
   start = time.perf_counter()
   rounds.compile(state)
-  return state, rounds.run_round, time.perf_counter() - start
+  seconds = time.perf_counter() - start
+  return Prepared(form, mesh, state, rounds.run_round, seconds)
 
 
 PLACEMENTS = {'device': on_device, 'host': on_host}

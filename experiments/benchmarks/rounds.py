@@ -1,12 +1,12 @@
 """Measures a round: python -m experiments.benchmarks.rounds --workload=W1
 
-Seconds a round are the median of several, one seed on one device. The rate of
-matrix products, and the time that products of the round's batches alone take,
-are measured in the same process. With `--reference=torch` (extra `benchmarks`)
-the usual PyTorch loop does the same work in processes of its own, with one
-thread and with two; the faster one counts. `--reference=torch_manual` is dense
-networks written by hand in PyTorch, without autograd. With many clients their
-data and personal layers live on the host (`--clients_on=host`).
+Seconds a round are the median of several, of one seed on all devices. The rate
+of matrix products, and the time that products of the round's batches alone
+take, are measured in the same process. With `--reference=torch` (extra
+`benchmarks`) the usual PyTorch loop does the same work in processes of its own,
+with one thread and with two; the faster one counts. `--reference=torch_manual`
+is dense networks written by hand in PyTorch, without autograd. With many
+clients their data and personal layers live on the host (`--clients_on=host`).
 """
 
 import dataclasses
@@ -36,6 +36,12 @@ _CLIENTS_ON = flags.DEFINE_enum(
   '',
   ['', 'device', 'host'],
   'Where clients live; by default on the host if they are more than 100,000.',
+)
+_DEVICES = flags.DEFINE_integer(
+  'devices', 0, 'Over how many clients are spread; 0: as many as are best.'
+)
+_ROUNDS_PER_CALL = flags.DEFINE_integer(
+  'rounds_per_call', 1, 'Rounds that run without going back to Python.'
 )
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds to measure.')
 _REFERENCE = flags.DEFINE_enum(
@@ -79,10 +85,9 @@ def main() -> int:
   """Measures, prints and writes the figures."""
   import jax
 
-  from experiments import backbones
+  from experiments import hardware
   from experiments.benchmarks import placements
   from experiments.benchmarks import workloads
-  from fmtl_jax import execution
 
   workload = dataclasses.replace(
     workloads.find(_WORKLOAD.value), convolution=_CONVOLUTION.value
@@ -91,43 +96,49 @@ def main() -> int:
     workload = dataclasses.replace(workload, clients=_CLIENTS.value)
   if _REFERENCE.value == 'torch_manual':
     workloads.check_dense(workload)
-  if _REPEATS.value < 1:
-    raise ValueError(f'Expected --repeats >= 1, got {_REPEATS.value}.')
-  name = execution.resolve(_EXECUTION.value)
+  for flag in (_REPEATS, _ROUNDS_PER_CALL):
+    if flag.value < 1:
+      raise ValueError(f'Expected --{flag.name} >= 1, got {flag.value}.')
   clients_on = _CLIENTS_ON.value or placements.clients_on(workload)
-  state, run_round, compile_seconds = placements.PLACEMENTS[clients_on](
-    workload, name
+  prepared = placements.PLACEMENTS[clients_on](
+    workload, _EXECUTION.value, _DEVICES.value, _ROUNDS_PER_CALL.value
   )
+  state = prepared.state
   seconds, steps, second_round = [], 0, float('nan')
   for number in range(_REPEATS.value + 1):
     start = time.perf_counter()
-    state, metrics = jax.block_until_ready(run_round(state))
+    state, metrics = jax.block_until_ready(prepared.run(state))
     if number:  # The first one warms up.
-      seconds.append(time.perf_counter() - start)
+      elapsed = time.perf_counter() - start
+      seconds.append(elapsed / _ROUNDS_PER_CALL.value)
     if number == 1:
       second_round = _seconds_since_start()
     steps = int(metrics['steps'].sum())
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   median = statistics.median(seconds)
-  matmul = backbones.matmul_flops()
+  matmul = hardware.matmul_flops()
   examples = steps * workload.batch_size  # Short batches are padded to B.
   figures = {
     'workload': _WORKLOAD.value,
     'clients': workload.clients,
-    'execution': name,
+    'execution': prepared.form,
     'convolution': _CONVOLUTION.value,
     'clients_on': clients_on,
+    'rounds_per_call': _ROUNDS_PER_CALL.value,
+    'devices': prepared.mesh.size,
     'device_kind': jax.devices()[0].device_kind,
     'jax': jax.__version__,
     'seconds_per_round': median,
     'seconds_of_rounds': seconds,
     'client_steps_per_second': steps / median,
-    'compile_seconds': compile_seconds,
+    'compile_seconds': prepared.compile_seconds,
     'seconds_to_second_round': second_round,
     'peak_rss_mb': peak,
     'matmul_gflops': matmul / 1e9,
     'share_of_matmul_rate': examples * workload.flops() / median / matmul,
-    'share_of_batch_matmul_floor': workloads.floor_seconds(workload, steps, 3)
+    'share_of_batch_matmul_floor': workloads.floor_seconds(
+      workload, steps, 3, prepared.mesh
+    )
     / median,
   }
   if _REFERENCE.value:

@@ -8,6 +8,7 @@ import time
 import jax
 import numpy as np
 
+from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import models
@@ -227,8 +228,17 @@ def check_dense(workload: Workload) -> None:
     )
 
 
-def floor_seconds(workload: Workload, steps: int, repeats: int) -> float:
-  """Seconds of the products of `steps` batches, with nothing between them."""
+def floor_seconds(
+  workload: Workload, steps: int, repeats: int, mesh: jax.sharding.Mesh
+) -> float:
+  """Seconds of the products of `steps` batches, with nothing between them.
+
+  Args:
+    workload: Gives the products.
+    steps: Of all devices together, which share them.
+    repeats: The best of so many counts.
+    mesh: The devices.
+  """
   keys = jax.random.split(jax.random.key(0), 3)
   operands = []
   for rows, before, after in workload.products():
@@ -244,8 +254,7 @@ def floor_seconds(workload: Workload, steps: int, repeats: int) -> float:
       ]
     )
 
-  @jax.jit
-  def run(operands):
+  def run_all(operands):
     def step(_, zero):
       # Operands depend on the step before, and products cannot be cut down to
       # the one number that is read of them: none is left out.
@@ -258,8 +267,10 @@ def floor_seconds(workload: Workload, steps: int, repeats: int) -> float:
       products = jax.lax.optimization_barrier(products)
       return 0 * sum(product[0, 0] for product in products)
 
-    return jax.lax.fori_loop(0, steps, step, 0.0)
+    return jax.lax.fori_loop(0, -(-steps // mesh.size), step, 0.0)
 
+  run = jax.jit(execution.over_devices(run_all, mesh))
+  operands = jax.device_put(operands, jax.NamedSharding(mesh, jax.P()))
   jax.block_until_ready(run(operands))
   seconds = []
   for _ in range(repeats):

@@ -9,6 +9,7 @@ import jax
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import low_rank_sgd
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
@@ -32,12 +33,15 @@ class Algorithm(NamedTuple):
     view: `(state, data, client, frozen) -> view`: the parameters with which a
       client (a `Cohort` without the leading axis) predicts.
     personal: Whether views differ between the clients of a task.
+    form: `data -> (execution, reasons)`: the form in which rounds run and, by
+      path, why a kernel is trained in factored form or not.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
   round: Callable[..., tuple[State, Metrics]]
   view: Callable[..., Tree]
   personal: bool
+  form: Callable[[dataset_lib.FederatedDataset], tuple[str, dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,15 @@ class RoundSettings:
     reducer: Of each averaged layer type; the weighted mean by default.
     server: Of each averaged layer type; by default the mean replaces the
       value.
-    execution: `auto`, `scan`, `vmap` or `chunk:K`.
+    execution: A form of `execution`; `auto` is the fastest as far as known.
+    memory_budget: Bytes that clients which run at once may take on a device,
+      for `chunk` and `low_rank`; by default `execution.memory_budget`.
+    low_rank_below: With `auto` and `low_rank`, dense kernels whose rows are
+      below this share of their size are trained in factored form.
+    client_axis: The mesh axis over which clients are spread, where rounds run
+      inside `jax.shard_map`, as by `execution.over_devices`.
+    task_axis: The mesh axis over which tasks are spread, with states as of
+      `task_devices.own_tasks`.
   """
 
   clients_per_task: int | Sequence[int] = 0
@@ -65,6 +77,10 @@ class RoundSettings:
     default_factory=dict
   )
   execution: str = execution_lib.AUTO
+  memory_budget: int | None = None
+  low_rank_below: float = low_rank_sgd.WORTHWHILE
+  client_axis: str | None = None
+  task_axis: str | None = None
 
   def __post_init__(self):
     if self.slots not in (cohorts.DRAWN, cohorts.ALL):

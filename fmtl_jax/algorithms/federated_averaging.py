@@ -17,6 +17,8 @@ References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, Algorithm 1.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -26,7 +28,14 @@ from fmtl_jax import cohorts
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import low_rank_sgd
+from fmtl_jax import task_devices
 from fmtl_jax.algorithms import base
+
+
+# So many times its parameters a client holds in a step: values, gradients, the
+# optimizer's state and what is between them.
+_COPIES = 4
 
 
 def _is_finite(tree):
@@ -50,6 +59,38 @@ def federated_averaging(
     ValueError: If K exceeds a task group.
   """
   aggregation = aggregation_lib.Aggregation(federation, settings)
+
+  def choose(data):
+    """The form of a round, and the plan if kernels are factored."""
+    form, plan = settings.execution, None
+    asked = execution.is_low_rank(form)
+    if client_update.sgd is not None and (asked or form == execution.AUTO):
+      plan = low_rank_sgd.plan(
+        federation,
+        client_update.sgd[0],
+        data,
+        aggregation.summed,
+        settings.low_rank_below,
+      )
+      if not asked and plan.pays:
+        form = execution.LOW_RANK
+    if asked and not (plan and plan.any):
+      form = execution.AUTO  # There is nothing to factor.
+    return execution.resolve(form), plan
+
+  def prepare(data):
+    """The form of a round, the client update and what a client takes."""
+    form, plan = choose(data)
+    sgd = client_update.sgd
+    if sgd and plan and execution.is_low_rank(form):
+      factored = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
+      return form, factored.run, plan.bytes_each
+    bytes_each = _COPIES * federation_lib.num_bytes(
+      layer_types.split(
+        jax.eval_shape(federation.init_fn, jax.random.key(0)), federation.labels
+      )[0]
+    )
+    return form, client_update.run, bytes_each
 
   def init(key, data):
     init_key, key = jax.random.split(key)
@@ -77,11 +118,17 @@ def federated_averaging(
       settings.slots,
     )
     weights = aggregation.weights(cohort)
+    form, run, bytes_each = prepare(data)
+    rows, task_axis = (cohort, weights), settings.task_axis
+    if task_axis is not None:
+      cohort, by_device = task_devices.share(federation, cohort, task_axis)
+      here = by_device[jax.lax.axis_index(task_axis)]
+      rows = jax.tree.map(lambda x: x[here], (cohort, weights))
 
     def client_fn(row):
       client, _ = row
       view = federation.broadcast(state.params, client.index)
-      result = client_update.run(
+      result = run(
         jax.random.fold_in(clients_key, client.client_id),
         # What a client does not train cannot spoil what it does: `0 * nan`.
         aggregation.mask_inactive(view, client.active),
@@ -92,17 +139,27 @@ def federated_averaging(
       )
       update = aggregation.mask_inactive(result.update, client.active)
       metrics = result.metrics | {'finite': _is_finite(update)}
-      own = aggregation.owned(jax.tree.map(jnp.add, view, update))
+      own = jax.tree.map(
+        jnp.add, aggregation.owned(view), aggregation.owned(update)
+      )
       summed, stacked = aggregation.split(update)
       return summed, (stacked, own, result.state, metrics)
 
-    total, (stacked, own, client_states, metrics) = execution.map_clients(
+    total, kept = execution.map_clients(
       client_fn,
-      (cohort, weights),
-      aggregation.add,
+      rows,
+      functools.partial(aggregation.add, state.params),
       aggregation.zeros(state.params),
-      execution=settings.execution,
+      execution=form,
+      sizes=rows[0].size,
+      axis=settings.client_axis,
+      bytes_each=bytes_each,
+      budget=settings.memory_budget,
     )
+    if task_axis is not None:
+      total = task_devices.add_up(federation, total, task_axis)
+      kept = task_devices.gather(kept, by_device, task_axis)
+    stacked, own, client_states, metrics = kept
     averaged, server = aggregation.apply(
       state.params,
       state.server,
@@ -128,4 +185,10 @@ def federated_averaging(
   def view(state, unused_data, client, unused_frozen):
     return federation.broadcast(state.params, client.index)
 
-  return base.Algorithm(init, round_fn, view, federation.has_client_layers)
+  def form(data):
+    name, plan = choose(data)
+    return name, {} if plan is None else plan.reasons
+
+  return base.Algorithm(
+    init, round_fn, view, federation.has_client_layers, form
+  )

@@ -15,11 +15,9 @@ References:
 """
 
 import jax
-import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -43,19 +41,7 @@ def fedprox(
     mu: Weight of the proximal term; may be traced.
   """
 
-  def averaged(tree):
-    return layer_types.select(
-      tree,
-      federation.layer_types,
-      lambda label: federation.owners[label].averaged,
-    )
-
-  def proximal_term(params, view):
-    moved = jax.tree.map(jnp.subtract, averaged(params), averaged(view))
-    squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(moved)]
-    return 0.5 * mu * sum(squares)
-
-  client_update = client_updates.local_sgd(federation, local, proximal_term)
+  client_update = client_updates.local_sgd(federation, local, proximal=mu)
   return federated_averaging.federated_averaging(
     federation, client_update, settings
   )

@@ -192,45 +192,88 @@ def read_clients(
     active: `[C, S]` bool, the slots that they keep; by default all.
 
   Returns:
-    A data set of C clients, one after the other in its store of `C * max_size`
-    examples, in NumPy arrays.
+    A data set of C clients, in NumPy arrays.
 
   Raises:
     ValueError: If a client does not have the examples that the tables say.
   """
   small = without_examples(source.tables, clients, active)
-  train = small.partition.train
-  length = len(clients) * train.max_size
+  one = np.arange(len(clients))
+  examples = read_examples(source, clients, one)
+  return dataclasses.replace(
+    small, examples=examples, partition=place(small.partition, one[None])
+  )
+
+
+def place(
+  partition: dataset_lib.Partition, shares: np.ndarray
+) -> dataset_lib.Partition:
+  """Points the rows of clients to where `read_examples` puts them.
+
+  Args:
+    partition: Of C clients.
+    shares: `[D, n]`, the clients of each store, one store after the other; C
+      for none.
+  """
+  train = partition.train
+  sizes = np.asarray(train.sizes)
+  block = np.zeros(len(sizes) + 1, np.int64)
+  block[shares.reshape(-1)] = np.arange(shares.size)
+  starts = block[:-1] * train.max_size - train.offsets[:-1]
+  index = np.zeros(shares.size * train.max_size, np.int32)
+  index[: sizes.sum()] = np.repeat(starts, sizes) + np.arange(sizes.sum())
+  return dataclasses.replace(
+    partition, train=dataclasses.replace(train, index=index)
+  )
+
+
+def read_examples(
+  source: ClientData, clients: np.ndarray, share: np.ndarray
+) -> dataset_lib.Examples:
+  """Reads the examples of some clients into one store.
+
+  Args:
+    source: Of M clients.
+    clients: `[C]`; M is a padding client.
+    share: `[n]` of them, in the order in which they are stored; C for none.
+
+  Returns:
+    A store of `n * max_size` examples, `max_size` for each client, in NumPy
+    arrays.
+
+  Raises:
+    ValueError: If a client does not have the examples that the tables say.
+  """
+  tables = source.tables
+  train = tables.partition.train
+  length = len(share) * train.max_size
   zeros = lambda x: _zeros((length, *x.shape[1:]), x.dtype)
-  features = jax.tree.map(zeros, small.examples.features)
-  labels = np.full_like(zeros(small.examples.labels), np.nan)
-  ends = train.offsets.tolist()
-  for client, start, end in zip(clients, ends[:-1], ends[1:], strict=True):
-    if start == end:
+  features = jax.tree.map(zeros, tables.examples.features)
+  labels = np.full_like(zeros(tables.examples.labels), np.nan)
+  numbers = np.append(clients, tables.num_clients)[share].tolist()
+  for place, client in enumerate(numbers):
+    if client == tables.num_clients:
       continue
-    read, read_labels = source.read(int(client))
-    if len(read_labels) != end - start:
+    size = int(train.offsets[client + 1] - train.offsets[client])
+    read, read_labels = source.read(client)
+    if len(read_labels) != size:
       raise ValueError(
-        f'Expected {end - start} examples of client {client}, as its tables '
+        f'Expected {size} examples of client {client}, as its tables '
         f'say, got {len(read_labels)}; correct sizes or what is read.'
       )
+    rows = slice(place * train.max_size, place * train.max_size + size)
 
-    def put(leaf, given, start=start, end=end):
-      leaf[start:end] = given
+    def put(leaf, given, rows=rows):
+      leaf[rows] = given
 
     jax.tree.map(put, features, read)
-    labels[start:end] = read_labels[:, : labels.shape[1]]
+    labels[rows] = read_labels[:, : labels.shape[1]]
   present = ~np.isnan(labels)
-  rows = dataclasses.replace(train, index=np.arange(length, dtype=np.int32))
   return dataclasses.replace(
-    small,
-    examples=dataclasses.replace(
-      small.examples,
-      features=features,
-      labels=np.where(present, labels, 0),
-      present=present,
-    ),
-    partition=dataclasses.replace(small.partition, train=rows),
+    tables.examples,
+    features=features,
+    labels=np.where(present, labels, 0),
+    present=present,
   )
 
 

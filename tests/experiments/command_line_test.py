@@ -225,7 +225,7 @@ class MainTest(CommandTestCase):
     ),
     (
       (*SMALL, '--config.execution.name=pmap'),
-      "'auto', 'scan', 'vmap' or 'chunk:K' .*got 'pmap'",
+      "'auto', 'scan', 'vmap', 'chunk', 'low_rank' .*got 'pmap'",
     ),
     ((f'--workdir={DIGITS}', *SMALL), 'is a file; name a folder'),
     ((f'--workdir={ROOT}', *SMALL), 'files of something else; name a new'),

@@ -128,7 +128,7 @@ def _of_run(results, number):
 def _on(num_devices):
   """The first devices only, for the time of a with block."""
   devices = jax.devices()[:num_devices]
-  return mock.patch.object(jax, 'devices', return_value=devices)
+  return mock.patch.object(jax, 'local_devices', return_value=devices)
 
 
 class MappedSeedsTest(ToyTestCase):
@@ -160,6 +160,27 @@ class MappedSeedsTest(ToyTestCase):
     self.assertEqual(mapped['rounds']['loss_sum'].shape[:2], (len(SEEDS), 5))
     for number, single in enumerate(self.singles):
       testing.assert_trees_close(_of_run(mapped, number), single)
+
+  def test_tasks_may_have_devices_of_their_own(self):
+    # Two runs at a time, two devices for tasks, two for clients.
+    config = toy_config({'execution.task_devices': 2})
+    compiled = program.Program(_case(config), 2, True)
+    self.assertEqual(
+      dict(compiled._mesh.shape), {'run': 2, 'task': 2, 'client': 2}
+    )
+    found = _run(compiled)
+    for number, single in enumerate(self.singles):
+      testing.assert_trees_close(_of_run(found, number), single)
+
+  @parameterized.parameters(
+    ({'task_devices': 3}, 'divide the 8 devices'),
+    ({'task_devices': 4}, 'divide the 2 tasks, got 4'),
+    ({'task_devices': 2, 'clients_on': 'host'}, "clients_on='device'"),
+  )
+  def test_devices_that_tasks_cannot_have_are_told(self, fields, sentence):
+    fields = {f'execution.{name}': value for name, value in fields.items()}
+    with self.assertRaisesRegex(ValueError, sentence):
+      _case(toy_config(fields))
 
   def test_runs_are_mapped_at_once_where_that_is_faster(self):
     case = _case(toy_config())

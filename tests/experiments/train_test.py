@@ -569,7 +569,7 @@ class ErrorTest(program_test.ToyTestCase):
     ({'server.task.optimizer': 'sdg'}, r'Expected server.task.optimizer to'),
     ({'aggregation.common': 'sizes'}, r'aggregation.common'),
     ({'reducer.task': 'medium'}, r'reducer.task'),
-    ({'execution.name': 'chunk:0'}, r"K >= 1 .*got 'chunk:0'"),
+    ({'execution.name': 'chunk:0'}, r"number of clients .*got 'chunk:0'"),
     ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),
     ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),

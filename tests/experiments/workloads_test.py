@@ -70,7 +70,10 @@ class WorkloadsTest(parameterized.TestCase):
     workload = dataclasses.replace(
       SMALL, shape=(512,), channels=(), hidden=(512,), batch_size=16
     )
-    few, many = (workloads.floor_seconds(workload, n, 3) for n in (20, 400))
+    mesh = jax.make_mesh((1,), ('client',), devices=jax.devices()[:1])
+    few, many = (
+      workloads.floor_seconds(workload, n, 3, mesh) for n in (20, 400)
+    )
     self.assertGreater(many, 5 * few)
 
   def test_an_unknown_one_is_told(self):
@@ -81,10 +84,10 @@ class WorkloadsTest(parameterized.TestCase):
 class PlacementsTest(absltest.TestCase):
   def test_rounds_are_the_same_wherever_clients_live(self):
     workload = dataclasses.replace(SMALL, clients_per_task=2)
-    state, run_round, _ = placements.on_device(workload, 'scan')
-    expected, _ = run_round(state)
-    state, run_round, _ = placements.on_host(workload, 'scan')
-    found, _ = run_round(state)
+    on_device = placements.on_device(workload, 'scan', 2)
+    expected, _ = on_device.run(on_device.state)
+    on_host = placements.on_host(workload, 'scan', 1)
+    found, _ = on_host.run(on_host.state)
     testing.assert_trees_close(found.server, expected.server)
     for name in ('conv_0', 'dense_0'):
       testing.assert_trees_close(found.params[name], expected.params[name])

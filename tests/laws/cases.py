@@ -65,7 +65,7 @@ class Local:
   def package(self) -> client_updates.LocalSgd:
     """The settings of the package."""
     return client_updates.LocalSgd(
-      optimizer=lambda rate: optax.sgd(rate, momentum=self.momentum or None),
+      optimizer=client_updates.Sgd(momentum=self.momentum),
       learning_rate=self.rate,
       batch_size=self.batch_size,
       epochs=self.epochs,
@@ -243,6 +243,7 @@ def compare(
       reducer=dict.fromkeys(median, reducers.median),
       server={name: server.package for name, server in servers.items()},
       execution=execution,
+      low_rank_below=np.inf,
     ),
   )
   counts = cohorts.check_clients_per_task(

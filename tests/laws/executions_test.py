@@ -100,7 +100,9 @@ class DoublePrecisionTest(parameterized.TestCase):
       data, examples=dataclasses.replace(examples, features=features)
     )
 
-  @parameterized.product(execution=['scan', 'vmap', 'chunk:2'])
+  @parameterized.product(
+    execution=['scan', 'vmap', 'chunk:2', 'low_rank', 'low_rank:2']
+  )
   def test_rounds_equal_the_naive_loop(self, execution):
     state = cases.compare(
       MIX,

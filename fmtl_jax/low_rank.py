@@ -1,0 +1,298 @@
+"""Dense kernels in factored form: local training without a copy of them.
+
+A step of mini-batch SGD changes a dense kernel by `X^T G`, with X `[B, d]` the
+inputs of its layer and G `[B, h]` the gradients of its outputs. After some
+steps a client's kernel is
+
+  W_client = scale W + X^T diag(c) G,
+
+with the rows of all its batches in X and G and a coefficient for each row, so
+that `x @ W_client = scale (x @ W) + ((x @ X^T) c) @ G`. W is the same for all
+clients of an owner: their products with it are one matrix product, no client
+reads or writes a `[d, h]` matrix in a step, and the weighted sum of the updates
+of all clients is one product at the end. It is the arithmetic of SGD in another
+order, for every optimizer that is linear in the gradients: `scale` and `c` are
+what it makes of the coefficients.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+
+Tree = Any
+
+
+class Factors(NamedTuple):
+  """Rows whose product `inputs^T @ grads` is a gradient.
+
+  Attributes:
+    inputs: `[n, d]`.
+    grads: `[n, h]`.
+  """
+
+  inputs: jax.Array
+  grads: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernel:
+  """The kernel of one client; every leaf has a leading axis for slots, if any.
+
+  Attributes:
+    base: `[d, h]`, what the client was sent.
+    factors: The rows of all steps so far; zero where there was none.
+    coefficients: `[n]`, of each row.
+    scale: `[]`, of `base`.
+    gradient: The gradient with respect to this argument of a loss is that of
+      the kernel, as `[B, d]` and `[B, h]` factors; its value is not looked at.
+  """
+
+  base: jax.Array
+  factors: Factors
+  coefficients: jax.Array
+  scale: jax.Array
+  gradient: Factors
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Update:
+  """The update of a kernel, `growth * base + inputs^T diag(c) grads`.
+
+  Attributes:
+    factors: As in `Kernel`.
+    coefficients: As in `Kernel`.
+    growth: `[]`, its scale less one.
+  """
+
+  factors: Factors
+  coefficients: jax.Array
+  growth: jax.Array
+
+
+def is_factored(x: Any) -> bool:
+  """Whether a node of a tree is a kernel or an update in factored form."""
+  return isinstance(x, Kernel | Update)
+
+
+@jax.custom_vjp
+def _dense(x, kernel):
+  """`[B, d] -> [B, h]`, the product with a kernel in factored form."""
+  inputs, grads = kernel.factors
+  low = (x @ inputs.T) * kernel.coefficients
+  return kernel.scale * (x @ kernel.base) + low @ grads
+
+
+def _forward(x, kernel):
+  return _dense(x, kernel), (x, kernel)
+
+
+def _backward(residual, output_grads):
+  x, kernel = residual
+  inputs, grads = kernel.factors
+  low = (output_grads @ grads.T) * kernel.coefficients
+  x_grads = kernel.scale * (output_grads @ kernel.base.T) + low @ inputs
+  zeros = jax.tree.map(jnp.zeros_like, kernel)
+  gradient = Factors(x.astype(kernel.base.dtype), output_grads)
+  return x_grads.astype(x.dtype), dataclasses.replace(zeros, gradient=gradient)
+
+
+_dense.defvjp(_forward, _backward)
+
+
+def add(
+  total: jax.Array,
+  update: Update,
+  weights: jax.Array,
+  owner: jax.Array | None,
+  base: jax.Array,
+) -> jax.Array:
+  """Adds the weighted updates of clients to the sum of each owner.
+
+  Args:
+    total: `[d, h]`, or `[owners, d, h]`.
+    update: Of K clients; with a leading axis, or two where there are slots.
+    weights: `[K]` or `[K, S]`; where zero, the update is not looked at.
+    owner: As `weights`, none if out of range; None for a single copy.
+    base: As `total`, what the updates are of.
+  """
+  update = jax.tree.map(
+    lambda x: x.reshape((weights.size,) + x.shape[weights.ndim :]), update
+  )
+  weights = weights.reshape(-1).astype(total.dtype)
+
+  def select(x):  # `0 * nan` is nan.
+    return jnp.where((weights > 0).reshape((-1,) + (1,) * (x.ndim - 1)), x, 0)
+
+  update = jax.tree.map(select, update)
+  inputs, grads = update.factors
+  inputs = inputs * (weights[:, None] * update.coefficients)[..., None]
+  growth = weights * update.growth
+  if owner is None:
+    rows = lambda x: x.reshape(-1, x.shape[-1])
+    return total + growth.sum() * base + rows(inputs).T @ rows(grads)
+  owner = owner.reshape(-1)
+  growth = jnp.zeros(len(total), total.dtype).at[owner].add(growth, mode='drop')
+  total = total + growth[:, None, None] * base
+
+  def one(i, total):  # One client at a time: no product of each is kept.
+    return total.at[owner[i]].add(inputs[i].T @ grads[i], mode='drop')
+
+  return jax.lax.fori_loop(0, len(owner), one, total)
+
+
+def dense_kernels(
+  apply_fn: Callable[[Tree, Any], jax.Array], params: Tree, features: Any
+) -> Tree:
+  """Finds the parameters that a network uses as a dense kernel and only so.
+
+  Args:
+    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+    params: Parameters, or their shapes.
+    features: A batch, or its shapes.
+
+  Returns:
+    A tree of bools: whether the leaf `[d, h]` stands on the right of a single
+    product `[B, d] @ [d, h]`, and nowhere else.
+  """
+  leaves, treedef = jax.tree.flatten(params)
+  jaxpr = jax.make_jaxpr(apply_fn)(params, features).jaxpr
+  batch = jax.tree.leaves(features)[0].shape[0]
+  uses: dict[int, list[bool]] = {number: [] for number in range(len(leaves))}
+
+  def visit(jaxpr, origin):
+    for equation in jaxpr.eqns:
+      operands = _read(origin, equation.invars)
+      inner = _inlined(equation)
+      if inner is not None:
+        visit(inner.jaxpr, dict(zip(inner.jaxpr.invars, operands, strict=True)))
+        continue
+      for place, number in enumerate(operands):
+        if number is not None:
+          uses[number].append(
+            place == 1
+            and _is_dense(equation)
+            and equation.invars[0].aval.shape[0] == batch
+          )
+    for number in _read(origin, jaxpr.outvars):
+      if number is not None:
+        uses[number].append(False)
+
+  visit(jaxpr, dict(zip(jaxpr.invars, range(len(leaves)), strict=False)))
+  return jax.tree.unflatten(
+    treedef, [uses[n] == [True] for n in range(len(leaves))]
+  )
+
+
+def product_flops(
+  apply_fn: Callable[[Tree, Any], jax.Array], params: Tree, features: Any
+) -> int:
+  """Operations of all matrix products and convolutions of a batch, forward.
+
+  Args:
+    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+    params: Parameters, or their shapes.
+    features: A batch, or its shapes.
+  """
+
+  def visit(jaxpr):
+    total = 0
+    for equation in jaxpr.eqns:
+      for value in equation.params.values():
+        inner = getattr(value, 'jaxpr', value)
+        total += visit(inner) if hasattr(inner, 'eqns') else 0
+      operands = [v.aval.shape for v in equation.invars]
+      if equation.primitive.name == 'dot_general':
+        (contracted, _), _ = equation.params['dimension_numbers']
+        depth = math.prod(operands[0][axis] for axis in contracted)
+      elif equation.primitive.name == 'conv_general_dilated':
+        features_out = equation.params['dimension_numbers'].rhs_spec[0]
+        depth = math.prod(operands[1]) // operands[1][features_out]
+      else:
+        continue
+      total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+    return total
+
+  return visit(jax.make_jaxpr(apply_fn)(params, features).jaxpr)
+
+
+def factored(
+  apply_fn: Callable[[Tree, Any], jax.Array],
+) -> Callable[[Tree, Any], jax.Array]:
+  """The same network for parameters some of which are a `Kernel`.
+
+  Args:
+    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+
+  Returns:
+    The same; where `dense_kernels` says so, a leaf may be a `Kernel`.
+  """
+
+  def apply(params, features):
+    leaves, treedef = jax.tree.flatten(params, is_leaf=is_factored)
+    plain = [leaf.base if is_factored(leaf) else leaf for leaf in leaves]
+    shape = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+    closed, out = jax.make_jaxpr(apply_fn, return_shape=True)(
+      jax.tree.unflatten(treedef, map(shape, plain)),
+      jax.tree.map(shape, features),
+    )
+    values = _evaluate(closed, [*leaves, *jax.tree.leaves(features)])
+    return jax.tree.unflatten(jax.tree.structure(out), values)
+
+  return apply
+
+
+def _evaluate(closed, arguments):
+  """Evaluates a jaxpr some of whose arguments are a `Kernel`."""
+  jaxpr = closed.jaxpr
+  values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+  values |= dict(zip(jaxpr.invars, arguments, strict=True))
+  for equation in jaxpr.eqns:
+    operands = [
+      v.val if isinstance(v, core.Literal) else values[v]
+      for v in equation.invars
+    ]
+    if not any(isinstance(x, Kernel) for x in operands):
+      params = equation.primitive.get_bind_params(equation.params)
+      # Some versions of JAX return functions that come first beside them.
+      functions, params = params if isinstance(params, tuple) else ((), params)
+      results = equation.primitive.bind(*functions, *operands, **params)
+      if not equation.primitive.multiple_results:
+        results = [results]
+    elif _is_dense(equation):
+      results = [_dense(*operands)]
+    else:
+      results = _evaluate(_inlined(equation), operands)
+    values |= dict(zip(equation.outvars, results, strict=True))
+  return [
+    v.val if isinstance(v, core.Literal) else values[v] for v in jaxpr.outvars
+  ]
+
+
+def _read(origin, variables):
+  """What stands for each variable; None for literals and others."""
+  return [
+    None if isinstance(v, core.Literal) else origin.get(v) for v in variables
+  ]
+
+
+def _inlined(equation):
+  """The jaxpr of a nested `jit`, None for every other equation."""
+  return equation.params['jaxpr'] if equation.primitive.name == 'jit' else None
+
+
+def _is_dense(equation):
+  """Whether an equation is a product `[B, d] @ [d, h]`."""
+  return (
+    equation.primitive.name == 'dot_general'
+    and equation.params['dimension_numbers'] == (((1,), (0,)), ((), ()))
+    and equation.params['precision'] is None
+    and equation.invars[0].aval.ndim == equation.invars[1].aval.ndim == 2
+    and equation.outvars[0].aval.dtype == equation.invars[1].aval.dtype
+  )

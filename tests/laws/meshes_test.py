@@ -1,0 +1,129 @@
+"""Law: spreading clients over devices changes nothing but rounding."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from fmtl_jax import client_updates
+from fmtl_jax import evaluation
+from fmtl_jax import execution
+from fmtl_jax import reducers
+from fmtl_jax import testing
+from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import multi_task_fl
+
+import cases
+
+MIX = ('common', 'task', 'personal')
+AXIS = 'client'
+jax.config.update('jax_num_cpu_devices', 8)
+
+
+def _mesh(count):
+  return jax.make_mesh(
+    (count,),
+    (AXIS,),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:count],
+  )
+
+
+@functools.cache
+def _run(devices, form, clients, slots=1, per_task=0, **settings):
+  """State, metrics and evaluation after two rounds; no mesh for 0 devices."""
+  data = testing.toy_data(clients, 3, slots)
+  federation, _ = testing.toy_federation(MIX, data)
+  algorithm = multi_task_fl.multi_task_fl(
+    federation,
+    client_updates.LocalSgd(
+      optimizer=client_updates.Sgd(momentum=0.5),
+      learning_rate=0.2,
+      batch_size=2,
+    ),
+    base.RoundSettings(
+      clients_per_task=per_task,
+      execution=form,
+      low_rank_below=np.inf,
+      client_axis=AXIS if devices else None,
+      **settings,
+    ),
+  )
+  evaluate = evaluation.evaluator(
+    federation, algorithm, 'scan', AXIS if devices else None
+  )
+
+  def run(state, data):
+    state, _ = algorithm.round(state, data)
+    state, metrics = algorithm.round(state, data)
+    found = evaluate(
+      state, data, data.partition.test, data.partition.pooled_test
+    )
+    return state, metrics, found
+
+  if devices:
+    run = execution.over_devices(run, _mesh(devices))
+  return testing.jit(run)(cases.start(algorithm, data), data)
+
+
+class MeshesTest(parameterized.TestCase):
+  def _agree(self, devices, form, *arguments, **settings):
+    state, metrics, found = _run(devices, form, *arguments, **settings)
+    expected = _run(0, 'scan', *arguments, **settings)
+    testing.assert_trees_close(state, expected[0], 1e-4, 1e-5)
+    for name in ('client', 'task', 'count', 'steps', 'finite'):
+      testing.assert_trees_equal(metrics[name], expected[1][name])
+    testing.assert_trees_close(
+      metrics['loss_sum'], expected[1]['loss_sum'], 1e-4
+    )
+    testing.assert_trees_close(found, expected[2], 1e-4, 1e-5)
+
+  @parameterized.parameters(
+    (1, 'scan'),
+    (2, 'scan'),
+    (2, 'vmap'),
+    (3, 'low_rank:2'),
+    (4, 'chunk:2'),
+    (8, 'scan'),
+    (8, 'low_rank:2'),
+  )
+  def test_every_form_on_every_mesh(self, devices, form):
+    self._agree(devices, form, 5)
+
+  @parameterized.parameters((2, 3), (2, 8), (8, 7))
+  def test_cohorts_of_every_size(self, devices, clients):
+    self._agree(devices, 'scan', clients)
+
+  @parameterized.parameters(2, 8)
+  def test_clients_of_several_tasks_drawn_twice(self, devices):
+    self._agree(devices, 'scan', 7, slots=2, per_task=2)
+
+  def test_a_reducer_that_needs_all_updates(self):
+    of_type = {'common': reducers.median, 'task': reducers.median}
+    settings = {'reducer': _Hashable(of_type)}
+    self._agree(2, 'scan', 5, **settings)
+
+  def test_one_round_reduces_over_devices_once(self):
+    data = testing.toy_data(5, 3)
+    federation, _ = testing.toy_federation(('common', 'task'), data)
+    algorithm = multi_task_fl.multi_task_fl(
+      federation,
+      settings=base.RoundSettings(execution='scan', client_axis=AXIS),
+    )
+    round_fn = execution.over_devices(algorithm.round, _mesh(4))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    text = testing.jit(round_fn).lower(state, data).compile().as_text()
+    self.assertEqual(text.count(' all-reduce('), 1)
+
+
+class _Hashable(dict):
+  """A dict that can be an argument of a cached function."""
+
+  def __hash__(self):
+    return hash(tuple(self))
+
+
+if __name__ == '__main__':
+  absltest.main()
