@@ -15,6 +15,18 @@ _CASES = flags.DEFINE_list('cases', [], 'A part of the table, by name.')
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Describe the experiment and train nothing.'
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Whether this is one of several processes.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'HOST:PORT of the first of them; a cluster may know.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', 0, 'How many there are; a cluster may know.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', -1, 'Which one this is, from 0 on; a cluster may know.'
+)
 flags.mark_flag_as_required('config')
 
 
@@ -23,25 +35,31 @@ def main() -> int:
   # Imported when flags are known to be right: it takes seconds.
   from experiments import describe
   from experiments import interrupts
+  from experiments import processes
   from experiments import train
   from experiments import workdirs
 
+  if _DISTRIBUTED.value:
+    processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   config = _CONFIG.value
   overrides = command_line.override_values()
   if _DRY_RUN.value:
     print(describe.describe(config, _CASES.value, overrides))
     return 0
   workdir = pathlib.Path(_WORKDIR.value or workdirs.default(config.name))
-  print(f'Results go to {workdir}.', flush=True)
+  if processes.is_first():
+    print(f'Results go to {workdir}.', flush=True)
   try:
-    train.train_and_evaluate(config, workdir, _CASES.value, overrides)
+    with processes.folder_of(workdir) as folder:
+      train.train_and_evaluate(config, folder, _CASES.value, overrides)
   except interrupts.Interrupted as stop:
     print(command_line.how_to_go_on('main', stop, workdir), file=sys.stderr)
     return stop.exit_code
   except train.DivergedError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
-  print(f'Results are in {workdir}.')
+  if processes.is_first():
+    print(f'Results are in {workdir}.')
   return 0
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import pathlib
 import platform
+import signal
 import sys
 import time
 from typing import Any
@@ -20,6 +21,7 @@ from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import interrupts
+from experiments import processes
 from experiments import program as program_lib
 from experiments import reports
 from experiments import results
@@ -77,7 +79,7 @@ def train_and_evaluate(
     command_line: Fields that come after the cases' own settings.
 
   Returns:
-    What `results.json` holds.
+    What `results.json` holds; nothing in a process that is not the first.
 
   Raises:
     ValueError: If anything about the input is wrong; nothing is written then.
@@ -109,7 +111,7 @@ def train_and_evaluate(
   with interrupts.noticed() as flag:
     for name in names:
       path = workdir / 'cases' / f'{name}.json'
-      if path.exists():
+      if processes.as_first(np.array(path.exists())):
         continue
       label = cases_lib.label(name, config)
       case_config, case = built[name]
@@ -129,6 +131,8 @@ def train_and_evaluate(
         'overlapping_pairs': overlapping,
       } | record
       workdirs.write_json(path, record)
+  if not processes.is_first():
+    return {}
   return reports.write(workdir, config, environment())
 
 
@@ -268,8 +272,15 @@ def run_case(
     host, metadata = saved.restore(program.host_state(state))
     state = program.device_state(host)
     history, done = History(metadata['history']), int(saved.latest)
+  if jax.process_count() > 1:  # The first one may go on with a run.
+    host, done = processes.as_first((program.host_state(state), done))
+    state, done = program.device_state(host), int(done)
   bar = tqdm.tqdm(
-    total=rounds, initial=done, desc=label, unit='round', disable=None
+    total=rounds,
+    initial=done,
+    desc=label,
+    unit='round',
+    disable=None if processes.is_first() else True,
   )
   metric = f'validation/{config.report.view}/{config.report.metric}'
   evaluated = bool(history.rounds) and history.rounds[-1] == done
@@ -285,6 +296,8 @@ def run_case(
     bar.set_postfix(shown)
 
   def save():
+    if not processes.is_first():
+      return
     # Time spent is part of the record: a resumed run adds to it.
     history.compile_seconds = compiled_before + program.compile_seconds
     saved.save(done, program.host_state(state), {'history': history.to_dict()})
@@ -311,10 +324,11 @@ def run_case(
         evaluate()
       if done == rounds or (save_every and done % save_every == 0):
         save()
-      if flag.signal_number is not None and done < rounds:
+      stopped = processes.any_of(flag.signal_number is not None)
+      if stopped and done < rounds:
         if saved.latest != done:
           save()
-        raise interrupts.Interrupted(flag.signal_number)
+        raise interrupts.Interrupted(flag.signal_number or signal.SIGTERM)
     history.compile_seconds = compiled_before + program.compile_seconds
   finally:
     bar.close()
@@ -328,7 +342,7 @@ def make_program(
   """The case's functions, with its clients where the config says."""
   every = config.run.evaluate_every
   low_effort = config.execution.compile_effort == 'low'
-  if config.execution.clients_on == 'device':
+  if config.execution.clients_on == 'device' and jax.process_count() == 1:
     return program_lib.Program(case, every, low_effort)
   settings = algorithms.RoundSettings(
     clients_per_task=config.cohort.clients_per_task, slots=config.cohort.slots

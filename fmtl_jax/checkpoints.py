@@ -43,6 +43,22 @@ def _like(tree: Tree, restored: Tree) -> Tree:
   )
 
 
+def _alone(folder: pathlib.Path) -> dict[str, Any]:
+  """Options with which a process waits for no other one."""
+  if jax.process_count() == 1:
+    return {}
+  folder.mkdir(parents=True, exist_ok=True)  # Orbax would not, with these.
+  number = jax.process_index()
+  return {
+    'create': False,
+    'multiprocessing_options': ocp.options.MultiprocessingOptions(
+      primary_host=number,
+      active_processes={number},
+      barrier_sync_key_prefix=f'process_{number}',
+    ),
+  }
+
+
 class Checkpoints:
   """The checkpoints of one run, numbered by round."""
 
@@ -57,7 +73,9 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=False
+        max_to_keep=keep,
+        enable_async_checkpointing=False,
+        **_alone(self._folder),
       ),
     )
 
