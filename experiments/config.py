@@ -110,7 +110,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.execution = ml_collections.ConfigDict()
   config.execution.name = 'auto'  # Or scan, vmap, chunk[:K], low_rank[:K].
   # Megabytes for the clients that run at once, of chunk and low_rank; 0: half
-  # of the device's.
+  # of a GPU's or TPU's, 268 on CPU.
   config.execution.memory_mb = 0
   # Dense kernels are factored where that costs less than this share of them.
   config.execution.low_rank_below = 0.25

@@ -15,6 +15,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from fmtl_jax import execution
+
 Tree = Any
 
 
@@ -58,14 +60,8 @@ def _meet() -> None:
   a minute: too soon when one process still compiles.
   """
   multihost_utils.sync_global_devices('start')
-  mesh = jax.make_mesh((jax.device_count(),), ('all',))
-  add = jax.shard_map(
-    lambda x: jax.lax.psum(x, 'all'),
-    mesh=mesh,
-    in_specs=jax.P(),
-    out_specs=jax.P(),
-    check_vma=False,
-  )
+  mesh = execution.mesh({'all': jax.device_count()})
+  add = execution.over_devices(lambda x: jax.lax.psum(x, 'all'), mesh)
   jax.block_until_ready(jax.jit(add)(np.float32(1)))
 
 

@@ -319,12 +319,8 @@ def _mesh(num_runs: int, of_tasks: int, form: str) -> jax.sharding.Mesh:
     n for n in range(1, count + 1) if n <= num_runs and not count % n
   )
   of_clients = execution_lib.num_devices(form, count // of_runs)
-  return jax.make_mesh(
-    (of_runs, of_tasks, of_clients),
-    ('run', TASK_AXIS, CLIENT_AXIS),
-    axis_types=(jax.sharding.AxisType.Auto,) * 3,
-    devices=devices[: of_runs * of_tasks * of_clients],
-  )
+  axes = {'run': of_runs, TASK_AXIS: of_tasks, CLIENT_AXIS: of_clients}
+  return execution_lib.mesh(axes, devices)
 
 
 def _rows(partition: dataset_lib.Partition) -> dict[str, tuple[Any, Any]]:

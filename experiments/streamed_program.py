@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments import program
 from fmtl_jax import algorithms
+from fmtl_jax import execution
 from fmtl_jax import streaming
 from fmtl_jax.data import client_data
 
@@ -44,10 +45,8 @@ class StreamedProgram(program.Program):
       settings: Say who takes part in a round.
     """
     self._settings = settings
-    self._all_devices = jax.make_mesh(
-      (jax.device_count(),),
-      (program.CLIENT_AXIS,),
-      axis_types=(jax.sharding.AxisType.Auto,),
+    self._all_devices = execution.mesh(
+      {program.CLIENT_AXIS: jax.device_count()}
     )
     super().__init__(case, rounds_per_call, low_effort)
 

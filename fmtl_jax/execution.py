@@ -11,7 +11,8 @@ form (see `low_rank`). Over the devices of a mesh axis, every device runs its
 share of the clients in one of these forms, and the sums are added.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+import math
 import re
 from typing import Any, TypeVar
 
@@ -105,6 +106,24 @@ def block_size(
     most = (memory_budget() if budget is None else budget) // bytes_each
   blocks = -(-count // min(max(most, 1), max(count, 1)))
   return -(-count // max(blocks, 1)) or 1
+
+
+def mesh(
+  axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """The first devices as a mesh.
+
+  Args:
+    axes: The devices along each axis, by name.
+    devices: By default all of them.
+  """
+  devices = jax.devices() if devices is None else devices
+  return jax.make_mesh(
+    tuple(axes.values()),
+    tuple(axes),
+    axis_types=(jax.sharding.AxisType.Auto,) * len(axes),
+    devices=devices[: math.prod(axes.values())],
+  )
 
 
 def over_devices(

@@ -113,12 +113,8 @@ class StreamedRounds:
     self._ahead: _Ahead | None = None
     self._reader = futures.ThreadPoolExecutor(1, 'reader')
     if mesh is None:
-      mesh = jax.make_mesh(
-        (1,),
-        (settings.client_axis or 'client',),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.local_devices()[:1],
-      )
+      axis = settings.client_axis or 'client'
+      mesh = execution.mesh({axis: 1}, jax.local_devices())
     self._mesh = mesh
     # Whether a label counts is asked for all clients of several tasks.
     self._has_shares = tables.num_slots == 1

@@ -9,9 +9,7 @@ what another has compiled. Every form does the same rounds and evaluations; wall
 times are of whole processes.
 """
 
-import json
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ import time
 from absl import flags
 
 from experiments import command_line
+from experiments.benchmarks import outputs
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
@@ -107,9 +106,7 @@ def main() -> int:
     'mapped_to_warm_loop': mapped / loop,
     'mapped_to_cold_processes': mapped / cold,
   }
-  print(json.dumps(figures, indent=1))
-  if _OUTPUT.value:
-    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=1))
+  outputs.show(figures, _OUTPUT.value)
   return 0
 
 

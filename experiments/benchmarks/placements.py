@@ -48,12 +48,7 @@ def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
       f'{num_devices}.'
     )
   count = num_devices or execution_lib.num_devices(form, available)
-  return jax.make_mesh(
-    (count,),
-    (_AXIS,),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=jax.devices()[:count],
-  )
+  return execution_lib.mesh({_AXIS: count})
 
 
 def _settings(workload: workloads.Workload, execution: str):

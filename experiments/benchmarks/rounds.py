@@ -22,6 +22,7 @@ import time
 from absl import flags
 
 from experiments import command_line
+from experiments.benchmarks import outputs
 
 _WORKLOAD = flags.DEFINE_string('workload', '', 'W1, W2, W2s, W3, W4 or W5.')
 _EXECUTION = flags.DEFINE_string('execution', 'auto', 'As execution.name.')
@@ -148,9 +149,7 @@ def main() -> int:
     figures['reference'] = _REFERENCE.value
     figures['reference_seconds_per_round'] = reference
     figures['times_faster_than_reference'] = reference / median
-  print(json.dumps(figures, indent=1))
-  if _OUTPUT.value:
-    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=1))
+  outputs.show(figures, _OUTPUT.value)
   return 0
 
 

@@ -10,11 +10,6 @@ from experiments import interrupts
 
 
 class NoticedTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    if threading.current_thread() is not threading.main_thread():
-      self.skipTest('Only the main thread may set handlers.')
-
   @parameterized.parameters(signal.SIGINT, signal.SIGTERM)
   def test_a_signal_is_noted_and_the_block_goes_on(self, number):
     with interrupts.noticed() as flag:

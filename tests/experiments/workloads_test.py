@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.benchmarks import placements
 from experiments.benchmarks import workloads
+from fmtl_jax import execution
 from fmtl_jax import testing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ class WorkloadsTest(parameterized.TestCase):
     workload = dataclasses.replace(
       SMALL, shape=(512,), channels=(), hidden=(512,), batch_size=16
     )
-    mesh = jax.make_mesh((1,), ('client',), devices=jax.devices()[:1])
+    mesh = execution.mesh({'client': 1})
     few, many = (
       workloads.floor_seconds(workload, n, 3, mesh) for n in (20, 400)
     )

@@ -9,8 +9,6 @@ import numpy as np
 
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
-from fmtl_jax import evaluation
-from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
 from fmtl_jax import testing
@@ -49,40 +47,13 @@ def _run(name, form, devices):
       client_axis=AXIS if devices else None,
     ),
   )
-  evaluate = evaluation.evaluator(
-    federation, algorithm, form, AXIS if devices else None
-  )
-
-  def run(state, data):
-    state, _ = algorithm.round(state, data)
-    state, metrics = algorithm.round(state, data)
-    found = evaluate(
-      state, data, data.partition.test, data.partition.pooled_test
-    )
-    return state, metrics, found
-
-  if devices:
-    mesh = jax.make_mesh(
-      (devices,),
-      (AXIS,),
-      axis_types=(jax.sharding.AxisType.Auto,),
-      devices=jax.devices()[:devices],
-    )
-    run = execution.over_devices(run, mesh)
-  return testing.jit(run)(cases.start(algorithm, data), data)
+  return cases.two_rounds(algorithm, federation, data, devices, AXIS)
 
 
 class AlgorithmsTest(parameterized.TestCase):
   @parameterized.product(name=list(algorithms.ALGORITHMS), form=FORMS)
   def test_every_form_agrees_with_scan(self, name, form):
-    state, metrics, found = _run(name, *form)
-    expected = _run(name, 'scan', 0)
-    testing.assert_trees_close(state, expected[0], 1e-4, 1e-5)
-    testing.assert_trees_equal(metrics['client'], expected[1]['client'])
-    testing.assert_trees_close(
-      metrics['loss_sum'], expected[1]['loss_sum'], 1e-4
-    )
-    testing.assert_trees_close(found, expected[2], 1e-4, 1e-5)
+    cases.assert_rounds_close(_run(name, *form), _run(name, 'scan', 0))
 
 
 if __name__ == '__main__':

@@ -11,6 +11,8 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import evaluation
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
@@ -273,3 +275,46 @@ def compare(
     state, _ = round_fn(state, data)
   testing.assert_trees_close(to_float64(state.params), expected, rtol, atol)
   return state
+
+
+def two_rounds(
+  algorithm: base.Algorithm,
+  federation: federation_lib.Federation,
+  data: dataset_lib.FederatedDataset,
+  devices: int = 0,
+  axis: str = 'client',
+) -> tuple[base.State, base.Metrics, dict[str, Any]]:
+  """State and metrics of the second round, and its evaluation.
+
+  Args:
+    algorithm: With `axis` as its client axis, if there are devices.
+    federation: Of the algorithm.
+    data: To train and to evaluate on.
+    devices: Over how many clients are spread; 0 for no mesh.
+    axis: Of the mesh.
+  """
+  evaluate = evaluation.evaluator(
+    federation, algorithm, client_axis=axis if devices else None
+  )
+
+  def run(state, data):
+    state, _ = algorithm.round(state, data)
+    state, metrics = algorithm.round(state, data)
+    found = evaluate(
+      state, data, data.partition.test, data.partition.pooled_test
+    )
+    return state, metrics, found
+
+  if devices:
+    run = execution_lib.over_devices(run, execution_lib.mesh({axis: devices}))
+  return testing.jit(run)(start(algorithm, data), data)
+
+
+def assert_rounds_close(found: Any, expected: Any) -> None:
+  """Raises an AssertionError unless `two_rounds` agree up to rounding."""
+  testing.assert_trees_close(found[0], expected[0], 1e-4, 1e-5)
+  for name in ('client', 'task', 'count', 'steps', 'finite'):
+    testing.assert_trees_equal(found[1][name], expected[1][name])
+  losses = [metrics['loss_sum'] for _, metrics, _ in (found, expected)]
+  testing.assert_trees_close(*losses, 1e-4)
+  testing.assert_trees_close(found[2], expected[2], 1e-4, 1e-5)

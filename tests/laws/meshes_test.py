@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from fmtl_jax import client_updates
-from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import reducers
 from fmtl_jax import testing
@@ -20,15 +19,6 @@ import cases
 MIX = ('common', 'task', 'personal')
 AXIS = 'client'
 jax.config.update('jax_num_cpu_devices', 8)
-
-
-def _mesh(count):
-  return jax.make_mesh(
-    (count,),
-    (AXIS,),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=jax.devices()[:count],
-  )
 
 
 @functools.cache
@@ -51,34 +41,14 @@ def _run(devices, form, clients, slots=1, per_task=0, **settings):
       **settings,
     ),
   )
-  evaluate = evaluation.evaluator(
-    federation, algorithm, 'scan', AXIS if devices else None
-  )
-
-  def run(state, data):
-    state, _ = algorithm.round(state, data)
-    state, metrics = algorithm.round(state, data)
-    found = evaluate(
-      state, data, data.partition.test, data.partition.pooled_test
-    )
-    return state, metrics, found
-
-  if devices:
-    run = execution.over_devices(run, _mesh(devices))
-  return testing.jit(run)(cases.start(algorithm, data), data)
+  return cases.two_rounds(algorithm, federation, data, devices, AXIS)
 
 
 class MeshesTest(parameterized.TestCase):
   def _agree(self, devices, form, *arguments, **settings):
-    state, metrics, found = _run(devices, form, *arguments, **settings)
+    found = _run(devices, form, *arguments, **settings)
     expected = _run(0, 'scan', *arguments, **settings)
-    testing.assert_trees_close(state, expected[0], 1e-4, 1e-5)
-    for name in ('client', 'task', 'count', 'steps', 'finite'):
-      testing.assert_trees_equal(metrics[name], expected[1][name])
-    testing.assert_trees_close(
-      metrics['loss_sum'], expected[1]['loss_sum'], 1e-4
-    )
-    testing.assert_trees_close(found, expected[2], 1e-4, 1e-5)
+    cases.assert_rounds_close(found, expected)
 
   @parameterized.parameters(
     (1, 'scan'),
@@ -112,7 +82,9 @@ class MeshesTest(parameterized.TestCase):
       federation,
       settings=base.RoundSettings(execution='scan', client_axis=AXIS),
     )
-    round_fn = execution.over_devices(algorithm.round, _mesh(4))
+    round_fn = execution.over_devices(
+      algorithm.round, execution.mesh({AXIS: 4})
+    )
     state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
     text = testing.jit(round_fn).lower(state, data).compile().as_text()
     self.assertEqual(text.count(' all-reduce('), 1)

@@ -15,6 +15,7 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import streaming
 from fmtl_jax import testing
@@ -63,15 +64,6 @@ class Source(client_data.DatasetClients):
     return super().read(client)
 
 
-def _mesh(devices):
-  return jax.make_mesh(
-    (devices,),
-    ('client',),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=jax.devices()[:devices],
-  )
-
-
 def _both(
   types,
   data,
@@ -97,7 +89,7 @@ def _both(
     make,
     dataclasses.replace(settings, client_axis='client' if devices else None),
     folder,
-    _mesh(devices) if devices else None,
+    execution.mesh({'client': devices}) if devices else None,
   )
   return make(federation, settings), streamed, source
 

@@ -26,12 +26,7 @@ ADAM = server_optimizers.ServerOptimizer(optax.adam, 0.1)
 
 
 def _mesh(tasks, clients):
-  return jax.make_mesh(
-    (tasks, clients),
-    ('task', 'client'),
-    axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    devices=jax.devices()[: tasks * clients],
-  )
+  return execution.mesh({'task': tasks, 'client': clients})
 
 
 def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
