@@ -69,6 +69,27 @@ class MapClientsTest(parameterized.TestCase):
     self.assertEqual(set(sizes), {expected})
 
 
+class SizesTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('scan', 100, 1),
+    ('vmap', 100, 7),
+    ('chunk', 0, 7),
+    ('chunk', 100, 4),
+    ('low_rank', 50, 7),
+    ('chunk', 1000, 1),
+    ('chunk:2', 1000, 2),
+  )
+  def test_a_budget_says_how_many_run_at_once(self, form, each, expected):
+    # Blocks are even: of 7 clients of which 5 fit, 4 and 3 run together.
+    self.assertEqual(execution.block_size(form, 7, each, 500), expected)
+
+  @parameterized.parameters(
+    ('low_rank', 'cpu', 1), ('low_rank', 'gpu', 4), ('scan', 'cpu', 4)
+  )
+  def test_large_products_use_all_cores_of_a_cpu(self, form, platform, count):
+    self.assertEqual(execution.num_devices(form, 4, platform), count)
+
+
 class ResolveTest(parameterized.TestCase):
   @parameterized.parameters(('cpu', 'scan'), ('gpu', 'chunk'), ('tpu', 'chunk'))
   def test_auto_depends_on_the_platform(self, platform, expected):

@@ -119,6 +119,37 @@ class GradientTest(absltest.TestCase):
     )
 
 
+class AddTest(parameterized.TestCase):
+  @parameterized.parameters(None, ((1, 0, 1, 9),))
+  def test_the_weighted_updates_of_those_who_count_are_added(self, owner):
+    """The third has no weight and NaN, the fourth an owner out of range."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    inputs, grads = draw(4, 6, 3), draw(4, 6, 2)
+    coefficients, growth = draw(4, 6), draw(4)
+    inputs[2] = grads[2] = coefficients[2] = growth[2] = np.nan
+    weights = np.array([2.0, 0.5, 0.0, 3.0], np.float32)
+    base = draw(3, 2) if owner is None else draw(2, 3, 2)
+    expected = np.ones_like(base)
+    for i in (0, 1) if owner else (0, 1, 3):
+      place = owner[i] if owner else ...
+      rows = inputs[i].T @ (coefficients[i][:, None] * grads[i])
+      expected[place] += weights[i] * (growth[i] * base[place] + rows)
+    update = low_rank.Update(
+      factors=low_rank.Factors(jnp.asarray(inputs), jnp.asarray(grads)),
+      coefficients=jnp.asarray(coefficients),
+      growth=jnp.asarray(growth),
+    )
+    found = low_rank.add(
+      jnp.ones_like(base),
+      update,
+      jnp.asarray(weights),
+      None if owner is None else jnp.asarray(owner),
+      jnp.asarray(base),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 OPTIMIZERS = {
   'plain': Sgd(),
   'momentum': Sgd(momentum=0.9),
