@@ -16,18 +16,13 @@ Another algorithm: its name in config.cases, or in --cases; with the same
 --workdir only what is missing is run.
 """
 
+from configs import har as har_config
 from experiments import config as config_lib
 
 
 def har(config):
   """Human activity: 30 people are 30 tasks, random 75/25 splits."""
-  config.data.name = 'uci_har'
-  config.data.partition = 'key'
-  config.data.protocol = 'random'
-  config.data.test_fraction = 0.25
-  config.data.validation_fraction = 0.0
-  config.data.standardize = True
-  config.model.hidden = (128, 64, 32)
+  har_config.people(config)
   config.cases = (
     'isolated',
     'fedavg',
@@ -45,7 +40,6 @@ def har(config):
     'mr_mtl',
     'multi_task_fl',
   )
-  config.client.batch_size = 16
   config.cohort.clients_per_task = 0
   config.run.rounds = 50
   config.run.seeds = 10

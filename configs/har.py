@@ -65,6 +65,20 @@ _PUBLISHED = (
 )
 
 
+def people(config):
+  """Thirty people are thirty clients with a task each; their network."""
+  config.data.name = 'uci_har'
+  config.data.partition = 'key'
+  config.data.protocol = 'random'
+  config.data.test_fraction = 0.25
+  config.data.validation_fraction = 0.0
+  config.data.standardize = True
+  config.model.hidden = (128, 64, 32)
+  config.algorithm.task_layers = 2
+  config.client.batch_size = 16
+  config.client.local_epochs = 2
+
+
 def blocked(config):
   """Test windows come later in time: none overlaps a training one."""
   config.data.protocol = 'blocked'
@@ -125,17 +139,8 @@ def get_config(variants=''):
     'fedavg_finetune',
     'fedprox',
   )
-  config.data.name = 'uci_har'
-  config.data.partition = 'key'
-  config.data.protocol = 'random'
-  config.data.test_fraction = 0.25
-  config.data.validation_fraction = 0.0
-  config.data.standardize = True
-  config.model.hidden = (128, 64, 32)
-  config.algorithm.task_layers = 2
+  people(config)
   config.client.learning_rate = 0.1
-  config.client.batch_size = 16
-  config.client.local_epochs = 2
   config.run.rounds = 150
   config.run.seeds = 10
   config.run.evaluate_every = 10

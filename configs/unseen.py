@@ -15,6 +15,7 @@ config.overrides.CASE.unseen.learning_rate and the like.
 
 import ml_collections
 
+from configs import har
 from experiments import config as config_lib
 
 # As in configs/har.py, where they were chosen for training clients.
@@ -83,17 +84,8 @@ def get_config(variants=''):
     'fedbabu',
     'multi_task_fl',
   )
-  config.data.name = 'uci_har'
-  config.data.partition = 'key'
-  config.data.protocol = 'random'
-  config.data.test_fraction = 0.25
-  config.data.validation_fraction = 0.0
-  config.data.standardize = True
-  config.model.hidden = (128, 64, 32)
-  config.algorithm.task_layers = 2
+  har.people(config)
   config.client.learning_rate = 0.05
-  config.client.batch_size = 16
-  config.client.local_epochs = 2
   # Of 0.005 to 0.1 the best, or 0.2 points below it, on seeds 1000 and 1001 for
   # all that adapt at it but FedRep, whose head alone gains 0.7 points at 0.1.
   config.unseen.learning_rate = 0.02

@@ -39,6 +39,18 @@ def define_config() -> Any:
   )
 
 
+def define_workdir() -> Any:
+  """Defines --workdir; to be called once, by a module with flags."""
+  return flags.DEFINE_string(
+    'workdir', '', 'Where results go; by default a new folder under runs/.'
+  )
+
+
+def define_cases() -> Any:
+  """Defines --cases; to be called once, by a module with flags."""
+  return flags.DEFINE_list('cases', [], 'A part of the table, by name.')
+
+
 def define_resume() -> Any:
   """Defines --resume; to be called once, by a module with flags."""
   return flags.DEFINE_string(
@@ -172,6 +184,38 @@ def how_to_go_on(module: str, stop: Exception, workdir: pathlib.Path) -> str:
     f'Stopped by {stop}; what was done is saved. To go on: {command} '
     f'--workdir={shlex.quote(str(workdir))}'
   )
+
+
+def carry_out(
+  module: str,
+  workdir: pathlib.Path,
+  work: Callable[[], Any],
+  quiet: bool = False,
+) -> int:
+  """Does what can be stopped and gone on with; returns the exit code.
+
+  Args:
+    module: Of `experiments`, the one that was called.
+    workdir: Where results go.
+    work: Raises what `train.train_and_evaluate` does.
+    quiet: Whether another process says where results are.
+  """
+  from experiments import interrupts
+  from experiments import train
+
+  if not quiet:
+    print(f'Results go to {workdir}.', flush=True)
+  try:
+    work()
+  except interrupts.Interrupted as stop:
+    print(how_to_go_on(module, stop, workdir), file=sys.stderr)
+    return stop.exit_code
+  except train.DivergedError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  if not quiet:
+    print(f'Results are in {workdir}.')
+  return 0
 
 
 def run(main: Callable[[], int]) -> None:

@@ -1,17 +1,15 @@
 """Compares algorithms: python -m experiments.compare --config=FILE"""
 
 import pathlib
-import sys
 
 from absl import flags
 
 from experiments import command_line
 
 _CONFIG = command_line.define_config()
-_WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'Where results go; by default a new folder under runs/.'
-)
-_CASES = flags.DEFINE_list('cases', [], 'A part of the table, by name.')
+_WORKDIR = command_line.define_workdir()
+_RESUME = command_line.define_resume()
+_CASES = command_line.define_cases()
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Describe the comparison and train nothing.'
 )
@@ -22,7 +20,6 @@ def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
   from experiments import comparisons
-  from experiments import interrupts
   from experiments import workdirs
 
   config = _CONFIG.value
@@ -34,14 +31,13 @@ def main() -> int:
   workdir = pathlib.Path(
     _WORKDIR.value or workdirs.default(f'{config.name}_comparison')
   )
-  print(f'Results go to {workdir}.', flush=True)
-  try:
-    comparisons.run(config, workdir, _CASES.value, overrides)
-  except interrupts.Interrupted as stop:
-    print(command_line.how_to_go_on('compare', stop, workdir), file=sys.stderr)
-    return stop.exit_code
-  print(f'Results are in {workdir}.')
-  return 0
+  return command_line.carry_out(
+    'compare',
+    workdir,
+    lambda: comparisons.run(
+      config, workdir, _CASES.value, overrides, _RESUME.value
+    ),
+  )
 
 
 if __name__ == '__main__':

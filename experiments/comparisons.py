@@ -199,9 +199,9 @@ def _identity_of_case(name, final):
   }
 
 
-def _check_folder(workdir, config, plans):
+def _check_folder(workdir, config, plans, resume='auto'):
   """Raises a ValueError if a folder holds another comparison."""
-  workdirs.check(workdir, _identity(config))
+  workdirs.check(workdir, _identity(config), resume)
   for plan in plans:
     path = _search_path(workdir, plan.name)
     if path.exists():
@@ -244,6 +244,7 @@ def run(
   workdir: str | pathlib.Path,
   only: Sequence[str] = (),
   command_line: Mapping[str, Any] | None = None,
+  resume: str = 'auto',
 ) -> dict[str, Any]:
   """Compares algorithms and writes their table and figure.
 
@@ -254,6 +255,7 @@ def run(
     only: A part of the algorithms; () is all of them. The reference is always
       run.
     command_line: Fields that come after the cases' own settings.
+    resume: Whether there must or must not be one, see `workdirs.check`.
 
   Returns:
     What `comparison.json` holds: `environment`, `results` and `cost` as in
@@ -266,14 +268,14 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   plans = plans_of(config, only, command_line)
-  _check_folder(workdir, config, plans)
+  _check_folder(workdir, config, plans, resume)
   source = backbones.load_source(config)
   _check_plans(plans, source)  # Before anything is written.
   first = datasets.federate(source, config.data, train.seeds_of(config)[0])
   overlapping = datasets.overlapping_pairs(source, first)
   workdirs.prepare(workdir, _identity(config), config_lib.flatten(config))
   (workdir / 'searches').mkdir(exist_ok=True)
-  with interrupts.noticed() as flag:
+  with workdirs.locked(workdir), interrupts.noticed() as flag:
     for plan in plans:
       rows = _read_search(workdir, plan.name)
       if rows is None:
@@ -466,9 +468,7 @@ def _report(workdir, config):
   }
   results.write_json(workdir / 'comparison.json', summary)
   shown = build_tables(rows, records, searches, config)
-  for suffix, render in (('md', tables.to_markdown), ('tex', tables.to_latex)):
-    text = '\n'.join(render(table) for table in shown)
-    (workdir / f'comparison.{suffix}').write_text(text)
+  tables.write(shown, workdir, 'comparison')
   figures.comparison(
     workdir / 'comparison.png',
     rows,

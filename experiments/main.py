@@ -1,18 +1,15 @@
 """Runs an experiment: python -m experiments.main --config=configs/digits.py"""
 
 import pathlib
-import sys
 
 from absl import flags
 
 from experiments import command_line
 
 _CONFIG = command_line.define_config()
-_WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'Where results go; by default a new folder under runs/.'
-)
+_WORKDIR = command_line.define_workdir()
 _RESUME = command_line.define_resume()
-_CASES = flags.DEFINE_list('cases', [], 'A part of the table, by name.')
+_CASES = command_line.define_cases()
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Describe the experiment and train nothing.'
 )
@@ -35,7 +32,6 @@ def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
   from experiments import describe
-  from experiments import interrupts
   from experiments import processes
   from experiments import train
   from experiments import workdirs
@@ -48,9 +44,8 @@ def main() -> int:
     print(describe.describe(config, _CASES.value, overrides))
     return 0
   workdir = pathlib.Path(_WORKDIR.value or workdirs.default(config.name))
-  if processes.is_first():
-    print(f'Results go to {workdir}.', flush=True)
-  try:
+
+  def work():
     with processes.folder_of(workdir) as folder:
       train.train_and_evaluate(
         config,
@@ -59,15 +54,10 @@ def main() -> int:
         overrides,
         _RESUME.value if processes.is_first() else 'auto',
       )
-  except interrupts.Interrupted as stop:
-    print(command_line.how_to_go_on('main', stop, workdir), file=sys.stderr)
-    return stop.exit_code
-  except train.DivergedError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
-  if processes.is_first():
-    print(f'Results are in {workdir}.')
-  return 0
+
+  return command_line.carry_out(
+    'main', workdir, work, quiet=not processes.is_first()
+  )
 
 
 if __name__ == '__main__':

@@ -371,6 +371,7 @@ def run(
   workdir: str | pathlib.Path,
   only: Sequence[str] = (),
   command_line: Mapping[str, Any] | None = None,
+  resume: str = 'auto',
 ) -> dict[str, Any]:
   """Trains without newcomers, lets these adapt, and writes table and figure.
 
@@ -380,6 +381,7 @@ def run(
       with: what is finished is not run again.
     only: A part of the algorithms; () is all of them.
     command_line: Fields that come after the cases' own settings.
+    resume: Whether there must or must not be one, see `workdirs.check`.
 
   Returns:
     What `unseen.json` holds: `environment` and `results`, see `summarize`.
@@ -393,7 +395,7 @@ def run(
   command_line = dict(command_line or {})
   _configs(config, only, command_line)
   identity = _identity(config, command_line)
-  workdirs.check(workdir, identity)
+  workdirs.check(workdir, identity, resume)
   source = backbones.load_source(config)
   held_out = [hold_out(source, config, s) for s in train.seeds_of(config)]
   plans = plans_of(config, source, held_out, only, command_line)
@@ -800,8 +802,7 @@ def _report(workdir, config):
     title=config.report.title,
     notes=_notes(records),
   )
-  for suffix, render in (('md', tables.to_markdown), ('tex', tables.to_latex)):
-    (workdir / f'unseen.{suffix}').write_text(render(table))
+  tables.write([table], workdir, 'unseen')
   figures.newcomers(
     workdir / 'unseen.png', rows, metric=config.report.metric, title=table.title
   )

@@ -56,12 +56,7 @@ def write(
   results.write_metrics_csv(workdir / 'metrics.csv', records)
   results.write_tensorboard(workdir / 'tensorboard', records)
   shown = build_tables(records, config)
-  for suffix, render in (
-    ('md', tables.to_markdown),
-    ('tex', tables.to_latex),
-  ):
-    text = '\n'.join(render(table) for table in shown)
-    (workdir / f'results.{suffix}').write_text(text)
+  tables.write(shown, workdir, 'results')
   write_figures(workdir, records, config)
   print('\n' + '\n'.join(tables.to_text(table) for table in shown))
   return found

@@ -6,6 +6,7 @@ A table is built once, of strings, and rendered as Markdown, LaTeX or text.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 import dataclasses
 import math
+import pathlib
 import textwrap
 from typing import Any, NamedTuple
 
@@ -902,3 +903,10 @@ def to_text(table: Table) -> str:
   width = max(len(rule), 72)
   lines += [textwrap.fill(note, width) for note in table.notes]
   return '\n'.join(lines) + '\n'
+
+
+def write(tables: Sequence[Table], folder: pathlib.Path, name: str) -> None:
+  """Writes tables below each other, as `NAME.md` and `NAME.tex`."""
+  for suffix, render in (('md', to_markdown), ('tex', to_latex)):
+    text = '\n'.join(render(table) for table in tables)
+    (folder / f'{name}.{suffix}').write_text(text)

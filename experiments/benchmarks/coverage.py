@@ -12,12 +12,9 @@ paired by seed, with their standard errors. The same command with the same
 minutes; the row `task_balanced` is to end near 93.8 and 96.5.
 """
 
-import json
 import pathlib
-import sys
 
 from absl import flags
-import ml_collections
 import numpy as np
 
 from experiments import command_line
@@ -31,59 +28,27 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
-  from experiments import backbones
-  from experiments import cases
-  from experiments import config as config_lib
-  from experiments import interrupts
   from experiments import tables
-  from experiments import workdirs
   from experiments.benchmarks import coverages
+  from experiments.benchmarks import kept_runs
 
   config, overrides = _CONFIG.value, command_line.override_values()
   workdir = pathlib.Path(_WORKDIR.value or '')
   rows = coverages.rows_of(_ROWS.value)
-  names = cases.names(config, _CASES.value)
-  if len(names) != 1:
-    raise ValueError(f'Expected one case in --cases, got {", ".join(names)}.')
   if config.run.seeds < 2 or not config.data.coverage:
     raise ValueError(
       'Expected data.coverage and run.seeds >= 2 to compare rows, got '
       f'{config.data.coverage} and {config.run.seeds}.'
     )
-  varied = {field for fields in rows.values() for field in fields}
-  overrides = {k: v for k, v in overrides.items() if k not in varied}
-  identity = config_lib.identity(config) | {
-    'command_line': config_lib.command_line_identity(overrides)
-  }
-  workdirs.check(workdir, identity)
-  source = backbones.load_source(config)
-  workdirs.prepare(workdir, identity, config_lib.flatten(config))
-  (workdir / 'rows').mkdir(exist_ok=True)
-  found = {}
-  with interrupts.noticed() as flag:
-    for row, fields in rows.items():
-      path = workdir / 'rows' / row
-      if not path.with_suffix('.json').exists():
-        changed = ml_collections.ConfigDict(config.to_dict())
-        for field, value in fields.items():
-          config_lib.put_field(changed, f'overrides.{names[0]}.{field}', value)
-        try:
-          values = coverages.measure(
-            changed, names[0], overrides, source, path, flag
-          )
-        except interrupts.Interrupted as stop:
-          module = 'benchmarks.coverage'
-          message = command_line.how_to_go_on(module, stop, workdir)
-          print(message, file=sys.stderr)
-          return stop.exit_code
-        workdirs.write_json(path.with_suffix('.json'), values)
-      text = path.with_suffix('.json').read_text()
-      found[row] = np.array(json.loads(text), np.float64)
-  rare = int(np.argmin(config.data.coverage))
-  shown = coverages.table(found, [task.name for task in source.tasks], rare)
-  print(tables.to_text(shown))
-  (workdir / 'coverage.md').write_text(tables.to_markdown(shown))
-  return 0
+
+  def work():
+    found, tasks = kept_runs.run(config, _CASES.value, rows, overrides, workdir)
+    rare = int(np.argmin(config.data.coverage))
+    shown = coverages.table(found, [task.name for task in tasks], rare)
+    print(tables.to_text(shown))
+    (workdir / 'coverage.md').write_text(tables.to_markdown(shown))
+
+  return command_line.carry_out('benchmarks.coverage', workdir, work)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,8 @@
 """Rows of the benchmark `coverage`: what is compared, and its table."""
 
 from collections.abc import Mapping, Sequence
-import pathlib
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 EXAMPLES, BALANCED = 'examples', 'task_balanced'
@@ -43,36 +41,6 @@ def rows_of(wanted: Sequence[str] = ()) -> dict[str, dict[str, str]]:
       )
   names = [EXAMPLES, BALANCED, *(wanted or list(rows)[2:])]
   return {name: rows[name] for name in dict.fromkeys(names)}
-
-
-def measure(
-  config: ml_collections.ConfigDict,
-  name: str,
-  command_line: Mapping[str, Any],
-  source: Any,
-  folder: pathlib.Path,
-  flag: Any,
-) -> list[list[float | None]]:
-  """The metric at the last round, `[R][T + 1]`; None where undefined.
-
-  Args:
-    config: The experiment, with what the row changes.
-    name: A row of the experiment's table.
-    command_line: Fields given on the command line.
-    source: The data.
-    folder: Where the run is kept.
-    flag: Says when to stop.
-  """
-  from experiments import train
-
-  case_config, case = train.build_case(name, config, command_line, source)
-  if case is None:
-    raise ValueError('Expected a case that trains, got the majority class.')
-  history = train.run_case(
-    folder.name, case, case_config, folder, flag, stop_if_diverged=False
-  )
-  metric = f'test/{config.report.view}/{config.report.metric}'
-  return history.values[metric][-1]
 
 
 def paired(values: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:

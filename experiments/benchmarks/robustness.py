@@ -12,14 +12,10 @@ with what is not done.
 """
 
 from collections.abc import Mapping, Sequence
-import json
-import math
+import itertools
 import pathlib
-import sys
-from typing import Any
 
 from absl import flags
-import ml_collections
 
 from experiments import command_line
 
@@ -42,54 +38,16 @@ def reducers_of(name: str) -> tuple[str, str]:
   return common, task or common
 
 
-def measure(
-  config: ml_collections.ConfigDict,
-  name: str,
-  overrides: Mapping[str, Any],
-  source: Any,
-  folder: pathlib.Path,
-  flag: Any,
-) -> list[float | None]:
-  """The metric at the last round, for each seed; None where undefined.
-
-  Args:
-    config: The experiment, with a reducer and an attack.
-    name: A row of the table.
-    overrides: Fields given on the command line.
-    source: The data.
-    folder: Where the run is kept.
-    flag: Says when to stop.
-  """
-  from experiments import train
-
-  case_config, case = train.build_case(name, config, overrides, source)
-  if case is None:
-    raise ValueError('Expected a case that trains, got the majority class.')
-  label = f'{config.reducer.common}, {config.attack.name}'
-  history = train.run_case(
-    label, case, case_config, folder, flag, stop_if_diverged=False
-  )
-  values = history.values[f'test/{config.report.view}/{config.report.metric}']
-  return [of_seed[-1] for of_seed in values[-1]]
-
-
-def mean(values: Sequence[float | None]) -> float:
-  """The mean over seeds; NaN where one is undefined."""
-  known = [math.nan if value is None else value for value in values]
-  return sum(known) / len(known)
-
-
 def table(
-  found: Mapping[tuple[str, str], Sequence[float | None]],
+  means: Mapping[tuple[str, str], float],
   reducers: Sequence[str],
   attacks: Sequence[str],
 ) -> str:
   """The means by `(reducer, attack)`, in Markdown."""
-  clean = mean(found[CLEAN])
 
   def cell(reducer, attack):
-    value = mean(found[reducer, attack])
-    return f'{value:.2f} ({value - clean:+.2f})'
+    value = means[reducer, attack]
+    return f'{value:.2f} ({value - means[CLEAN]:+.2f})'
 
   lines = [
     f'| reducer | {" | ".join(attacks)} |',
@@ -103,11 +61,7 @@ def table(
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
-  from experiments import backbones
-  from experiments import cases
-  from experiments import config as config_lib
-  from experiments import interrupts
-  from experiments import workdirs
+  from experiments.benchmarks import kept_runs
   from fmtl_jax import attacks as attacks_lib
   from fmtl_jax import reducers as reducers_lib
 
@@ -122,42 +76,25 @@ def main() -> int:
       reducers_lib.get(part, '--reducers')
   for attack in attacks:
     attacks_lib.get(attack)
-  names = cases.names(config, _CASES.value)
-  if len(names) != 1:
-    raise ValueError(f'Expected one case in --cases, got {", ".join(names)}.')
-  varied = ('reducer.common', 'reducer.task', 'attack.name')
-  overrides = {k: v for k, v in overrides.items() if k not in varied}
-  identity = config_lib.identity(config) | {
-    'command_line': config_lib.command_line_identity(overrides)
-  }
-  workdirs.check(workdir, identity)
-  source = backbones.load_source(config)
-  workdirs.prepare(workdir, identity, config_lib.flatten(config))
-  (workdir / 'cells').mkdir(exist_ok=True)
-  found = {}
-  cells = dict.fromkeys([CLEAN, *((r, a) for r in reducers for a in attacks)])
-  with interrupts.noticed() as flag:
-    for reducer, attack in cells:
-      file = f'{names[0]}_{reducer}_{attack}'
-      path = workdir / 'cells' / file.replace('/', '_and_')
-      if not path.with_suffix('.json').exists():
-        common, task = reducers_of(reducer)
-        config.reducer.common, config.reducer.task = common, task
-        config.attack.name = attack
-        try:
-          values = measure(config, names[0], overrides, source, path, flag)
-        except interrupts.Interrupted as stop:
-          module = 'benchmarks.robustness'
-          message = command_line.how_to_go_on(module, stop, workdir)
-          print(message, file=sys.stderr)
-          return stop.exit_code
-        workdirs.write_json(path.with_suffix('.json'), values)
-      text = path.with_suffix('.json').read_text()
-      found[reducer, attack] = json.loads(text)
-  text = table(found, reducers, attacks)
-  print(text)
-  (workdir / 'robustness.md').write_text(text + '\n')
-  return 0
+  cells = {}
+  for reducer, attack in (CLEAN, *itertools.product(reducers, attacks)):
+    common, task = reducers_of(reducer)
+    cells[reducer, attack] = {
+      'reducer.common': common,
+      'reducer.task': task,
+      'attack.name': attack,
+    }
+  name = lambda cell: '_'.join(cell).replace('/', '_and_')
+
+  def work():
+    rows = {name(cell): fields for cell, fields in cells.items()}
+    found, _ = kept_runs.run(config, _CASES.value, rows, overrides, workdir)
+    means = {cell: float(found[name(cell)][:, -1].mean()) for cell in cells}
+    text = table(means, reducers, attacks)
+    print(text)
+    (workdir / 'robustness.md').write_text(text + '\n')
+
+  return command_line.carry_out('benchmarks.robustness', workdir, work)
 
 
 if __name__ == '__main__':

@@ -87,6 +87,15 @@ class Entry(NamedTuple):
     return tuple(inspect.signature(self.leaf_rules).parameters)
 
 
+def _simpler(
+  what: str, field: str, value: float = 0
+) -> Callable[[Mapping[str, Any], Any], str]:
+  """`Entry.equals` of an algorithm that is `what` at a value of one setting."""
+  setting = field.rpartition('.')[2]
+  reason = f'{what} with algorithm.{field}={value}'
+  return lambda own, unused_federation: reason if own[setting] == value else ''
+
+
 ALGORITHMS: dict[str, Entry] = {
   'multi_task_fl': Entry(
     multi_task_fl.label_rules,
@@ -99,22 +108,14 @@ ALGORITHMS: dict[str, Entry] = {
     fedavg_finetune.label_rules,
     fedavg_finetune.fedavg_finetune,
     own=('finetune_epochs',),
-    equals=lambda own, _: (
-      ''
-      if own['finetune_epochs']
-      else 'is fedavg with algorithm.finetune_epochs=0'
-    ),
+    equals=_simpler('is fedavg', 'finetune_epochs'),
   ),
   'fedsgd': Entry(fedsgd.label_rules, fedsgd.fedsgd),
   'fedavgm': Entry(
     fedavgm.label_rules,
     fedavgm.fedavgm,
     own=('server_momentum',),
-    equals=lambda own, _: (
-      ''
-      if own['server_momentum']
-      else 'is fedavg with algorithm.fedavgm.server_momentum=0'
-    ),
+    equals=_simpler('is fedavg', 'fedavgm.server_momentum'),
   ),
   'fedadagrad': Entry(
     adaptive.label_rules,
@@ -135,25 +136,19 @@ ALGORITHMS: dict[str, Entry] = {
     per_fedavg.label_rules,
     per_fedavg.per_fedavg,
     own=('alpha', 'order', 'delta', 'finetune_epochs'),
-    equals=lambda own, _: (
-      '' if own['alpha'] else 'is fedavg with algorithm.per_fedavg.alpha=0'
-    ),
+    equals=_simpler('is fedavg', 'per_fedavg.alpha'),
   ),
   'reptile': Entry(
     reptile.label_rules,
     reptile.reptile,
     own=('server_rate', 'finetune_epochs'),
-    equals=lambda own, _: (
-      'is fedavg_finetune with algorithm.reptile.server_rate=1'
-      if own['server_rate'] == 1
-      else ''
-    ),
+    equals=_simpler('is fedavg_finetune', 'reptile.server_rate', 1),
   ),
   'fedprox': Entry(
     fedprox.label_rules,
     fedprox.fedprox,
     own=('mu',),
-    equals=lambda own, _: '' if own['mu'] else 'is fedavg with algorithm.mu=0',
+    equals=_simpler('is fedavg', 'mu'),
   ),
   'fedbn': Entry(
     fedbn.label_rules,
@@ -180,22 +175,15 @@ ALGORITHMS: dict[str, Entry] = {
     fedrep.fedrep,
     depths=('personal_layers',),
     own=('head_epochs',),
-    equals=lambda own, _: (
-      ''
-      if own['head_epochs']
-      else 'is fedbabu without fine-tuning with algorithm.fedrep.head_epochs=0'
-    ),
+    equals=_simpler('is fedbabu without fine-tuning', 'fedrep.head_epochs'),
   ),
   'fedbabu': Entry(
     fedbabu.label_rules,
     fedbabu.fedbabu,
     depths=('personal_layers',),
     own=('finetune_epochs', 'finetune_head_only'),
-    equals=lambda own, _: (
-      ''
-      if own['finetune_epochs']
-      else 'is fedper with heads that are never trained with '
-      'algorithm.finetune_epochs=0'
+    equals=_simpler(
+      'is fedper with heads that are never trained', 'finetune_epochs'
     ),
   ),
   'lg_fedavg': Entry(lg_fedavg.label_rules, depths=('common_layers',)),
@@ -203,11 +191,7 @@ ALGORITHMS: dict[str, Entry] = {
     ditto.label_rules,
     ditto.ditto,
     own=('lam', 'personal_epochs'),
-    equals=lambda own, _: (
-      ''
-      if own['lam']
-      else 'predicts as isolated training with algorithm.ditto.lam=0'
-    ),
+    equals=_simpler('predicts as isolated training', 'ditto.lam'),
   ),
   'pfedme': Entry(
     pfedme.label_rules,
@@ -218,32 +202,19 @@ ALGORITHMS: dict[str, Entry] = {
     apfl.label_rules,
     apfl.apfl,
     own=('alpha', 'adapt'),
-    equals=lambda own, _: (
-      ''
-      if own['adapt']
-      else {
-        0: 'is fedavg with algorithm.apfl.alpha=0',
-        1: 'predicts as isolated training with algorithm.apfl.alpha=1',
-      }.get(own['alpha'], '')
-    ),
+    equals=lambda own, _: apfl.equals(own['alpha'], own['adapt']),
   ),
   'mr_mtl': Entry(
     mr_mtl.label_rules,
     mr_mtl.mr_mtl,
     own=('lam',),
-    equals=lambda own, _: (
-      '' if own['lam'] else 'is isolated training with algorithm.mr_mtl.lam=0'
-    ),
+    equals=_simpler('is isolated training', 'mr_mtl.lam'),
   ),
   'soft_sharing': Entry(
     soft_sharing.label_rules,
     soft_sharing.soft_sharing,
     own=('lam',),
-    equals=lambda own, _: (
-      ''
-      if own['lam']
-      else 'is centralized_separate with algorithm.soft_sharing.lam=0'
-    ),
+    equals=_simpler('is centralized_separate', 'soft_sharing.lam'),
   ),
   'hard_sharing': Entry(
     hard_sharing.label_rules,
@@ -254,9 +225,7 @@ ALGORITHMS: dict[str, Entry] = {
     ifca.ifca,
     depths=('shared_layers',),
     own=('clusters',),
-    equals=lambda own, _: (
-      '' if own['clusters'] > 1 else 'is fedavg with algorithm.ifca.clusters=1'
-    ),
+    equals=_simpler('is fedavg', 'ifca.clusters', 1),
     owners=lambda own: {clusters.CLUSTER: own['clusters']},
     sends_all=(clusters.CLUSTER,),
   ),
@@ -265,18 +234,7 @@ ALGORITHMS: dict[str, Entry] = {
     cfl.cfl,
     depths=('shared_layers',),
     own=('eps1', 'eps2', 'gamma', 'max_clusters'),
-    equals=lambda own, _: next(
-      (
-        f'is fedavg with algorithm.cfl.{name}={own[name]}'
-        for name, splits in (
-          ('max_clusters', own['max_clusters'] > 1),
-          ('eps1', own['eps1'] > 0),
-          ('gamma', own['gamma'] < 1),
-        )
-        if not splits
-      ),
-      '',
-    ),
+    equals=lambda own, _: cfl.equals(own),
     owners=lambda own: {clusters.CLUSTER: own['max_clusters']},
   ),
 }

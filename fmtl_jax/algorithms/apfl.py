@@ -154,3 +154,11 @@ def apfl(
     federation, client_updates.ClientUpdate(init, run), settings
   )
   return rounds._replace(view=view, personal=True)
+
+
+def equals(alpha: float, adapt: bool) -> str:
+  """Why it is a simpler algorithm, '' if it is not."""
+  if adapt or alpha not in (0, 1):
+    return ''
+  what = 'predicts as isolated training' if alpha else 'is fedavg'
+  return f'{what} with algorithm.apfl.alpha={alpha:g}'

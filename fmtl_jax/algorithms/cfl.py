@@ -26,6 +26,7 @@ References:
   https://arxiv.org/abs/1910.01991, Algorithms 1 and 3.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -194,3 +195,16 @@ def cfl(
     choose_fn=lambda params, client, *_: {CLUSTER: client.cluster},
     regroup_fn=regroup,
   )
+
+
+def equals(own: Mapping[str, Any]) -> str:
+  """Why it is a simpler algorithm, '' if it is not: nothing is ever split."""
+  splits = {
+    'max_clusters': own['max_clusters'] > 1,
+    'eps1': own['eps1'] > 0,
+    'gamma': own['gamma'] < 1,
+  }
+  never = [name for name, some in splits.items() if not some]
+  if not never:
+    return ''
+  return f'is fedavg with algorithm.cfl.{never[0]}={own[never[0]]}'

@@ -40,6 +40,7 @@ FILES = {
   'comparison.tex',
   'config.json',
   'searches',
+  '.lock',
 }
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 from absl.testing import absltest
+import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -33,13 +34,13 @@ class RobustnessTest(absltest.TestCase):
   def test_the_command_prints_its_table_and_keeps_its_runs(self):
     with tempfile.TemporaryDirectory() as folder:
       first = self._run(folder, '--reducers=mean/median', '--attacks=nan')
-      cells = pathlib.Path(folder, 'cells')
+      rows = pathlib.Path(folder, 'rows')
       value, clean = [
-        sum(json.loads((cells / f'multi_task_fl_{name}.json').read_text())) / 2
+        np.mean(json.loads((rows / f'{name}.json').read_text()), axis=0)[-1]
         for name in ('mean_and_median_nan', 'mean_none')
       ]
       self.assertEqual(
-        first.splitlines()[-3:],
+        first.splitlines()[-4:-1],  # The last one says where results are.
         [
           '| reducer | nan |',
           '| :-- | --: |',
@@ -47,8 +48,8 @@ class RobustnessTest(absltest.TestCase):
         ],
       )
       # Another value of a cell would be shown, so that it did not run again.
-      path = cells / 'multi_task_fl_mean_none.json'
-      path.write_text('[10.0, null]')
+      path = rows / 'mean_none.json'
+      path.write_text('[[10.0], [null]]')
       again = self._run(folder, '--reducers=mean', '--attacks=none')
       self.assertTrue(re.search(r'\| mean \| nan \(\+?nan\) \|', again), again)
 

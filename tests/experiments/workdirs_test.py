@@ -1,9 +1,10 @@
 """Laws of a run's folder: one run, never two; refusals change nothing."""
 
 import json
-import os
 import pathlib
 import signal
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -185,11 +186,15 @@ class LockTest(WorkdirTestCase):
 
   def test_a_process_that_was_killed_holds_nothing(self):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
-    child = os.fork()
-    if not child:
-      with workdirs.locked(self.workdir):
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    code = (
+      'import os, pathlib, signal, sys\n'
+      'from experiments import workdirs\n'
+      'with workdirs.locked(pathlib.Path(sys.argv[1])):\n'
+      '  os.kill(os.getpid(), signal.SIGKILL)\n'
+    )
+    child = subprocess.run([sys.executable, '-c', code, self.workdir])
+    self.assertEqual(child.returncode, -signal.SIGKILL)
+    self.assertTrue((self.workdir / '.lock').exists())
     workdirs.check(self.workdir, IDENTITY)
 
 
