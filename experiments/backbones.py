@@ -19,6 +19,7 @@ import tqdm
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import hardware
+from fmtl_jax import faults
 from fmtl_jax import features as features_lib
 from fmtl_jax import models
 from fmtl_jax.data import images as images_lib
@@ -68,11 +69,16 @@ def load_source(
   Raises:
     ValueError: If the data or the weights cannot be had.
   """
-  source = datasets.load(config.data)
+  allowed = config.faults.nonfinite != faults.STOP
+  source = datasets.load(config.data, allowed)
   flat = config_lib.flatten(config)
   source = source._replace(
     settings={field: flat[field] for field in datasets.SETTINGS}
   )
+  if allowed and isinstance(source.features, np.ndarray):
+    values = source.features.reshape(len(source.features), -1)
+    unsound = np.logical_not(np.isfinite(values).all(1))
+    source = source._replace(unsound=unsound if unsound.any() else None)
   name = config.model.backbone
   if not name:
     if isinstance(source.features, images_lib.Images):

@@ -21,12 +21,15 @@ from fmtl_jax import balancing
 from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import communication
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
+from fmtl_jax import faults
 from fmtl_jax import features as features_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import models
+from fmtl_jax import participation
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import task_devices as task_devices_lib
@@ -41,6 +44,15 @@ FederateFn = Callable[
 
 _MODELS = ('mlp', 'cnn')
 STANDARDIZE = 'standardize'
+_SHARES = ('dropout', 'late', 'partial', 'least_work')
+_OF_CLOCK = (
+  'steps_per_second',
+  'speed_spread',
+  'bytes_per_second',
+  'bandwidth_spread',
+  'deadline',
+)
+_LEAST_RATE = 1e-9  # Of what happens in a second.
 # Fields that change no shape: a sweep maps them over runs of one program.
 MAPPED = (
   *(
@@ -50,12 +62,14 @@ MAPPED = (
     if isinstance(default, float)
   ),
   *(f'balancing.{name}' for name in balancing.SETTINGS),
+  *(f'participation.{name}' for name in _SHARES + _OF_CLOCK),
   'algorithm.finetune_epochs',
   'client.decay',
   'client.learning_rate',
   'client.local_epochs',
   'client.momentum',
   'client.weight_decay',
+  'faults.clip_norm',
   'server.common.learning_rate',
   'server.common.momentum',
   'server.task.learning_rate',
@@ -288,6 +302,7 @@ def make_algorithm(
   algorithm: str,
   task_devices: int = 1,
   runs_at_once: int = 1,
+  centralized: bool = False,
 ) -> program.MakeAlgorithm:
   """`(federation, settings) -> Algorithm`; settings replace config fields.
 
@@ -296,6 +311,7 @@ def make_algorithm(
     algorithm: Its name.
     task_devices: See `program.Case`.
     runs_at_once: The runs that share a device's memory.
+    centralized: Whether there are no clients that could drop out.
   """
   budget = config.execution.memory_mb * 10**6 or execution_lib.memory_budget()
   entry = algorithms.ALGORITHMS[algorithm]
@@ -312,13 +328,16 @@ def make_algorithm(
         section = section[name]
       return settings.get(field, section)
 
+    optimizer = optimizers.get(
+      'client.optimizer',
+      config.client.optimizer,
+      value('client.momentum'),
+      value('client.weight_decay'),
+    )
+    if config.faults.nonfinite == faults.CLIP:
+      optimizer = faults.Clipped(optimizer, value('faults.clip_norm'))
     local = client_updates.LocalSgd(
-      optimizer=optimizers.get(
-        'client.optimizer',
-        config.client.optimizer,
-        value('client.momentum'),
-        value('client.weight_decay'),
-      ),
+      optimizer=optimizer,
       learning_rate=optimizers.schedule(
         config.client.schedule,
         value('client.learning_rate'),
@@ -350,12 +369,15 @@ def make_algorithm(
             config.reducer[name],
             f'reducer.{name}',
             **{
-              k: v for k, v in config.reducer.items() if k not in config.server
+              k: v
+              for k, v in config.reducer.items()
+              if k not in (*config.server, 'within_tasks')
             },
           )
           for name in config.server
         }
       ),
+      reduce_within_tasks=config.reducer.within_tasks,
       server=of_types(server),
       attack=attacks.get(config.attack.name, config.attack.scale),
       balancing=balancing.places(
@@ -363,6 +385,12 @@ def make_algorithm(
         {name: value(f'balancing.{name}') for name in balancing.SETTINGS},
         config.balancing.weights,
       ),
+      participation=None
+      if centralized
+      else _participation(
+        config, federation, entry, value, any(map(_is_of_it, settings))
+      ),
+      skip_nonfinite=config.faults.nonfinite != faults.STOP,
       execution=config.execution.name,
       memory_budget=budget // runs_at_once,
       low_rank_below=config.execution.low_rank_below,
@@ -375,6 +403,42 @@ def make_algorithm(
     return entry.build(federation, local, settings_of_round, **own)
 
   return make
+
+
+def _is_of_it(field: str) -> bool:
+  """Whether a field is one of `participation`."""
+  return field.startswith('participation.')
+
+
+def _participation(
+  config, federation, entry, value, is_swept
+) -> participation.Participation | None:
+  """How clients take part; None if all of them do in full."""
+  given = config.participation
+  probabilities = (given.dropout, given.late, given.partial)
+  if not (given.clock or is_swept or any(probabilities)):
+    return None
+  clock = None
+  if given.clock:
+    once, each_slot = (
+      entry.sends
+      * sum(
+        sum(communication.cohort_bytes(federation, *counts, copies).values())
+        for copies in ((), entry.sends_all)
+      )
+      for counts in ((1, 0), (0, 1))
+    )
+    clock = participation.Clock(
+      bytes_once=once,
+      bytes_each_slot=each_slot,
+      batch_size=config.client.batch_size,
+      epochs=value('client.local_epochs'),
+      at_deadline=given.at_deadline,
+      **{name: value(f'participation.{name}') for name in _OF_CLOCK},
+    )
+  return participation.Participation(
+    **{name: value(f'participation.{name}') for name in _SHARES}, clock=clock
+  )
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -398,6 +462,21 @@ def check(config: ml_collections.ConfigDict) -> None:
   for field, least in rules.items():
     if flat[field] < least:
       raise ValueError(f'Expected {field} >= {least}, got {flat[field]}.')
+  for name in _SHARES:
+    algorithms.base.check(
+      f'participation.{name}', config.participation[name], 0, 1
+    )
+  for name in _OF_CLOCK:
+    algorithms.base.check(
+      f'participation.{name}',
+      config.participation[name],
+      _LEAST_RATE if name.endswith('_per_second') else 0,
+    )
+  faults.check(config.faults.nonfinite)
+  for name, least in (('clip_norm', 0), ('diverged_above', 1)):
+    algorithms.base.check(f'faults.{name}', config.faults[name], least)
+  if config.faults.nonfinite == faults.CLIP and not config.faults.clip_norm:
+    raise ValueError('Expected faults.clip_norm > 0, got 0.')
   if config.execution.compile_effort not in ('high', 'low'):
     raise ValueError(
       "Expected execution.compile_effort to be 'high' or 'low', got "
@@ -479,7 +558,9 @@ def build(
   train = federated
   if case.centralized:
     train = [
-      datasets.centralize(data, case.centralized, source.shared_labels)
+      datasets.centralize(
+        data, case.centralized, source.shared_labels, source.unsound
+      )
       for data in federated
     ]
   algorithm = case.algorithm
@@ -544,7 +625,9 @@ def build(
   runs_at_once = 1
   if jax.default_backend() != 'cpu':  # There they are mapped at once.
     runs_at_once = -(-len(seeds) * len(points) // available)
-  make = make_algorithm(config, algorithm, task_devices, runs_at_once)
+  make = make_algorithm(
+    config, algorithm, task_devices, runs_at_once, bool(case.centralized)
+  )
   make(federation, {})  # Raises for bad settings before anything is compiled.
   return program.Case(
     data=train[0],

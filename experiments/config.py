@@ -114,6 +114,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.reducer.kept = 0.0  # Share that multi_krum averages; 0: the others.
   config.reducer.iterations = 8  # Of geometric_median.
   config.reducer.norm = 1.0  # Bound of norm_clipping.
+  # Whether common layers are reduced task by task, then averaged over tasks.
+  config.reducer.within_tasks = False
   config.server = ml_collections.ConfigDict()
   for layer_type in ('common', 'task'):
     config.aggregation[layer_type] = 'examples'
@@ -128,6 +130,27 @@ def default_config() -> ml_collections.ConfigDict:
   config.attack.name = 'none'  # Or sign_flip, noise, label_flip, nan.
   config.attack.share = 0.2  # Of every task's clients, rounded down.
   config.attack.scale = 10.0  # Of sign_flip and noise.
+
+  # What becomes of clients in a round: see fmtl_jax/participation.py.
+  config.participation = ml_collections.ConfigDict()
+  config.participation.dropout = 0.0  # Probability that a client drops out,
+  config.participation.late = 0.0  # that its update comes too late to count,
+  config.participation.partial = 0.0  # that it does a part of its local steps:
+  config.participation.least_work = 0.1  # uniform from this share to all.
+  config.participation.clock = False  # Simulated time, with what follows.
+  config.participation.steps_per_second = 100.0  # Of the median client.
+  config.participation.speed_spread = 0.0  # Deviation of the logarithm.
+  config.participation.bytes_per_second = 1e6  # Of the median client.
+  config.participation.bandwidth_spread = 0.0  # Deviation of the logarithm.
+  config.participation.deadline = 0.0  # Seconds a round; 0 waits for everyone.
+  config.participation.at_deadline = 'partial'  # Or late: nothing counts.
+
+  config.faults = ml_collections.ConfigDict()
+  # stop; skip_client leaves clients out of a round; clip bounds gradients.
+  config.faults.nonfinite = 'stop'
+  config.faults.clip_norm = 10.0  # Of gradients, with clip.
+  # A point of a sweep ends where its loss is so many times that of its start.
+  config.faults.diverged_above = 100.0
 
   config.run = ml_collections.ConfigDict()
   config.run.rounds = 100

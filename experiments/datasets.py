@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import sys
 import types
 from typing import Any, NamedTuple
@@ -74,6 +75,8 @@ class Source(NamedTuple):
     standardized_axes: Axes of an example that share a mean and a scale.
     backbone: What the features were computed with, None if nothing.
     settings: The values of `SETTINGS` that it was loaded with, if known.
+    unsound: `[N]` bool, examples whose features are not finite; None if there
+      are none. Nobody is evaluated on them.
   """
 
   features: Any
@@ -86,6 +89,7 @@ class Source(NamedTuple):
   standardized_axes: tuple[int, ...] = ()
   backbone: Backbone | None = None
   settings: Mapping[str, Any] = types.MappingProxyType({})
+  unsound: np.ndarray | None = None
 
 
 def _digits(data: ml_collections.ConfigDict) -> Source:
@@ -100,11 +104,15 @@ def _digits(data: ml_collections.ConfigDict) -> Source:
   )
 
 
-def _uci_har(data: ml_collections.ConfigDict) -> Source:
+def _uci_har(
+  data: ml_collections.ConfigDict, allow_nonfinite: bool = False
+) -> Source:
   from fmtl_jax.data import uci_har  # tensorflow_datasets is slow to import.
 
   kind = data.kind or 'features'
-  loaded = uci_har.load(data.manual_dir or None, data.data_dir or None, kind)
+  loaded = uci_har.load(
+    data.manual_dir or None, data.data_dir or None, kind, allow_nonfinite
+  )
   people = np.unique(loaded.subject)
   tasks = tuple(
     tasks_lib.Task(
@@ -199,10 +207,23 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
   'face_folder': _face_folder,
   'celeb_a': _celeb_a,
 }
+# Those that would refuse NaN otherwise.
+_WITH_NONFINITE = {'uci_har': functools.partial(_uci_har, allow_nonfinite=True)}
 
 
-def load(data: ml_collections.ConfigDict) -> Source:
-  """Loads the source that `data.name` names; raises a ValueError if unknown."""
+def load(
+  data: ml_collections.ConfigDict, allow_nonfinite: bool = False
+) -> Source:
+  """Loads the source that `data.name` names.
+
+  Args:
+    data: The config's `data`.
+    allow_nonfinite: Whether features may be NaN or infinite: `unsound` says
+      which examples have them.
+
+  Raises:
+    ValueError: If it is unknown or cannot be had.
+  """
   if data.name not in SOURCES:
     raise ValueError(
       f'Unknown data.name {data.name!r}; known are {", ".join(SOURCES)}.'
@@ -213,6 +234,8 @@ def load(data: ml_collections.ConfigDict) -> Source:
       f'Expected data.protocol to be one of {", ".join(PROTOCOLS)}, got '
       f'{data.protocol!r}.'
     )
+  if allow_nonfinite and data.name in _WITH_NONFINITE:
+    return _WITH_NONFINITE[data.name](data)
   return SOURCES[data.name](data)
 
 
@@ -304,6 +327,12 @@ def federate(
     split = splits.stratified(
       groups, source.strata, data.validation_fraction, data.test_fraction, rng
     )
+  unsound = source.unsound
+  if unsound is not None:
+    sound = lambda groups: [rows[~unsound[rows]] for rows in groups]
+    split = split._replace(
+      validation=sound(split.validation), test=sound(split.test)
+    )
   common: list[list[np.ndarray] | None] = [None, None]
   if source.shared_labels:
     common = [
@@ -321,6 +350,7 @@ def federate(
     pooled_validation=common[0],
     pooled_test=common[1],
     client_ids=_client_ids(source, data),
+    allow_nonfinite=unsound is not None,
   )
   return standardized(source, dataset) if data.standardize else dataset
 
@@ -330,6 +360,8 @@ def standardized(
 ) -> dataset_lib.FederatedDataset:
   """The data set with features standardized by its training examples."""
   train = dataset.partition.train.groups()
+  if source.unsound is not None:
+    train = [rows[~source.unsound[rows]] for rows in train]
   sums = [standardization.client_sums(source.features[r]) for r in train]
   statistics = standardization.combine(sums, source.standardized_axes)
   return with_standardization(dataset, statistics)
@@ -341,6 +373,27 @@ def with_standardization(
   """The data set with a `Partition.standardization` that is known."""
   partition = dataclasses.replace(dataset.partition, standardization=statistics)
   return dataclasses.replace(dataset, partition=partition)
+
+
+def unsound_clients(
+  source: Source, dataset: dataset_lib.FederatedDataset
+) -> str:
+  """A sentence on clients whose data are not finite; '' if all are."""
+  if source.unsound is None:
+    return ''
+  bad = source.unsound
+  train = dataset.partition.train.groups()
+  ids = [
+    str(client)
+    for client, rows in zip(dataset.partition.client_ids, train, strict=True)
+    if bad[rows].any()
+  ]
+  return (
+    f'The training examples of {len(ids)} client(s) hold NaN or infinite '
+    f'values: {", ".join(ids)} (first seed); see faults.nonfinite for what '
+    f'rounds do with them. Nobody is evaluated on the {bad.sum()} examples '
+    'with such values.'
+  )
 
 
 def overlapping_pairs(
@@ -363,7 +416,10 @@ def overlapping_pairs(
 
 
 def centralize(
-  dataset: dataset_lib.FederatedDataset, kind: str, shared_labels: bool
+  dataset: dataset_lib.FederatedDataset,
+  kind: str,
+  shared_labels: bool,
+  unsound: np.ndarray | None = None,
 ) -> dataset_lib.FederatedDataset:
   """The centralized reference: the union of the clients' training examples.
 
@@ -373,8 +429,11 @@ def centralize(
       tasks, or with all examples as one task where every example belongs to
       another.
     shared_labels: See `Source`.
+    unsound: See `Source`; one of these would spoil all.
   """
   train = dataset.partition.train.groups()
+  if unsound is not None:
+    train = [rows[~unsound[rows]] for rows in train]
   tasks = dataset.tasks
   members = [
     [train[member // dataset.num_slots] for member in group]

@@ -110,6 +110,7 @@ def case_curves(
   metric: str = evaluation.ACCURACY,
   view: str = 'pooled',
   split: str = 'test',
+  by_time: bool = False,
 ) -> None:
   """Draws the mean of a metric for every case, as in Fig. 4 of the paper.
 
@@ -122,6 +123,8 @@ def case_curves(
     metric: A name of `evaluation.metric_names`.
     view: `pooled` or `client`.
     split: `test` or `validation`.
+    by_time: Against simulated time instead of rounds; cases without a clock are
+      left out.
   """
   with _figure(path, height=4.7) as figure:
     panels = figure.subplots(1, 2)
@@ -130,8 +133,12 @@ def case_curves(
       mean, std = results.mean_and_std(
         results.curve(record, split, view, metric)[..., -1:]
       )
-      rounds = record['curve']['round']
-      _line(panels, place, record['label'], rounds, mean[:, 0], std[:, 0])
+      x = record['curve']['round']
+      if by_time:
+        x = results.simulated_seconds(record)
+        if x is None:
+          continue
+      _line(panels, place, record['label'], x, mean[:, 0], std[:, 0])
       last.append((mean[-1, 0], std[-1, 0]))
     for record in records:
       if not record['rounds']:
@@ -145,6 +152,10 @@ def case_curves(
             label=record['label'],
           )
     _finish_curves(figure, panels, split, metric, *np.reshape(last, (-1, 2)).T)
+    if by_time:
+      for axes in panels:
+        axes.set_xlabel('simulated time (s)')
+        axes.xaxis.get_major_locator().set_params(integer=False)
     if records:
       average = 'tasks' if view == 'pooled' else 'clients'
       _title(figure, f'Mean over {average}: {_spread(records[0])}')

@@ -185,7 +185,13 @@ class Program:
     lowered = {
       'init': init.lower(),
       'rounds': jax.jit(self._rounds, donate_argnums=0).lower(
-        state, self._runs, self._examples, self._frozen, np.int32(0)
+        state,
+        self._runs,
+        self._examples,
+        self._frozen,
+        jax.ShapeDtypeStruct(
+          (self.num_runs + self._padding,), np.int32, sharding=self._by_run
+        ),
       ),
       'evaluate': jax.jit(self._evaluate).lower(
         state, self._runs, self._rows['test'], self._examples, self._frozen
@@ -212,19 +218,28 @@ class Program:
     self.compile()
     return self._compiled['init'](self._runs, self._examples)
 
-  def run_rounds(self, state: Tree, num_rounds: int) -> tuple[Tree, Tree]:
+  def run_rounds(
+    self, state: Tree, num_rounds: int, going: np.ndarray | None = None
+  ) -> tuple[Tree, Tree]:
     """Runs rounds, at most `rounds_per_call`.
 
     Args:
       state: `[R, ...]`; donated.
       num_rounds: How many.
+      going: `[R]` bool, the runs that go on; by default all. The others keep
+        their states, and their metrics are zeros.
 
     Returns:
       The new state, and the rounds' metrics on the host, `[R, rounds, ...]`.
     """
     self.compile()
+    counts = np.zeros(self.num_runs + self._padding, np.int32)
+    counts[: self.num_runs] = num_rounds
+    if going is not None:
+      counts[: self.num_runs] *= going
+    counts = jax.device_put(counts, self._by_run)
     state, metrics = self._compiled['rounds'](
-      state, self._runs, self._examples, self._frozen, np.int32(num_rounds)
+      state, self._runs, self._examples, self._frozen, counts
     )
     metrics = self._fetch(metrics)
     return state, jax.tree.map(lambda x: x[:, :num_rounds], metrics)
@@ -251,8 +266,8 @@ class Program:
 
   def _rounds(self, state, runs, examples, frozen, num_rounds):
     def one(mapped, shared):
-      state, run = mapped
-      examples, frozen, num_rounds = shared
+      state, run, num_rounds = mapped
+      examples, frozen = shared
       algorithm = self._case.make_algorithm(self._case.federation, run.settings)
       data = self._train_data(run, examples)
       round_fn = jax.jit(algorithm.round)  # Traced once for both uses.
@@ -278,7 +293,7 @@ class Program:
         state = task_devices.all_tasks(self._case.federation, state, TASK_AXIS)
       return state, buffer
 
-    return self._map(one)((state, runs), (examples, frozen, num_rounds))
+    return self._map(one)((state, runs, num_rounds), (examples, frozen))
 
   def _evaluate(self, state, runs, rows, examples, frozen):
     def one(mapped, shared):

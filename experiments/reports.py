@@ -86,7 +86,9 @@ def notes(records: Sequence[results.Record]) -> list[str]:
     for common, task in sorted(weights)
   ]
   found += dict.fromkeys(
-    note for record in records for note in _robustness(record)
+    note
+    for record in records
+    for note in (*_robustness(record), *_participation(record))
   )
   balanced = {
     f'{place}: {record["settings"][f"balancing.{place}"]}'
@@ -113,12 +115,40 @@ def _robustness(record: Mapping[str, Any]) -> list[str]:
   common, task = (settings.get(f'reducer.{name}', 'mean') for name in _AVERAGED)
   if (common, task) != ('mean', 'mean'):
     notes.append(
-      f'Reducers: common layers {common}, task-specific ones {task}.'
+      f'Reducers: common layers {common}'
+      + (' task by task' if settings.get('reducer.within_tasks') else '')
+      + f', task-specific ones {task}.'
     )
   if settings.get('attack.name', attacks.NONE) != attacks.NONE:
     notes.append(
       f'Of the clients of every task, {settings["attack.share"]:.0%} attack '
       f'({settings["attack.name"]}); their own results do not count.'
+    )
+  return notes
+
+
+def _participation(record: Mapping[str, Any]) -> list[str]:
+  """Who did not take part in full, and whose results were left out."""
+  settings, notes = record.get('settings', {}), []
+  words = {
+    'dropout': 'drop out',
+    'late': 'are late',
+    'partial': 'take a part of their steps',
+  }
+  shares = {
+    word: settings.get(f'participation.{name}', 0)
+    for name, word in words.items()
+  }
+  given = [f'{share:.0%} {word}' for word, share in shares.items() if share]
+  if given:
+    notes.append(f'Of the clients of a round, {", ".join(given)}.')
+  skipped = np.sum(record.get('per_round', {}).get('skipped_clients', 0.0))
+  if skipped:
+    rounds = skipped / len(record['seeds'])
+    notes.append(
+      f'{record["label"]}: the results of a client were left out of a round '
+      f'{rounds:,.0f} times a seed, because they were not finite; '
+      'cases/*.json says whose.'
     )
   return notes
 
@@ -188,6 +218,8 @@ def write_figures(
   if not trained:
     return
   figures.case_curves(workdir / 'cases.png', records, **shown)
+  if any(results.simulated_seconds(r) is not None for r in trained):
+    figures.case_curves(workdir / 'time.png', records, by_time=True, **shown)
   if of_tasks:
     figures.task_curves(workdir / 'curves.png', of_tasks[0], **shown)
   else:

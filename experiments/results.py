@@ -78,6 +78,22 @@ def curve(record: Record, split: str, view: str, metric: str) -> np.ndarray:
   return np.asarray(values, np.float64).reshape(shape)
 
 
+def simulated_seconds(record: Record) -> np.ndarray | None:
+  """Simulated time until each evaluation, `[E]`, the mean over seeds.
+
+  Args:
+    record: Of one case.
+
+  Returns:
+    Seconds, None if the case had no clock.
+  """
+  of_rounds = record.get('per_round', {}).get('simulated_seconds')
+  if not of_rounds:
+    return None
+  until = np.cumsum(np.asarray(of_rounds, np.float64), axis=0).mean(1)
+  return np.append(0.0, until)[np.asarray(record['curve']['round'])]
+
+
 def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviation (ddof 1) over seeds, the axis before the last.
 
@@ -173,6 +189,12 @@ def diverged(
   return found
 
 
+def ended(train_loss: Sequence[Sequence[float | None]]) -> np.ndarray:
+  """The round, from 1, in which each run diverged, `[R]`; NaN if in none."""
+  missing = np.array([[x is None for x in row] for row in train_loss])
+  return np.where(missing.any(0), missing.argmax(0) + 1.0, np.nan)
+
+
 def _client_values(record, split, metric):
   """The defined last values by seed and `(client, task)`."""
   by_seed: dict[int, dict[tuple[str, str], float]] = {
@@ -266,7 +288,9 @@ def write_metrics_csv(
   """Writes every value of all curves, one a line, undefined ones left out.
 
   The training loss stands beside them: split `train`, view `cohort`, task
-  `mean`, metric `loss`, for every round. The file is the old or the new one.
+  `mean`, metric `loss`, for every round, and so do `skipped_clients` and
+  `simulated_seconds` of rounds that have them. The file is the old or the new
+  one.
   """
   path = pathlib.Path(path)
   temporary = path.with_suffix('.tmp')
@@ -292,9 +316,12 @@ def _curves(record):
     values = curve(record, split, view, metric)
     tasks = (*record['tasks'], MEAN)
     yield split, view, metric, tasks, record['curve']['round'], values
-  loss = np.asarray(record['train_loss'], np.float64)
-  loss = loss.reshape(len(loss), len(record['seeds']), 1)
-  yield *TRAIN, (MEAN,), range(1, len(loss) + 1), loss
+  split, view, metric = TRAIN
+  per_round = {metric: record['train_loss'], **record.get('per_round', {})}
+  for name, rows in per_round.items():
+    values = np.asarray(rows, np.float64)
+    values = values.reshape(len(values), len(record['seeds']), 1)
+    yield split, view, name, (MEAN,), range(1, len(values) + 1), values
 
 
 def write_tensorboard(

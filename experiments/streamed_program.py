@@ -105,8 +105,11 @@ class StreamedProgram(program.Program):
     self.compile_seconds += time.perf_counter() - start
     return self._stack(states)
 
-  def run_rounds(self, state: Tree, num_rounds: int) -> tuple[Tree, Tree]:
-    """See `Program.run_rounds`."""
+  def run_rounds(
+    self, state: Tree, num_rounds: int, going: np.ndarray | None = None
+  ) -> tuple[Tree, Tree]:
+    """See `Program.run_rounds`; all runs go on."""
+    del going
     states, metrics = [], []
     host = self.host_state(state)
     for number, streamed in enumerate(self._streamed):

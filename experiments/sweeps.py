@@ -156,6 +156,7 @@ def run(
           workdir / 'checkpoints' / f'{name}_{number}',
           flag,
           stop_if_diverged=False,
+          point_size=case_config.run.seeds,
         )
         seconds = time.perf_counter() - start
         part = rows_of(name, point, points, case_config, history, seconds)
@@ -190,6 +191,7 @@ def rows_of(
   values = np.array(history.values[metric], np.float64)[:, :, -1]
   values = values.reshape(len(values), len(points), -1)  # [E, points, seeds]
   diverged = results.diverged(history.train_loss, history.values)
+  ended = results.ended(history.train_loss)
   rows = []
   for i, mapped in enumerate(points):
     curve = values[:, i].mean(1)
@@ -210,11 +212,26 @@ def rows_of(
         'best': train.to_json(curve[best]),
         'best_round': history.rounds[best],
         'lower_is_better': sign < 0,
+        'diverged_round': _first(ended.reshape(len(points), -1)[i]),
         'seconds': seconds,
         'runs_in_program': values.shape[1] * values.shape[2],
       }
     )
   return rows
+
+
+def _first(rounds: np.ndarray) -> int | None:
+  """The smallest of some rounds, None if there is none."""
+  known = rounds[np.isfinite(rounds)]
+  return int(known.min()) if known.size else None
+
+
+def _last_round(row: Mapping[str, Any]) -> str:
+  """What a point ended with, or that and when it ended early."""
+  if row['final'] is not None:
+    return f'{row["final"]:.2f}'
+  number = row.get('diverged_round')
+  return 'diverged' if number is None else f'diverged in round {number}'
 
 
 def best_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -248,7 +265,7 @@ def _report(workdir, config, rows):
     (
       cases_lib.label(row['case'], config),
       *(str(row['settings'].get(field, '')) for field in fields),
-      'diverged' if row['final'] is None else f'{row["final"]:.2f}',
+      _last_round(row),
       '' if row['best'] is None else f'{row["best"]:.2f}',
       '' if row['best'] is None else str(row['best_round']),
     )

@@ -542,17 +542,22 @@ def cost_table(
 ) -> Table:
   """Builds the table of distinct parameters by layer type, and of times."""
   names = layer_types_of(records, 'parameters')
+  simulated = [results.simulated_seconds(record) for record in records]
+  has_clock = any(times is not None for times in simulated)
   rows = []
-  for record in records:
+  for record, until in zip(records, simulated, strict=True):
     cost = record['cost']
     counts = [cost['parameters'].get(name, 0) for name in names]
-    times = (MISSING,) * 3
+    times: Row = (MISSING,) * 3
     if record['rounds']:
       times = (
         _seconds(cost['seconds_per_round']),
         _seconds(cost['compile_seconds']),
         f'{cost["client_steps_per_second"]:,.0f}',
       )
+    if has_clock:
+      last = np.nan if until is None else until[-1]
+      times += (_seconds(last) if np.isfinite(last) else MISSING,)
     rows.append(
       (
         record['label'],
@@ -562,12 +567,20 @@ def cost_table(
     )
   return Table(
     title=title,
-    header=(_CASE, *names, 'all', 'a round', 'compile', 'client steps / s'),
+    header=(
+      *(_CASE, *names, 'all', 'a round', 'compile', 'client steps / s'),
+      *(('simulated',) if has_clock else ()),
+    ),
     rows=tuple(rows),
     notes=(
       'Distinct parameters of all owners: a common layer counts once, a '
       'task-specific layer once a task, a personal layer once a client.',
       'A round: of one seed; without evaluation and compilation.',
+      *(
+        ('Simulated: time of all rounds by the clock of participation.',)
+        if has_clock
+        else ()
+      ),
     ),
   )
 

@@ -33,6 +33,7 @@ from fmtl_jax import attacks
 from fmtl_jax import checkpoints
 from fmtl_jax import communication
 from fmtl_jax import evaluation
+from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax.algorithms import clusters
@@ -40,6 +41,10 @@ from fmtl_jax.data import dataset as dataset_lib
 
 Record = dict[str, Any]
 SPLITS = ('validation', 'test')
+_TOTALS = ('rounds', 'clients', 'slots', 'steps')
+_COUNTED = ('client', 'task', 'steps')
+_SKIPPED = 'skipped_rounds'  # Of clients whose results were not finite.
+_LAYERS = {faults.STATE: 'what it keeps'}
 
 
 class DivergedError(FloatingPointError):
@@ -110,8 +115,10 @@ def train_and_evaluate(
       print(f'warning: {found.warning}', file=sys.stderr)
   first = datasets.federate(source, config.data, seeds_of(config)[0])
   overlapping = datasets.overlapping_pairs(source, first)
+  notes = [datasets.unsound_clients(source, first)]
   if overlapping:
-    note = datasets.OVERLAP_NOTE.format(overlapping)
+    notes.append(datasets.OVERLAP_NOTE.format(overlapping))
+  for note in filter(None, notes):
     print(f'warning: {note}', file=sys.stderr)
   workdirs.check_space(
     workdir, sum(_bytes_of_checkpoints(*found) for found in built.values())
@@ -229,8 +236,9 @@ class History:
     self.values: dict[str, list[Any]] = dict(saved.get('values', {}))
     self.client_values: dict[str, Any] = dict(saved.get('client_values', {}))
     self.train_loss: list[Any] = list(saved.get('train_loss', []))
+    self.per_round: dict[str, list[Any]] = dict(saved.get('per_round', {}))
     self.totals: dict[str, float] = dict(
-      saved.get('totals', dict.fromkeys(('clients', 'slots', 'steps'), 0.0))
+      saved.get('totals', dict.fromkeys(_TOTALS, 0.0))
     )
     self.seconds: float = saved.get('seconds', 0.0)
     self.compile_seconds: float = saved.get('compile_seconds', 0.0)
@@ -239,16 +247,74 @@ class History:
     """The same as JSON values."""
     return dict(vars(self))
 
-  def add_rounds(self, metrics: Any, num_clients: int, num_tasks: int) -> None:
-    """Adds the metrics `[R, rounds, ...]` of some rounds."""
+  def going(self, num_runs: int, point_size: int = 1) -> np.ndarray:
+    """Which runs have not diverged, `[R]` bool.
+
+    Args:
+      num_runs: R.
+      point_size: How many neighbouring runs end together.
+    """
+    losses = np.array(self.train_loss, np.float64).reshape(-1, num_runs)
+    fine = np.isfinite(losses).all(0).reshape(-1, point_size).all(1)
+    return np.repeat(fine, point_size)
+
+  def add_rounds(
+    self,
+    metrics: Any,
+    num_clients: int,
+    num_tasks: int,
+    going: np.ndarray | None = None,
+    diverged_above: float = np.inf,
+  ) -> None:
+    """Adds the metrics `[R, rounds, ...]` of some rounds.
+
+    Args:
+      metrics: As of `Program.run_rounds`.
+      num_clients: M.
+      num_tasks: T.
+      going: `[R]` bool, the runs that were run; by default all.
+      diverged_above: A loss above so many times that of the first round counts
+        as none, and so do those after it.
+    """
     count = metrics['count'].sum((2, 3))
+    if going is None:
+      going = np.ones(len(count), bool)
     loss = metrics['loss_sum'].sum((2, 3)) / np.maximum(count, 1)
+    loss[~going] = np.nan
+    first = np.array(self.train_loss[:1] or to_json(loss.T[:1]), np.float64)[0]
+    too_large = loss > diverged_above * first[:, None]
+    loss[np.logical_or.accumulate(too_large, axis=1)] = np.nan
     self.train_loss += to_json(loss.T)
+    if 'skipped' in metrics:
+      self._add_skipped(metrics, num_clients)
+    if 'simulated_seconds' in metrics:
+      seconds = metrics['simulated_seconds'].max(2)
+      self._add_per_round('simulated_seconds', seconds)
+    metrics = {k: v[going] for k, v in metrics.items() if k in _COUNTED} | {
+      k: v for k, v in metrics.items() if k not in _COUNTED
+    }
+    self.totals['rounds'] += metrics['client'].shape[0] * loss.shape[1]
     self.totals['clients'] += float((metrics['client'] < num_clients).sum())
     self.totals['slots'] += float((metrics['task'] < num_tasks).sum())
     self.totals['steps'] += float(metrics['steps'].sum())
     if clusters.CLUSTER in metrics:
       self._add_clusters(metrics, num_clients)
+
+  def _add_per_round(self, name: str, values: np.ndarray) -> None:
+    """Adds values `[R, rounds]` under a name."""
+    self.per_round.setdefault(name, []).extend(to_json(values.T))
+
+  def _add_skipped(self, metrics: Any, num_clients: int) -> None:
+    """Counts who was left out: `[rounds][R]` clients, `[R][M]` rounds."""
+    skipped = metrics['skipped']
+    self._add_per_round('skipped_clients', skipped.sum(2))
+    known = self.client_values.get(_SKIPPED)
+    counts = np.zeros((len(skipped), num_clients + 1))
+    if known is not None:
+      counts[:, :-1] = known
+    for run, of_run in enumerate(counts):
+      np.add.at(of_run, metrics['client'][run], skipped[run])
+    self.client_values[_SKIPPED] = counts[:, :-1].tolist()
 
   def _add_clusters(self, metrics: Any, num_clients: int) -> None:
     """Notes each client's last cluster, `[R, M]`; None before its first one."""
@@ -287,6 +353,7 @@ def run_case(
   folder: pathlib.Path,
   flag: interrupts.Flag,
   stop_if_diverged: bool = True,
+  point_size: int = 1,
 ) -> History:
   """Runs one case to its last round; goes on from its last checkpoint.
 
@@ -296,7 +363,10 @@ def run_case(
     config: The case's config.
     folder: Its checkpoints are kept here.
     flag: Says when to stop.
-    stop_if_diverged: Whether a loss that is not finite is an error.
+    stop_if_diverged: Whether a loss that is not finite is an error. Otherwise
+      runs that diverge end there, see `faults.diverged_above`.
+    point_size: How many neighbouring runs end together, such as the seeds of a
+      point.
   """
   rounds, every = config.run.rounds, config.run.evaluate_every
   save_every = config.checkpoint.every_rounds
@@ -362,13 +432,20 @@ def run_case(
       if save_every:
         steps = min(steps, save_every - done % save_every)
       compiling = program.compile_seconds
+      going = None
+      if not stop_if_diverged:
+        going = history.going(program.num_runs, point_size)
       start = time.perf_counter()
-      state, metrics = program.run_rounds(state, steps)
+      state, metrics = program.run_rounds(state, steps, going)
       elapsed = time.perf_counter() - start
       history.seconds += elapsed - (program.compile_seconds - compiling)
+      limit = config.faults.diverged_above
       if stop_if_diverged:
         _check_finite(metrics, done, case, seeds_of(config), label)
-      history.add_rounds(metrics, case.data.num_clients, case.data.num_tasks)
+        limit = np.inf
+      history.add_rounds(
+        metrics, case.data.num_clients, case.data.num_tasks, going, limit
+      )
       done += steps
       bar.update(steps)
       if done % every == 0 or done == rounds:
@@ -444,21 +521,31 @@ def _check_finite(
   label: str,
 ) -> None:
   """Raises a DivergedError that names the first number that is not finite."""
-  bad = ~np.isfinite(metrics['loss_sum']) | ~metrics['finite'][..., None]
+  left_out = metrics.get('skipped', np.zeros((), bool))
+  finite = {k: v | left_out for k, v in metrics['finite'].items()}
+  bad = ~np.isfinite(metrics['loss_sum'])
+  bad |= ~np.all(list(finite.values()), axis=0)[..., None]
   if not bad.any():
     return
   places = np.argwhere(bad)
   run, step, place, slot = places[places[:, 1].argmin()]
   client = metrics['client'][run, step, place]
   task = min(metrics['task'][run, step, place, slot], case.data.num_tasks - 1)
-  loss = metrics['loss_sum'][run, step, place, slot]
-  cure = 'use a smaller learning rate'
+  names = [name for name, of in finite.items() if not of[run, step, place]]
+  what = 'loss'
+  if np.isfinite(metrics['loss_sum'][run, step, place, slot]):
+    words = [_LAYERS.get(name, f'{name} layers') for name in names]
+    what = f'update of {" and ".join(words)}'
+  cure = (
+    'use a smaller learning rate, or leave such clients out of a round with '
+    'faults.nonfinite=skip_client'
+  )
   if attacks.honest(case.data) is not None:
     cure = f'some clients attack: try another reducer, or {cure}'
   raise DivergedError(
-    f'{label}: the {"update" if np.isfinite(loss) else "loss"} of client '
-    f'{client} on task {case.data.tasks[task].name!r} was not finite in round '
-    f'{done + step} (seed {seeds[run]}); {cure}.'
+    f'{label}: the {what} of client {client} on task '
+    f'{case.data.tasks[task].name!r} was not finite in round {done + step} '
+    f'(seed {seeds[run]}); {cure}.'
   )
 
 
@@ -486,8 +573,7 @@ def make_record(
   history: History,
 ) -> Record:
   """The record of a finished case, JSON values throughout."""
-  num_runs = len(case.runs.key)
-  run_rounds = config.run.rounds * num_runs
+  run_rounds = max(history.totals['rounds'], 1)
   clients = history.totals['clients'] / run_rounds
   slots = history.totals['slots'] / run_rounds
   entry = algorithms.ALGORITHMS[case.algorithm]
@@ -510,6 +596,7 @@ def make_record(
     'client_tasks': np.asarray(case.runs.test.client_tasks[0]).tolist(),
     'curve': {'round': history.rounds, 'values': history.values},
     'train_loss': history.train_loss,
+    'per_round': history.per_round,
     'client_values': history.client_values,
     'settings': {
       field: value

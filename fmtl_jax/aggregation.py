@@ -71,6 +71,7 @@ class Aggregation:
     present = sorted(set(jax.tree.leaves(federation.layer_types)))
     self.averaged = [n for n in present if federation.owners[n].averaged]
     places = settings.balancing
+    self._within_tasks = settings.reduce_within_tasks and places.group is None
     self._by_task = []
     if places.server is not None:
       self._by_task = [
@@ -423,7 +424,16 @@ class Aggregation:
     reducer = self._settings.reducer.get(name)
     if self._settings.balancing.group is not None:
       reducer = reducers.balanced(self._settings.balancing.group, key)
-    if reducer is not None:
+    if reducer is not None and owner is None and self._within_tasks:
+      update = reducers.within_tasks(
+        reducer,
+        stacked[name],
+        weights,
+        cohort.label_counts,
+        cohort.tasks,
+        len(self._federation.tasks),
+      )
+    elif reducer is not None:
       update = reducers.by_owner(reducer, stacked[name], weights, owner, count)
     return server_optimizers.Reported(update, report, share)
 

@@ -124,7 +124,9 @@ def for_each_batch(
   """Passes over a client's examples in a new order each epoch.
 
   The last batch of an epoch is short: it is padded. The number of steps is the
-  client's own, so that small clients and padding cost nothing under `scan`.
+  client's own, so that small clients and padding cost nothing under `scan`. One
+  that does a part of its work (`Cohort.work`) takes the first steps, at least
+  one.
 
   Args:
     step_fn: `(carry, batch, number, is_step) -> carry`, with the number of the
@@ -145,11 +147,24 @@ def for_each_batch(
   batch_size = max(max_size, 1) if whole else batch_size
   length = -(-max_size // batch_size) * batch_size
   num_steps = (size + batch_size - 1) // batch_size
-  steps_together = num_steps
-  if clients_axis is not None:
-    steps_together = jax.lax.pmax(num_steps, clients_axis)
+  most = lambda steps: (
+    steps if clients_axis is None else jax.lax.pmax(steps, clients_axis)
+  )
+  steps_together = most(num_steps)
+  work = local_data.client.work
+
+  def own_steps(number):
+    """The steps of an epoch that the client takes."""
+    if work is None:
+      return num_steps
+    total = epochs * num_steps
+    # Products that rounding leaves below a whole number are that number.
+    share = jnp.floor(work * total + 1e-4).astype(num_steps.dtype)
+    limit = jnp.clip(share, jnp.minimum(total, 1), total)
+    return jnp.clip(limit - number * num_steps, 0, num_steps)
 
   def epoch(number, carry):
+    own = own_steps(number)
     orders = [jnp.arange(batch_size)] * draws
     if not whole:
       first = jax.random.fold_in(key, number)
@@ -167,10 +182,11 @@ def for_each_batch(
         carry,
         batches[0] if draws == 1 else batches,
         number * steps_together + i,
-        i < num_steps,
+        i < own,
       )
 
-    return jax.lax.fori_loop(0, steps_together, step, carry)
+    together = steps_together if work is None else most(own)
+    return jax.lax.fori_loop(0, together, step, carry)
 
   return jax.lax.fori_loop(0, epochs, epoch, carry)
 

@@ -36,6 +36,8 @@ class Cohort:
     example_counts: `[C]` float32, those with at least one active label.
     index: The owner of every layer type's copy, by name: `client` `[C]`, `task`
       `[C, S]`, and the data set's own, such as a cluster.
+    work: `[C]` float32, the share of its local steps that a client takes; None
+      if all take all of them.
   """
 
   client: jax.Array
@@ -47,6 +49,7 @@ class Cohort:
   label_counts: jax.Array
   example_counts: jax.Array
   index: Mapping[str, jax.Array]
+  work: jax.Array | None = None
 
 
 def check_clients_per_task(
@@ -172,6 +175,20 @@ def select(
     example_counts=example_counts.astype(jnp.float32),
     index={name: take(v) for name, v in partition.owner_index.items()}
     | {'client': client, 'task': tasks},
+  )
+
+
+def silenced(cohort: Cohort, silent: jax.Array) -> Cohort:
+  """The cohort in which some clients report nothing.
+
+  Args:
+    cohort: C clients.
+    silent: `[C]` bool.
+  """
+  return dataclasses.replace(
+    cohort,
+    label_counts=jnp.where(silent[:, None], 0, cohort.label_counts),
+    example_counts=jnp.where(silent, 0, cohort.example_counts),
   )
 
 

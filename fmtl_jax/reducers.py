@@ -23,7 +23,7 @@ anything is counted. An owner that is left without updates gets zero.
 The weights of those that are weighted are divided by their sum, also with
 `paper`; the others count clients. What they tolerate is a number of clients
 in each owner's group: a task's clients for task-specific layers, all of them
-for common ones.
+for common ones, or those of each task where they reduce `within_tasks`.
 """
 
 from collections.abc import Callable
@@ -354,3 +354,41 @@ def by_owner(
     return reducer(flat, jnp.where(owner == number, weights, 0))
 
   return jax.lax.map(of, jnp.arange(num_owners))
+
+
+def within_tasks(
+  reducer: Callable[[Tree, jax.Array], Tree],
+  updates: Tree,
+  weights: jax.Array,
+  counts: jax.Array,
+  tasks: jax.Array,
+  num_tasks: int,
+) -> Tree:
+  """Applies a reducer to the updates of each task, and takes their mean.
+
+  Clients of different tasks pull a common layer in different directions, which
+  a robust reducer of them all takes for attacks. A client with several tasks
+  takes part in each.
+
+  Args:
+    reducer: For one group of clients.
+    updates: `[C, ...]`, of a layer with a single copy.
+    weights: `[C]`; a task weighs what its clients do, each divided among its
+      tasks by its examples.
+    counts: `[C, S]`, examples with the label of each slot, 0 where it does not
+      take part.
+    tasks: `[C, S]`, the task of each slot, T for none.
+    num_tasks: T.
+
+  Returns:
+    `[...]`.
+  """
+
+  def of(number):
+    return reducer(updates, jnp.where(tasks == number, counts, 0).sum(1))
+
+  each = jax.lax.map(of, jnp.arange(num_tasks))
+  shares = counts / jnp.maximum(counts.sum(1, keepdims=True), 1)
+  totals = jnp.zeros(num_tasks, weights.dtype)
+  totals = totals.at[tasks].add(weights[:, None] * shares, mode='drop')
+  return _mean(each, totals)

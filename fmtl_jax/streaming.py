@@ -146,7 +146,9 @@ class StreamedRounds:
       state = self._join(state, rows)
       data = self._here(data, examples)
       state, metrics = algorithm(clients).round(state, data, frozen)
-      return *self._split(state), metrics | {'client': clients}
+      took_part = metrics['client'] < len(clients)
+      numbers = jnp.where(took_part, clients, self._num_clients)
+      return *self._split(state), metrics | {'client': numbers}
 
     def views(state, rows, clients, data, frozen):
       state = self._join(state, rows)

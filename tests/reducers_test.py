@@ -357,6 +357,34 @@ class ByOwnerTest(parameterized.TestCase):
     )
 
 
+class WithinTasksTest(absltest.TestCase):
+  def test_it_is_the_mean_of_what_tasks_make_of_their_clients(self):
+    updates = _updates(6, 2)
+    updates[5] = np.nan  # Of nobody.
+    weights = np.float32([3, 1, 2, 4, 5, 0])
+    # Client 3 has both tasks, with a label of one in four examples.
+    counts = np.float32([[3, 0], [1, 0], [2, 0], [1, 3], [5, 0], [0, 0]])
+    tasks = np.array([[0, 2], [0, 2], [1, 2], [0, 1], [1, 2], [1, 0]])
+    found = testing.jit(
+      lambda *args: reducers.within_tasks(reducers.median, *args, 2)
+    )(updates, weights, counts, tasks)
+    first = np.median(updates[[0, 1, 3]], axis=0)
+    second = np.median(updates[[2, 3, 4]], axis=0)
+    np.testing.assert_allclose(found, (5 * first + 10 * second) / 15, rtol=1e-5)
+
+  def test_tasks_that_pull_apart_are_no_attack(self):
+    """Krum of all takes one task's side; within tasks it is their mean."""
+    updates = np.float32([[0.0]] * 5 + [[-1.0]] * 5 + [[4.0]] * 5)
+    updates += 0.01 * _updates(15, 1)
+    updates[[0, 5, 10]] = -100.0
+    tasks = np.repeat(np.arange(3), 5)[:, None]
+    ones = np.ones(15, np.float32)
+    krum = reducers.krum(attackers=0.2)
+    within = reducers.within_tasks(krum, updates, ones, ones[:, None], tasks, 3)
+    self.assertAlmostEqual(float(within[0]), 1.0, delta=0.05)
+    self.assertGreater(abs(float(krum(updates, ones)[0]) - 1.0), 0.5)
+
+
 class GetTest(parameterized.TestCase):
   def test_by_name(self):
     self.assertIsNone(reducers.get('mean'))

@@ -13,6 +13,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import low_rank_sgd
+from fmtl_jax import participation as participation_lib
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
@@ -30,9 +31,10 @@ class Algorithm(NamedTuple):
     init: `(key, data) -> state`; the key is consumed.
     round: `(state, data, frozen) -> (state, metrics)`. `frozen` is the
       federation's by default. Metrics are those of the cohort's clients:
-      `client`, `steps` and `finite` (what it returns), `[C]`; `task` (T
-      for a slot that takes no part), `loss_sum` and `count` (of examples, over
-      all steps), `[C, S]`.
+      `client` (M for padding) and `steps`, `[C]`; `finite`, `[C]` by layer
+      type, see `faults.finite`; `task` (T for a slot that takes no part),
+      `loss_sum` and `count` (of examples, over all steps), `[C, S]`. Where
+      asked for, `skipped` and `simulated_seconds`, `[C]`.
     view: `(state, data, client, frozen) -> view`: the parameters with which a
       client (a `Cohort` without the leading axis) predicts.
     personal: Whether views differ between the clients of a task.
@@ -57,11 +59,18 @@ class RoundSettings:
     weighting: Of each averaged layer type, see `weights`; by default
       `examples`.
     reducer: Of each averaged layer type; the weighted mean by default.
+    reduce_within_tasks: Whether robust reducers of layers with a single copy
+      reduce the clients of each task, see `reducers.within_tasks`.
     server: Of each averaged layer type; by default the mean replaces the
       value.
     attack: What the attackers of the data set do; None for no attack.
     balancing: Where gradients or updates of several tasks or clients are
       balanced; nowhere by default.
+    participation: Who drops out, is late or does a part of its work; None if
+      all take part in full.
+    skip_nonfinite: Whether a client whose loss, update or state is not finite
+      is left out of the round: nothing is averaged of it, and what it owns
+      stays as it was. The weights of the others are those with it there.
     execution: A form of `execution`; `auto` is the fastest as far as known.
     memory_budget: Bytes that clients which run at once may take on a device,
       for `chunk` and `low_rank`; by default `execution.memory_budget`.
@@ -79,11 +88,14 @@ class RoundSettings:
   reducer: Mapping[str, reducers.Reducer] = dataclasses.field(
     default_factory=dict
   )
+  reduce_within_tasks: bool = False
   server: Mapping[str, server_optimizers.ServerOptimizer] = dataclasses.field(
     default_factory=dict
   )
   attack: attacks.Attack | None = None
   balancing: balancing_lib.Places = balancing_lib.Places()
+  participation: participation_lib.Participation | None = None
+  skip_nonfinite: bool = False
   execution: str = execution_lib.AUTO
   memory_budget: int | None = None
   low_rank_below: float = low_rank_sgd.WORTHWHILE

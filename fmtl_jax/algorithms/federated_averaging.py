@@ -19,7 +19,6 @@ References:
 
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -31,9 +30,11 @@ from fmtl_jax import balancing
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
+from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import low_rank_sgd
+from fmtl_jax import participation
 from fmtl_jax import server_optimizers
 from fmtl_jax import task_devices
 from fmtl_jax.algorithms import base
@@ -48,11 +49,6 @@ RegroupFn = Callable[
 # So many times its parameters a client holds in a step: values, gradients, the
 # optimizer's state and what is between them.
 _COPIES = 4
-
-
-def _is_finite(tree):
-  """Whether all values of a tree are numbers."""
-  return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def _with_index(cohort, index):
@@ -177,6 +173,15 @@ def federated_averaging(
       settings.slots,
     )
     form, run, bytes_each = prepare(data)
+    observed: dict[str, jax.Array] = {}
+    if settings.participation is not None:
+      cohort, observed = participation.take_part(
+        settings.participation,
+        state.key,
+        state.round,
+        cohort,
+        data.num_clients,
+      )
     weights = aggregation.weights(cohort)
     sent = aggregation.sent(state.server)
     rows, task_axis = (cohort, weights), settings.task_axis
@@ -206,27 +211,39 @@ def federated_averaging(
       received = federation.broadcast(sent, client.index) if sent else None
       # What a client does not train cannot spoil what it does: `0 * nan`.
       hide = lambda tree: aggregation.mask_inactive(tree, client.active)
+      before = cohorts.take(state.clients, client.client)
+      local_data = settings.local_data(state, data, client)
       result = run(
         jax.random.fold_in(clients_key, client.client_id),
         hide(view),
-        cohorts.take(state.clients, client.client),
+        before,
         frozen,
-        settings.local_data(state, data, client),
+        local_data,
         state.round,
         hide(received) if sent else None,
       )
-      update = aggregation.mask_inactive(result.update, client.active)
-      finite = _is_finite((update, result.state))
+      result = result._replace(update=hide(result.update))
+      finite = faults.finite(federation, result.update, result.state)
       if settings.attack is not None:  # Attackers may send anything.
-        finite |= attacks.is_attacker(client)
+        attacking = attacks.is_attacker(client)
+        finite = jax.tree.map(lambda known: known | attacking, finite)
+      if settings.skip_nonfinite:
+        result = faults.skip(result, before, local_data.balancing)
       metrics = result.metrics | {'finite': finite}
       memory = _pop_balancing(metrics, settings.balancing.client)
       own = jax.tree.map(
-        jnp.add, aggregation.owned(view), aggregation.owned(update)
+        jnp.add, aggregation.owned(view), aggregation.owned(result.update)
       )
-      summed, stacked = aggregation.split(update, result.report)
+      summed, stacked = aggregation.split(result.update, result.report)
       summed, later = (summed, {}) if regroup_fn is None else ({}, summed)
-      return summed, (later, stacked, own, result.state, metrics, memory)
+      kept = later, stacked, own, result.state, metrics, memory
+      return (metrics.get('skipped', jnp.array(False)), summed), kept
+
+    def add(total, contributions, rows):
+      skipped, parts = contributions
+      if settings.skip_nonfinite:
+        rows = faults.without(skipped, *rows)
+      return aggregation.add(state.params, total, parts, rows)
 
     report = jax.eval_shape(
       lambda row: client_update.report(
@@ -239,7 +256,7 @@ def federated_averaging(
     total, kept = execution.map_clients(
       client_fn,
       rows,
-      functools.partial(aggregation.add, state.params),
+      add,
       zeros if regroup_fn is None else {},
       execution=form,
       sizes=rows[0].size,
@@ -251,6 +268,8 @@ def federated_averaging(
       total = task_devices.add_up(federation, total, task_axis)
       kept = task_devices.gather(kept, by_device, task_axis)
     later, stacked, own, client_states, metrics, memories = kept
+    if settings.skip_nonfinite:
+      cohort, weights = faults.without(metrics['skipped'], cohort, weights)
     grouped = state
     if regroup_fn is not None:
       updates = {name: sums.update for name, sums in later.items()} | stacked
@@ -285,7 +304,8 @@ def federated_averaging(
     )
     task = jnp.where(cohort.active, cohort.tasks, len(federation.tasks))
     index = {name: cohort.index[name] for name in chosen}
-    return new_state, metrics | index | {'client': cohort.client, 'task': task}
+    observed |= {'client': cohort.client, 'task': task}
+    return new_state, metrics | index | observed
 
   def view(state, data, client, frozen):
     chosen = choose_owners(state, data, client, frozen)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import client_updates
+from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import server_optimizers
@@ -37,6 +38,7 @@ def work(steps: jax.Array, optimizer: client_updates.OptimizerFn) -> jax.Array:
   Raises:
     ValueError: If the optimizer is not SGD.
   """
+  optimizer, _ = faults.unclipped(optimizer)
   if not isinstance(optimizer, client_updates.Sgd):
     raise ValueError(
       "Expected client.optimizer='sgd' with fednova, which has to know how "

@@ -6,8 +6,7 @@ Each client minimizes its loss plus a proximal term,
 
 with w^r the parameters that it received (equation 2 of the paper). The term
 covers the layers that are averaged; with mu = 0 it is federated averaging.
-Clients do the same number of epochs here; the paper's variable amount of local
-work is that of clients of unequal size.
+The paper's clients do a variable amount of local work: see `participation`.
 
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in

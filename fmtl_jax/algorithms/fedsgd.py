@@ -20,6 +20,7 @@ References:
 import dataclasses
 
 from fmtl_jax import client_updates
+from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -43,15 +44,14 @@ def fedsgd(
   Raises:
     ValueError: If the local optimizer is not SGD.
   """
-  if not isinstance(local.optimizer, client_updates.Sgd):
+  sgd, clip = faults.unclipped(local.optimizer)
+  if not isinstance(sgd, client_updates.Sgd):
     raise ValueError(
       "Expected client.optimizer='sgd' with fedsgd, whose clients send a "
       f'gradient, got {local.optimizer!r}; server.LAYER.optimizer may be any.'
     )
   gradient = client_updates.LocalSgd(
-    optimizer=dataclasses.replace(
-      local.optimizer, momentum=0.0, nesterov=False
-    ),
+    optimizer=clip(dataclasses.replace(sgd, momentum=0.0, nesterov=False)),
     learning_rate=local.learning_rate,
     batch_size=client_updates.ALL_EXAMPLES,
     epochs=1,

@@ -260,6 +260,7 @@ class FederatedDataset:
     client_ids: Array | None = None,
     owner_index: Mapping[str, Array] | None = None,
     check: bool = True,
+    allow_nonfinite: bool = False,
   ) -> 'FederatedDataset':
     """Builds and checks a data set.
 
@@ -277,6 +278,7 @@ class FederatedDataset:
       client_ids: `[M]`; by default 0 to M - 1.
       owner_index: Further owners, `[M]` or `[M, S]` by name.
       check: Whether to look for NaN and labels out of range (reads all data).
+      allow_nonfinite: Whether features may be NaN or infinite, see `faults`.
 
     Returns:
       The data set, in NumPy arrays.
@@ -334,6 +336,7 @@ class FederatedDataset:
         tasks,
         client_tasks,
         [np.concatenate(g) for g in zip(train, validation, test, strict=True)],
+        allow_nonfinite,
       )
     slot_columns = np.append(columns, 0)[client_tasks]
     label_counts = np.stack(
@@ -476,7 +479,9 @@ def _clients(numbers: Sequence[int]) -> str:
   return f'client{"s" if len(numbers) > 1 else ""} {shown}{more}'
 
 
-def _check_values(features, labels, present, tasks, client_tasks, rows):
+def _check_values(
+  features, labels, present, tasks, client_tasks, rows, allow_nonfinite
+):
   """Raises a sentence that names the clients whose values are no good."""
   finite = np.ones(len(labels), bool)
   for leaf in jax.tree.leaves(features):
@@ -489,7 +494,7 @@ def _check_values(features, labels, present, tasks, client_tasks, rows):
     if np.issubdtype(leaf.dtype, np.floating):
       finite &= np.isfinite(leaf.reshape(len(leaf), -1)).all(1)
   broken = [client for client, r in enumerate(rows) if not finite[r].all()]
-  if broken:
+  if broken and not allow_nonfinite:
     raise ValueError(
       f'The features of {_clients(broken)} hold NaN or infinite values; '
       'remove or replace these examples.'

@@ -125,6 +125,7 @@ class UciHar(tfds.core.GeneratorBasedBuilder):
   }
 
   _manual_dir: str | os.PathLike[str] | None = None
+  allow_nonfinite = False  # Whether windows may hold NaN.
 
   def download_and_prepare(self, *, download_config=None, **kwargs) -> None:
     """As in TFDS, except that `download_config.manual_dir` is optional.
@@ -175,7 +176,9 @@ class UciHar(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, source, split):
     kind = self.builder_config.name
     with _open(source) as read:
-      values, activity, subject = _read_split(read, kind, split)
+      values, activity, subject = _read_split(
+        read, kind, split, self.allow_nonfinite
+      )
     for row in range(len(values)):
       yield (
         row,
@@ -192,6 +195,7 @@ def load(
   manual_dir: str | None = None,
   data_dir: str | None = None,
   kind: str = FEATURES,
+  allow_nonfinite: bool = False,
 ) -> HumanActivity:
   """Loads the data set; it is prepared on first use.
 
@@ -202,6 +206,7 @@ def load(
       Data from a `manual_dir` are kept in a sub-folder that is named after
       their content, so that other data are never taken for them.
     kind: `features` or `signals`.
+    allow_nonfinite: Whether windows may hold NaN or infinite values.
 
   Raises:
     ValueError: If the kind is unknown, or the data cannot be had or are
@@ -218,6 +223,7 @@ def load(
     content = _fingerprint(_find_source(manual_dir))
     data_dir = os.path.join(root, f'uci_har_{content}')
   builder = UciHar(config=kind, data_dir=data_dir, file_format='array_record')
+  builder.allow_nonfinite = allow_nonfinite
   try:
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
@@ -227,12 +233,20 @@ def load(
     if not builder.data_path.exists():
       raise
   try:
-    return _read_prepared(builder, kind)
+    found = _read_prepared(builder, kind)
   except Exception as error:  # Whatever a reader makes of damaged files.
     raise ValueError(
       f'Could not read the prepared data set in {builder.data_dir} '
       f'({error!r}); delete this folder and try again.'
     ) from error
+  values = found.features.reshape(len(found.subject), -1)
+  broken = np.unique(found.subject[~np.isfinite(values).all(1)])
+  if broken.size and not allow_nonfinite:  # Prepared where they are allowed.
+    raise ValueError(
+      f'The windows of subject {", ".join(map(str, broken[:5]))} hold NaN or '
+      f'infinite values; download the data again from {URL}.'
+    )
+  return found
 
 
 def _read_prepared(builder, kind):
@@ -371,7 +385,7 @@ def _open_zip(source):
   return archive, found[0].removesuffix(_LABELS) if found else ''
 
 
-def _read_split(read: _Read, kind: str, split: str):
+def _read_split(read: _Read, kind: str, split: str, allow_nonfinite: bool):
   """Reads one official split and checks all its files against each other.
 
   Returns:
@@ -390,7 +404,7 @@ def _read_split(read: _Read, kind: str, split: str):
       tables[stem] = _parse(lines, 1, path)
     elif stem in wanted:
       columns = NUM_FEATURES if stem == 'X' else NUM_SAMPLES
-      tables[stem] = _parse(lines, columns, path)
+      tables[stem] = _parse(lines, columns, path, allow_nonfinite)
   first = _path('X', split)
   for path, size in sizes.items():
     if size != sizes[first] or not size:
@@ -429,8 +443,8 @@ def _check_labels(read):
     )
 
 
-def _parse(lines, columns, path):
-  """Parses `[N]` lines of bytes into `[N, columns]` finite float32 numbers."""
+def _parse(lines, columns, path, allow_nonfinite=False):
+  """Parses `[N]` lines of bytes into `[N, columns]` float32 numbers."""
   table = np.empty((len(lines), columns), np.float32)
   for number, line in enumerate(lines):
     try:
@@ -448,7 +462,7 @@ def _parse(lines, columns, path):
     with np.errstate(over='ignore'):  # Becomes infinite, and is told below.
       table[number] = row
   finite = np.isfinite(table)
-  if not finite.all():
+  if not finite.all() and not allow_nonfinite:
     row, column = np.argwhere(~finite)[0]
     raise ValueError(
       f'Expected finite numbers in {path}, got {table[row, column]} in line '

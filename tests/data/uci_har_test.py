@@ -428,6 +428,21 @@ class ErrorTest(UciHarTestCase):
         f'Expected finite numbers in {path}, got .* line 2, column 1', kind
       )
 
+  def test_windows_with_nan_are_read_where_they_are_allowed(self):
+    self.damage(X_TEST, lambda text: 'nan ' + text.split(maxsplit=1)[1])
+    found = uci_har.load(
+      str(self.manual_dir), self.data_dir, allow_nonfinite=True
+    )
+    nan = np.isnan(found.features)
+    np.testing.assert_array_equal(np.argwhere(nan), [[5, 0]])
+    expected = self.expected().features
+    np.testing.assert_array_equal(found.features[~nan], expected[~nan])
+    # What was prepared then is refused where they are not.
+    with self.assertRaisesRegex(
+      ValueError, 'The windows of subject 2 hold NaN'
+    ):
+      self.load()
+
   @parameterized.parameters('0', '7', '-1', '1.5')
   def test_an_activity_without_a_label_is_told(self, value):
     self.damage(Y_TRAIN, lambda text: text.replace('6', value))

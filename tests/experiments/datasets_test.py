@@ -249,6 +249,35 @@ class CentralizeTest(parameterized.TestCase):
     np.testing.assert_array_equal(central.examples.present, ~np.isnan(labels))
 
 
+class UnsoundTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    source = _shared()
+    features = np.array(source.features, np.float32)
+    self.bad = np.arange(len(features)) % 7 == 0
+    features.reshape(len(features), -1)[self.bad, 0] = np.inf
+    self.source = source._replace(features=features)
+
+  def test_nobody_is_evaluated_on_what_is_not_finite(self):
+    source = self.source._replace(unsound=self.bad)
+    dataset = datasets.federate(source, _data(standardize=True), 0)
+    for split in ('test', 'validation', 'pooled_test', 'pooled_validation'):
+      for rows in _rows(dataset, split):
+        self.assertFalse(self.bad[rows].any(), split)
+    self.assertTrue(self.bad[np.concatenate(_rows(dataset, 'train'))].any())
+    for values in dataset.partition.standardization:
+      self.assertTrue(np.isfinite(values).all())
+    self.assertIn('hold NaN', datasets.unsound_clients(source, dataset))
+    for kind in (cases.JOINT, cases.SEPARATE):
+      central = datasets.centralize(dataset, kind, True, self.bad)
+      for rows in _rows(central, 'train'):
+        self.assertFalse(self.bad[rows].any())
+
+  def test_unless_it_is_allowed_it_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'features of clients .* hold NaN'):
+      datasets.federate(self.source, _data(), 0)
+
+
 class LoadTest(parameterized.TestCase):
   def test_digits_have_five_tasks_and_keep_their_shape(self):
     source = datasets.load(_data())

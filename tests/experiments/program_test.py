@@ -243,13 +243,26 @@ _VALUES: dict[str, tuple[float, float]] = {
   'client.local_epochs': (1, 2),
   'client.momentum': (0.0, 0.5),
   'client.weight_decay': (0.0, 0.1),
+  'faults.clip_norm': (10.0, 0.1),
+  'participation.dropout': (0.0, 0.4),
+  'participation.late': (0.0, 0.4),
+  'participation.partial': (0.5, 0.9),
+  'participation.least_work': (0.1, 0.6),
+  'participation.steps_per_second': (50.0, 40.0),
+  'participation.speed_spread': (0.01, 1.0),
+  'participation.bytes_per_second': (5e3, 3.5e3),
+  'participation.bandwidth_spread': (0.01, 4.0),
+  'participation.deadline': (0.1, 0.09),
   'server.common.learning_rate': (1.0, 0.7),
   'server.common.momentum': (0.0, 0.4),
   'server.task.learning_rate': (1.0, 1.2),
   'server.task.momentum': (0.0, 0.3),
 }
 _OF_ALL = tuple(
-  f for f in build.MAPPED if not f.startswith(('algorithm.', 'balancing.'))
+  f
+  for f in build.MAPPED
+  if f.split('.')[0]
+  not in ('algorithm', 'balancing', 'faults', 'participation')
 )
 # Some clients have one of the tasks, some both.
 _TWO_TASKS = {
@@ -261,6 +274,9 @@ _TWO_TASKS = {
 _BALANCED = (
   (('rate', 'alpha', 'c'), {'client': 'cagrad', 'server': 'gradnorm'}),
   (('temperature', 'decay'), {'client': 'famo', 'server': 'dwa'}),
+)
+_UNEVEN = tuple(
+  f for f in build.MAPPED if f.split('.')[0] in ('faults', 'participation')
 )
 _OWN = {
   name: fields
@@ -275,12 +291,34 @@ _OWN = {
 }
 
 
+class GoingTest(ToyTestCase):
+  def test_runs_that_have_ended_stay_as_they_are(self):
+    compiled = program.Program(_case(toy_config(), SEEDS), 3, True)
+    plain, metrics = compiled.run_rounds(compiled.init(), 2)
+    plain = compiled.host_state(plain)
+    going = np.array([True, False, True])
+    state = compiled.init()
+    start = compiled.host_state(state)
+    state, found = compiled.run_rounds(state, 2, going)
+    state = compiled.host_state(state)
+    for run, expected in ((0, plain), (1, start), (2, plain)):
+      testing.assert_trees_equal(_of_run(state, run), _of_run(expected, run))
+    for run in (0, 2):
+      testing.assert_trees_equal(_of_run(found, run), _of_run(metrics, run))
+    self.assertFalse(found['steps'][1].any())
+
+
 class MappedSettingsTest(ToyTestCase):
   """A mapped value acts as the same value in the config."""
 
   @parameterized.parameters(
     ('multi_task_fl', _OF_ALL),
     *_OWN.items(),
+    (
+      'multi_task_fl',
+      _UNEVEN,
+      {'participation.clock': True, 'faults.nonfinite': 'clip'},
+    ),
     *(
       (
         'multi_task_fl',

@@ -146,8 +146,20 @@ class SweepTest(program_test.ToyTestCase):
       self.assertEqual(row['best'] is None, diverges)
       if diverges:
         self.assertEqual(row['curve'], [None] * 3)
+        self.assertIn(row['diverged_round'], (1, 2))
+      else:
+        self.assertIsNone(row['diverged_round'])
     table = (self.finished / 'sweep.md').read_text()
-    self.assertEqual(table.count('diverged'), len(SIZES))
+    self.assertEqual(table.count('diverged in round'), len(SIZES))
+
+  def test_a_point_that_diverges_takes_no_more_steps(self):
+    """Its runs stay at the round in which it was seen to diverge."""
+    for history in self.histories:
+      losses = np.array(history.train_loss, float)
+      self.assertTrue(np.isnan(losses[2:, 4:]).all())
+      self.assertTrue(np.isfinite(losses[:, :4]).all())
+      run_rounds = history.totals['rounds']
+      self.assertEqual(run_rounds, 4 * 6 - 2 * 2)  # Two runs, two rounds.
 
   def test_a_sweep_leaves_a_table_a_figure_and_rows(self):
     names = {path.name for path in self.finished.iterdir()}

@@ -5,6 +5,7 @@ Runs are those of `experiments.main`, called as a function.
 
 import contextlib
 import csv
+import io
 import json
 import pathlib
 import shutil
@@ -18,9 +19,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from experiments import backbones
 from experiments import datasets
 from experiments import interrupts
 from experiments import program
+from experiments import results
 from experiments import train
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -392,13 +395,13 @@ class ResumeTest(program_test.ToyTestCase):
     run_rounds = self.compiled.run_rounds
     calls = []
 
-    def call(state, num_rounds):
+    def call(state, num_rounds, going=None):
       calls.append(num_rounds)
       if len(calls) == stop_after:
         if error is not None:
           raise error
         flag.set(signal.SIGTERM)
-      return run_rounds(state, num_rounds)
+      return run_rounds(state, num_rounds, going)
 
     with (
       mock.patch.object(
@@ -494,7 +497,7 @@ class DivergenceTest(program_test.ToyTestCase):
   def test_a_loss_is_told_with_client_task_round_and_seed(self):
     self.check(
       "^Isolated: the loss of client 3 on task 'top' was not finite in round "
-      '1 .seed 7.; use a smaller learning rate.$',
+      '1 .seed 7.; use a smaller learning rate, or .*skip_client.$',
       np.flatnonzero(np.arange(100) % program_test.CLIENTS == 3),
     )
 
@@ -505,13 +508,162 @@ class DivergenceTest(program_test.ToyTestCase):
       for seed in (7, 8)
     )
     self.check(
-      "^Isolated: the update of client 3 on task 'top' was not finite in round "
-      '0 .seed 8.; use a smaller learning rate.$',
+      '^Isolated: the update of personal layers of client 3 on task '
+      "'top' was not finite in round 0 .seed 8.; use a smaller learning rate",
       # The client trains on these with the second seed only.
       np.setdiff1d(
         second.partition.train.groups()[3], first.partition.train.groups()[3]
       ),
       **{'client.learning_rate': 1e10, 'run.rounds': 1},
+    )
+
+
+class FaultsTest(program_test.ToyTestCase):
+  """Clients 1 and 3, one of each task, have an example that is NaN."""
+
+  BROKEN = (1, 3)
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    source = program_test.toy_source()
+    features = source.features.copy()
+    clients = np.arange(len(features)) % program_test.CLIENTS
+    for client in cls.BROKEN:
+      features[np.flatnonzero(clients == client)[::3], 0] = np.nan
+    source = source._replace(features=features)
+    cls.config = program_test.toy_config(
+      {
+        'data.partition': 'key',
+        'data.standardize': True,
+        'cases': ('multi_task_fl',),
+        'cohort.clients_per_task': 0,
+        'faults.nonfinite': 'skip_client',
+        'run.seeds': 2,
+      }
+    )
+    cls.workdir = pathlib.Path(
+      cls.enterClassContext(tempfile.TemporaryDirectory()), 'run'
+    )
+    cls.enterClassContext(
+      mock.patch.dict(datasets.SOURCES, toy=lambda data: source)
+    )
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+      train.train_and_evaluate(cls.config, cls.workdir)
+    cls.errors = errors.getvalue()
+    cls.record = read_json(cls.workdir / 'cases' / 'multi_task_fl.json')
+
+  def test_whose_data_are_broken_is_told(self):
+    self.assertRegex(
+      self.errors,
+      r'warning: The training examples of 2 client\(s\) hold NaN .*: 1, 3 '
+      r'\(first seed\); .* Nobody is evaluated on the 14 examples',
+    )
+
+  def test_they_are_counted(self):
+    rounds = self.config.run.rounds
+    self.assertEqual(
+      self.record['per_round']['skipped_clients'], [[2, 2]] * rounds
+    )
+    counts = [rounds if m in self.BROKEN else 0 for m in range(5)]
+    self.assertEqual(
+      self.record['client_values']['skipped_rounds'], [counts] * 2
+    )
+    with (self.workdir / 'metrics.csv').open() as file:
+      lines = [line for line in file if 'skipped_clients' in line]
+    self.assertLen(lines, 2 * rounds)
+    self.assertIn(
+      f'left out of a round {2 * rounds} times a seed',
+      (self.workdir / 'results.md').read_text(),
+    )
+
+  def test_the_others_train_as_if_those_were_not_there(self):
+    self.assertTrue(np.isfinite(np.array(self.record['train_loss'])).all())
+    for name, values in self.record['curve']['values'].items():
+      if name.endswith('loss'):
+        self.assertTrue(np.isfinite(np.array(values, float)).all(), name)
+    accuracies = np.array(self.record['client_values']['test/accuracy'], float)
+    self.assertTrue(np.isfinite(accuracies).all())
+
+  def test_a_run_that_was_stopped_counts_on(self):
+    config = self.config.copy_and_resolve_references()
+    config.run.rounds = 2
+    case = train.build_case(
+      'multi_task_fl', config, {}, backbones.load_source(config)
+    )[1]
+    folder = new_folder(self)
+    flag = interrupts.Flag()
+    train.run_case('first', case, config, folder, flag)
+    again = train.run_case('again', case, config, folder, flag)
+    self.assertEqual(again.client_values['skipped_rounds'][0][1], 2)
+
+
+class UnevenTest(program_test.ToyTestCase):
+  def test_simulated_time_is_reported(self):
+    workdir = new_folder(self)
+    config = program_test.toy_config(
+      {
+        'cases': ('majority', 'centralized_joint', 'multi_task_fl'),
+        'participation.clock': True,
+        'participation.dropout': 0.3,
+        'participation.speed_spread': 0.5,
+      }
+    )
+    train.train_and_evaluate(config, workdir)
+    record = read_json(workdir / 'cases' / 'multi_task_fl.json')
+    seconds = np.array(record['per_round']['simulated_seconds'])
+    self.assertEqual(seconds.shape, (config.run.rounds, config.run.seeds))
+    self.assertGreater(seconds.max(), 0)
+    central = read_json(workdir / 'cases' / 'centralized_joint.json')
+    self.assertEqual(central['per_round'], {})  # Nobody can drop out.
+    self.assertIn('simulated_seconds', (workdir / 'metrics.csv').read_text())
+    table = (workdir / 'results.md').read_text()
+    self.assertIn('| simulated |', table)
+    self.assertIn('Of the clients of a round, 30% drop out.', table)
+    png = (workdir / 'time.png').read_bytes()
+    self.assertTrue(png.startswith(b'\x89PNG'))
+
+
+class HistoryTest(parameterized.TestCase):
+  def metrics(self, losses):
+    """Of one client with one task and one example."""
+    loss = np.array(losses, float)[:, :, None, None]
+    zeros = np.zeros(loss.shape[:3], int)
+    return {
+      'loss_sum': loss,
+      'count': np.ones(loss.shape, int),
+      'client': zeros,
+      'task': zeros[..., None],
+      'steps': zeros + 1,
+    }
+
+  def test_a_run_ends_where_its_loss_is_a_multiple_of_its_start(self):
+    history = train.History()
+    history.add_rounds(
+      self.metrics([[1, 9, 11, 1], [2, 19, 2, 2], [1, np.nan, 1, 1]]),
+      *(1, 1),
+      diverged_above=10,
+    )
+    np.testing.assert_array_equal(
+      np.array(history.train_loss, float).T,
+      [[1, 9, np.nan, np.nan], [2, 19, 2, 2], [1, np.nan, 1, 1]],
+    )
+    self.assertEqual(history.going(3).tolist(), [False, True, False])
+    self.assertEqual(history.going(3, 3).tolist(), [False] * 3)
+    np.testing.assert_array_equal(
+      results.ended(history.train_loss), [3, np.nan, 2]
+    )
+
+  def test_what_has_ended_is_not_counted(self):
+    history = train.History()
+    history.add_rounds(self.metrics([[1, 99], [2, 2]]), 1, 1, None, 10)
+    before = dict(history.totals)
+    going = history.going(2)
+    history.add_rounds(self.metrics([[0, 0], [3, 30]]), 1, 1, going, 10)
+    added = {k: v - before[k] for k, v in history.totals.items()}
+    self.assertEqual(added, dict.fromkeys(added, 2))
+    self.assertEqual(
+      history.train_loss, [[1, 2], [None, 2], [None, 3], [None, None]]
     )
 
 

@@ -16,6 +16,7 @@ from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
+from fmtl_jax import participation as participation_lib
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
@@ -172,6 +173,7 @@ def drawn(
   local: Local,
   keys_fn: Callable[[jax.Array, int], list[jax.Array]] = epoch_keys,
   personal_epochs: int = 0,
+  taking_part: participation_lib.Participation | None = None,
 ) -> list[naive.Member]:
   """Everything random about the next round: cohort and orders of examples."""
   key = jax.random.fold_in(state.key, state.round)
@@ -179,9 +181,20 @@ def drawn(
   cohort = _sample(
     sample_key, data, clients_per_task, federation.group_sizes, slots
   )
+  counted = np.asarray(cohort.example_counts) > 0
+  if taking_part is not None:
+    cohort, _ = participation_lib.take_part(
+      taking_part, state.key, state.round, cohort, data.num_clients
+    )
+  work = np.ones(len(counted)) if cohort.work is None else cohort.work
+  is_late = counted & (np.asarray(cohort.example_counts) == 0)
   members = []
-  for client, active in zip(
-    np.asarray(cohort.client), np.asarray(cohort.active), strict=True
+  for client, active, own_work, own_late in zip(
+    np.asarray(cohort.client),
+    np.asarray(cohort.active),
+    work,
+    is_late,
+    strict=True,
   ):
     if client == data.num_clients:
       continue
@@ -208,6 +221,8 @@ def drawn(
         [bool(a) for a in active],
         orders(keys_fn(client_key, local.epochs)),
         orders(epoch_keys(second, personal_epochs)),
+        float(own_work),
+        bool(own_late),
       )
     )
   return members
@@ -243,6 +258,8 @@ def compare(
   reference: Callable[..., naive.Federation] = naive.Federation,
   own: Mapping[str, Any] | None = None,
   keys_fn: Callable[[jax.Array, int], list[jax.Array]] = epoch_keys,
+  participation: participation_lib.Participation | None = None,
+  skip_nonfinite: bool = False,
   **settings: Any,
 ) -> base.State:
   """Raises an AssertionError unless rounds equal those of the naive reference.
@@ -268,6 +285,8 @@ def compare(
     own: Settings of the algorithm's own, on both sides.
     keys_fn: `(key of a client, epochs) -> keys` of all orders of its examples
       that the client uses in a round.
+    participation: Who takes part in full.
+    skip_nonfinite: Whether clients whose features are NaN are left out.
     **settings: Further arguments of `Federation.create`.
 
   Returns:
@@ -286,6 +305,8 @@ def compare(
       server={name: server.package for name, server in servers.items()},
       execution=execution,
       low_rank_below=np.inf,
+      participation=participation,
+      skip_nonfinite=skip_nonfinite,
     ),
     **own,
   )
@@ -324,7 +345,13 @@ def compare(
       local,
       keys_fn,
       own.get('personal_epochs', 0),
+      participation,
     )
+    if skip_nonfinite:
+      sound = lambda member: np.isfinite(
+        naive_rounds.clients[member.client].features
+      ).all()
+      cohort = [member for member in cohort if sound(member)]
     expected = naive_rounds.round(expected, cohort, number)
     state, _ = round_fn(state, data)
   testing.assert_trees_close(to_float64(state.params), expected, rtol, atol)

@@ -43,12 +43,16 @@ class Member:
     active: Whether each slot takes part.
     orders: The order of its examples in each epoch.
     personal_orders: In those of a personal model, where that has its own.
+    work: The share of its steps that it takes, at least one.
+    is_late: Whether its results do not count.
   """
 
   client: int
   active: list[bool]
   orders: list[list[int]]
   personal_orders: list[list[int]] = dataclasses.field(default_factory=list)
+  work: float = 1.0
+  is_late: bool = False
 
 
 def value_of(schedule: Schedule, number: int) -> float:
@@ -258,10 +262,13 @@ class Federation:
 
   def batches(self, member):
     """The rows of each step of a client, all epochs one after the other."""
+    steps = []
     for order in member.orders:
       size = self.batch_size or len(order)
-      for start in range(0, len(order), size):
-        yield order[start : start + size]
+      steps += [
+        order[start : start + size] for start in range(0, len(order), size)
+      ]
+    yield from steps[: max(1, int(member.work * len(steps) + 1e-4))]
 
   def extra_gradient(self, params, key, member):
     """What an algorithm adds to a gradient of its local steps."""
@@ -305,6 +312,8 @@ class Federation:
     labels = self.clients[member.client].labels
     by_slot = [0] * self.num_slots
     total = 0
+    if member.is_late:
+      return by_slot, total
     for row in labels:
       has = [
         active and not np.isnan(label)
