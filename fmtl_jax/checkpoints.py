@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import contextlib
 import json
 import pathlib
+import pickle
 from typing import Any
 
 import jax
@@ -131,6 +132,9 @@ class Checkpoints:
       OSError: If this one or the one before cannot be written.
     """
     host = _to_host(state)
+    # They are turned into text in the background, while the caller goes on
+    # changing its lists.
+    metadata = pickle.loads(pickle.dumps(dict(metadata)))
     self.wait()
     with self._told(round_number):
       self._manager.save(
@@ -142,12 +146,11 @@ class Checkpoints:
               'leaves': _leaves(host),
               'about': self._about,
               'score': score,
-              'metadata': dict(metadata),
+              'metadata': metadata,
             }
           ),
         ),
       )
-
     self._scores[round_number] = score
 
   def _prune(self):

@@ -129,6 +129,20 @@ class CheckpointsTest(_TestCase):
       jax.random.uniform(self.state['key'][1]),
     )
 
+  def test_what_is_changed_after_a_save_is_not_saved(self):
+    state = {'leaf': np.zeros(5)}
+    metadata = {'history': {'loss': [0.5] * 1000, 'totals': {'steps': 1.0}}}
+    opened = self._open()
+    opened.save(3, state, metadata)
+    state['leaf'][:] = 1
+    metadata['history']['loss'].append(0.25)
+    metadata['history']['totals']['steps'] = 2.0
+    restored, kept = opened.restore({'leaf': np.ones(5)})
+    np.testing.assert_array_equal(restored['leaf'], np.zeros(5))
+    self.assertEqual(
+      kept, {'history': {'loss': [0.5] * 1000, 'totals': {'steps': 1.0}}}
+    )
+
   def test_an_array_on_many_devices_comes_back(self):
     mesh = jax.make_mesh((jax.device_count(),), ('client',))
     sharding = jax.sharding.NamedSharding(mesh, jax.P('client'))
