@@ -1,4 +1,6 @@
-"""Law: a run that is killed again and again ends as one that never was.
+"""Laws: a run that is killed again and again ends as one that never was.
+
+It may go on on other devices, to rounding; a second run has the same bits.
 
 Commands run in children of one process that has imported what they need. A
 child counts what it does to the files of its folder, and is killed (SIGKILL) at
@@ -54,11 +56,12 @@ KILLS = (
   (6, 'results.tmp', 12, 0.02),
 )
 
-# Answers a line with folder, arguments and moment of a command with its exit
-# code, what it printed, and the rounds that it began, by case.
+# Answers a line with folder, arguments (the last one is the workdir), moment
+# and number of devices of a command with its exit code, what it printed, and
+# the rounds that it began, by case.
 _SERVER = """
 import json, os, signal, sys, tempfile, threading, traceback
-import sklearn.datasets, tensorboardX, matplotlib.pyplot
+import jax, sklearn.datasets, tensorboardX, matplotlib.pyplot
 from experiments import command_line, figures, main, program, train
 
 CHANGES = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir')
@@ -109,17 +112,21 @@ def note_rounds(file):
   train.run_case, program.Program.run_rounds = noted_case, noted_rounds
 
 for line in sys.stdin:
-  folder, arguments, moment = json.loads(line)
+  folder, arguments, moment, devices = json.loads(line)
   files = [tempfile.TemporaryFile('w+') for _ in range(3)]
   child = os.fork()
   if not child:
     for number, file in enumerate(files[:2], start=1):
       os.dup2(file.fileno(), number)
     os.chdir(folder)
+    if devices:  # What the variable does when JAX is imported.
+      os.environ['JAX_NUM_CPU_DEVICES'] = str(devices)
+      jax.config.update('jax_num_cpu_devices', devices)
     note_rounds(files[2])
     if moment:
-      kill_at(os.path.join(folder, 'killed'), *moment)
-    sys.argv = [main.__file__, *arguments]
+      kill_at(os.path.join(folder, arguments[-1]), *moment)
+    workdir = '--workdir=' + arguments.pop()
+    sys.argv = [main.__file__, *arguments, workdir]
     try:
       command_line.run(main.main)
     except SystemExit as stop:
@@ -191,24 +198,34 @@ class KillsTest(parameterized.TestCase):
     )
     cls.addClassCleanup(cls.server.communicate)
 
-  def run_command(self, workdir, moment=()):
+  def run_command(self, workdir, moment=(), devices=None, more=()):
     """Exit code, output, errors and begun rounds of a command."""
-    arguments = (*COMMAND, f'--workdir={workdir}')
-    command = (str(self.folder), arguments, moment)
+    arguments = (*COMMAND, *more, workdir)
+    command = (str(self.folder), arguments, moment, devices)
     self.server.stdin.write(json.dumps(command) + '\n')
     self.server.stdin.flush()
     return json.loads(self.server.stdout.readline())
 
+  def finish(self, *args, **kwargs):
+    """Runs a command to its end; the rounds that it began."""
+    code, _, errors, begun = self.run_command(*args, **kwargs)
+    self.assertEqual((code, errors), (0, ''))
+    return begun
+
+  def kill(self, *args, **kwargs):
+    """Runs a command until it is killed; the rounds that it began."""
+    code, _, errors, begun = self.run_command(*args, **kwargs)
+    self.assertEqual((code, errors), (-signal.SIGKILL, ''), args)
+    return begun
+
   def test_twenty_kills_change_nothing_and_lose_at_most_two_saves(self):
     killed, whole = self.folder / 'killed', self.folder / 'whole'
-    code, _, errors, _ = self.run_command('whole')
-    self.assertEqual(code, 0, errors)
-    for moment in (*moments(np.random.default_rng(0)), ()):
+    self.finish('whole')
+    plan = [*moments(np.random.default_rng(0))]
+    self.assertLen(plan, 20)
+    for moment in (*plan, None):
       before = [latest(killed / 'checkpoints' / name) for name in CASES]
-      code, output, errors, begun = self.run_command('killed', moment)
-      with self.subTest(moment):
-        self.assertEqual(code, -signal.SIGKILL if moment else 0, errors)
-        self.assertEqual(errors, '')
+      begun = self.kill('killed', moment) if moment else self.finish('killed')
       for (name, label), done in zip(CASES.items(), before, strict=True):
         numbers = [number for case, number, _ in begun if case == label]
         # It goes on from the last checkpoint, round by round.
@@ -218,7 +235,48 @@ class KillsTest(parameterized.TestCase):
         self.assertGreaterEqual(kept, max(numbers, default=0) - 1)
     self.check_same(killed, whole)
 
-  def check_same(self, killed, whole):
+  def test_a_run_goes_on_on_another_number_of_devices(self):
+    case = ('--cases=fedper', '--config.run.rounds=6')
+    self.finish('one', devices=1, more=case)
+    moment = ('/checkpoints/fedper/', 60, 0.0)
+    self.kill('moved', moment, devices=1, more=case)
+    done = latest(self.folder / 'moved' / 'checkpoints' / 'fedper')
+    self.assertGreater(done, 1)
+    begun = self.finish('moved', devices=8, more=case)
+    self.assertEqual([n for _, n, _ in begun], list(range(done, 6)))
+    found, wanted = (
+      without_times(train_test.read_json(self.folder / name / 'results.json'))
+      for name in ('moved', 'one')
+    )
+    counts = [r['environment'].pop('device_count') for r in (found, wanted)]
+    self.assertEqual(counts, [8, 1])
+    jax.tree.map(
+      lambda x, y: (
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+        if isinstance(y, float)
+        else self.assertEqual(x, y)
+      ),
+      found,
+      wanted,
+    )
+
+  def test_a_second_deterministic_run_has_the_same_bits(self):
+    more = ('--cases=fedper', '--config.run.rounds=2', '--deterministic')
+    for name in ('first', 'second'):
+      code, output, errors, _ = self.run_command(name, more=more)
+      self.assertEqual((code, errors), (0, ''))
+      self.assertRegex(output, r'Deterministic: the same bits again for .*\.\n')
+    self.check_same(
+      self.folder / 'first', self.folder / 'second', cases=['fedper']
+    )
+    results = train_test.read_json(self.folder / 'first' / 'results.json')
+    self.assertTrue(results['environment']['deterministic'])
+    flags = results['environment']['xla_flags']
+    self.assertIn('--xla_gpu_deterministic_ops=true', flags)
+    given = command_line_test.environment()['XLA_FLAGS'].split()
+    self.assertContainsSubset(given, flags)
+
+  def check_same(self, killed, whole, cases=tuple(CASES)):
     """Everything two runs leave is the same, bit for bit, but for times."""
     self.assertEqual(names_in(killed), names_in(whole))
     for name in ('metrics.csv', 'partition.txt', 'config.json'):
@@ -227,13 +285,13 @@ class KillsTest(parameterized.TestCase):
       )
     with (whole / 'metrics.csv').open() as file:
       self.assertNotEmpty(list(csv.DictReader(file)))
-    for name in ('results.json', *(f'cases/{name}.json' for name in CASES)):
+    for name in ('results.json', *(f'cases/{name}.json' for name in cases)):
       found, wanted = (
         without_times(train_test.read_json(folder / name))
         for folder in (killed, whole)
       )
       self.assertEqual(found, wanted, name)
-    for name in CASES:
+    for name in cases:
       for number in (whole / 'checkpoints' / name).iterdir():
         path = number.relative_to(whole)
         found, wanted = (
