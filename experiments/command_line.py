@@ -234,6 +234,9 @@ def run(main: Callable[[], int]) -> None:
   """
   use_all_cores()
   use_compilation_cache()
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+    # `--help` shows the flags of the program: these are its own.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
   def guarded(unused_argv: Any) -> int:
     logging.set_verbosity(logging.WARNING)  # Orbax says a lot otherwise.
