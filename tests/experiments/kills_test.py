@@ -43,6 +43,7 @@ COMMAND = (
   '--config.server.common.momentum=0.5',
   f'--config.run.rounds={ROUNDS}',
   '--config.checkpoint.every_rounds=1',
+  '--deterministic',
 )
 # How many kills, after the first change of which file, at most how many changes
 # and seconds later. The first ones meet an empty folder, the last ones a run
@@ -50,10 +51,10 @@ COMMAND = (
 KILLS = (
   (4, '', 8, 0.0),
   (1, '.lock', 1, 2.0),
-  (4, '/checkpoints/multi_task_fl/', 45, 0.02),
+  (3, '/checkpoints/multi_task_fl/', 45, 0.02),
   (1, '.lock', 1, 2.0),
-  (4, '/checkpoints/fedper/', 45, 0.02),
-  (6, 'results.tmp', 12, 0.02),
+  (3, '/checkpoints/fedper/', 45, 0.02),
+  (8, 'results.tmp', 12, 0.02),
 )
 
 # Answers a line with folder, arguments (the last one is the workdir), moment
@@ -182,6 +183,9 @@ def names_in(folder):
 
 class KillsTest(parameterized.TestCase):
   server: Any
+  folder: pathlib.Path
+  whole: pathlib.Path
+  output: str
 
   @classmethod
   def setUpClass(cls):
@@ -197,14 +201,19 @@ class KillsTest(parameterized.TestCase):
       text=True,
     )
     cls.addClassCleanup(cls.server.communicate)
+    cls.whole = cls.folder / 'whole'
+    code, cls.output, errors, _ = cls.run_command('whole')
+    if code:
+      raise AssertionError(errors)
 
-  def run_command(self, workdir, moment=(), devices=None, more=()):
+  @classmethod
+  def run_command(cls, workdir, moment=(), devices=None, more=()):
     """Exit code, output, errors and begun rounds of a command."""
     arguments = (*COMMAND, *more, workdir)
-    command = (str(self.folder), arguments, moment, devices)
-    self.server.stdin.write(json.dumps(command) + '\n')
-    self.server.stdin.flush()
-    return json.loads(self.server.stdout.readline())
+    command = (str(cls.folder), arguments, moment, devices)
+    cls.server.stdin.write(json.dumps(command) + '\n')
+    cls.server.stdin.flush()
+    return json.loads(cls.server.stdout.readline())
 
   def finish(self, *args, **kwargs):
     """Runs a command to its end; the rounds that it began."""
@@ -219,8 +228,7 @@ class KillsTest(parameterized.TestCase):
     return begun
 
   def test_twenty_kills_change_nothing_and_lose_at_most_two_saves(self):
-    killed, whole = self.folder / 'killed', self.folder / 'whole'
-    self.finish('whole')
+    killed = self.folder / 'killed'
     plan = [*moments(np.random.default_rng(0))]
     self.assertLen(plan, 20)
     for moment in (*plan, None):
@@ -233,23 +241,23 @@ class KillsTest(parameterized.TestCase):
         # One round runs and one is written while the one before is complete.
         kept = latest(killed / 'checkpoints' / name)
         self.assertGreaterEqual(kept, max(numbers, default=0) - 1)
-    self.check_same(killed, whole)
+    self.check_same(killed)
 
   def test_a_run_goes_on_on_another_number_of_devices(self):
-    case = ('--cases=fedper', '--config.run.rounds=6')
-    self.finish('one', devices=1, more=case)
+    more = ('--cases=fedper',)
     moment = ('/checkpoints/fedper/', 60, 0.0)
-    self.kill('moved', moment, devices=1, more=case)
-    done = latest(self.folder / 'moved' / 'checkpoints' / 'fedper')
+    self.kill('moved', moment, devices=1, more=more)
+    moved = self.folder / 'moved'
+    done = latest(moved / 'checkpoints' / 'fedper')
     self.assertGreater(done, 1)
-    begun = self.finish('moved', devices=8, more=case)
-    self.assertEqual([n for _, n, _ in begun], list(range(done, 6)))
+    begun = self.finish('moved', devices=8, more=more)
+    self.assertEqual([n for _, n, _ in begun], list(range(done, ROUNDS)))
+    results = train_test.read_json(moved / 'results.json')
+    self.assertEqual(results['environment']['device_count'], 8)
     found, wanted = (
-      without_times(train_test.read_json(self.folder / name / 'results.json'))
-      for name in ('moved', 'one')
+      without_times(train_test.read_json(folder / 'cases' / 'fedper.json'))
+      for folder in (moved, self.whole)
     )
-    counts = [r['environment'].pop('device_count') for r in (found, wanted)]
-    self.assertEqual(counts, [8, 1])
     jax.tree.map(
       lambda x, y: (
         np.testing.assert_allclose(x, y, rtol=1e-5)
@@ -261,42 +269,40 @@ class KillsTest(parameterized.TestCase):
     )
 
   def test_a_second_deterministic_run_has_the_same_bits(self):
-    more = ('--cases=fedper', '--config.run.rounds=2', '--deterministic')
-    for name in ('first', 'second'):
-      code, output, errors, _ = self.run_command(name, more=more)
-      self.assertEqual((code, errors), (0, ''))
-      self.assertRegex(output, r'Deterministic: the same bits again for .*\.\n')
-    self.check_same(
-      self.folder / 'first', self.folder / 'second', cases=['fedper']
-    )
-    results = train_test.read_json(self.folder / 'first' / 'results.json')
-    self.assertTrue(results['environment']['deterministic'])
-    flags = results['environment']['xla_flags']
-    self.assertIn('--xla_gpu_deterministic_ops=true', flags)
+    self.finish('second')
+    self.check_same(self.folder / 'second')
+    self.assertRegex(self.output, r'Deterministic: the same bits again .*\.\n')
+    environment = train_test.read_json(self.whole / 'results.json')[
+      'environment'
+    ]
+    self.assertTrue(environment['deterministic'])
     given = command_line_test.environment()['XLA_FLAGS'].split()
-    self.assertContainsSubset(given, flags)
+    self.assertContainsSubset(
+      (*given, '--xla_gpu_deterministic_ops=true'), environment['xla_flags']
+    )
 
-  def check_same(self, killed, whole, cases=tuple(CASES)):
+  def check_same(self, other):
     """Everything two runs leave is the same, bit for bit, but for times."""
-    self.assertEqual(names_in(killed), names_in(whole))
+    whole = self.whole
+    self.assertEqual(names_in(other), names_in(whole))
     for name in ('metrics.csv', 'partition.txt', 'config.json'):
       self.assertEqual(
-        (killed / name).read_bytes(), (whole / name).read_bytes(), name
+        (other / name).read_bytes(), (whole / name).read_bytes(), name
       )
     with (whole / 'metrics.csv').open() as file:
       self.assertNotEmpty(list(csv.DictReader(file)))
-    for name in ('results.json', *(f'cases/{name}.json' for name in cases)):
+    for name in ('results.json', *(f'cases/{name}.json' for name in CASES)):
       found, wanted = (
         without_times(train_test.read_json(folder / name))
-        for folder in (killed, whole)
+        for folder in (other, whole)
       )
       self.assertEqual(found, wanted, name)
-    for name in cases:
+    for name in CASES:
       for number in (whole / 'checkpoints' / name).iterdir():
         path = number.relative_to(whole)
         found, wanted = (
           ocp.PyTreeCheckpointer().restore(folder / path / 'state')
-          for folder in (killed, whole)
+          for folder in (other, whole)
         )
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
         for part in ('params', 'server', 'clients'):
@@ -304,7 +310,7 @@ class KillsTest(parameterized.TestCase):
           self.assertTrue(any(np.any(leaf) for leaf in leaves), (name, part))
         found, wanted = (
           json.loads((folder / path / 'metadata' / 'metadata').read_text())
-          for folder in (killed, whole)
+          for folder in (other, whole)
         )
         self.assertEqual(without_times(found), without_times(wanted))
 
