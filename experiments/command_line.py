@@ -20,11 +20,18 @@ import jax
 from ml_collections import config_flags
 
 from experiments import config as config_lib
+from experiments import determinism
 
 USER_ERROR = 2
 
 _DEBUG = flags.DEFINE_bool(
   'debug', False, 'Show the traceback of an error instead of its sentence.'
+)
+_DETERMINISTIC = flags.DEFINE_bool(
+  'deterministic',
+  False,
+  f'Guarantee {determinism.GUARANTEE}. On CPU it holds anyway, on GPU rounds '
+  'become slower.',
 )
 
 
@@ -227,9 +234,15 @@ def run(main: Callable[[], int]) -> None:
   """
   use_all_cores()
   use_compilation_cache()
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+    # `--help` shows the flags of the program: these are its own.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
   def guarded(unused_argv: Any) -> int:
     logging.set_verbosity(logging.WARNING)  # Orbax says a lot otherwise.
+    if _DETERMINISTIC.value:  # JAX has not started: it reads the flags then.
+      determinism.use()
+      print(f'Deterministic: {determinism.GUARANTEE}.', flush=True)
     try:
       return main()
     except (ValueError, OSError) as error:

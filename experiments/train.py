@@ -10,6 +10,7 @@ from typing import Any
 
 import flax
 import jax
+import jaxlib
 import ml_collections
 import numpy as np
 import optax
@@ -20,6 +21,7 @@ from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import determinism
 from experiments import interrupts
 from experiments import processes
 from experiments import program as program_lib
@@ -52,17 +54,21 @@ class DivergedError(FloatingPointError):
 
 
 def environment() -> dict[str, Any]:
-  """What the numbers were made with."""
+  """What the numbers were made with: who has the same gets the same bits."""
   devices = jax.devices()
   return {
     'python': platform.python_version(),
     'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
     'flax': flax.__version__,
+    'numpy': np.__version__,
     'optax': optax.__version__,
     'fmtl_jax': fmtl_jax.__version__,
     'platform': devices[0].platform,
     'device_kind': devices[0].device_kind,
     'device_count': len(devices),
+    'xla_flags': determinism.flags_of_xla(),
+    'deterministic': determinism.is_used(),
   }
 
 

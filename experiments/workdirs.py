@@ -25,9 +25,14 @@ def default(name: str) -> pathlib.Path:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON so that the file is either the old or the new one."""
-  temporary = path.with_suffix('.tmp')
+  temporary = _temporary(path)
   temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
   os.replace(temporary, path)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  """What `write_json` writes before it is complete."""
+  return path.with_suffix('.tmp')
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -87,7 +92,8 @@ def check(
       f'There is no run in --workdir={workdir} to go on with; name the folder '
       'of one, or leave --resume=must out.'
     )
-  if not workdir.exists() or not any(workdir.iterdir()):
+  started = _temporary(workdir / CONFIG)  # By a process that was killed then.
+  if not workdir.exists() or set(workdir.iterdir()) <= {started}:
     return
   if resume == 'never' and (workdir / CONFIG).is_file():
     raise ValueError(
@@ -171,12 +177,13 @@ def prepare(
     ValueError: If it cannot be written.
   """
   try:
-    (workdir / 'cases').mkdir(parents=True, exist_ok=True)
-    if not (workdir / CONFIG).exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / CONFIG).exists():  # It says whose folder this is.
       write_json(
         workdir / CONFIG,
         {'identity': dict(identity), 'config': dict(config)},
       )
+    (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
     raise ValueError(
       f'Cannot write to --workdir={workdir} ({error.strerror}); name another '

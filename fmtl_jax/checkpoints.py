@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import contextlib
 import json
 import pathlib
+import pickle
+import shutil
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 Tree = Any
+_DELETED = '.deleted'
 
 
 def _is_key(leaf: Any) -> bool:
@@ -92,12 +95,15 @@ class Checkpoints:
     self._about = json.loads(json.dumps(dict(about or {})))
     self._keep, self._read_only = keep, read_only
     self._scores: dict[int, float | None] = {}
+    if not read_only:
+      self._clear_deleted()  # By a process that was killed then.
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         enable_async_checkpointing=jax.process_count() == 1,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
+        todelete_subdir=None if read_only else _DELETED,
         **_alone(self._folder),
       ),
     )
@@ -131,6 +137,9 @@ class Checkpoints:
       OSError: If this one or the one before cannot be written.
     """
     host = _to_host(state)
+    # They are turned into text in the background, while the caller goes on
+    # changing its lists.
+    metadata = pickle.loads(pickle.dumps(dict(metadata)))
     self.wait()
     with self._told(round_number):
       self._manager.save(
@@ -142,12 +151,11 @@ class Checkpoints:
               'leaves': _leaves(host),
               'about': self._about,
               'score': score,
-              'metadata': dict(metadata),
+              'metadata': metadata,
             }
           ),
         ),
       )
-
     self._scores[round_number] = score
 
   def _prune(self):
@@ -164,7 +172,15 @@ class Checkpoints:
     best = max(known)[1] if known else None
     for number in rounds[: -self._keep] if self._keep else ():
       if number != best:
-        self._manager.delete(number)
+        self._delete(number)
+
+  def _delete(self, number: int):
+    """Removes a checkpoint: under its name it is there or it is not."""
+    self._manager.delete(number)  # It is moved away first.
+    self._clear_deleted()
+
+  def _clear_deleted(self):
+    shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
 
   @contextlib.contextmanager
   def _told(self, round_number: int | None):
@@ -254,7 +270,7 @@ class Checkpoints:
         damaged[number] = str(error)
         continue
       for other in damaged:
-        self._manager.delete(other)
+        self._delete(other)
       return restored, metadata, number, list(damaged.values())
     if damaged:
       raise DamagedError(next(iter(damaged.values())))

@@ -2,6 +2,7 @@
 
 import errno
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -127,6 +128,20 @@ class CheckpointsTest(_TestCase):
     np.testing.assert_array_equal(
       jax.random.uniform(restored['key'][1]),
       jax.random.uniform(self.state['key'][1]),
+    )
+
+  def test_what_is_changed_after_a_save_is_not_saved(self):
+    state = {'leaf': np.zeros(5)}
+    metadata = {'history': {'loss': [0.5] * 1000, 'totals': {'steps': 1.0}}}
+    opened = self._open()
+    opened.save(3, state, metadata)
+    state['leaf'][:] = 1
+    metadata['history']['loss'].append(0.25)
+    metadata['history']['totals']['steps'] = 2.0
+    restored, kept = opened.restore({'leaf': np.ones(5)})
+    np.testing.assert_array_equal(restored['leaf'], np.zeros(5))
+    self.assertEqual(
+      kept, {'history': {'loss': [0.5] * 1000, 'totals': {'steps': 1.0}}}
     )
 
   def test_an_array_on_many_devices_comes_back(self):
@@ -256,6 +271,20 @@ class KeptTest(_TestCase):
 
   def test_two_of_the_latest_and_the_best_are_kept(self):
     self.assertEqual(self._rounds({1: -3.0, 2: -4.0, 3: -5.0}, 2), [1, 2, 3])
+
+  def test_one_that_is_being_removed_is_no_checkpoint(self):
+    self._rounds({1: None, 2: None}, keep=2)
+    opened = self._open()
+    with (
+      mock.patch.object(shutil, 'rmtree', side_effect=KeyboardInterrupt),
+      self.assertRaises(KeyboardInterrupt),
+    ):
+      opened.wait()
+    for path in (self.folder / '.deleted').rglob('metadata'):
+      if path.is_file():
+        path.unlink()
+    self.assertEqual(self._open().rounds, [2])
+    self.assertEqual([path.name for path in self.folder.iterdir()], ['2'])
 
   def test_what_it_is_about_is_checked(self):
     about = {'the layer type of a': 'common', 'client.learning_rate': 0.1}

@@ -533,6 +533,18 @@ class InterruptTest(parameterized.TestCase):
     )
 
 
+class HelpTest(CommandTestCase):
+  @parameterized.parameters('main', 'sweep', 'compare', 'unseen', 'export')
+  def test_it_shows_what_all_programs_share(self, module):
+    _, output, _ = self.run_command('--help', module=module)
+    shared = ['debug', 'deterministic']
+    if module != 'export':  # Its folder is that of a run.
+      shared += ['config', 'resume', 'workdir']
+    for name in shared:
+      self.assertRegex(output, rf'(?m)^  --(\[no\])?{name}: ')
+    self.assertIn('same bits again', output)
+
+
 class HowToGoOnTest(parameterized.TestCase):
   @parameterized.parameters(
     (('--config=a.py', '--cases=x,y'), '--config=a.py --cases=x,y '),

@@ -47,12 +47,16 @@ FILES = {
 ENVIRONMENT = {
   'python',
   'jax',
+  'jaxlib',
   'flax',
+  'numpy',
   'optax',
   'fmtl_jax',
   'platform',
   'device_kind',
   'device_count',
+  'xla_flags',
+  'deterministic',
 }
 RESULT = {
   'case',

@@ -1,6 +1,8 @@
 """Laws of a run's folder: one run, never two; refusals change nothing."""
 
+import contextlib
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -134,6 +136,40 @@ class PrepareTest(WorkdirTestCase):
     found = workdirs.default('digits')
     self.assertEqual(found.parent, pathlib.Path('runs'))
     self.assertRegex(found.name, r'^\d{4}(-\d\d){2}_\d\d(-\d\d){2}_digits$')
+
+
+class KilledTest(WorkdirTestCase):
+  @parameterized.parameters(range(7))
+  def test_whenever_a_process_ends_the_same_run_may_begin(self, number):
+    left = number
+
+    def ending(function, instead=lambda *args: None):
+      def call(*args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+          instead(*args)
+          raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+      return call
+
+    half = lambda path, text: path.write_bytes(text.encode()[: len(text) // 2])
+    with (
+      mock.patch.object(pathlib.Path, 'mkdir', ending(pathlib.Path.mkdir)),
+      mock.patch.object(
+        pathlib.Path, 'write_text', ending(pathlib.Path.write_text, half)
+      ),
+      mock.patch.object(os, 'replace', ending(os.replace)),
+      contextlib.suppress(KeyboardInterrupt),
+    ):
+      workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    # Three calls make the folder and its parent; a file, its name, a folder.
+    self.assertEqual(left < 0, number < 6)
+    workdirs.check(self.workdir, IDENTITY)
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    self.assertEqual(list(self.files()), [workdirs.CONFIG])
+    workdirs.check(self.workdir, IDENTITY, 'must')
 
 
 class WriteJsonTest(WorkdirTestCase):
