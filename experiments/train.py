@@ -527,8 +527,7 @@ def _check_finite(
   label: str,
 ) -> None:
   """Raises a DivergedError that names the first number that is not finite."""
-  left_out = metrics.get('skipped', np.zeros((), bool))
-  finite = {k: v | left_out for k, v in metrics['finite'].items()}
+  finite = metrics['finite']
   bad = ~np.isfinite(metrics['loss_sum'])
   bad |= ~np.all(list(finite.values()), axis=0)[..., None]
   if not bad.any():

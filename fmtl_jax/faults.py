@@ -70,7 +70,10 @@ def finite(
 
 
 def skip(
-  result: client_updates.ClientResult, state: Tree, memory: Tree
+  result: client_updates.ClientResult,
+  state: Tree,
+  memory: Tree,
+  is_padding: jax.Array | bool = False,
 ) -> client_updates.ClientResult:
   """What is left of a client's result if it is not finite: nothing.
 
@@ -78,6 +81,7 @@ def skip(
     result: Of one client.
     state: What the client kept before.
     memory: What its balancer kept before.
+    is_padding: Whether nobody would miss it.
 
   Returns:
     The result, with `skipped`, `[]` bool, among its metrics; sums of a loss
@@ -96,7 +100,9 @@ def skip(
     report=zeros(result.report),
   )
   chosen = jax.tree.map(lambda x, y: jnp.where(sound, x, y), result, nothing)
-  return chosen._replace(metrics=chosen.metrics | {'skipped': ~sound})
+  return chosen._replace(
+    metrics=chosen.metrics | {'skipped': ~(sound | is_padding)}
+  )
 
 
 def without(

@@ -223,12 +223,14 @@ def federated_averaging(
         hide(received) if sent else None,
       )
       result = result._replace(update=hide(result.update))
-      finite = faults.finite(federation, result.update, result.state)
-      if settings.attack is not None:  # Attackers may send anything.
-        attacking = attacks.is_attacker(client)
-        finite = jax.tree.map(lambda known: known | attacking, finite)
+      # Padding reads some client's rows; attackers may send anything.
+      unwatched = client.client >= data.num_clients
       if settings.skip_nonfinite:
-        result = faults.skip(result, before, local_data.balancing)
+        result = faults.skip(result, before, local_data.balancing, unwatched)
+      finite = faults.finite(federation, result.update, result.state)
+      if settings.attack is not None:
+        unwatched |= attacks.is_attacker(client)
+      finite = jax.tree.map(lambda known: known | unwatched, finite)
       metrics = result.metrics | {'finite': finite}
       memory = _pop_balancing(metrics, settings.balancing.client)
       own = jax.tree.map(

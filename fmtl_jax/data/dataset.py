@@ -212,6 +212,9 @@ class FederatedDataset:
   ) -> Batch:
     """Gathers a batch; padding is zeroed, so that garbage cannot spread.
 
+    So are labels that are missing or of tasks that the client does not hold:
+    the gradient of a loss that does not count is zero times its derivative.
+
     Args:
       rows: `[B]` rows of the store; anything where `is_example` is False.
       tasks: `[S]` tasks of the slots; out of range where a slot is empty.
@@ -234,12 +237,14 @@ class FederatedDataset:
     columns = jnp.asarray(examples.columns)
     column = jnp.take(columns, tasks, mode='clip')
     present = jnp.take(gather(examples.present), column, axis=1)
+    has_label = present.astype(bool) & (tasks < self.num_tasks)
+    labels = jnp.take(gather(examples.labels), column, axis=1)
     return Batch(
       features=jax.tree.map(
         lambda leaf: gather(leaf, standardization), examples.features
       ),
-      labels=jnp.take(gather(examples.labels), column, axis=1).T,
-      has_label=(present.astype(bool) & (tasks < self.num_tasks)).T,
+      labels=jnp.where(has_label, labels, 0).T,
+      has_label=has_label.T,
       is_example=is_example,
       tasks=tasks,
     )

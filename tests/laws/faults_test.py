@@ -11,6 +11,7 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import faults
+from fmtl_jax import participation
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
@@ -106,6 +107,30 @@ class SkipTest(parameterized.TestCase):
     ):
       np.testing.assert_array_equal(leaf[2], old[2])
       self.assertTrue((np.asarray(leaf[:2]) != old[:2]).any())
+
+  @parameterized.parameters(False, True)
+  def test_padding_is_not_watched(self, skip_nonfinite):
+    """It reads the rows of the last client, whatever they are."""
+    data = testing.toy_data(7, 3)
+    federation, _ = testing.toy_federation(LAYERS, data)
+    algorithm = multi_task_fl.multi_task_fl(
+      federation,
+      settings=base.RoundSettings(
+        skip_nonfinite=skip_nonfinite,
+        participation=participation.Participation(dropout=1.0),
+      ),
+    )
+    state = cases.start(algorithm, data)
+    params = state.params | {
+      'layer_2': jax.tree.map(
+        lambda x: x.at[-1].set(jnp.nan), state.params['layer_2']
+      )
+    }
+    state = dataclasses.replace(state, params=params)
+    _, metrics = testing.jit(algorithm.round)(state, data)
+    for finite in metrics['finite'].values():
+      self.assertTrue(np.asarray(finite).all())
+    self.assertFalse(np.any(metrics.get('skipped', False)))
 
   def test_nothing_changes_where_all_is_finite(self):
     data = testing.toy_data(7, 3)

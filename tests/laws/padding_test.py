@@ -10,6 +10,7 @@ import numpy as np
 
 from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
@@ -186,6 +187,32 @@ class ExamplesTest(parameterized.TestCase):
       **garbage.with_more_rows(data, np.nan, 1),
     )
     testing.assert_trees_close(run(padded), run(data))
+
+  @parameterized.product(
+    fill=FILLINGS, kind=(tasks_lib.BINARY, tasks_lib.REGRESSION)
+  )
+  def test_labels_that_are_missing_or_of_a_task_nobody_trains(self, fill, kind):
+    """An empty slot reads the labels of the last task."""
+    data = testing.toy_data(5, 2, 2, missing=0.4, kinds=(kind,))
+    client = 2
+    self.assertEqual(data.partition.client_tasks[client].tolist(), [0, 2])
+    examples, rows = data.examples, data.partition.train.groups()[client]
+    labels = np.where(examples.present, examples.labels, fill)
+    labels[rows, 1] = fill
+    present = examples.present.copy()
+    present[rows, 1] = True
+    federation, _ = testing.toy_federation(('common', 'task'), data)
+    algorithm = multi_task_fl.multi_task_fl(federation)
+    start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
+    testing.assert_trees_equal(
+      round_fn(
+        start,
+        garbage.replace(
+          data, {}, labels=labels.astype(np.float32), present=present
+        ),
+      ),
+      round_fn(start, data),
+    )
 
   def test_a_padded_batch_holds_zeros(self):
     data = testing.toy_data(3, 3)
