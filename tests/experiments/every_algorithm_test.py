@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,8 +10,11 @@ import jax
 import numpy as np
 
 from configs import digits
+from experiments import program
+from experiments import reports
 from experiments import train
 from fmtl_jax import algorithms
+from fmtl_jax import testing
 
 jax.config.update('jax_num_cpu_devices', 8)
 
@@ -24,6 +28,12 @@ class EveryAlgorithmTest(parameterized.TestCase):
     config.algorithm.name = name
     config.run.rounds = 2
     config.run.seeds = 1
+    config.execution.compile_effort = 'low'
+    self.enterContext(
+      mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
+    )
+    # They are the same for all, and take as long as the rest.
+    self.enterContext(mock.patch.object(reports, 'write_figures'))
     folder = self.enterContext(tempfile.TemporaryDirectory())
     results = train.train_and_evaluate(config, pathlib.Path(folder) / 'run')
     accuracy = [
