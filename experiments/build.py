@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from experiments import cases as cases_lib
+from experiments import checks
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import optimizers
@@ -39,7 +40,6 @@ FederateFn = Callable[
   dataset_lib.FederatedDataset,
 ]
 
-_MODELS = ('mlp', 'cnn')
 STANDARDIZE = 'standardize'
 # Fields that change no shape: a sweep maps them over runs of one program.
 MAPPED = (
@@ -84,7 +84,7 @@ def build_model(
       config.model.normalization,
     )
   raise ValueError(
-    f'Expected model.name to be one of {", ".join(_MODELS)}, got '
+    f'Expected model.name to be one of {", ".join(checks.MODELS)}, got '
     f'{config.model.name!r}.'
   )
 
@@ -379,6 +379,7 @@ def make_algorithm(
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises a ValueError for a number that no experiment can have."""
+  checks.check(config)
   rules = {
     'run.rounds': 1,
     'run.seeds': 1,
@@ -420,12 +421,6 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'Expected report.more_metrics out of {", ".join(evaluation.METRICS)}, '
       f'got {", ".join(map(repr, sorted(unknown)))}.'
     )
-  for field in ('model.hidden', 'model.channels'):
-    widths = flat[field]
-    if not all(isinstance(w, int) and w >= 1 for w in widths):
-      raise ValueError(
-        f'Expected {field} to be whole numbers >= 1, got {tuple(widths)}.'
-      )
   fractions = (config.data.test_fraction, config.data.validation_fraction)
   if min(fractions) < 0 or sum(fractions) >= 1:
     raise ValueError(
@@ -469,6 +464,7 @@ def build(
     ValueError: If a setting is no good.
   """
   check(config)
+  checks.check_metrics(config, source.tasks)
   case = cases_lib.CASES[name]
   federated = [federate(source, config.data, seed) for seed in seeds]
   if attacks.get(config.attack.name) is not None:

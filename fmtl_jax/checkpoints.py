@@ -8,6 +8,7 @@ it is complete.
 from collections.abc import Mapping
 import contextlib
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -264,9 +265,10 @@ class Checkpoints:
     """Reads items of a checkpoint."""
     self._manager.wait_until_finished()
     try:
-      return self._manager.restore(
-        round_number, args=ocp.args.Composite(**items)
-      )
+      with _quiet():
+        return self._manager.restore(
+          round_number, args=ocp.args.Composite(**items)
+        )
     except Exception as error:  # Whatever bytes on disk can make it raise.
       raise self._damaged(round_number, _reason(error)) from error
 
@@ -297,6 +299,17 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps orbax from logging what is raised, too."""
+  logger = logging.getLogger('absl')
+  before, logger.disabled = logger.disabled, True
+  try:
+    yield
+  finally:
+    logger.disabled = before
 
 
 def _reason(error: Exception) -> str:
@@ -361,16 +374,27 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   """Loads what `save_params` saved: NumPy arrays in plain dicts, and metadata.
 
   Raises:
-    ValueError: If the folder holds no model.
+    ValueError: If the folder holds no model, or one that cannot be read.
   """
   folder = pathlib.Path(folder).absolute()
   path = folder / 'model.json'
   if not path.is_file():
     raise ValueError(f'No saved model in {folder}: model.json is missing.')
-  with ocp.StandardCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata(folder).item_metadata.tree
-    abstract = jax.tree.map(
-      lambda x: np.zeros(x.shape, x.dtype), dict(metadata)
-    )
-    params = checkpointer.restore(folder, abstract)
-  return params, json.loads(path.read_text())
+  try:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+      item = checkpointer.metadata(folder).item_metadata
+      if item is None:
+        raise ValueError('its parameters are missing or damaged')
+      abstract = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), dict(item.tree)
+      )
+      params = checkpointer.restore(folder, abstract)
+    metadata = json.loads(path.read_text())
+    if not isinstance(metadata, dict):
+      raise ValueError('model.json is no JSON object')
+  except Exception as error:  # Whatever bytes on disk can make it raise.
+    raise ValueError(
+      f'The saved model in {folder} cannot be read ({_reason(error)}); save it '
+      'again.'
+    ) from error
+  return params, metadata

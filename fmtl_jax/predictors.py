@@ -91,12 +91,18 @@ class Predictor:
     """Loads what `save` saved, for the network `apply_fn`."""
     params, metadata = checkpoints.load_params(folder)
     saved = params.pop(_STANDARDIZATION, None)
-    return cls(
-      apply_fn=apply_fn,
-      params=params,
-      task=tasks_lib.Task(**metadata['task']),
-      standardization=saved and (saved['mean'], saved['scale']),
-    )
+    try:
+      return cls(
+        apply_fn=apply_fn,
+        params=params,
+        task=tasks_lib.Task(**metadata['task']),
+        standardization=saved and (saved['mean'], saved['scale']),
+      )
+    except (KeyError, TypeError) as error:
+      raise ValueError(
+        f'The saved model in {folder} does not say its task or '
+        f'standardization ({error!r}); save it again.'
+      ) from error
 
 
 def client_predictor(
