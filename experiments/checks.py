@@ -99,6 +99,12 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     'in [0, 1)',
     lambda x: 0 <= x < 1,
     (
+      'algorithm.fedadagrad.beta1',
+      'algorithm.fedadam.beta1',
+      'algorithm.fedadam.beta2',
+      'algorithm.fedavgm.server_momentum',
+      'algorithm.fedyogi.beta1',
+      'algorithm.fedyogi.beta2',
       'attack.share',
       'client.momentum',
       'server.common.momentum',

@@ -127,7 +127,8 @@ def _check_file(argv: Sequence[str], section: str, value: str) -> None:
     config_lib.flatten(config)
   except ValueError as error:
     raise UserError(_one_sentence(str(error))) from error
-  except Exception as error:  # Whatever a file of the user's can raise.
+  # Whatever a file of the user's can raise.
+  except (Exception, SystemExit) as error:
     if any(argument.lstrip('-') == 'debug' for argument in argv[1:]):
       raise
     path = value.split(':')[0]
@@ -205,8 +206,11 @@ def _load(program: str, section: str, value: str) -> Any:
   holder = flags.FlagValues()
   config_flags.DEFINE_config_file(section, flag_values=holder)
   arguments = [program, f'--{section}={value}']
-  # The config flag looks for its overrides there.
-  with mock.patch.object(sys, 'argv', arguments):
+  # The config flag looks for its overrides there, and logs what it raises.
+  with (
+    mock.patch.object(sys, 'argv', arguments),
+    mock.patch.object(logging.get_absl_logger(), 'disabled', True),
+  ):
     holder(arguments)
   return getattr(holder, section)
 
@@ -270,7 +274,8 @@ def run(main: Callable[[], int]) -> None:
   use_compilation_cache()
 
   def guarded(unused_argv: Any) -> int:
-    logging.set_verbosity(logging.WARNING)  # Orbax says a lot otherwise.
+    if not _DEBUG.value:
+      logging.set_verbosity(logging.FATAL)  # Orbax says a lot otherwise.
     try:
       return main()
     except (ValueError, OSError) as error:

@@ -34,8 +34,9 @@ def read_config(
     given = saved['identity']['command_line']
     return config, {field: saved['config'][field] for field in given}
   except Exception as error:  # Whatever a file that was changed has in it.
+    reason = ' '.join(str(error).split())
     raise ValueError(
-      f'{path} is damaged ({error}); use another --workdir.'
+      f'{path} is damaged ({reason}); use another --workdir.'
     ) from error
 
 
@@ -82,6 +83,10 @@ def load(
   source = backbones.load_source(config)
   case_config = cases_lib.resolve(case, config, command_line)
   built = build.build(case, case_config, source, seeds)
+  if task:  # Before anything is compiled.
+    predictors.check_task(built.test_data, task)
+  else:
+    predictors.check_client(built.test_data, client or 0, slot)
   network = build.build_network(
     case_config,
     source,

@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 
 Tree = Any
 
+_LONGEST = 200  # Of what a library says, in characters.
+
 
 def _is_key(leaf: Any) -> bool:
   return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
@@ -217,7 +219,10 @@ class Checkpoints:
     saved = self._read(round_number, metadata=ocp.args.JsonRestore())[
       'metadata'
     ]
-    if not isinstance(saved, dict) or not {'leaves', 'about'} <= saved.keys():
+    if not isinstance(saved, dict) or not all(
+      isinstance(saved.get(name), dict)
+      for name in ('leaves', 'about', 'metadata')
+    ):
       raise self._damaged(round_number, 'its metadata are incomplete')
     reason = differences(saved['about'], self._about) or differences(
       saved['leaves'], _leaves(host)
@@ -315,7 +320,7 @@ def _quiet():
 def _reason(error: Exception) -> str:
   """The first line of what an error says, or its name."""
   lines = str(error).strip().splitlines()
-  return lines[0] if lines else type(error).__name__
+  return lines[0][:_LONGEST] if lines else type(error).__name__
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

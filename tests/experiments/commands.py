@@ -46,6 +46,8 @@ _SERVER = """
 import importlib, json, os, sys, tempfile, traceback
 from experiments import comparisons, command_line, describe, models_of_runs
 from experiments import newcomers, sweeps
+from fmtl_jax.data import celeb_a, digits, face_folder, uci_har, utkface
+from sklearn import datasets
 for line in sys.stdin:
   module, folder, *arguments = json.loads(line)
   files = [tempfile.TemporaryFile('w+') for _ in range(2)]
@@ -120,12 +122,19 @@ class CommandTestCase(parameterized.TestCase):
     _server.stdin.flush()
     return json.loads(_server.stdout.readline())
 
-  def check_mistake(self, sentence, *arguments):
+  def check_mistake(self, sentence, *arguments, module=''):
     """A command ends with one sentence and code 2, and writes nothing."""
-    before = sorted(self.cwd.rglob('*'))
-    code, _, errors = self.run_command(*arguments)
+    before = self.files()
+    code, _, errors = self.run_command(*arguments, module=module)
     self.assertNotIn('Traceback', errors)
     self.assertEqual(errors.count('\n'), 1, errors)
-    self.assertRegex(errors, f'^error: .*{sentence}')
+    self.assertRegex(errors, f'^error: .*(?:{sentence})')
     self.assertEqual(code, 2)
-    self.assertEqual(sorted(self.cwd.rglob('*')), before)
+    self.assertEqual(self.files(), before)
+
+  def files(self):
+    """What is in the folder: content by path, None of folders."""
+    return {
+      path: path.read_bytes() if path.is_file() else None
+      for path in self.cwd.rglob('*')
+    }
