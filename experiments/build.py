@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from experiments import cases as cases_lib
+from experiments import checks
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import optimizers
@@ -42,7 +43,6 @@ FederateFn = Callable[
   dataset_lib.FederatedDataset,
 ]
 
-_MODELS = ('mlp', 'cnn')
 STANDARDIZE = 'standardize'
 _SHARES = ('dropout', 'late', 'partial', 'least_work')
 _OF_CLOCK = (
@@ -52,7 +52,6 @@ _OF_CLOCK = (
   'bandwidth_spread',
   'deadline',
 )
-_LEAST_RATE = 1e-9  # Of what happens in a second.
 # Fields that change no shape: a sweep maps them over runs of one program.
 MAPPED = (
   *(
@@ -98,7 +97,7 @@ def build_model(
       config.model.normalization,
     )
   raise ValueError(
-    f'Expected model.name to be one of {", ".join(_MODELS)}, got '
+    f'Expected model.name to be one of {", ".join(checks.MODELS)}, got '
     f'{config.model.name!r}.'
   )
 
@@ -443,6 +442,7 @@ def _participation(
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises a ValueError for a number that no experiment can have."""
+  checks.check(config)
   rules = {
     'run.rounds': 1,
     'run.seeds': 1,
@@ -462,21 +462,6 @@ def check(config: ml_collections.ConfigDict) -> None:
   for field, least in rules.items():
     if flat[field] < least:
       raise ValueError(f'Expected {field} >= {least}, got {flat[field]}.')
-  for name in _SHARES:
-    algorithms.base.check(
-      f'participation.{name}', config.participation[name], 0, 1
-    )
-  for name in _OF_CLOCK:
-    algorithms.base.check(
-      f'participation.{name}',
-      config.participation[name],
-      _LEAST_RATE if name.endswith('_per_second') else 0,
-    )
-  faults.check(config.faults.nonfinite)
-  for name, least in (('clip_norm', 0), ('diverged_above', 1)):
-    algorithms.base.check(f'faults.{name}', config.faults[name], least)
-  if config.faults.nonfinite == faults.CLIP and not config.faults.clip_norm:
-    raise ValueError('Expected faults.clip_norm > 0, got 0.')
   if config.execution.compile_effort not in ('high', 'low'):
     raise ValueError(
       "Expected execution.compile_effort to be 'high' or 'low', got "
@@ -499,12 +484,6 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'Expected report.more_metrics out of {", ".join(evaluation.METRICS)}, '
       f'got {", ".join(map(repr, sorted(unknown)))}.'
     )
-  for field in ('model.hidden', 'model.channels'):
-    widths = flat[field]
-    if not all(isinstance(w, int) and w >= 1 for w in widths):
-      raise ValueError(
-        f'Expected {field} to be whole numbers >= 1, got {tuple(widths)}.'
-      )
   fractions = (config.data.test_fraction, config.data.validation_fraction)
   if min(fractions) < 0 or sum(fractions) >= 1:
     raise ValueError(
@@ -548,6 +527,7 @@ def build(
     ValueError: If a setting is no good.
   """
   check(config)
+  checks.check_metrics(config, source.tasks)
   case = cases_lib.CASES[name]
   federated = [federate(source, config.data, seed) for seed in seeds]
   if attacks.get(config.attack.name) is not None:

@@ -161,6 +161,17 @@ def names(
   Raises:
     ValueError: If a name is not known.
   """
+  for name, fields in config.overrides.items():
+    rows = [*CASES, MAJORITY]
+    if name not in rows:
+      raise ValueError(
+        f'Unknown case {name!r} in overrides; known are {", ".join(rows)}.'
+        f'{config_lib.nearest(name, rows)}'
+      )
+    if not isinstance(fields, ml_collections.ConfigDict):
+      raise ValueError(
+        f'Expected overrides.{name} to be a ConfigDict, got {fields!r}.'
+      )
   if config.algorithm.name:
     known = [n for n in CASES if n in algorithms.ALGORITHMS]
     if config.algorithm.name not in known:
@@ -178,6 +189,8 @@ def names(
         f'Unknown case {name!r}; known are {", ".join(known)}.'
         f'{config_lib.nearest(name, known)}'
       )
+  if not chosen:
+    raise ValueError('Expected cases to run, got none; set cases.')
   table = list(config.cases)
   return sorted(
     dict.fromkeys(chosen),

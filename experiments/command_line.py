@@ -17,6 +17,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
+import ml_collections
 from ml_collections import config_flags
 
 from experiments import config as config_lib
@@ -103,16 +104,46 @@ def check_arguments(argv: Sequence[str]) -> None:
     argv: As of `sys.argv`.
 
   Raises:
-    UserError: If the config file is missing or a field of it is unknown.
+    UserError: If a config file is missing or cannot be used.
   """
-  for name, value in _given(argv):
+  given = _given(argv)
+  for name, value in given:
     path = value.split(':')[0]
-    if name not in ('config', 'sweep') or pathlib.Path(path).is_file():
+    if name not in ('config', 'sweep'):
+      continue
+    count = [other for other, _ in given].count(name)
+    if count > 1:
+      raise UserError(f'Expected one --{name}, got {count}.')
+    if pathlib.Path(path).is_file():
+      _check_file(argv, name, value)
       continue
     folder = pathlib.Path(path).parent
     known = sorted(str(p) for p in folder.glob('*.py') if p.stem != '__init__')
     hint = f' Files there: {", ".join(known)}.' if known else ''
     raise UserError(f'There is no {name} file {path!r}.{hint}')
+
+
+def _check_file(argv: Sequence[str], section: str, value: str) -> None:
+  """Raises a UserError for a config file that cannot be used."""
+  try:
+    config = _load(argv[0], section, value)
+    if not isinstance(config, ml_collections.ConfigDict):
+      raise TypeError(f'get_config() returns {config!r}, no ConfigDict')
+    if section == 'config':
+      config_lib.check_fields(config)
+    config_lib.flatten(config)
+  except ValueError as error:
+    raise UserError(_one_sentence(str(error))) from error
+  # Whatever a file of the user's can raise.
+  except (Exception, SystemExit) as error:
+    if any(argument.lstrip('-') == 'debug' for argument in argv[1:]):
+      raise
+    path = value.split(':')[0]
+    reason = _one_sentence(f'{type(error).__name__}: {error}')
+    raise UserError(
+      f'The {section} file {path!r} cannot be used ({reason}); correct it, '
+      '--debug shows where.'
+    ) from error
 
 
 def _given(argv: Sequence[str]) -> list[tuple[str, str]]:
@@ -129,21 +160,27 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the flags; a mistake ends the process with a sentence and code 2."""
   try:
     check_arguments(argv)
-    return flags.FLAGS(list(argv))
+    program, *others = flags.FLAGS(list(argv))
+    if others:
+      raise UserError(f'Expected flags, got {others[0]!r}; write --name=value.')
+    return [program]
   except UserError as error:
     message = str(error)
   except flags.Error as error:
     message = _explain(_one_sentence(str(error)), argv)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except Exception as error:  # The parser passes on what values raise.
     message = _explain(_one_sentence(str(error)), argv)
   fail(message)
   return []
 
 
 def _one_sentence(message: str) -> str:
-  """The last line of a traceback, or the whole message on one line."""
+  """What a traceback ends with, or the whole message, on one line."""
   if 'Traceback (most recent call last)' in message:
-    message = message.strip().splitlines()[-1].partition(': ')[2]
+    lines = message.strip().splitlines()
+    frames = [n for n, line in enumerate(lines) if line.startswith('  ')]
+    message = '\n'.join(lines[frames[-1] + 1 :] if frames else lines[-1:])
+    message = message.partition(': ')[2] or message
   return ' '.join(message.split())
 
 
@@ -167,14 +204,22 @@ def _known_fields(argv: Sequence[str], section: str) -> dict[str, Any]:
   """All fields of the config file, read without overrides."""
   for name, value in _given(argv):
     if name == section:
-      holder = flags.FlagValues()
-      config_flags.DEFINE_config_file(section, flag_values=holder)
-      arguments = [argv[0], f'--{section}={value}']
-      # The config flag looks for its overrides there.
-      with mock.patch.object(sys, 'argv', arguments):
-        holder(arguments)
-      return config_lib.flatten(getattr(holder, section))
+      return config_lib.flatten(_load(argv[0], section, value))
   return {}
+
+
+def _load(program: str, section: str, value: str) -> Any:
+  """What a config file returns, without overrides."""
+  holder = flags.FlagValues()
+  config_flags.DEFINE_config_file(section, flag_values=holder)
+  arguments = [program, f'--{section}={value}']
+  # The config flag looks for its overrides there, and logs what it raises.
+  with (
+    mock.patch.object(sys, 'argv', arguments),
+    mock.patch.object(logging.get_absl_logger(), 'disabled', True),
+  ):
+    holder(arguments)
+  return getattr(holder, section)
 
 
 def fail(message: str, exit_code: int = USER_ERROR) -> None:
@@ -239,7 +284,8 @@ def run(main: Callable[[], int]) -> None:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
   def guarded(unused_argv: Any) -> int:
-    logging.set_verbosity(logging.WARNING)  # Orbax says a lot otherwise.
+    # Orbax says a lot otherwise.
+    logging.set_verbosity(logging.WARNING if _DEBUG.value else logging.FATAL)
     if _DETERMINISTIC.value:  # JAX has not started: it reads the flags then.
       determinism.use()
       print(f'Deterministic: {determinism.GUARANTEE}.', flush=True)
@@ -249,6 +295,13 @@ def run(main: Callable[[], int]) -> None:
       if _DEBUG.value:
         raise
       fail(_one_sentence(str(error)))
+    except MemoryError as error:
+      if _DEBUG.value:
+        raise
+      fail(
+        f'Not enough memory ({_one_sentence(str(error))}); use fewer or '
+        'smaller examples, or a smaller network.'
+      )
     except KeyboardInterrupt:  # Outside of the rounds, or for a second time.
       print(
         'Stopped by SIGINT at once; what was saved is kept.', file=sys.stderr

@@ -11,7 +11,6 @@ experiment, but for the list of algorithms.
 """
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 import sys
 import time
@@ -23,10 +22,12 @@ import numpy as np
 from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
+from experiments import checks
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import figures
 from experiments import interrupts
+from experiments import records as records_lib
 from experiments import reports
 from experiments import results
 from experiments import sweeps
@@ -85,6 +86,7 @@ def plans_of(
     ValueError: If they could not be compared, or a setting is no good.
   """
   command_line = dict(command_line or {})
+  checks.check(config)
   _check_search(config, command_line)
   names = [
     name for name in cases_lib.names(config, only) if name != cases_lib.MAJORITY
@@ -94,7 +96,7 @@ def plans_of(
     place = table.index(REFERENCE) if REFERENCE in table else 0
     before = [n for n in names if n in table and table.index(n) < place]
     names.insert(len(before), REFERENCE)
-  points = tuple({RATE: rate} for rate in config.compare.learning_rates)
+  points = tuple({RATE: float(r)} for r in config.compare.learning_rates)
   plans = []
   for name in names:
     final = cases_lib.resolve(name, config, command_line)
@@ -202,10 +204,11 @@ def _identity_of_case(name, final):
 def _check_folder(workdir, config, plans, resume='auto'):
   """Raises a ValueError if a folder holds another comparison."""
   workdirs.check(workdir, _identity(config), resume)
+  reports.load_records(workdir)  # Raises if one is damaged.
   for plan in plans:
     path = _search_path(workdir, plan.name)
     if path.exists():
-      there = json.loads(path.read_text())['identity']
+      there = _read(path)['identity']
       workdirs.check_identity(
         workdir,
         {f'{f} of {plan.name}': v for f, v in there.items()},
@@ -220,7 +223,14 @@ def _search_path(workdir, name):
 def _read_search(workdir, name):
   """The rows of a finished search, None of one that is not."""
   path = _search_path(workdir, name)
-  return json.loads(path.read_text())['rows'] if path.exists() else None
+  return _read(path)['rows'] if path.exists() else None
+
+
+def _read(path):
+  """A search, finished or not; raises a ValueError if it is damaged."""
+  return records_lib.read(
+    path, lambda value: records_lib.check_search(value, RATE)
+  )
 
 
 def _record_path(workdir, name):

@@ -252,7 +252,13 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(value, (Mapping, ml_collections.ConfigDict)):
       flat |= {f'{name}.{k}': v for k, v in flatten(value).items()}
     else:
-      flat[name] = json.loads(json.dumps(value))
+      try:
+        flat[name] = json.loads(json.dumps(value))
+      except TypeError as error:
+        raise ValueError(
+          f'Expected config field {name!r} to hold plain numbers and strings, '
+          f'got {value!r}.'
+        ) from error
   return flat
 
 
@@ -289,8 +295,41 @@ def apply_variants(
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
   """A hint with the nearest known name; empty if none is near."""
-  matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
   return f' Did you mean {matches[0]!r}?' if matches else ''
+
+
+# Sections whose fields are names of cases.
+_BY_CASE = ('overrides', 'report.labels')
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Raises a ValueError unless a config has the fields of the schema alone."""
+  known = flatten(default_config())
+  given = {
+    field: value
+    for field, value in flatten(config).items()
+    if not field.startswith(tuple(f'{name}.' for name in _BY_CASE))
+  }
+  for field in known:
+    if field not in given:
+      raise ValueError(
+        f'The config has no field {field!r}; start from '
+        'experiments.config.default_config().'
+      )
+  for field in given:
+    if field not in known:
+      raise ValueError(
+        f'Unknown config field {field!r}.{nearest(field, known)}'
+      )
+  for field in _BY_CASE:
+    *sections, name = field.split('.')
+    section = config[sections[0]] if sections else config
+    if not isinstance(section.get(name), ml_collections.ConfigDict):
+      raise ValueError(
+        f'Expected {field} to be a ConfigDict by case, got '
+        f'{section.get(name)!r}.'
+      )
 
 
 def put_field(

@@ -21,6 +21,7 @@ from fmtl_jax.data import partitioners
 from fmtl_jax.data import splits
 from fmtl_jax.data import standardization
 
+PARTITIONS = ('iid', 'key', 'dirichlet', 'shards', 'quantity')
 PROTOCOLS = ('iid', 'random', 'blocked')
 # What a source is loaded with: the same for all cases of an experiment.
 SETTINGS = (
@@ -104,10 +105,20 @@ def _digits(data: ml_collections.ConfigDict) -> Source:
   )
 
 
+def _bars_for_people_only():
+  """Keeps the bars of TFDS out of files and pipes, as all others are."""
+  import tensorflow_datasets as tfds  # Slow to import.
+
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+
+
 def _uci_har(
   data: ml_collections.ConfigDict, allow_nonfinite: bool = False
 ) -> Source:
   from fmtl_jax.data import uci_har  # tensorflow_datasets is slow to import.
+
+  _bars_for_people_only()
 
   kind = data.kind or 'features'
   loaded = uci_har.load(
@@ -135,6 +146,8 @@ def _uci_har(
 def _utkface(data: ml_collections.ConfigDict) -> Source:
   from fmtl_jax.data import utkface  # tensorflow_datasets is slow to import.
 
+  _bars_for_people_only()
+
   if not data.manual_dir:
     raise ValueError(
       'Expected data.manual_dir to be the folder with UTKFace.zip, got none; '
@@ -155,6 +168,8 @@ def _utkface(data: ml_collections.ConfigDict) -> Source:
 def _face_folder(data: ml_collections.ConfigDict) -> Source:
   from fmtl_jax.data import face_folder  # tensorflow_datasets is slow.
 
+  _bars_for_people_only()
+
   if not data.manual_dir:
     raise ValueError(
       'Expected data.manual_dir to be a folder with images and one CSV of '
@@ -168,6 +183,8 @@ def _face_folder(data: ml_collections.ConfigDict) -> Source:
 
 def _celeb_a(data: ml_collections.ConfigDict) -> Source:
   from fmtl_jax.data import celeb_a  # tensorflow_datasets is slow to import.
+
+  _bars_for_people_only()
 
   faces = celeb_a.load(data.data_dir or None, data.manual_dir or None)
   return _photographs(
@@ -234,9 +251,16 @@ def load(
       f'Expected data.protocol to be one of {", ".join(PROTOCOLS)}, got '
       f'{data.protocol!r}.'
     )
-  if allow_nonfinite and data.name in _WITH_NONFINITE:
-    return _WITH_NONFINITE[data.name](data)
-  return SOURCES[data.name](data)
+  load_fn = SOURCES[data.name]
+  if allow_nonfinite:
+    load_fn = _WITH_NONFINITE.get(data.name, load_fn)
+  try:
+    return load_fn(data)
+  except OSError as error:
+    raise ValueError(
+      f'Could not read or prepare the data set {data.name!r} ({error}); see '
+      'data.manual_dir and data.data_dir.'
+    ) from error
 
 
 def _partition(
@@ -266,8 +290,8 @@ def _partition(
       count, data.clients, data.alpha, rng, min_size=8
     )
   raise ValueError(
-    'Expected data.partition to be one of iid, key, dirichlet, shards, '
-    f'quantity, got {data.partition!r}.'
+    f'Expected data.partition to be one of {", ".join(PARTITIONS)}, got '
+    f'{data.partition!r}.'
   )
 
 
@@ -327,6 +351,14 @@ def federate(
     split = splits.stratified(
       groups, source.strata, data.validation_fraction, data.test_fraction, rng
     )
+  for part in ('test', 'validation'):
+    fraction = data[f'{part}_fraction']
+    if fraction and not any(map(len, getattr(split, part))):
+      raise ValueError(
+        f'Expected data.{part}_fraction to be an example of some client at '
+        f'least, got {fraction} where the largest of {len(groups)} clients has '
+        f'{max(map(len, groups))}; use a larger one or fewer data.clients.'
+      )
   unsound = source.unsound
   if unsound is not None:
     sound = lambda groups: [rows[~unsound[rows]] for rows in groups]

@@ -21,12 +21,15 @@ def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
   from experiments import models_of_runs
+  from experiments import workdirs
 
   for flag in (_WORKDIR, _CASE, _OUTPUT):
     if not flag.value:
       raise ValueError(f'Give --{flag.name}; --helpshort says what it is.')
   if bool(_TASK.value) == (_CLIENT.value is not None):
     raise ValueError('Give either --task or --client.')
+  output = pathlib.Path(_OUTPUT.value)
+  workdirs.check_new(output)
   predictor = models_of_runs.load(
     pathlib.Path(_WORKDIR.value),
     _CASE.value,
@@ -35,7 +38,7 @@ def main() -> int:
     client=_CLIENT.value,
     slot=_SLOT.value,
   )
-  predictor.save(_OUTPUT.value)
+  predictor.save(output)
   print(
     f'The model for {predictor.task.name!r} is in {_OUTPUT.value}; load it '
     'with fmtl_jax.predictors.Predictor.load.'

@@ -23,15 +23,21 @@ def read_config(
 ) -> tuple[ml_collections.ConfigDict, dict[str, object]]:
   """The config of a run, and the fields that its command line gave."""
   saved = workdirs.read_config(workdir)
-  if not saved.get('config') or 'command_line' not in saved.get('identity', {}):
-    raise ValueError(f'{workdir / workdirs.CONFIG} is not that of a run.')
+  path = workdir / workdirs.CONFIG
+  if not saved.get('config') or 'command_line' not in saved['identity']:
+    raise ValueError(f'{path} is not that of a run.')
   config = config_lib.default_config()
-  for field, value in saved['config'].items():
-    config_lib.put_field(config, field, value)
-  command_line = {
-    field: saved['config'][field] for field in saved['identity']['command_line']
-  }
-  return config, command_line
+  try:
+    for field, value in saved['config'].items():
+      config_lib.put_field(config, field, value)
+    config_lib.check_fields(config)
+    given = saved['identity']['command_line']
+    return config, {field: saved['config'][field] for field in given}
+  except Exception as error:  # Whatever a file that was changed has in it.
+    reason = ' '.join(str(error).split())
+    raise ValueError(
+      f'{path} is damaged ({reason}); use another --workdir.'
+    ) from error
 
 
 def load(
@@ -77,6 +83,10 @@ def load(
   source = backbones.load_source(config)
   case_config = cases_lib.resolve(case, config, command_line)
   built = build.build(case, case_config, source, seeds)
+  if task:  # Before anything is compiled.
+    predictors.check_task(built.test_data, task)
+  else:
+    predictors.check_client(built.test_data, client or 0, slot)
   network = build.build_network(
     case_config,
     source,

@@ -38,6 +38,7 @@ from experiments import datasets
 from experiments import figures
 from experiments import interrupts
 from experiments import program as program_lib
+from experiments import records as records_lib
 from experiments import reports
 from experiments import results
 from experiments import tables
@@ -396,6 +397,7 @@ def run(
   _configs(config, only, command_line)
   identity = _identity(config, command_line)
   workdirs.check(workdir, identity, resume)
+  reports.load_records(workdir, check=records_lib.check_newcomers)
   source = backbones.load_source(config)
   held_out = [hold_out(source, config, s) for s in train.seeds_of(config)]
   plans = plans_of(config, source, held_out, only, command_line)
@@ -780,8 +782,14 @@ def _span(numbers):
 
 def _report(workdir, config):
   """Writes unseen.json, .md, .tex and .png; prints the table."""
-  records = reports.load_records(workdir, config.cases)
-  metrics = list(records[0]['values'])
+  records = reports.load_records(
+    workdir, config.cases, records_lib.check_newcomers
+  )
+  metrics = [
+    name
+    for name in records[0]['values']
+    if all(name in record['values'] for record in records)
+  ]
   if config.report.metric not in metrics:
     raise ValueError(
       f'Expected report.metric to be one of {", ".join(metrics)}, got '

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from experiments import cases
 from experiments import datasets
 from experiments import figures
+from experiments import records as records_lib
 from experiments import results
 from experiments import tables
 from fmtl_jax import attacks
@@ -23,10 +23,23 @@ FEATURES = 'features.json'  # How long a backbone took.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
 
 
-def load_records(workdir: pathlib.Path, order: Sequence[str]) -> list[Record]:
-  """The records of all finished cases, in the order of the table."""
+def load_records(
+  workdir: pathlib.Path,
+  order: Sequence[str] = (),
+  check: records_lib.Check = records_lib.check_case,
+) -> list[Record]:
+  """The records of all finished cases, in the order of the table.
+
+  Args:
+    workdir: Holds them; it need not exist.
+    order: Names of cases.
+    check: Of one record.
+
+  Raises:
+    ValueError: If one is damaged.
+  """
   records = [
-    json.loads(path.read_text())
+    records_lib.read(path, check)
     for path in sorted((workdir / 'cases').glob('*.json'))
   ]
   place = {name: i for i, name in enumerate(order)}
@@ -51,7 +64,7 @@ def write(
   records = load_records(workdir, config.cases)
   found = results.build(records, environment)
   if (workdir / FEATURES).exists():
-    found['features'] = json.loads((workdir / FEATURES).read_text())
+    found['features'] = records_lib.read(workdir / FEATURES, lambda value: None)
   results.write_json(workdir / 'results.json', found)
   results.write_metrics_csv(workdir / 'metrics.csv', records)
   results.write_tensorboard(workdir / 'tensorboard', records)

@@ -9,7 +9,6 @@ validation data, test data are not looked at.
 from collections.abc import Mapping, Sequence
 import csv
 import itertools
-import json
 import pathlib
 import time
 from typing import Any
@@ -24,6 +23,7 @@ from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import figures
 from experiments import interrupts
+from experiments import records
 from experiments import results
 from experiments import tables
 from experiments import train
@@ -57,9 +57,10 @@ def grid_of(
   }
   for field, values in fields.items():
     if not isinstance(values, tuple) or not values:
+      one = '0.1' if values == () else repr(values)
       raise ValueError(
         f'Expected a tuple of values for sweep field {field!r}, got '
-        f'{values!r}; for one value write ({values!r},).'
+        f'{values!r}; for one value write ({one},).'
       )
     if field.startswith('run.') and field != 'run.rounds':
       raise ValueError(
@@ -114,12 +115,24 @@ def run(
       'Expected cases that train something, got the majority class alone.'
     )
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
+  if not swept:
+    raise ValueError('Expected fields to sweep, got none; see configs/sweeps.')
+  for field in swept:
+    case = field.removeprefix('sweep.').removeprefix(OVERRIDES).split('.')[0]
+    if OVERRIDES in field and case not in cases_lib.CASES:
+      raise ValueError(
+        f'Unknown case {case!r} in the sweep field {field!r}; known are '
+        f'{", ".join(cases_lib.CASES)}.'
+        f'{config_lib.nearest(case, cases_lib.CASES)}'
+      )
   identity = (
     config_lib.identity(config)
     | {'command_line': config_lib.command_line_identity(command_line)}
     | swept
   )
   workdirs.check(workdir, identity, resume)
+  for path in sorted((workdir / 'parts').glob('*.json')):
+    records.read(path, records.check_rows)  # Raises if it is damaged.
   if not config.data.validation_fraction:
     raise ValueError(
       'Expected data.validation_fraction > 0, got 0: a sweep compares settings '
@@ -135,6 +148,8 @@ def run(
         for field, value in (point | mapped_point).items():
           config_lib.set_field(case_config, field, value)
         build.check(case_config)
+        flat = config_lib.flatten(case_config)  # Numbers of the fields' types.
+        mapped_point.update({field: flat[field] for field in mapped_point})
       plans.append((name, number, point, points, case_config))
   source = backbones.load_source(config)
   for plan in plans:  # Finds mistakes before anything is written.
@@ -161,7 +176,7 @@ def run(
         seconds = time.perf_counter() - start
         part = rows_of(name, point, points, case_config, history, seconds)
         workdirs.write_json(path, part)
-      rows += json.loads(path.read_text())
+      rows += records.read(path, records.check_rows)
   _report(workdir, config, rows)
   return rows
 

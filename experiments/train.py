@@ -110,6 +110,7 @@ def train_and_evaluate(
     'command_line': config_lib.command_line_identity(command_line)
   }
   workdirs.check(workdir, identity, resume)
+  reports.load_records(workdir)  # Raises if one is damaged.
   for name in names:  # Before anything that takes time.
     build.check(cases_lib.resolve(name, config, command_line))
   source = backbones.load_source(config)

@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 from fmtl_jax import checkpoints
 
 CONFIG = 'config.json'
 _LOCK = '.lock'
+_LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
 
 
@@ -63,7 +66,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 def check(
   workdir: pathlib.Path, identity: Mapping[str, Any], resume: str = 'auto'
 ) -> None:
-  """Checks that a run may use a folder; writes nothing.
+  """Checks that a run may use a folder; nothing is left there.
 
   Args:
     workdir: It need not exist.
@@ -79,14 +82,10 @@ def check(
     raise ValueError(
       f'Expected --resume to be one of {", ".join(RESUME)}, got {resume!r}.'
     )
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f'--workdir={workdir} is a file; name a folder.')
-  for parent in workdir.parents:
-    if parent.exists() and not parent.is_dir():
-      raise ValueError(
-        f'--workdir={workdir} is below {parent}, which is a file; name another '
-        'folder.'
-      )
+  try:
+    _check_place(workdir)
+  except OSError as error:
+    raise _cannot_write(workdir, error) from error
   if resume == 'must' and not (workdir / CONFIG).is_file():
     raise ValueError(
       f'There is no run in --workdir={workdir} to go on with; name the folder '
@@ -105,9 +104,62 @@ def check(
       f'--workdir={workdir} holds files of something else; name a new folder.'
     )
   check_identity(workdir, read_config(workdir)['identity'], identity)
+  if not os.access(workdir, os.W_OK):
+    raise _cannot_write(workdir, PermissionError(errno.EACCES, 'no permission'))
   if (workdir / _LOCK).exists():
     with locked(workdir):
       pass
+
+
+def check_new(folder: pathlib.Path) -> None:
+  """Raises a ValueError unless --output can be made; nothing is left there."""
+  if folder.exists() or folder.is_symlink():
+    raise ValueError(
+      f'--output={folder} exists; name a folder that does not, nothing is '
+      'replaced.'
+    )
+  try:
+    _check_place(folder, 'output')
+  except OSError as error:
+    raise _cannot_write(folder, error, 'output') from error
+
+
+def _check_place(workdir, flag='workdir'):
+  """Raises an error if a folder cannot be made or is none.
+
+  Whether a new one can be made is tried: what is tried with is removed.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f'--{flag}={workdir} is a file; name a folder.')
+  for place in (workdir, *workdir.parents):
+    if place.is_symlink() and not place.exists():
+      raise ValueError(
+        f'--{flag}={workdir}: {place} is a link to nothing; name another '
+        'folder.'
+      )
+    if place.exists() and not place.is_dir():
+      raise ValueError(
+        f'--{flag}={workdir} is below {place}, which is a file; name another '
+        'folder.'
+      )
+  for part in workdir.parts:
+    if len(os.fsencode(part)) > _LONGEST:
+      raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+  if not workdir.exists():
+    with tempfile.TemporaryDirectory(dir=_nearest(workdir)):
+      pass
+
+
+def _nearest(workdir):
+  """The folder itself, or the nearest one above it that exists."""
+  return next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+
+
+def _cannot_write(workdir, error, flag='workdir'):
+  return ValueError(
+    f'Cannot write to --{flag}={workdir} ({error.strerror}); name another '
+    'folder.'
+  )
 
 
 def check_identity(
@@ -156,8 +208,7 @@ def check_space(workdir: pathlib.Path, needed: int) -> None:
     workdir: It need not exist.
     needed: Bytes.
   """
-  folder = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-  free = shutil.disk_usage(folder).free
+  free = shutil.disk_usage(_nearest(workdir)).free
   if free < needed:
     raise ValueError(
       f'The disk of --workdir={workdir} has {free / 1e6:,.0f} MB left, and the '
@@ -185,7 +236,4 @@ def prepare(
       )
     (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
-    raise ValueError(
-      f'Cannot write to --workdir={workdir} ({error.strerror}); name another '
-      'folder.'
-    ) from error
+    raise _cannot_write(workdir, error) from error

@@ -8,6 +8,7 @@ it is complete.
 from collections.abc import Mapping
 import contextlib
 import json
+import logging
 import pathlib
 import pickle
 import shutil
@@ -19,6 +20,8 @@ import orbax.checkpoint as ocp
 
 Tree = Any
 _DELETED = '.deleted'
+
+_LONGEST = 200  # Of what a library says, in characters.
 
 
 def _is_key(leaf: Any) -> bool:
@@ -232,7 +235,10 @@ class Checkpoints:
     saved = self._read(round_number, metadata=ocp.args.JsonRestore())[
       'metadata'
     ]
-    if not isinstance(saved, dict) or not {'leaves', 'about'} <= saved.keys():
+    if not isinstance(saved, dict) or not all(
+      isinstance(saved.get(name), dict)
+      for name in ('leaves', 'about', 'metadata')
+    ):
       raise self._damaged(round_number, 'its metadata are incomplete')
     reason = differences(saved['about'], self._about) or differences(
       saved['leaves'], _leaves(host)
@@ -280,9 +286,10 @@ class Checkpoints:
     """Reads items of a checkpoint."""
     self._manager.wait_until_finished()
     try:
-      return self._manager.restore(
-        round_number, args=ocp.args.Composite(**items)
-      )
+      with _quiet():
+        return self._manager.restore(
+          round_number, args=ocp.args.Composite(**items)
+        )
     except Exception as error:  # Whatever bytes on disk can make it raise.
       raise self._damaged(round_number, _reason(error)) from error
 
@@ -315,10 +322,21 @@ class Checkpoints:
       self._manager.close()
 
 
+@contextlib.contextmanager
+def _quiet():
+  """Keeps orbax from logging what is raised, too."""
+  logger = logging.getLogger('absl')
+  before, logger.disabled = logger.disabled, True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
 def _reason(error: Exception) -> str:
   """The first line of what an error says, or its name."""
   lines = str(error).strip().splitlines()
-  return lines[0] if lines else type(error).__name__
+  return lines[0][:_LONGEST] if lines else type(error).__name__
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:
@@ -377,16 +395,27 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   """Loads what `save_params` saved: NumPy arrays in plain dicts, and metadata.
 
   Raises:
-    ValueError: If the folder holds no model.
+    ValueError: If the folder holds no model, or one that cannot be read.
   """
   folder = pathlib.Path(folder).absolute()
   path = folder / 'model.json'
   if not path.is_file():
     raise ValueError(f'No saved model in {folder}: model.json is missing.')
-  with ocp.StandardCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata(folder).item_metadata.tree
-    abstract = jax.tree.map(
-      lambda x: np.zeros(x.shape, x.dtype), dict(metadata)
-    )
-    params = checkpointer.restore(folder, abstract)
-  return params, json.loads(path.read_text())
+  try:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+      item = checkpointer.metadata(folder).item_metadata
+      if item is None:
+        raise ValueError('its parameters are missing or damaged')
+      abstract = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), dict(item.tree)
+      )
+      params = checkpointer.restore(folder, abstract)
+    metadata = json.loads(path.read_text())
+    if not isinstance(metadata, dict):
+      raise ValueError('model.json is no JSON object')
+  except Exception as error:  # Whatever bytes on disk can make it raise.
+    raise ValueError(
+      f'The saved model in {folder} cannot be read ({_reason(error)}); save it '
+      'again.'
+    ) from error
+  return params, metadata

@@ -572,7 +572,7 @@ def pretrained_values(frozen: Tree, pretrained: Tree) -> Tree:
     pretrained: A tree with their values, and perhaps others.
 
   Raises:
-    ValueError: If a value is missing or has another shape.
+    ValueError: If a value is missing, not finite or has another shape.
   """
   given = {}
   if pretrained is not None:
@@ -591,6 +591,11 @@ def pretrained_values(frozen: Tree, pretrained: Tree) -> Tree:
       raise ValueError(
         f'Expected the pre-trained layer {name!r} to have the shape '
         f'{leaf.shape}, got {np.shape(given[name])}.'
+      )
+    if not np.isfinite(given[name]).all():
+      raise ValueError(
+        f'Expected finite numbers in the pre-trained layer {name!r}, got NaN '
+        'or infinity; name another checkpoint.'
       )
     return given[name]
 

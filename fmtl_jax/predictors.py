@@ -91,11 +91,41 @@ class Predictor:
     """Loads what `save` saved, for the network `apply_fn`."""
     params, metadata = checkpoints.load_params(folder)
     saved = params.pop(_STANDARDIZATION, None)
-    return cls(
-      apply_fn=apply_fn,
-      params=params,
-      task=tasks_lib.Task(**metadata['task']),
-      standardization=saved and (saved['mean'], saved['scale']),
+    try:
+      return cls(
+        apply_fn=apply_fn,
+        params=params,
+        task=tasks_lib.Task(**metadata['task']),
+        standardization=saved and (saved['mean'], saved['scale']),
+      )
+    except (KeyError, TypeError) as error:
+      raise ValueError(
+        f'The saved model in {folder} does not say its task or '
+        f'standardization ({error!r}); save it again.'
+      ) from error
+
+
+def check_task(data: dataset_lib.FederatedDataset, task: str) -> None:
+  """Raises a ValueError if a federation has no task of a name."""
+  names = [t.name for t in data.tasks]
+  if task not in names:
+    raise ValueError(
+      f'Expected a task out of {", ".join(names)}, got {task!r}.'
+    )
+
+
+def check_client(
+  data: dataset_lib.FederatedDataset, client: int, slot: int
+) -> None:
+  """Raises a ValueError if a client does not exist or its slot is empty."""
+  if not 0 <= client < data.num_clients:
+    raise ValueError(
+      f'Expected a client below {data.num_clients}, got {client}.'
+    )
+  tasks = np.asarray(data.partition.client_tasks)[client]
+  if not 0 <= slot < len(tasks) or tasks[slot] >= data.num_tasks:
+    raise ValueError(
+      f'Expected a slot of client {client} that holds a task, got {slot}.'
     )
 
 
@@ -122,15 +152,8 @@ def client_predictor(
   Raises:
     ValueError: If there is no such client or its slot is empty.
   """
-  if not 0 <= client < data.num_clients:
-    raise ValueError(
-      f'Expected a client below {data.num_clients}, got {client}.'
-    )
-  tasks = np.asarray(data.partition.client_tasks)[client]
-  if not 0 <= slot < len(tasks) or tasks[slot] >= data.num_tasks:
-    raise ValueError(
-      f'Expected a slot of client {client} that holds a task, got {slot}.'
-    )
+  tasks = np.asarray(data.partition.client_tasks)
+  check_client(data, client, slot)
   frozen = federation.frozen if frozen is None else frozen
   cohort = cohorts.select(
     data, jnp.array([client]), jnp.ones((1, data.num_slots), bool)
@@ -143,7 +166,7 @@ def client_predictor(
   return Predictor(
     apply_fn=federation.apply_fn,
     params=params,
-    task=data.tasks[int(tasks[slot])],
+    task=data.tasks[int(tasks[client, slot])],
     standardization=data.partition.standardization,
   )
 
@@ -170,11 +193,8 @@ def task_predictor(
     ValueError: If there is no such task, or its clients have models of their
       own.
   """
+  check_task(data, task)
   names = [t.name for t in data.tasks]
-  if task not in names:
-    raise ValueError(
-      f'Expected a task out of {", ".join(names)}, got {task!r}.'
-    )
   if algorithm.personal:
     raise ValueError(
       f'The clients of task {task!r} have models of their own; call '

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder
 
 from fmtl_jax.data import images
+from fmtl_jax.data import preparation
 
 URL = 'https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html'
 SPLITS = ('train', 'validation', 'test')
@@ -173,9 +174,10 @@ def _prepare(builder, manual_dir):
       )
     manual_dir = os.fspath(folder)
   try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-    )
+    with preparation.leaving_nothing(builder.data_dir_root):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+      )
   except OSError:
     # Another process may have prepared the same data in the meantime.
     if not builder.data_path.exists():

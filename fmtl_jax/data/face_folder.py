@@ -22,6 +22,7 @@ from tensorflow_datasets.core import shuffle
 import tqdm
 
 from fmtl_jax.data import images
+from fmtl_jax.data import preparation
 
 _NAMED = 3  # How many of the files left out are named.
 
@@ -173,11 +174,12 @@ def prepare(
     file_format='array_record',
   )
   try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        manual_dir=os.path.expanduser(manual_dir)
+    with preparation.leaving_nothing(builder.data_dir_root):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+          manual_dir=os.path.expanduser(manual_dir)
+        )
       )
-    )
   except OSError:
     # Another process may have prepared the same data in the meantime.
     if not builder.data_path.exists():

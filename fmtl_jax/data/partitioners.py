@@ -308,9 +308,9 @@ def _check_sizes(num_examples, num_clients, min_size=1):
   most = num_examples // num_clients
   if not 1 <= min_size <= most:
     raise ValueError(
-      f'Expected data.min_size between 1 and {most} ({num_examples} examples '
-      f'over {num_clients} clients), got {min_size}; lower it or use fewer '
-      'data.clients.'
+      f'Expected {num_examples} examples over {num_clients} clients to be at '
+      f'least {min_size} for each, as this partition wants, got {most}; use '
+      'fewer data.clients.'
     )
 
 

@@ -26,6 +26,8 @@ import zipfile
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fmtl_jax.data import preparation
+
 URL = (
   'https://archive.ics.uci.edu/static/public/240/'
   'human+activity+recognition+using+smartphones.zip'
@@ -225,9 +227,10 @@ def load(
   builder = UciHar(config=kind, data_dir=data_dir, file_format='array_record')
   builder.allow_nonfinite = allow_nonfinite
   try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-    )
+    with preparation.leaving_nothing(builder.data_dir_root):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+      )
   except OSError:
     # Another process may have prepared the same data in the meantime.
     if not builder.data_path.exists():

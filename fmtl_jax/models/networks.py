@@ -83,6 +83,11 @@ def cnn(
       f'{tuple(feature_shape)}, got model.channels={tuple(channels)}: each '
       'halves the axes of space.'
     )
+  if channels and not 1 <= window <= max(space):
+    raise ValueError(
+      f'Expected model.window from 1 to {max(space)} for examples of shape '
+      f'{tuple(feature_shape)}, got {window}.'
+    )
   stages = {}
   for i, features in enumerate(channels):
     stages[f'conv_{i}'] = functools.partial(

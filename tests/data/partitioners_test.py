@@ -176,8 +176,8 @@ class SettingsTest(parameterized.TestCase):
     ('alpha', 'dirichlet', ([0] * 50, 2, 0.0), 'data.alpha > 0.* got 0.0'),
     ('nan', 'dirichlet', ([0] * 50, 2, np.nan), 'data.alpha > 0.* got nan'),
     ('infinity', 'quantity_skew', (50, 2, np.inf), 'data.alpha .* got inf'),
-    ('min_size', 'dirichlet', ([0] * 50, 6, 1.0), 'min_size between 1 and 8'),
-    ('quantity', 'quantity_skew', (50, 6, 1.0), 'min_size between 1 and 8'),
+    ('min_size', 'dirichlet', ([0] * 50, 6, 1.0), 'least 10 .*, got 8; use'),
+    ('quantity', 'quantity_skew', (50, 6, 1.0), 'least 10 .*, got 8; use'),
   )
   def test_a_bad_setting_is_named(self, name, arguments, sentence):
     partition = getattr(partitioners, name)

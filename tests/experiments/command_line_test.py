@@ -1,8 +1,4 @@
-"""Law: a mistake on the command line is one sentence, and writes nothing.
-
-Commands run in children of one process that has imported what they need: a
-start takes seconds, a mistake is found in milliseconds.
-"""
+"""Law: a mistake on the command line is one sentence, and writes nothing."""
 
 import json
 import os
@@ -26,125 +22,19 @@ from experiments import command_line
 from experiments import interrupts
 from fmtl_jax import models
 from fmtl_jax import predictors
-from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import commands
 from tests.experiments import train_test
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-DIGITS = ROOT / 'configs' / 'digits.py'
-HAR = ROOT / 'configs' / 'har.py'
-COMPARE = ROOT / 'configs' / 'compare.py'
-UNSEEN = ROOT / 'configs' / 'unseen.py'
-GRID = ROOT / 'configs' / 'sweeps' / 'digits.py'
-SMALL = (
-  f'--config={DIGITS}:smoke',
-  '--cases=multi_task_fl',
-  '--config.data.clients=5',
-  '--config.model.hidden=(4,)',
-  '--config.algorithm.task_layers=1',
-  '--config.cohort.clients_per_task=1',
-  '--config.client.batch_size=0',
-  '--config.run.seeds=1',
-)
+ROOT, DIGITS, HAR = commands.ROOT, commands.DIGITS, commands.HAR
+SMALL = commands.SMALL
 
-SMALL_COMPARISON = (f'--config={COMPARE}:smoke', *SMALL[1:])
-SMALL_UNSEEN = (
-  f'--config={UNSEEN}:digits,smoke',
-  '--cases=fedrep',
-  '--config.data.clients=10',
-  '--config.model.hidden=(4,)',
-)
-
-# Answers a line with module, folder and arguments of a command with its exit
-# code and what it printed.
-_SERVER = """
-import importlib, json, os, sys, tempfile, traceback
-from experiments import comparisons, command_line, describe, models_of_runs
-from experiments import newcomers, sweeps
-for line in sys.stdin:
-  module, folder, *arguments = json.loads(line)
-  files = [tempfile.TemporaryFile('w+') for _ in range(2)]
-  child = os.fork()
-  if not child:
-    for number, file in enumerate(files, start=1):
-      os.dup2(file.fileno(), number)
-    os.chdir(folder)
-    program = importlib.import_module(f'experiments.{module}')
-    sys.argv = [program.__file__, *arguments]
-    try:
-      command_line.run(program.main)
-    except SystemExit as stop:
-      code = stop.code
-    except BaseException:
-      traceback.print_exc()
-      code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)
-  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-  for file in files:
-    file.seek(0)
-  print(json.dumps([code, *(file.read() for file in files)]), flush=True)
-"""
-_server: Any = None
-_cache = tempfile.TemporaryDirectory()  # Not the user's.
+setUpModule = commands.start
+tearDownModule = commands.stop
 
 
-def setUpModule():
-  global _server
-  _server = subprocess.Popen(
-    [sys.executable, '-c', _SERVER],
-    env=environment(),
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-
-def tearDownModule():
-  _server.communicate()
-
-
-def environment():
-  """Finds the project from anywhere, and compiles fast."""
-  options = testing.quick_options().items()
-  quick = ' '.join(f'--{name}={value}'.lower() for name, value in options)
-  return os.environ | {
-    'PYTHONPATH': str(ROOT),
-    'XDG_CACHE_HOME': _cache.name,
-    'XLA_FLAGS': quick,
-  }
-
-
-class CommandTestCase(parameterized.TestCase):
-  """Runs commands of one module in an empty folder, which is `cwd`."""
-
-  MODULE = ''
-
-  def setUp(self):
-    super().setUp()
-    folder = self.enterContext(tempfile.TemporaryDirectory())
-    self.cwd = pathlib.Path(folder)
-
-  def run_command(self, *arguments, module=''):
-    """Exit code, output and errors of a command."""
-    command = (module or self.MODULE, str(self.cwd), *arguments)
-    _server.stdin.write(json.dumps(command) + '\n')
-    _server.stdin.flush()
-    return json.loads(_server.stdout.readline())
-
-  def check_mistake(self, sentence, *arguments):
-    before = sorted(self.cwd.rglob('*'))
-    code, _, errors = self.run_command(*arguments)
-    self.assertNotIn('Traceback', errors)
-    self.assertEqual(errors.count('\n'), 1, errors)
-    self.assertRegex(errors, f'^error: .*{sentence}')
-    self.assertEqual(code, 2)
-    self.assertEqual(sorted(self.cwd.rglob('*')), before)
-
-
-class MainTest(CommandTestCase):
+class MainTest(commands.CommandTestCase):
   MODULE = 'main'
 
   @parameterized.parameters(
@@ -325,18 +215,18 @@ class MainTest(CommandTestCase):
     self.assertRegex(errors, "(?s)^Traceback .*ValueError: Unknown case 'x'")
 
 
-class SweepTest(CommandTestCase):
+class SweepTest(commands.CommandTestCase):
   MODULE = 'sweep'
 
   @parameterized.parameters(
     ((), '--sweep'),
     (('--sweep=grid.py',), "There is no sweep file 'grid.py'"),
     (
-      (f'--sweep={GRID}', '--sweep.client.learning_rates=(0.1,)'),
+      (f'--sweep={commands.GRID}', '--sweep.client.learning_rates=(0.1,)'),
       "sweep field 'client.learning_rates'. Did you mean",
     ),
     (
-      (f'--sweep={GRID}', '--sweep.client.learning_rate=0.1x'),
+      (f'--sweep={commands.GRID}', '--sweep.client.learning_rate=0.1x'),
       "field 'client.learning_rate' to be like .*, got '0.1x'",
     ),
     (('--sweep=no_tuple.py',), r'Expected a tuple .* \(0.1,\)'),
@@ -359,7 +249,7 @@ class SweepTest(CommandTestCase):
     self.check_mistake(sentence, *SMALL, *arguments)
 
 
-class CompareTest(CommandTestCase):
+class CompareTest(commands.CommandTestCase):
   MODULE = 'compare'
 
   @parameterized.parameters(
@@ -371,22 +261,26 @@ class CompareTest(CommandTestCase):
     ((f'--workdir={ROOT}',), 'files of something else; name a new'),
   )
   def test_a_mistake_is_one_sentence(self, arguments, sentence):
-    self.check_mistake(sentence, *SMALL_COMPARISON, *arguments, '--dry_run')
+    self.check_mistake(
+      sentence, *commands.SMALL_COMPARISON, *arguments, '--dry_run'
+    )
     arguments = ('--workdir=new', *arguments)
-    code, _, errors = self.run_command(*SMALL_COMPARISON, *arguments)
+    code, _, errors = self.run_command(*commands.SMALL_COMPARISON, *arguments)
     self.assertRegex(errors, f'^error: .*{sentence}')
     self.assertEqual(code, 2)
     self.assertEmpty(list(self.cwd.iterdir()))
 
   def test_a_dry_run_describes_and_writes_nothing(self):
-    code, output, errors = self.run_command(*SMALL_COMPARISON, '--dry_run')
+    code, output, errors = self.run_command(
+      *commands.SMALL_COMPARISON, '--dry_run'
+    )
     self.assertEqual(code, 0, errors)
     self.assertIn('2 algorithms, each with', output)
     self.assertIn('Isolated (isolated)\n', output)
     self.assertEmpty(list(self.cwd.iterdir()))
 
 
-class UnseenTest(CommandTestCase):
+class UnseenTest(commands.CommandTestCase):
   MODULE = 'unseen'
 
   @parameterized.parameters(
@@ -398,17 +292,19 @@ class UnseenTest(CommandTestCase):
   )
   def test_a_mistake_is_one_sentence(self, arguments, sentence):
     arguments = ('--workdir=new', *arguments)
-    self.check_mistake(sentence, *SMALL_UNSEEN, *arguments, '--dry_run')
-    self.check_mistake(sentence, *SMALL_UNSEEN, *arguments)
+    self.check_mistake(
+      sentence, *commands.SMALL_UNSEEN, *arguments, '--dry_run'
+    )
+    self.check_mistake(sentence, *commands.SMALL_UNSEEN, *arguments)
 
   def test_a_dry_run_describes_and_writes_nothing(self):
-    code, output, errors = self.run_command(*SMALL_UNSEEN, '--dry_run')
+    code, output, errors = self.run_command(*commands.SMALL_UNSEEN, '--dry_run')
     self.assertEqual(code, 0, errors)
     self.assertIn('FedRep (fedrep): newcomers adapt output at', output)
     self.assertEmpty(list(self.cwd.iterdir()))
 
 
-class ExportTest(CommandTestCase):
+class ExportTest(commands.CommandTestCase):
   MODULE = 'export'
 
   @parameterized.parameters(
@@ -462,7 +358,7 @@ class InterruptTest(parameterized.TestCase):
       process = subprocess.Popen(
         command,
         cwd=folder,
-        env=environment(),
+        env=commands.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -508,12 +404,13 @@ class InterruptTest(parameterized.TestCase):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     process = subprocess.Popen(
       (
-        *(sys.executable, '-m', 'experiments.compare', *SMALL_COMPARISON),
+        *(sys.executable, '-m', 'experiments.compare'),
+        *commands.SMALL_COMPARISON,
         *('--config.run.rounds=1000000', '--config.run.evaluate_every=1'),
         *('--config.checkpoint.every_rounds=1', '--workdir=a folder'),
       ),
       cwd=folder,
-      env=environment(),
+      env=commands.environment(),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
@@ -533,7 +430,7 @@ class InterruptTest(parameterized.TestCase):
     )
 
 
-class HelpTest(CommandTestCase):
+class HelpTest(commands.CommandTestCase):
   @parameterized.parameters('main', 'sweep', 'compare', 'unseen', 'export')
   def test_it_shows_what_all_programs_share(self, module):
     _, output, _ = self.run_command('--help', module=module)
@@ -597,7 +494,7 @@ class CacheTest(parameterized.TestCase):
       jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
-class CompiledOnceTest(CommandTestCase):
+class CompiledOnceTest(commands.CommandTestCase):
   MODULE = 'main'
 
   def test_a_second_process_finds_what_the_first_has_compiled(self):
@@ -605,7 +502,7 @@ class CompiledOnceTest(CommandTestCase):
     for workdir in ('first', 'second'):
       code, _, errors = self.run_command(*SMALL, f'--workdir={workdir}')
       self.assertEqual(code, 0, errors)
-      folder = pathlib.Path(_cache.name, 'fmtl_jax', 'xla')
+      folder = pathlib.Path(commands.CACHE.name, 'fmtl_jax', 'xla')
       files.append({p.name for p in folder.iterdir() if '-atime' not in p.name})
     self.assertNotEmpty(files[0])
     self.assertEqual(*files)

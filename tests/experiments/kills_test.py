@@ -24,14 +24,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from tests.experiments import command_line_test
+from tests.experiments import commands
 from tests.experiments import train_test
 
 CASES = {'multi_task_fl': 'Multi-task FL', 'fedper': 'FedPer'}
 ROUNDS = 14
 # Personal layers, personal models, optimizers of clients and of servers.
 COMMAND = (
-  f'--config={command_line_test.DIGITS}:smoke',
+  f'--config={commands.DIGITS}:smoke',
   f'--cases={",".join(CASES)}',
   '--config.data.clients=5',
   '--config.model.hidden=(4,)',
@@ -194,7 +194,7 @@ class KillsTest(parameterized.TestCase):
     cls.folder = pathlib.Path(folder).resolve()
     cls.server = subprocess.Popen(
       [sys.executable, '-c', _SERVER],
-      env=command_line_test.environment()
+      env=commands.environment()
       | {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -276,7 +276,7 @@ class KillsTest(parameterized.TestCase):
       'environment'
     ]
     self.assertTrue(environment['deterministic'])
-    given = command_line_test.environment()['XLA_FLAGS'].split()
+    given = commands.environment()['XLA_FLAGS'].split()
     self.assertContainsSubset(
       (*given, '--xla_gpu_deterministic_ops=true'), environment['xla_flags']
     )
