@@ -274,8 +274,8 @@ def run(main: Callable[[], int]) -> None:
   use_compilation_cache()
 
   def guarded(unused_argv: Any) -> int:
-    if not _DEBUG.value:
-      logging.set_verbosity(logging.FATAL)  # Orbax says a lot otherwise.
+    # Orbax says a lot otherwise.
+    logging.set_verbosity(logging.WARNING if _DEBUG.value else logging.FATAL)
     try:
       return main()
     except (ValueError, OSError) as error:

@@ -632,7 +632,7 @@ MISTAKES = {
   ),
   'sweep_of_nan': sweep(FINITE, "{'client': {'momentum': (float('nan'),)}}"),
   'sweep_of_data': sweep(
-    'the same data.name for all cases and points .*; run two experiments',
+    'the same data.name for all cases and points, .*; run two experiments',
     {'data': {'name': ('digits', 'uci_har')}},
   ),
   'sweep_of_majority': sweep(
