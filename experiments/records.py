@@ -71,9 +71,10 @@ def check_case(record: Any) -> None:
     if name.count('/') != 2:
       raise ValueError(f'{name} is no split, view and metric')
     _array(name, values, shape)
-  _array('train_loss', record['train_loss'], (record['rounds'], seeds))
+  losses = record['train_loss']
+  _array('train_loss', losses, (len(losses), seeds))
   for name, values in record.get('per_round', {}).items():
-    _array(name, values, (record['rounds'], seeds))
+    _array(name, values, (len(losses), seeds))
   tasks = np.asarray(record['client_tasks'])
   if tasks.size and not np.issubdtype(tasks.dtype, np.integer):
     raise ValueError('client_tasks are no whole numbers')

@@ -727,7 +727,7 @@ class ErrorTest(program_test.ToyTestCase):
     ({'cohort.clients_per_task': (1,)}, r'one number or 2 .*got 1'),
     ({'cohort.clients_per_task': 'few'}, r'cohort.clients_per_task'),
     ({'cohort.clients_per_task': 1.5}, r'cohort.clients_per_task'),
-    ({'cohort.slots': 'some'}, r"'drawn' or 'all', got 'some'"),
+    ({'cohort.slots': 'some'}, r"one of drawn, all, got 'some'"),
     (
       {'layer_types': (('dense_0/.*', 'common'),)},
       r"No rule of layer_types covers the parameter 'output/bias'; add",
@@ -742,7 +742,10 @@ class ErrorTest(program_test.ToyTestCase):
     ({'layer_types': (('.*', 0),)}, r'layer_types'),
     ({'algorithm.task_layers': 3}, r'the 2 layers .*3 task'),
     ({'algorithm.pretrained_layers': 1}, r'in model.pretrained'),
-    ({'algorithm.initialization': 'zeros'}, r"'shared' or 'per_owner'"),
+    (
+      {'algorithm.initialization': 'zeros'},
+      r"one of shared, per_owner, got 'zeros'",
+    ),
     (
       {'algorithm.name': 'ifca', 'algorithm.ifca.clusters': 0},
       'clusters >= 1, got 0',
