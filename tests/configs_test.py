@@ -34,6 +34,7 @@ from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from tests.data import uci_har_test
+from tests.experiments import program_test
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 NAMES = [p.stem for p in sorted(FOLDER.glob('*.py')) if p.stem != '__init__']
@@ -118,6 +119,7 @@ class ConfigsTestCase(parameterized.TestCase):
     cls.enterClassContext(
       mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
     )
+    cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
 
   def load(self, name, variants=''):
     config = _module(name).get_config(variants)

@@ -71,7 +71,7 @@ def _history(rounds, values, losses):
         'test/accuracy': [[[50.0]] * program_test.CLIENTS] * len(losses)
       },
       'train_loss': [losses] * rounds,
-      'totals': {'clients': 2.0, 'slots': 2.0, 'steps': 8.0},
+      'totals': {'rounds': 2.0, 'clients': 2.0, 'slots': 2.0, 'steps': 8.0},
       'seconds': 1.0,
     }
   )

@@ -1,12 +1,12 @@
 """Smoke test: every algorithm runs by its name, from data to results."""
 
 import pathlib
+import sys
 import tempfile
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax
 import numpy as np
 
 from configs import digits
@@ -16,7 +16,8 @@ from experiments import train
 from fmtl_jax import algorithms
 from fmtl_jax import testing
 
-jax.config.update('jax_num_cpu_devices', 8)
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import program_test
 
 
 class EveryAlgorithmTest(parameterized.TestCase):
@@ -32,6 +33,7 @@ class EveryAlgorithmTest(parameterized.TestCase):
     self.enterContext(
       mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
     )
+    self.enterContext(program_test.on_devices(1))
     # They are the same for all, and take as long as the rest.
     self.enterContext(mock.patch.object(reports, 'write_figures'))
     folder = self.enterContext(tempfile.TemporaryDirectory())

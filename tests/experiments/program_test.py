@@ -89,6 +89,12 @@ def toy_config(
   return config
 
 
+def on_devices(number):
+  """The first devices only, for the time of a with block."""
+  devices = jax.devices()[:number]
+  return mock.patch.object(jax, 'local_devices', return_value=devices)
+
+
 class ToyTestCase(parameterized.TestCase):
   """Knows the data set `toy`, and compiles in half the time of low effort."""
 
@@ -126,12 +132,6 @@ def _of_run(results, number):
   return jax.tree.map(lambda x: x[number : number + 1], results)
 
 
-def _on(num_devices):
-  """The first devices only, for the time of a with block."""
-  devices = jax.devices()[:num_devices]
-  return mock.patch.object(jax, 'local_devices', return_value=devices)
-
-
 class MappedSeedsTest(ToyTestCase):
   singles: list[dict[str, Any]]
   programs: dict[int, program.Program]
@@ -147,7 +147,7 @@ class MappedSeedsTest(ToyTestCase):
       cls.singles.append(_run(single))
     cls.programs = {}
     for number in (1, 2, 3):
-      with _on(number):
+      with on_devices(number):
         cls.programs[number] = program.Program(_case(toy_config()), 2, True)
 
   def test_seeds_differ(self):
@@ -185,7 +185,10 @@ class MappedSeedsTest(ToyTestCase):
 
   def test_runs_are_mapped_at_once_where_that_is_faster(self):
     case = _case(toy_config())
-    with mock.patch.object(jax, 'default_backend', return_value='gpu'), _on(1):
+    with (
+      mock.patch.object(jax, 'default_backend', return_value='gpu'),
+      on_devices(1),
+    ):
       found = _run(program.Program(case, 2, True))
     for number, single in enumerate(self.singles):
       testing.assert_trees_close(_of_run(found, number), single)
@@ -310,6 +313,11 @@ class GoingTest(ToyTestCase):
 
 class MappedSettingsTest(ToyTestCase):
   """A mapped value acts as the same value in the config."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.enterClassContext(on_devices(1))  # Compiles faster.
 
   @parameterized.parameters(
     ('multi_task_fl', _OF_ALL),

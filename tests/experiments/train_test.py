@@ -330,7 +330,7 @@ class CasesTest(program_test.ToyTestCase):
         'rounds': [0],
         'values': {'test/pooled/accuracy': [[[50.0, 50.0, 50.0]]]},
         'train_loss': [[0.7]],
-        'totals': {'clients': 1.0, 'slots': 1.0, 'steps': 1.0},
+        'totals': {'rounds': 1.0, 'clients': 1.0, 'slots': 1.0, 'steps': 1.0},
         'seconds': 1.0,
       }
     )
@@ -839,7 +839,7 @@ class CostTest(program_test.ToyTestCase):
   def test_control_variates_are_moved_with_the_layers(self):
     config = program_test.toy_config({'cases': ('fedavg', 'scaffold')})
     source = program_test.toy_source()
-    totals = {'clients': 6.0, 'slots': 6.0, 'steps': 12.0}
+    totals = {'rounds': 1.0, 'clients': 6.0, 'slots': 6.0, 'steps': 12.0}
     costs = {}
     for name in config.cases:
       case_config, case = train.build_case(name, config, {}, source)
