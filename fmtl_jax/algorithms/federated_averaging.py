@@ -19,6 +19,7 @@ References:
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -239,13 +240,7 @@ def federated_averaging(
       summed, stacked = aggregation.split(result.update, result.report)
       summed, later = (summed, {}) if regroup_fn is None else ({}, summed)
       kept = later, stacked, own, result.state, metrics, memory
-      return (metrics.get('skipped', jnp.array(False)), summed), kept
-
-    def add(total, contributions, rows):
-      skipped, parts = contributions
-      if settings.skip_nonfinite:
-        rows = faults.without(skipped, *rows)
-      return aggregation.add(state.params, total, parts, rows)
+      return summed, kept
 
     report = jax.eval_shape(
       lambda row: client_update.report(
@@ -258,7 +253,7 @@ def federated_averaging(
     total, kept = execution.map_clients(
       client_fn,
       rows,
-      add,
+      functools.partial(aggregation.add, state.params),
       zeros if regroup_fn is None else {},
       execution=form,
       sizes=rows[0].size,
@@ -270,7 +265,7 @@ def federated_averaging(
       total = task_devices.add_up(federation, total, task_axis)
       kept = task_devices.gather(kept, by_device, task_axis)
     later, stacked, own, client_states, metrics, memories = kept
-    if settings.skip_nonfinite:
+    if settings.skip_nonfinite:  # Their updates are zero, and do not count.
       cohort, weights = faults.without(metrics['skipped'], cohort, weights)
     grouped = state
     if regroup_fn is not None:
