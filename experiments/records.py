@@ -72,6 +72,8 @@ def check_case(record: Any) -> None:
       raise ValueError(f'{name} is no split, view and metric')
     _array(name, values, shape)
   losses = record['train_loss']
+  if bool(losses) != bool(record['rounds']):
+    raise ValueError('its train_loss is not that of its rounds')
   _array('train_loss', losses, (len(losses), seeds))
   for name, values in record.get('per_round', {}).items():
     _array(name, values, (len(losses), seeds))
