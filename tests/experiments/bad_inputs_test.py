@@ -942,7 +942,7 @@ class RandomConfigTest(RandomTestCase):
     '--config.data.feature_dir=features',
   )
 
-  @examples(150)
+  @examples(60)
   @hypothesis.given(
     st.sampled_from(sorted(BASE)),
     mostly(st.sampled_from(sorted(cases_lib.CASES)), NAME.filter(is_text)),
@@ -964,7 +964,7 @@ class RandomConfigTest(RandomTestCase):
     self.one_sentence(begin, module, self.folder / 'new', *found)
     self.assertEmpty(list(self.folder.iterdir()))
 
-  @examples(60)
+  @examples(20)
   @hypothesis.given(st.lists(GRIDS, max_size=2, unique_by=lambda g: g[0]))
   def test_a_sweep_is_good_or_refused_with_one_sentence(self, swept):
     given, overrides = parsed('main', (*SMALL, *self.FOLDERS))
