@@ -297,15 +297,13 @@ class History:
     if 'simulated_seconds' in metrics:
       seconds = metrics['simulated_seconds'].max(2)
       self._add_per_round('simulated_seconds', seconds)
-    metrics = {k: v[going] for k, v in metrics.items() if k in _COUNTED} | {
-      k: v for k, v in metrics.items() if k not in _COUNTED
-    }
+    if clusters.CLUSTER in metrics:
+      self._add_clusters(metrics, num_clients, going)
+    metrics = {name: metrics[name][going] for name in _COUNTED}
     self.totals['rounds'] += metrics['client'].shape[0] * loss.shape[1]
     self.totals['clients'] += float((metrics['client'] < num_clients).sum())
     self.totals['slots'] += float((metrics['task'] < num_tasks).sum())
     self.totals['steps'] += float(metrics['steps'].sum())
-    if clusters.CLUSTER in metrics:
-      self._add_clusters(metrics, num_clients)
 
   def _add_per_round(self, name: str, values: np.ndarray) -> None:
     """Adds values `[R, rounds]` under a name."""
@@ -323,13 +321,16 @@ class History:
       np.add.at(of_run, metrics['client'][run], skipped[run])
     self.client_values[_SKIPPED] = counts[:, :-1].tolist()
 
-  def _add_clusters(self, metrics: Any, num_clients: int) -> None:
+  def _add_clusters(
+    self, metrics: Any, num_clients: int, going: np.ndarray
+  ) -> None:
     """Notes each client's last cluster, `[R, M]`; None before its first one."""
     client, cluster = metrics['client'], metrics[clusters.CLUSTER]
     known = np.full((len(client), num_clients + 1), np.nan)  # Padding is last.
     if clusters.CLUSTER in self.client_values:
       known[:, :-1] = self.client_values[clusters.CLUSTER]
-    for run, of_run in enumerate(known):
+    for run in np.flatnonzero(going):
+      of_run = known[run]
       for clients, numbers in zip(client[run], cluster[run], strict=True):
         of_run[clients] = numbers
     self.client_values[clusters.CLUSTER] = to_json(known[:, :-1])

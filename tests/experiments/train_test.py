@@ -658,6 +658,17 @@ class HistoryTest(parameterized.TestCase):
       results.ended(history.train_loss), [3, np.nan, 2]
     )
 
+  def test_clients_of_a_run_that_has_ended_keep_their_clusters(self):
+    history = train.History()
+    metrics = self.metrics([[1, 1], [1, 99]])
+    clusters = np.full(metrics['client'].shape, 2)
+    history.add_rounds(metrics | {'cluster': clusters}, 1, 1, None, 10)
+    metrics = self.metrics([[1, 1], [0, 0]])
+    clusters = np.array([[[1], [1]], [[0], [0]]])
+    going = history.going(2)
+    history.add_rounds(metrics | {'cluster': clusters}, 1, 1, going, 10)
+    self.assertEqual(history.client_values['cluster'], [[1.0], [2.0]])
+
   def test_what_has_ended_is_not_counted(self):
     history = train.History()
     history.add_rounds(self.metrics([[1, 99], [2, 2]]), 1, 1, None, 10)
