@@ -4,12 +4,14 @@ They run in children of one process that has imported what they need: a start
 takes seconds, a mistake is found in milliseconds.
 """
 
+from collections.abc import Callable, Sequence
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import traceback
 from typing import Any
 
 from absl.testing import parameterized
@@ -43,23 +45,43 @@ SMALL_UNSEEN = (
 # Answers a line with module, folder and arguments of a command with its exit
 # code and what it printed.
 _SERVER = """
-import importlib, json, os, sys, tempfile, traceback
+import importlib, json, os, sys, tempfile
 from experiments import comparisons, command_line, describe, models_of_runs
 from experiments import newcomers, sweeps
 from fmtl_jax.data import celeb_a, digits, face_folder, uci_har, utkface
 from sklearn import datasets
+from tests.experiments import commands
 for line in sys.stdin:
   module, folder, *arguments = json.loads(line)
   files = [tempfile.TemporaryFile('w+') for _ in range(2)]
+  def run():
+    os.chdir(folder)
+    program = importlib.import_module(f'experiments.{module}')
+    sys.argv = [program.__file__, *arguments]
+    command_line.run(program.main)
+  code = commands.in_child(run, files)
+  for file in files:
+    file.seek(0)
+  print(json.dumps([code, *(file.read() for file in files)]), flush=True)
+"""
+_server: Any = None
+CACHE = tempfile.TemporaryDirectory()  # Of compiled programs; not the user's.
+
+
+def in_child(run: Callable[[], None], files: Sequence[Any]) -> int:
+  """Runs a program in a child of this process, and returns its exit code.
+
+  Args:
+    run: Ends with SystemExit, as programs do; anything else is a traceback.
+    files: Where output and errors go.
+  """
   child = os.fork()
   if not child:
     for number, file in enumerate(files, start=1):
       os.dup2(file.fileno(), number)
-    os.chdir(folder)
-    program = importlib.import_module(f'experiments.{module}')
-    sys.argv = [program.__file__, *arguments]
+    code: Any = 0
     try:
-      command_line.run(program.main)
+      run()
     except SystemExit as stop:
       code = stop.code
     except BaseException:
@@ -68,13 +90,7 @@ for line in sys.stdin:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
-  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-  for file in files:
-    file.seek(0)
-  print(json.dumps([code, *(file.read() for file in files)]), flush=True)
-"""
-_server: Any = None
-CACHE = tempfile.TemporaryDirectory()  # Of compiled programs; not the user's.
+  return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def start():

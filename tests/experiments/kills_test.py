@@ -61,9 +61,10 @@ KILLS = (
 # and number of devices of a command with its exit code, what it printed, and
 # the rounds that it began, by case.
 _SERVER = """
-import json, os, signal, sys, tempfile, threading, traceback
+import json, os, signal, sys, tempfile, threading
 import jax, sklearn.datasets, tensorboardX, matplotlib.pyplot
 from experiments import command_line, figures, main, program, train
+from tests.experiments import commands
 
 CHANGES = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir')
 
@@ -115,10 +116,7 @@ def note_rounds(file):
 for line in sys.stdin:
   folder, arguments, moment, devices = json.loads(line)
   files = [tempfile.TemporaryFile('w+') for _ in range(3)]
-  child = os.fork()
-  if not child:
-    for number, file in enumerate(files[:2], start=1):
-      os.dup2(file.fileno(), number)
+  def run():
     os.chdir(folder)
     if devices:  # What the variable does when JAX is imported.
       os.environ['JAX_NUM_CPU_DEVICES'] = str(devices)
@@ -128,17 +126,8 @@ for line in sys.stdin:
       kill_at(os.path.join(folder, arguments[-1]), *moment)
     workdir = '--workdir=' + arguments.pop()
     sys.argv = [main.__file__, *arguments, workdir]
-    try:
-      command_line.run(main.main)
-    except SystemExit as stop:
-      code = stop.code
-    except BaseException:
-      traceback.print_exc()
-      code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)
-  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    command_line.run(main.main)
+  code = commands.in_child(run, files[:2])
   for file in files:
     file.seek(0)
   output, errors, rounds = (file.read() for file in files)
