@@ -43,7 +43,6 @@ class ClustersTest(program_test.ToyTestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.workdir = pathlib.Path(folder) / 'run'
     cls.records = cls.run_experiment(cls.workdir)

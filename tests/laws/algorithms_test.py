@@ -17,19 +17,23 @@ AXIS = 'client'
 FORMS = (('vmap', 0), ('chunk:2', 0), ('low_rank:3', 0), ('scan', 3))
 
 
-@functools.cache
-def _run(name, form, devices):
-  """State, metrics and evaluation after two rounds; no mesh for 0 devices."""
-  data = testing.toy_data(5, 3)
-  federation, data, algorithm = cases.named(
+def _build(name, form, devices):
+  """Federation, data and algorithm; no mesh for 0 devices."""
+  return cases.named(
     name,
-    data,
+    testing.toy_data(5, 3),
     execution=form,
     client_axis=AXIS if devices else None,
     normalization='batch' if name in ('fedbn', 'mtfl') else 'none',
     **{'clients_per_task': 1, **cases.ROUND.get(name, {})},
   )
-  return cases.two_rounds(algorithm, federation, data, devices, AXIS)
+
+
+@functools.cache
+def _run(name, form, devices):
+  """State and metrics after two rounds."""
+  _, data, algorithm = _build(name, form, devices)
+  return cases.two_rounds(algorithm, data, devices, AXIS)
 
 
 class AlgorithmsTest(parameterized.TestCase):
@@ -40,6 +44,16 @@ class AlgorithmsTest(parameterized.TestCase):
   )
   def test_every_form_agrees_with_scan(self, name, form):
     cases.assert_rounds_close(_run(name, *form), _run(name, 'scan', 0))
+
+  @parameterized.named_parameters(
+    (name, name) for name in algorithms.ALGORITHMS
+  )
+  def test_evaluation_on_devices_agrees(self, name):
+    found = []
+    for devices in (3, 0):
+      federation, data, algorithm = _build(name, 'scan', devices)
+      found.append(cases.evaluated(algorithm, federation, data, devices, AXIS))
+    testing.assert_trees_close(*found, 1e-4, 1e-5)
 
 
 if __name__ == '__main__':

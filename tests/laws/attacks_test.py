@@ -299,7 +299,7 @@ class FormsTest(parameterized.TestCase):
     data = _marked(num_slots)
     federation, _ = testing.toy_federation(MIX, data)
     algorithm = self._algorithm(federation, self._settings(execution='scan'))
-    return cases.two_rounds(algorithm, federation, data)
+    return cases.two_rounds(algorithm, data)
 
   @parameterized.parameters(
     ('vmap', 0, 1),
@@ -314,7 +314,7 @@ class FormsTest(parameterized.TestCase):
     axis = 'client' if devices else None
     settings = self._settings(execution=form, client_axis=axis)
     found = cases.two_rounds(
-      self._algorithm(federation, settings), federation, data, devices
+      self._algorithm(federation, settings), data, devices
     )
     cases.assert_rounds_close(found, self._expected(num_slots))
 
@@ -328,8 +328,9 @@ class FormsTest(parameterized.TestCase):
 
     def two_rounds(state, data):
       state = task_devices.own_tasks(federation, state, 'task')
-      state, _ = algorithm.round(state, data)
-      state, _ = algorithm.round(state, data)
+      state, _ = jax.lax.scan(
+        lambda state, _: algorithm.round(state, data), state, length=2
+      )
       return task_devices.all_tasks(federation, state, 'task')
 
     mesh = execution.mesh({'task': 3, 'client': 2})

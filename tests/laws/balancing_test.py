@@ -465,7 +465,7 @@ PLACES = (
 
 @functools.cache
 def _run(number, form, devices):
-  """State, metrics and evaluation after two rounds."""
+  """State and metrics after two rounds."""
   data = _data()
   federation, _ = testing.toy_federation(MIX, data)
   algorithm = _build(**PLACES[number])(
@@ -478,7 +478,7 @@ def _run(number, form, devices):
       client_axis='client' if devices else None,
     ),
   )
-  return cases.two_rounds(algorithm, federation, data, devices)
+  return cases.two_rounds(algorithm, data, devices)
 
 
 class FormsTest(parameterized.TestCase):
@@ -500,7 +500,7 @@ class FormsTest(parameterized.TestCase):
         client_updates.LocalSgd(batch_size=2),
         base.RoundSettings(execution=form, low_rank_below=np.inf),
       )
-      found.append(cases.two_rounds(algorithm, federation, data))
+      found.append(cases.two_rounds(algorithm, data))
       if form != 'scan':
         name, reasons = algorithm.form(data)
         self.assertEqual(name, form)

@@ -32,12 +32,12 @@ SAME = (('multi_task_fl', 'hard_sharing'),)
 
 
 @functools.cache
-def _data(num_slots: int) -> dataset_lib.FederatedDataset:
-  """Six clients of unequal sizes in two planted clusters, labels missing.
+def _data() -> dataset_lib.FederatedDataset:
+  """Six clients with two slots, in two planted clusters, labels missing.
 
   The labels of the second three are those of the others turned around.
   """
-  data = testing.toy_data(6, 3, num_slots, missing=0.3 * (num_slots > 1))
+  data = testing.toy_data(6, 3, 2, missing=0.3)
   labels = np.array(data.examples.labels)
   for client in (3, 4, 5):
     for rows in (data.partition.train, data.partition.test):
@@ -63,16 +63,16 @@ def _views(algorithm, state, data):
 
 
 @functools.cache
-def _start(name, num_slots):
+def _start(name):
   """Federation, data, algorithm, jitted round and state before the first."""
-  federation, data, algorithm = _named(name, _data(num_slots))
+  federation, data, algorithm = _named(name, _data())
   state = testing.jit(algorithm.init)(jax.random.key(1), data)
   return federation, data, algorithm, testing.jit(algorithm.round), state
 
 
-def _rounds(name, num_slots, count):
+def _rounds(name, count):
   """The state after some rounds."""
-  _, data, _, round_fn, state = _start(name, num_slots)
+  _, data, _, round_fn, state = _start(name)
   for _ in range(count):
     state, _ = round_fn(state, data)
   return state
@@ -92,12 +92,10 @@ def _of_clients(federation, function, state):
 
 
 class ConformanceTest(parameterized.TestCase):
-  @parameterized.named_parameters(
-    (f'{name}_{slots}', name, slots) for name in NAMES for slots in (1, 2)
-  )
-  def test_rounds_train_and_stay_finite(self, name, num_slots):
-    _, data, algorithm, _, start = _start(name, num_slots)
-    state = _rounds(name, num_slots, 3)
+  @parameterized.named_parameters(*_NAMED)
+  def test_rounds_train_and_stay_finite(self, name):
+    _, data, algorithm, _, start = _start(name)
+    state = _rounds(name, 3)
     found = [
       jax.tree.leaves(testing.jit(_views, static_argnums=0)(algorithm, s, data))
       for s in (start, state)
@@ -109,15 +107,23 @@ class ConformanceTest(parameterized.TestCase):
     self.assertGreater(max(changes), 1e-3)
 
   @parameterized.named_parameters(*_NAMED)
+  def test_statistics_of_batches_are_written(self, name):
+    params = _rounds(name, 3).params
+    for layer in ('dense_0', 'dense_1'):
+      norm = params[layer]['norm']
+      self.assertGreater(np.abs(norm['mean']).max(), 0)
+      self.assertGreater(np.abs(norm['var'] - 1).max(), 0)
+
+  @parameterized.named_parameters(*_NAMED)
   def test_compiles_once(self, name):
-    _, _, _, round_fn, _ = _start(name, 2)
-    _rounds(name, 2, 3)
+    _, _, _, round_fn, _ = _start(name)
+    _rounds(name, 3)
     self.assertEqual(round_fn._cache_size(), 1)  # Of `jax.jit`.
 
   @parameterized.named_parameters(*_NAMED)
   def test_resumes_bit_for_bit(self, name):
-    expected = _rounds(name, 2, 3)
-    _, data, algorithm, round_fn, start = _start(name, 2)
+    expected = _rounds(name, 3)
+    _, data, algorithm, round_fn, start = _start(name)
     state, _ = round_fn(start, data)
     other = testing.jit(algorithm.init)(jax.random.key(7), data)
     with tempfile.TemporaryDirectory() as folder:
@@ -136,8 +142,8 @@ class ConformanceTest(parameterized.TestCase):
   def test_the_order_of_clients_is_irrelevant(self, name):
     """Clients of another order predict with the same models."""
     order = np.array([3, 0, 5, 1, 4, 2])
-    expected = _rounds(name, 2, 2)
-    federation, data, algorithm, round_fn, start = _start(name, 2)
+    expected = _rounds(name, 2)
+    federation, data, algorithm, round_fn, start = _start(name)
     turned = renumbering.permute_clients(data, order)
     state = _of_clients(federation, lambda x: x[order], start)
     for _ in range(2):
@@ -156,8 +162,8 @@ class ConformanceTest(parameterized.TestCase):
   )
   def test_padding_is_inert(self, name):
     """Clients of garbage, whom nobody draws, change nothing."""
-    expected = _rounds(name, 2, 2)
-    federation, data, _, _, start = _start(name, 2)
+    expected = _rounds(name, 2)
+    federation, data, _, _, start = _start(name)
     _, _, algorithm = _named(
       name, garbage.between(data, 0.0), population=federation.population
     )
@@ -181,8 +187,8 @@ class ConformanceTest(parameterized.TestCase):
 @functools.cache
 def _predictions(name):
   """What all clients' models say of all examples after a few rounds."""
-  federation, data, algorithm, _, _ = _start(name, 2)
-  state = _rounds(name, 2, 3)
+  federation, data, algorithm, _, _ = _start(name)
+  state = _rounds(name, 3)
 
   def predict(state, data):
     return jax.vmap(

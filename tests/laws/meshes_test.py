@@ -21,9 +21,8 @@ AXIS = 'client'
 jax.config.update('jax_num_cpu_devices', 8)
 
 
-@functools.cache
-def _run(devices, form, clients, slots=1, per_task=0, **settings):
-  """State, metrics and evaluation after two rounds; no mesh for 0 devices."""
+def _build(devices, form, clients, slots=1, per_task=0, **settings):
+  """Federation, data and algorithm; no mesh for 0 devices."""
   data = testing.toy_data(clients, 3, slots)
   federation, _ = testing.toy_federation(MIX, data)
   algorithm = multi_task_fl.multi_task_fl(
@@ -41,7 +40,14 @@ def _run(devices, form, clients, slots=1, per_task=0, **settings):
       **settings,
     ),
   )
-  return cases.two_rounds(algorithm, federation, data, devices, AXIS)
+  return federation, data, algorithm
+
+
+@functools.cache
+def _run(devices, *arguments, **settings):
+  """State and metrics after two rounds."""
+  _, data, algorithm = _build(devices, *arguments, **settings)
+  return cases.two_rounds(algorithm, data, devices, AXIS)
 
 
 class MeshesTest(parameterized.TestCase):
@@ -74,6 +80,14 @@ class MeshesTest(parameterized.TestCase):
     of_type = {'common': reducers.median, 'task': reducers.median}
     settings = {'reducer': _Hashable(of_type)}
     self._agree(2, 'scan', 5, **settings)
+
+  @parameterized.parameters((2, 5), (8, 5), (2, 8), (8, 7, 2))
+  def test_evaluation_on_every_mesh(self, devices, clients, slots=1):
+    found = []
+    for number in (devices, 0):
+      federation, data, algorithm = _build(number, 'scan', clients, slots)
+      found.append(cases.evaluated(algorithm, federation, data, number, AXIS))
+    testing.assert_trees_close(*found, 1e-4, 1e-5)
 
   def test_one_round_reduces_over_devices_once(self):
     data = testing.toy_data(5, 3)

@@ -123,7 +123,7 @@ class RoundsTest(parameterized.TestCase):
           client_axis='client' if devices else None,
         ),
       )
-      return cases.two_rounds(algorithm, federation, data, devices)
+      return cases.two_rounds(algorithm, data, devices)
 
     cases.assert_rounds_close(rounds(2), rounds(0))
 

@@ -49,8 +49,9 @@ def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
   def two_rounds(state, data):
     if mesh:
       state = task_devices.own_tasks(federation, state, 'task')
-    state, _ = algorithm.round(state, data)
-    state, metrics = algorithm.round(state, data)
+    state, metrics = jax.lax.scan(
+      lambda state, _: algorithm.round(state, data), state, length=2
+    )
     if mesh:
       state = task_devices.all_tasks(federation, state, 'task')
     return state, metrics
