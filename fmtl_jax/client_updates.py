@@ -84,7 +84,8 @@ class ClientUpdate(NamedTuple):
       what a `server_optimizers.ServerRule` sends, None if it sends nothing.
     sgd: Where the update is local SGD and nothing else, its settings and the
       weight of its proximal term: rounds may then run it in another form.
-    report: `view -> report`, that of a client which took no step.
+    report: `view -> report`, of which the shapes count: those of what `run`
+      reports.
   """
 
   init: Callable[[Tree], Tree]

@@ -233,9 +233,10 @@ class SmokeTest(ConfigsTestCase):
     config = self.load('digits', 'smoke,transfer')
     config.model.pretrained = str(self.folder / 'network')
     second = self.folder / 'federation'
-    found = train.train_and_evaluate(config, second)
+    trained = ('distributed_separate', 'multi_task_fl')
+    found = train.train_and_evaluate(config, second, trained)
     costs = {cost['case']: cost['parameters'] for cost in found['cost']}
-    for case in ('distributed_separate', 'multi_task_fl'):
+    for case in trained:
       self.assertEqual(costs[case]['pretrained'], 64 * 64 + 64)
     final = models_of_runs.load(second, 'multi_task_fl', 0, task='straight')
     testing.assert_trees_equal(final.params['dense_0'], model.params['dense_0'])

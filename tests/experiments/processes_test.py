@@ -1,7 +1,6 @@
 """Laws: several processes give the numbers of one; each reads its own share."""
 
 import json
-import os
 import pathlib
 import socket
 import subprocess
@@ -14,11 +13,15 @@ import numpy as np
 
 from experiments import processes
 
-_cache = tempfile.TemporaryDirectory()  # Not the user's.
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import commands
+
 RUN = (
   '--config=configs/digits.py:smoke',
   '--cases=multi_task_fl',
+  '--config.data.clients=10',
+  '--config.model.hidden=(8, 4)',
+  '--config.cohort.clients_per_task=1',
   '--config.run.rounds=3',
   '--config.checkpoint.every_rounds=1',
 )
@@ -62,23 +65,18 @@ print(json.dumps([sorted(source.clients[:2]), sorted(cohort)]))
 """
 
 
-def _together(*commands):
+def _together(*programs):
   """Runs processes at the same time; returns what they printed."""
   running = [
     subprocess.Popen(
       [sys.executable, *command],
-      cwd=ROOT,
-      env=os.environ
-      | {
-        'PYTHONPATH': str(ROOT),
-        'JAX_NUM_CPU_DEVICES': '1',
-        'XDG_CACHE_HOME': _cache.name,
-      },
+      cwd=commands.ROOT,
+      env=commands.environment() | {'JAX_NUM_CPU_DEVICES': '1'},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
     )
-    for command in commands
+    for command in programs
   ]
   outputs = []
   try:

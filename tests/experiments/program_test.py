@@ -118,8 +118,8 @@ def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
   return build.build(name, resolved, toy_source(), seeds, points)
 
 
-def _run(compiled, num_rounds=(2, 2, 1)):
-  """States, metrics of all rounds and of the test rows, on the host."""
+def _run(compiled, num_rounds=(2, 2, 1), splits=('test', 'validation')):
+  """States, metrics of all rounds and of the splits, on the host."""
   state = compiled.init()
   metrics = []
   for number in num_rounds:
@@ -129,8 +129,7 @@ def _run(compiled, num_rounds=(2, 2, 1)):
   return {
     'state': compiled.host_state(state),
     'rounds': joined,
-    'test': compiled.evaluate(state, 'test'),
-    'validation': compiled.evaluate(state, 'validation'),
+    **{split: compiled.evaluate(state, split) for split in splits},
   }
 
 
@@ -321,16 +320,18 @@ class GoingTest(ToyTestCase):
 class MappedSettingsTest(ToyTestCase):
   """A mapped value acts as the same value in the config."""
 
-  @parameterized.parameters(
-    ('multi_task_fl', _OF_ALL),
-    *_OWN.items(),
+  @parameterized.named_parameters(
+    ('of_all', 'multi_task_fl', _OF_ALL),
+    *((name, name, fields) for name, fields in _OWN.items()),
     (
+      'uneven',
       'multi_task_fl',
       _UNEVEN,
       {'participation.clock': True, 'faults.nonfinite': 'clip'},
     ),
     *(
       (
+        '_and_'.join(methods.values()),
         'multi_task_fl',
         tuple(f'balancing.{setting}' for setting in settings),
         {f'balancing.{place}': method for place, method in methods.items()}
@@ -348,22 +349,31 @@ class MappedSettingsTest(ToyTestCase):
     config = toy_config(
       {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
     )
-    mapped = _run(program.Program(_case(config, [3], points, name), 2, True))
+
+    def run(case):  # Only what is compared is compiled.
+      return _run(program.Program(case, 2, True), splits=['test'])
+
+    mapped = run(_case(config, [3], points, name))
     start = jax.tree.leaves(_of_run(mapped['test'], 0))
     for number, field in enumerate(fields, start=1):
       found = jax.tree.leaves(_of_run(mapped['test'], number))
       same = [np.array_equal(x, y) for x, y in zip(found, start, strict=True)]
-      self.assertFalse(all(same), f'{field} changes nothing.')
+      self.assertFalse(
+        all(same),
+        f'{field} changes nothing: as a mapped value, or its two values here.',
+      )
     for field, value in other.items():
       config_lib.set_field(config, field, value)
-    alone = _run(program.Program(_case(config, [3], name=name), 2, True))
-    for part in ('rounds', 'validation', 'test'):
+    alone = run(_case(config, [3], name=name))
+    for part in ('rounds', 'test'):
       testing.assert_trees_close(
         _of_run(mapped[part], len(points) - 1), alone[part], rtol=1e-4
       )
 
   def test_every_mapped_field_has_values_here(self):
-    self.assertCountEqual(build.MAPPED, _VALUES)
+    self.assertCountEqual(
+      build.MAPPED, _VALUES, 'Give every mapped field two values in _VALUES.'
+    )
 
   def test_points_are_the_outer_and_seeds_the_inner_axis(self):
     points = [{'client.learning_rate': rate} for rate in (0.1, 0.2)]

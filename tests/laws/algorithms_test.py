@@ -43,6 +43,9 @@ class AlgorithmsTest(parameterized.TestCase):
     for form in FORMS
   )
   def test_every_form_agrees_with_scan(self, name, form):
+    _, data, algorithm = _build(name, *form)
+    if form != FORMS[-1] and algorithm.form(data)[0] == 'scan':
+      return  # Nothing can be factored: it is the same program.
     cases.assert_rounds_close(_run(name, *form), _run(name, 'scan', 0))
 
   @parameterized.named_parameters(
