@@ -89,15 +89,20 @@ def references(records: Sequence[results.Record]) -> list[str]:
 
 def notes(records: Sequence[results.Record]) -> list[str]:
   """What a reader of the table has to know of how it was made."""
-  weights = {
-    tuple(record['settings'][f'aggregation.{name}'] for name in _AVERAGED)
-    for record in records
-    if 'settings' in record
-  }
-  found = [
-    f'Aggregation weights: common layers {common}, task-specific layers {task}.'
-    for common, task in sorted(weights)
+  weights: dict[tuple[str, ...], list[str]] = {}
+  for record in records:
+    if 'settings' in record:
+      used = (record['settings'][f'aggregation.{name}'] for name in _AVERAGED)
+      weights.setdefault(tuple(used), []).append(record['label'])
+  said = [
+    # The usual ones first, without names.
+    f'{", ".join(labels) + ": " if number else ""}common layers {common}, '
+    f'task-specific layers {task}'
+    for number, ((common, task), labels) in enumerate(
+      sorted(weights.items(), key=lambda entry: -len(entry[1]))
+    )
   ]
+  found = [f'Aggregation weights: {"; ".join(said)}.'] if said else []
   found += dict.fromkeys(
     note
     for record in records

@@ -55,6 +55,20 @@ class TablesTest(absltest.TestCase):
       (table, *_) = reports.build_tables([first, second], config)
       self.assertEqual('Balancing: client: dwa.' in table.notes, told)
 
+  def test_weights_are_told_and_whose_they_are_where_they_differ(self):
+    records = [_records()[0] | {'label': label} for label in 'abcd']
+    usual = 'common layers examples, task-specific layers examples'
+    self.assertIn(f'Aggregation weights: {usual}.', reports.notes(records))
+    settings = records[0]['settings'] | {'aggregation.common': 'paper'}
+    for number in (0, 2):
+      records[number]['settings'] = settings
+    records.append(records[1])
+    self.assertIn(
+      f'Aggregation weights: {usual}; '
+      'a, c: common layers paper, task-specific layers examples.',
+      reports.notes(records),
+    )
+
   def test_a_target_is_what_a_case_ends_with_less_a_margin(self):
     (title,) = set(_tables(target_case='separate_fl')) - set(_tables())
     table = _tables(target_case='separate_fl', target_margin=1.5)[title]
