@@ -532,7 +532,9 @@ def build(
   federated = [federate(source, config.data, seed) for seed in seeds]
   if attacks.get(config.attack.name) is not None:
     federated = [
-      attacks.mark(data, config.attack.share, seed)
+      attacks.mark(
+        data, config.attack.share, seed, by_task=config.attack.by_task
+      )
       for seed, data in zip(seeds, federated, strict=True)
     ]
   train = federated

@@ -128,7 +128,8 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.attack = ml_collections.ConfigDict()
   config.attack.name = 'none'  # Or sign_flip, noise, label_flip, nan.
-  config.attack.share = 0.2  # Of every task's clients, rounded down.
+  config.attack.share = 0.2  # Of every task's clients, rounded down,
+  config.attack.by_task = True  # or of all clients alike.
   config.attack.scale = 10.0  # Of sign_flip and noise.
 
   # What becomes of clients in a round: see fmtl_jax/participation.py.

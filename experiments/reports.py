@@ -138,8 +138,10 @@ def _robustness(record: Mapping[str, Any]) -> list[str]:
       + f', task-specific ones {task}.'
     )
   if settings.get('attack.name', attacks.NONE) != attacks.NONE:
+    by_task = settings.get('attack.by_task', True)
+    group = 'the clients of every task' if by_task else 'all clients'
     notes.append(
-      f'Of the clients of every task, {settings["attack.share"]:.0%} attack '
+      f'Of {group}, {settings["attack.share"]:.0%} attack '
       f'({settings["attack.name"]}); their own results do not count.'
     )
   return notes

@@ -95,7 +95,11 @@ def get(name: str, scale: jax.Array | float = 10.0) -> Attack | None:
 
 
 def mark(
-  data: dataset_lib.FederatedDataset, share: float, seed: int = 0
+  data: dataset_lib.FederatedDataset,
+  share: float,
+  seed: int = 0,
+  *,
+  by_task: bool = True,
 ) -> dataset_lib.FederatedDataset:
   """Chooses the attackers, a share of every task's clients, rounded down.
 
@@ -108,24 +112,31 @@ def mark(
     data: On the host; its examples are not looked at.
     share: Of the clients of a task.
     seed: Of the order.
+    by_task: Whether every task has its own attackers. If not, they are a share
+      of all clients, whatever their tasks: the groups of common layers.
 
   Returns:
     The data set with the index `INDEX`.
 
   Raises:
-    ValueError: If the share is none, or is less than one client of any task.
+    ValueError: If the share is none, or is less than one client of any group.
   """
   if not 0 <= share <= 1:
     raise ValueError(f'Expected attack.share between 0 and 1, got {share}.')
   partition, num_tasks = data.partition, data.num_tasks
   tasks, ids = np.asarray(partition.client_tasks), partition.client_ids
+  if not by_task:
+    is_padding = (tasks == num_tasks).all(axis=1, keepdims=True)
+    tasks, num_tasks = is_padding.astype(np.int32), 1
   sizes = np.bincount(tasks.reshape(-1), minlength=num_tasks + 1)[:num_tasks]
   # With 0.2, two of ten: rounding of the product must not make it one.
   room = np.floor(share * sizes + 1e-6).astype(int)
   if share > 0 and not room.any():
+    cure = '; set attack.by_task=False to take it of all clients'
     raise ValueError(
       'Expected attack.share to be one client of some task at least, got '
-      f'{share} where the largest task has {sizes.max()}.'
+      f'{share} where the largest task has {sizes.max()}'
+      f'{cure if by_task else ""}.'
     )
   key = jax.random.key(seed)
   bits = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i)))(

@@ -683,7 +683,7 @@ class HistoryTest(parameterized.TestCase):
 
 
 class AttackedTest(program_test.ToyTestCase):
-  def run_attacked(self, reducer):
+  def run_attacked(self, reducer, **attack):
     workdir = new_folder(self)
     fields = {
       'attack.name': 'nan',
@@ -692,7 +692,7 @@ class AttackedTest(program_test.ToyTestCase):
       'reducer.task': reducer,
       'cohort.clients_per_task': 0,
       'run.seeds': 1,
-    }
+    } | {f'attack.{name}': value for name, value in attack.items()}
     train.train_and_evaluate(program_test.toy_config(fields), workdir)
     return (workdir / 'results.md').read_text()
 
@@ -700,6 +700,13 @@ class AttackedTest(program_test.ToyTestCase):
     table = self.run_attacked('median')
     self.assertIn('Reducers: common layers median, task-specific', table)
     self.assertIn('Of the clients of every task, 40% attack (nan);', table)
+
+  def test_attackers_may_be_a_share_of_all_clients(self):
+    # One of five, where no task has as many.
+    table = self.run_attacked('median', share=0.2, by_task=False)
+    self.assertIn('Of all clients, 20% attack (nan);', table)
+    with self.assertRaisesRegex(ValueError, 'set attack.by_task=False'):
+      self.run_attacked('median', share=0.2)
 
   def test_honest_clients_that_are_lost_are_told(self):
     with self.assertRaisesRegex(

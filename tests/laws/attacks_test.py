@@ -64,6 +64,21 @@ class MarkTest(parameterized.TestCase):
     # Nobody else could attack without exceeding it.
     self.assertTrue((held[attackers == 0] & (room == 0)).any(1).all())
 
+  @parameterized.parameters(1, 2)
+  def test_a_share_of_all_clients_whatever_their_tasks(self, num_slots):
+    """Also where no task has a client to spare; padding never attacks."""
+    data = testing.toy_data(11, 11, num_slots)
+    tasks = np.full((22, num_slots), 11, np.int32)
+    tasks[::2] = data.partition.client_tasks
+    ids = np.repeat(np.arange(11), 2).astype(np.uint32)
+    data = _of_clients(data, client_tasks=tasks, client_ids=ids)
+    found = _attackers(attacks.mark(data, 0.2, by_task=False))
+    self.assertEqual(found[::2].sum(), 2)
+    self.assertEqual(found[1::2].sum(), 0)
+    if num_slots == 1:
+      with self.assertRaisesRegex(ValueError, 'set attack.by_task=False'):
+        attacks.mark(data, 0.2)
+
   def test_it_depends_on_ids_and_the_seed_alone(self):
     data = testing.toy_data(30, 3)
     expected = _attackers(attacks.mark(data, 0.2, seed=5))
