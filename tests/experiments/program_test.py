@@ -118,8 +118,8 @@ def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
   return build.build(name, resolved, toy_source(), seeds, points)
 
 
-def _run(compiled, num_rounds=(2, 2, 1), splits=('test', 'validation')):
-  """States, metrics of all rounds and of the splits, on the host."""
+def _run(compiled, num_rounds=(2, 2, 1)):
+  """States, metrics of all rounds and of the test rows, on the host."""
   state = compiled.init()
   metrics = []
   for number in num_rounds:
@@ -129,7 +129,8 @@ def _run(compiled, num_rounds=(2, 2, 1), splits=('test', 'validation')):
   return {
     'state': compiled.host_state(state),
     'rounds': joined,
-    **{split: compiled.evaluate(state, split) for split in splits},
+    'test': compiled.evaluate(state, 'test'),
+    'validation': compiled.evaluate(state, 'validation'),
   }
 
 
@@ -349,11 +350,7 @@ class MappedSettingsTest(ToyTestCase):
     config = toy_config(
       {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
     )
-
-    def run(case):  # Only what is compared is compiled.
-      return _run(program.Program(case, 2, True), splits=['test'])
-
-    mapped = run(_case(config, [3], points, name))
+    mapped = _run(program.Program(_case(config, [3], points, name), 2, True))
     start = jax.tree.leaves(_of_run(mapped['test'], 0))
     for number, field in enumerate(fields, start=1):
       found = jax.tree.leaves(_of_run(mapped['test'], number))
@@ -364,8 +361,8 @@ class MappedSettingsTest(ToyTestCase):
       )
     for field, value in other.items():
       config_lib.set_field(config, field, value)
-    alone = run(_case(config, [3], name=name))
-    for part in ('rounds', 'test'):
+    alone = _run(program.Program(_case(config, [3], name=name), 2, True))
+    for part in ('rounds', 'validation', 'test'):
       testing.assert_trees_close(
         _of_run(mapped[part], len(points) - 1), alone[part], rtol=1e-4
       )

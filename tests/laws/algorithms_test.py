@@ -5,6 +5,7 @@ import functools
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import numpy as np
 
 from fmtl_jax import algorithms
 from fmtl_jax import testing
@@ -45,18 +46,44 @@ class AlgorithmsTest(parameterized.TestCase):
   def test_every_form_agrees_with_scan(self, name, form):
     _, data, algorithm = _build(name, *form)
     if form != FORMS[-1] and algorithm.form(data)[0] == 'scan':
-      return  # Nothing can be factored: it is the same program.
+      # Nothing can be factored, and says why: it is the same program.
+      for reason in algorithm.form(data)[1].values():
+        self.assertStartsWith(reason, 'not factored')
+      return
     cases.assert_rounds_close(_run(name, *form), _run(name, 'scan', 0))
 
   @parameterized.named_parameters(
     (name, name) for name in algorithms.ALGORITHMS
   )
   def test_evaluation_on_devices_agrees(self, name):
+    state, _ = _run(name, 'scan', 0)
     found = []
     for devices in (3, 0):
       federation, data, algorithm = _build(name, 'scan', devices)
-      found.append(cases.evaluated(algorithm, federation, data, devices, AXIS))
+      found.append(
+        cases.evaluated(algorithm, federation, state, data, devices, AXIS)
+      )
     testing.assert_trees_close(*found, 1e-4, 1e-5)
+
+  @parameterized.named_parameters(
+    (name, name) for name in algorithms.ALGORITHMS
+  )
+  def test_rounds_train_and_stay_finite(self, name):
+    state, metrics = _run(name, 'scan', 0)
+    _, data, algorithm = _build(name, 'scan', 0)
+    trained = (state.params, state.clients)
+    first = cases.start(algorithm, data)
+    changes = [
+      np.abs(np.subtract(x, y)).max()
+      for x, y in zip(
+        jax.tree.leaves(trained),
+        jax.tree.leaves((first.params, first.clients)),
+        strict=True,
+      )
+    ]
+    self.assertTrue(np.isfinite(changes).all())
+    self.assertGreater(max(changes), 1e-3)
+    self.assertTrue(np.isfinite(metrics['loss_sum']).all())
 
 
 if __name__ == '__main__':

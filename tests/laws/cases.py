@@ -573,11 +573,12 @@ def two_rounds(
 def evaluated(
   algorithm: base.Algorithm,
   federation: federation_lib.Federation,
+  state: base.State,
   data: dataset_lib.FederatedDataset,
   devices: int = 0,
   axis: str = 'client',
 ) -> dict[str, Any]:
-  """The evaluation of a state in which all owners differ, see `two_rounds`."""
+  """The evaluation of a state; the other arguments are as of `two_rounds`."""
   evaluate = evaluation.evaluator(
     federation, algorithm, client_axis=axis if devices else None
   )
@@ -586,7 +587,7 @@ def evaluated(
     partition = data.partition
     return evaluate(state, data, partition.test, partition.pooled_test)
 
-  return spread(run, devices, axis)(start(algorithm, data), data)
+  return spread(run, devices, axis)(state, data)
 
 
 def spread(

@@ -83,10 +83,13 @@ class MeshesTest(parameterized.TestCase):
 
   @parameterized.parameters((2, 5), (8, 5), (2, 8), (8, 7, 2))
   def test_evaluation_on_every_mesh(self, devices, clients, slots=1):
+    state, _ = _run(0, 'scan', clients, slots)
     found = []
     for number in (devices, 0):
       federation, data, algorithm = _build(number, 'scan', clients, slots)
-      found.append(cases.evaluated(algorithm, federation, data, number, AXIS))
+      found.append(
+        cases.evaluated(algorithm, federation, state, data, number, AXIS)
+      )
     testing.assert_trees_close(*found, 1e-4, 1e-5)
 
   def test_one_round_reduces_over_devices_once(self):
