@@ -33,6 +33,7 @@ import numpy as np
 from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
+from experiments import compilation
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import figures
@@ -496,7 +497,7 @@ def initial_states(case: program_lib.Case) -> Any:
     return algorithm.init(run.key, data)
 
   init = jax.jit(lambda runs: jax.lax.map(one, runs))
-  compiled = init.lower(case.runs).compile(program_lib.LOW_EFFORT)
+  compiled = init.lower(case.runs).compile(compilation.LOW_EFFORT)
   return compiled(case.runs)
 
 
@@ -585,7 +586,7 @@ def evaluate(
   low = plan.config.execution.compile_effort == 'low'
   found = jax.jit(
     evaluation_fn(plan, newcomers),
-    compiler_options=program_lib.LOW_EFFORT if low else None,
+    compiler_options=compilation.LOW_EFFORT if low else None,
   )(
     trained,
     newcomers.partitions,

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import compilation
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
@@ -80,8 +81,6 @@ class Case:
 
 CLIENT_AXIS = 'client'
 TASK_AXIS = 'task'
-# Halves the time to compile: for what runs once or a few times.
-LOW_EFFORT: dict[str, Any] = {'xla_backend_optimization_level': 0}
 
 
 class Program:
@@ -177,36 +176,40 @@ class Program:
     if self._compiled:
       return
     start = time.perf_counter()
+    self._compiled = compilation.compile_all(self._programs())
+    self.compile_seconds = time.perf_counter() - start
+    memory = self._compiled['rounds'].memory_analysis()
+    self.memory_bytes = getattr(memory, 'temp_size_in_bytes', None)
+
+  def _programs(self):
+    """What `compilation.compile_all` compiles."""
     init = jax.jit(self._init).trace(self._runs, self._examples)
+    yield 'init', init.lower(), compilation.LOW_EFFORT
     state = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run),
       init.out_info,
     )
-    lowered = {
-      'init': init.lower(),
-      'rounds': jax.jit(self._rounds, donate_argnums=0).lower(
-        state,
-        self._runs,
-        self._examples,
-        self._frozen,
-        jax.ShapeDtypeStruct(
-          (self.num_runs + self._padding,), np.int32, sharding=self._by_run
-        ),
+    options = self._options()
+    rounds = jax.jit(self._rounds, donate_argnums=0).lower(
+      state,
+      self._runs,
+      self._examples,
+      self._frozen,
+      jax.ShapeDtypeStruct(
+        (self.num_runs + self._padding,), np.int32, sharding=self._by_run
       ),
-      'evaluate': jax.jit(self._evaluate).lower(
-        state, self._runs, self._rows['test'], self._examples, self._frozen
-      ),
-    }
-    # One after the other: XLA spreads one compilation over the cores.
-    self._compiled = {
-      name: stage.compile(
-        LOW_EFFORT if self._low_effort or name == 'init' else None
-      )
-      for name, stage in lowered.items()
-    }
-    self.compile_seconds = time.perf_counter() - start
-    memory = self._compiled['rounds'].memory_analysis()
-    self.memory_bytes = getattr(memory, 'temp_size_in_bytes', None)
+    )
+    yield 'rounds', rounds, options
+    evaluate = jax.jit(self._evaluate).lower(
+      state, self._runs, self._rows['test'], self._examples, self._frozen
+    )
+    yield 'evaluate', evaluate, options
+
+  def _options(self) -> dict[str, Any]:
+    """Compiler options of rounds and evaluations."""
+    if self._low_effort:
+      return compilation.LOW_EFFORT
+    return execution_lib.compiler_options(self._mesh)
 
   def _train_data(self, run, examples):
     return dataclasses.replace(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import compilation
 from experiments import program
 from fmtl_jax import algorithms
 from fmtl_jax import execution
@@ -65,7 +66,7 @@ class StreamedProgram(program.Program):
           self._make_algorithm(settings),
           self._settings,
           mesh=self._all_devices,
-          compiler_options=program.LOW_EFFORT if self._low_effort else None,
+          compiler_options=compilation.LOW_EFFORT if self._low_effort else None,
         )
       )
 
@@ -86,11 +87,7 @@ class StreamedProgram(program.Program):
     lowered = jax.jit(self._evaluate).lower(
       state, self._runs, self._rows['test'], self._examples, self._frozen
     )
-    self._compiled = {
-      'evaluate': lowered.compile(
-        program.LOW_EFFORT if self._low_effort else None
-      )
-    }
+    self._compiled = {'evaluate': lowered.compile(self._options())}
     self.compile_seconds = time.perf_counter() - start
 
   def init(self) -> Tree:

@@ -88,7 +88,8 @@ class StreamedRounds:
       folder: Where clients' rows are memory-mapped; None keeps them in memory.
       mesh: Devices with the axis `settings.client_axis` alone, over which the
         algorithm spreads its clients; by default the first device.
-      compiler_options: As of `jax.jit`.
+      compiler_options: As of `jax.jit`; by default those of
+        `execution.compiler_options`.
 
     Raises:
       ValueError: If K exceeds a task group, or the federation is another one.
@@ -117,6 +118,8 @@ class StreamedRounds:
       axis = settings.client_axis or 'client'
       mesh = execution.mesh({axis: 1}, jax.local_devices())
     self._mesh = mesh
+    if compiler_options is None:
+      compiler_options = execution.compiler_options(mesh)
     # Whether a label counts is asked for all clients of several tasks.
     self._has_shares = tables.num_slots == 1
     self._store_spec = jax.P(mesh.axis_names if self._has_shares else None)
@@ -157,9 +160,7 @@ class StreamedRounds:
         lambda client: view(state, data, client, frozen), cohorts.everyone(data)
       )
 
-    jit = functools.partial(
-      jax.jit, compiler_options=dict(compiler_options or {})
-    )
+    jit = functools.partial(jax.jit, compiler_options=dict(compiler_options))
     self._draw = jit(draw)
     self._init = jit(init)
     self._init_rows = jit(lambda *args: init(*args)[1])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
@@ -239,16 +240,10 @@ def quick_options() -> dict[str, Any]:
     'xla_llvm_disable_expensive_passes': True,
     'xla_cpu_use_fusion_emitters': False,
     'xla_cpu_parallel_codegen_split_count': 1,
+    # As rounds are compiled.
+    'xla_cpu_copy_insertion_use_region_analysis': True,
   }
-  lowered = jax.jit(jnp.negative).lower(0.0)
-  known = {}
-  for name, value in wanted.items():
-    try:
-      lowered.compile({name: value})
-    except jax.errors.JaxRuntimeError:
-      continue
-    known[name] = value
-  return known
+  return execution.known_options(wanted)
 
 
 def assert_trees_equal(actual: Tree, expected: Tree) -> None:

@@ -22,10 +22,10 @@ from experiments import backbones
 from experiments import build
 from experiments import cases
 from experiments import comparisons
+from experiments import compilation
 from experiments import config as config_lib
 from experiments import models_of_runs
 from experiments import newcomers
-from experiments import program
 from experiments import sweeps
 from experiments import train
 from fmtl_jax import checkpoints
@@ -117,7 +117,7 @@ class ConfigsTestCase(parameterized.TestCase):
       )
     )
     cls.enterClassContext(
-      mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
+      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import program
+from experiments import compilation
 from experiments.benchmarks import workloads
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
@@ -77,14 +77,10 @@ def on_device(
   mesh = _mesh(num_devices, form)
   everywhere = jax.NamedSharding(mesh, jax.P())
   data = jax.device_put(data, everywhere)
-  init = jax.jit(
-    algorithm.init,
-    out_shardings=everywhere,
-    compiler_options=program.LOW_EFFORT,  # It runs once.
-  )
-  state = init(jax.random.key(0), data)
 
   def rounds(state, data):
+    if rounds_per_call == 1:
+      return algorithm.round(state, data)
     return jax.lax.fori_loop(
       1,
       rounds_per_call,
@@ -92,11 +88,29 @@ def on_device(
       algorithm.round(state, data),
     )
 
-  round_fn = execution_lib.over_devices(rounds, mesh)
+  key = jax.random.key(0)
+
+  def programs():
+    init = jax.jit(algorithm.init, out_shardings=everywhere).trace(key, data)
+    yield 'init', init.lower(), compilation.LOW_EFFORT
+    state = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+      init.out_info,
+    )
+    round_fn = jax.jit(
+      execution_lib.over_devices(rounds, mesh), donate_argnums=0
+    )
+    yield (
+      'rounds',
+      round_fn.lower(state, data),
+      execution_lib.compiler_options(mesh),
+    )
+
   start = time.perf_counter()
-  compiled = jax.jit(round_fn, donate_argnums=0).lower(state, data).compile()
+  compiled = compilation.compile_all(programs())
   seconds = time.perf_counter() - start
-  run = lambda state: compiled(state, data)
+  state = compiled['init'](key, data)
+  run = lambda state: compiled['rounds'](state, data)
   return Prepared(form, mesh, state, run, seconds)
 
 

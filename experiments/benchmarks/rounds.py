@@ -1,12 +1,13 @@
 """Measures a round: python -m experiments.benchmarks.rounds --workload=W1
 
-Seconds a round are the median of several, of one seed on all devices. The rate
-of matrix products, and the time that products of the round's batches alone
-take, are measured in the same process. With `--reference=torch` (extra
-`benchmarks`) the usual PyTorch loop does the same work in processes of its own,
-with one thread and with two; the faster one counts. `--reference=torch_manual`
-is dense networks written by hand in PyTorch, without autograd. With many
-clients their data and personal layers live on the host (`--clients_on=host`).
+Seconds a round are the median of several, of one seed on all devices, and so is
+the time that products of the round's batches alone take. It and the rate of
+matrix products are measured in the same process. With `--reference=torch`
+(extra `benchmarks`) the usual PyTorch loop does the same work in processes of
+its own, with one thread and with two; the faster one counts.
+`--reference=torch_manual` is dense networks written by hand in PyTorch, without
+autograd. With many clients their data and personal layers live on the host
+(`--clients_on=host`).
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from absl import flags
 
 from experiments import command_line
 from experiments.benchmarks import outputs
+from experiments.benchmarks import timing
 
 _WORKLOAD = flags.DEFINE_string('workload', '', 'W1, W2, W2s, W3, W4 or W5.')
 _EXECUTION = flags.DEFINE_string('execution', 'auto', 'As execution.name.')
@@ -44,7 +46,9 @@ _DEVICES = flags.DEFINE_integer(
 _ROUNDS_PER_CALL = flags.DEFINE_integer(
   'rounds_per_call', 1, 'Rounds that run without going back to Python.'
 )
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds to measure.')
+_REPEATS = flags.DEFINE_integer(
+  'repeats', 0, timing.REPEATS_HELP, lower_bound=0
+)
 _REFERENCE = flags.DEFINE_enum(
   'reference', '', ['', 'torch', 'torch_manual'], 'What to compare with.'
 )
@@ -97,24 +101,25 @@ def main() -> int:
     workload = dataclasses.replace(workload, clients=_CLIENTS.value)
   if _REFERENCE.value == 'torch_manual':
     workloads.check_dense(workload)
-  for flag in (_REPEATS, _ROUNDS_PER_CALL):
-    if flag.value < 1:
-      raise ValueError(f'Expected --{flag.name} >= 1, got {flag.value}.')
+  if _ROUNDS_PER_CALL.value < 1:
+    raise ValueError(
+      f'Expected --rounds_per_call >= 1, got {_ROUNDS_PER_CALL.value}.'
+    )
   clients_on = _CLIENTS_ON.value or placements.clients_on(workload)
   prepared = placements.PLACEMENTS[clients_on](
     workload, _EXECUTION.value, _DEVICES.value, _ROUNDS_PER_CALL.value
   )
-  state = prepared.state
+  run = lambda state: jax.block_until_ready(prepared.run(state))
+  state, _ = run(prepared.state)  # Warms up.
   seconds, steps, second_round = [], 0, float('nan')
-  for number in range(_REPEATS.value + 1):
+  for number in timing.repeats(_REPEATS.value):
     start = time.perf_counter()
-    state, metrics = jax.block_until_ready(prepared.run(state))
-    if number:  # The first one warms up.
-      elapsed = time.perf_counter() - start
-      seconds.append(elapsed / _ROUNDS_PER_CALL.value)
-    if number == 1:
+    state, metrics = run(state)
+    elapsed = time.perf_counter() - start
+    seconds.append(elapsed / _ROUNDS_PER_CALL.value)
+    if number == 0:
       second_round = _seconds_since_start()
-    steps = int(metrics['steps'].sum())
+      steps = int(metrics['steps'].sum())
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   median = statistics.median(seconds)
   matmul = hardware.matmul_flops()
@@ -138,7 +143,7 @@ def main() -> int:
     'matmul_gflops': matmul / 1e9,
     'share_of_matmul_rate': examples * workload.flops() / median / matmul,
     'share_of_batch_matmul_floor': workloads.floor_seconds(
-      workload, steps, 3, prepared.mesh
+      workload, steps, _REPEATS.value, prepared.mesh
     )
     / median,
   }

@@ -9,6 +9,7 @@ from absl import app
 from absl import flags
 import torch
 
+from experiments.benchmarks import timing
 from experiments.benchmarks import torch_data
 from experiments.benchmarks import torch_loop
 from experiments.benchmarks import torch_manual
@@ -21,7 +22,9 @@ _REFERENCE = flags.DEFINE_enum(
 _WORKLOAD = flags.DEFINE_string('workload', '', 'See rounds.py.')
 _CLIENTS = flags.DEFINE_integer('clients', 0, 'How many there are.')
 _THREADS = flags.DEFINE_integer('threads', 1, 'Of PyTorch.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds to measure.')
+_REPEATS = flags.DEFINE_integer(
+  'repeats', 0, timing.REPEATS_HELP, lower_bound=0
+)
 
 
 def main(unused_argv):
@@ -33,7 +36,7 @@ def main(unused_argv):
   run_round = _REFERENCES[_REFERENCE.value].make_round(data)
   run_round()
   seconds = []
-  for _ in range(_REPEATS.value):
+  for _ in timing.repeats(_REPEATS.value):
     start = time.perf_counter()
     run_round()
     seconds.append(time.perf_counter() - start)

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 import dataclasses
 import math
+import statistics
 import time
 
 import jax
 import numpy as np
 
+from experiments.benchmarks import timing
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
@@ -236,7 +238,7 @@ def floor_seconds(
   Args:
     workload: Gives the products.
     steps: Of all devices together, which share them.
-    repeats: The best of so many counts.
+    repeats: How often, see `timing.repeats`; the median counts.
     mesh: The devices.
   """
   keys = jax.random.split(jax.random.key(0), 3)
@@ -273,8 +275,8 @@ def floor_seconds(
   operands = jax.device_put(operands, jax.NamedSharding(mesh, jax.P()))
   jax.block_until_ready(run(operands))
   seconds = []
-  for _ in range(repeats):
+  for _ in timing.repeats(repeats):
     start = time.perf_counter()
     jax.block_until_ready(run(operands))
     seconds.append(time.perf_counter() - start)
-  return min(seconds)
+  return statistics.median(seconds)

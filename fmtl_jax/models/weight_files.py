@@ -16,7 +16,6 @@ import zipfile
 
 import jax
 import numpy as np
-import scipy.io
 
 from fmtl_jax.models import base
 
@@ -168,7 +167,9 @@ def _bias(bias, shape, where):
 
 def _read_matconvnet(path, names):
   """Reads `layers`, at the top or in `net`: a cell of structs with names."""
-  file = scipy.io.loadmat(
+  from scipy import io  # Imported slowly, and rarely needed.
+
+  file = io.loadmat(
     path, struct_as_record=False, variable_names=['layers', 'net']
   )
   cells = file['layers'] if 'layers' in file else file['net'][0, 0].layers

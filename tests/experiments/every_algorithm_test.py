@@ -10,7 +10,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from configs import digits
-from experiments import program
+from experiments import compilation
 from experiments import reports
 from experiments import train
 from fmtl_jax import algorithms
@@ -31,7 +31,7 @@ class EveryAlgorithmTest(parameterized.TestCase):
     config.run.seeds = 1
     config.execution.compile_effort = 'low'
     self.enterContext(
-      mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
+      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
     self.enterContext(program_test.on_devices(1))
     # They are the same for all, and take as long as the rest.

@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments import build
 from experiments import cases
+from experiments import compilation
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import program
@@ -109,7 +110,7 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(on_devices(cls.DEVICES))
     cls.enterClassContext(mock.patch.dict(datasets.SOURCES, toy=toy_source))
     cls.enterClassContext(
-      mock.patch.object(program, 'LOW_EFFORT', testing.quick_options())
+      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
 
 

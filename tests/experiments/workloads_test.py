@@ -1,12 +1,14 @@
 """Laws of the benchmarks' workloads: the work that is counted is done."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,6 +16,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks import placements
+from experiments.benchmarks import timing
 from experiments.benchmarks import workloads
 from fmtl_jax import execution
 from fmtl_jax import testing
@@ -80,6 +83,17 @@ class WorkloadsTest(parameterized.TestCase):
   def test_an_unknown_one_is_told(self):
     with self.assertRaisesRegex(ValueError, "one of W1, .*got 'W9'"):
       workloads.find('W9')
+
+
+class RepeatsTest(absltest.TestCase):
+  def test_as_many_as_asked_for(self):
+    self.assertEqual(list(timing.repeats(3)), [0, 1, 2])
+
+  def test_else_as_many_as_take_two_seconds_and_five_at_least(self):
+    for seconds, expected in ((3.0, 5), (0.5, 8)):
+      clock = mock.Mock(side_effect=itertools.count(0.0, seconds))
+      with mock.patch.object(timing.time, 'perf_counter', clock):
+        self.assertLen(list(timing.repeats(0)), expected)
 
 
 class PlacementsTest(absltest.TestCase):

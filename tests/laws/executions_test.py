@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 
 from fmtl_jax import evaluation
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import reducers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
@@ -81,6 +84,34 @@ class ExecutionsTest(parameterized.TestCase):
       )
 
     testing.assert_trees_close(evaluate(execution), evaluate('scan'))
+
+
+class CompilerOptionsTest(parameterized.TestCase):
+  def test_they_change_no_bit(self):
+    algorithm = _algorithm('scan', client_axis='client')
+    mesh = execution_lib.mesh({'client': len(jax.devices())})
+    round_fn = execution_lib.over_devices(algorithm.round, mesh)
+    with mock.patch.object(os, 'cpu_count', return_value=mesh.size):
+      options = execution_lib.compiler_options(mesh)
+    self.assertIn('xla_disable_hlo_passes', options)
+    state = cases.start(algorithm, _data())
+    found, plain = (
+      jax.jit(round_fn, compiler_options=chosen)(state, _data())
+      for chosen in (options, {})
+    )
+    testing.assert_trees_equal(found, plain)
+
+  def test_a_device_of_many_cores_shares_its_loops(self):
+    mesh = execution_lib.mesh({'client': 1})
+    with mock.patch.object(os, 'cpu_count', return_value=2):
+      options = execution_lib.compiler_options(mesh)
+    self.assertNotIn('xla_disable_hlo_passes', options)
+    self.assertTrue(options['xla_cpu_copy_insertion_use_region_analysis'])
+
+  def test_options_that_xla_does_not_have_are_left_out(self):
+    known = {'xla_backend_optimization_level': 0}
+    found = execution_lib.known_options(known | {'xla_no_such_option': True})
+    self.assertEqual(found, known)
 
 
 class DoublePrecisionTest(parameterized.TestCase):
