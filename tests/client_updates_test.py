@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -43,6 +44,16 @@ class ShuffleTest(parameterized.TestCase):
       np.testing.assert_array_equal(
         _shuffle(key, 5, 6)[:5], _shuffle(key, 5, 23)[:5]
       )
+
+  @parameterized.parameters(
+    [[2**32 - 1] * 8], [[7, 0, 7, 2**32 - 1, 0, 2**31, 3, 9]]
+  )
+  def test_equal_bits_leave_the_order_as_it_is(self, bits):
+    drawn = jnp.asarray(bits, jnp.uint32)
+    with mock.patch.object(jax.random, 'bits', return_value=drawn):
+      order = client_updates.shuffle(jax.random.key(0), jnp.int32(6), 8)
+    expected = np.argsort(np.asarray(bits[:6], np.uint32), stable=True)
+    np.testing.assert_array_equal(order, [*expected, 6, 7])
 
   def test_every_order_is_as_likely(self):
     number = 6000
