@@ -140,7 +140,7 @@ def over_devices(
     in_specs: Of the arguments, which are on every device by default.
 
   Returns:
-    The function, to be jitted.
+    The function, to be jitted with `compiler_options`.
   """
   # No gradient crosses devices: without the check, the gradient with respect to
   # a value that all devices share stays that of the device's own clients.

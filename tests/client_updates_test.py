@@ -55,6 +55,12 @@ class ShuffleTest(parameterized.TestCase):
     expected = np.argsort(np.asarray(bits[:6], np.uint32), stable=True)
     np.testing.assert_array_equal(order, [*expected, 6, 7])
 
+  def test_every_platform_sorts_alike(self):
+    bits = jax.random.bits(jax.random.key(0), (100,), jnp.uint32) % 20
+    found = client_updates._stable_argsort_packed(bits)
+    expected = client_updates._stable_argsort(bits)
+    testing.assert_trees_equal(found, expected)
+
   def test_every_order_is_as_likely(self):
     number = 6000
     keys = jax.random.split(jax.random.key(0), number)
