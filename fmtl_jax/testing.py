@@ -6,7 +6,6 @@ mean estimation, where the answer is known in closed form.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 from typing import Any
 
 import jax
@@ -232,18 +231,18 @@ def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
   return jax.jit(function, compiler_options=quick_options(), **settings)
 
 
-@functools.cache
 def quick_options() -> dict[str, Any]:
   """Compiler options that make compiling quick, as far as XLA has them."""
-  wanted: dict[str, Any] = {
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-    'xla_cpu_use_fusion_emitters': False,
-    'xla_cpu_parallel_codegen_split_count': 1,
-    # As rounds are compiled.
-    'xla_cpu_copy_insertion_use_region_analysis': True,
-  }
-  return execution.known_options(wanted)
+  return execution.known_options(
+    {
+      'xla_backend_optimization_level': 0,
+      'xla_llvm_disable_expensive_passes': True,
+      'xla_cpu_use_fusion_emitters': False,
+      'xla_cpu_parallel_codegen_split_count': 1,
+      # As rounds are compiled.
+      'xla_cpu_copy_insertion_use_region_analysis': True,
+    }
+  )
 
 
 def assert_trees_equal(actual: Tree, expected: Tree) -> None:

@@ -3,6 +3,7 @@
 All photographs are made here, a few pixels each.
 """
 
+import errno
 import io
 import os
 import pathlib
@@ -148,7 +149,9 @@ class LeftOutTest(FaceFolderTestCase):
     try:
       self.write(_photographs([os.fsdecode(b'\xff.jpeg')]))
     except OSError as error:
-      self.skipTest(f'The file system refuses the path: {error}.')
+      if error.errno != errno.EILSEQ:
+        raise
+      self.skipTest('Every file name is UTF-8 on this file system.')
     summary = r"Left out: 1 images without a row ('\udcff.jpeg')"
     self.assert_faces(self.load(), self.files, summary=summary)
 

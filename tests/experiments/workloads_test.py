@@ -76,7 +76,7 @@ class WorkloadsTest(parameterized.TestCase):
     )
     mesh = execution.mesh({'client': 1})
     few, many = (
-      workloads.floor_seconds(workload, n, 3, mesh) for n in (20, 400)
+      workloads.floor_seconds(workload, n, 11, mesh) for n in (50, 1_000)
     )
     self.assertGreater(many, 5 * few)
 
@@ -106,6 +106,12 @@ class PlacementsTest(absltest.TestCase):
     testing.assert_trees_close(found.server, expected.server)
     for name in ('conv_0', 'dense_0'):
       testing.assert_trees_close(found.params[name], expected.params[name])
+
+  def test_a_call_of_two_rounds_is_two_calls(self):
+    once = placements.on_device(SMALL, 'scan', 1)
+    expected = once.run(once.run(once.state)[0])
+    twice = placements.on_device(SMALL, 'scan', 1, rounds_per_call=2)
+    testing.assert_trees_close(twice.run(twice.state), expected)
 
   def test_many_clients_live_on_the_host(self):
     self.assertEqual(placements.clients_on(SMALL), 'device')
