@@ -53,13 +53,12 @@ def describe(
 
 def layer_table(federation: federation_lib.Federation) -> list[str]:
   """A line for each parameter: path, shape, layer type, copies."""
-  shapes = jax.eval_shape(federation.init_fn, jax.random.key(0))
   rows = [('parameter', 'shape', 'layer type', 'copies')]
   for path, label, per_slot, leaf in zip(
-    layer_types.paths(shapes),
+    layer_types.paths(federation.shapes),
     jax.tree.leaves(federation.labels),
     jax.tree.leaves(federation.per_slot),
-    jax.tree.leaves(shapes),
+    jax.tree.leaves(federation.shapes),
     strict=True,
   ):
     copies: tuple[int, ...] = ()

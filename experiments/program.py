@@ -183,13 +183,13 @@ class Program:
 
   def _programs(self):
     """What `compilation.compile_all` compiles."""
+    options = self._options()  # Asks XLA, which is busy later on.
     init = jax.jit(self._init).trace(self._runs, self._examples)
     yield 'init', init.lower(), compilation.LOW_EFFORT
     state = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run),
       init.out_info,
     )
-    options = self._options()
     rounds = jax.jit(self._rounds, donate_argnums=0).lower(
       state,
       self._runs,

@@ -157,8 +157,23 @@ def select(
   real = client < data.num_clients
   take = lambda table: jnp.take(jnp.asarray(table), client, axis=0, mode='clip')
   tasks = jnp.where(real[:, None], take(partition.client_tasks), data.num_tasks)
+  rows = jax.vmap(partition.train.of)(client)
+  return _cohort(data, client, active, tasks, rows, take)
+
+
+def _cohort(data, client, active, tasks, rows, take):
+  """A cohort of clients of whom tasks and rows are known.
+
+  Args:
+    data: The federation's data.
+    client: `[C]` int32.
+    active: `[C, S]` bool; empty slots are never active.
+    tasks: `[C, S]` int32.
+    rows: Where the training rows of each client start, and how many there are.
+    take: The clients' rows of an `[M, ...]` table.
+  """
+  partition, (start, size) = data.partition, rows
   active = active & (tasks < data.num_tasks)
-  start, size = jax.vmap(partition.train.of)(client)
   label_counts = jnp.where(active, take(partition.label_counts), 0)
   if data.num_slots == 1:
     example_counts = label_counts[:, 0]
@@ -215,11 +230,24 @@ def take(table: Any, client: jax.Array) -> Any:
 
 def everyone(data: dataset_lib.FederatedDataset) -> Cohort:
   """All clients with all their tasks."""
-  num_clients = data.num_clients
-  return select(
+  partition = data.partition
+  offsets = jnp.asarray(partition.train.offsets)
+  client, active = _all_clients(data)
+  return _cohort(
     data,
-    jnp.arange(num_clients, dtype=jnp.int32),
-    jnp.ones((num_clients, data.num_slots), bool),
+    client,
+    active,
+    jnp.asarray(partition.client_tasks),
+    (offsets[:-1], offsets[1:] - offsets[:-1]),
+    jnp.asarray,
+  )
+
+
+def _all_clients(data):
+  """What `draw_clients` returns if it leaves nobody out."""
+  return (
+    jnp.arange(data.num_clients, dtype=jnp.int32),
+    jnp.ones((data.num_clients, data.num_slots), bool),
   )
 
 
@@ -239,6 +267,8 @@ def sample(
     group_sizes: The number of clients that hold each task.
     slots: `drawn` or `all`.
   """
+  if tuple(clients_per_task) == tuple(group_sizes):
+    return everyone(data)  # As below, and no table has to be gathered.
   drawn = draw_clients(key, data, clients_per_task, group_sizes, slots)
   return select(data, *drawn)
 
@@ -268,11 +298,8 @@ def draw_clients(
     for several tasks. An empty slot may be active.
   """
   counts = np.array(clients_per_task)
-  if (counts == np.array(group_sizes)).all():
-    return (
-      jnp.arange(data.num_clients, dtype=jnp.int32),
-      jnp.ones((data.num_clients, data.num_slots), bool),
-    )
+  if tuple(clients_per_task) == tuple(group_sizes):
+    return _all_clients(data)
   keys = jax.random.split(key, len(counts))
   chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
     keys,

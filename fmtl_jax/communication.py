@@ -29,13 +29,12 @@ def message_bytes(
     Bytes by layer type that a client moves once, and those it moves for each of
     its active slots.
   """
-  shapes = jax.eval_shape(federation.init_fn, jax.random.key(0))
   once: dict[str, int] = {}
   each_slot: dict[str, int] = {}
   for label, per_slot, leaf in zip(
     jax.tree.leaves(federation.labels),
     jax.tree.leaves(federation.per_slot),
-    jax.tree.leaves(shapes),
+    jax.tree.leaves(federation.shapes),
     strict=True,
   ):
     if label in federation.owners and federation.owners[label].averaged:
@@ -85,14 +84,13 @@ def parameter_counts(
   A common layer counts once, a task-specific one T times, a personal one M
   times (M S times where a client has one for each slot).
   """
-  shapes = jax.eval_shape(federation.init_fn, jax.random.key(0))
   counts = dict.fromkeys(
     (layer_types.PRETRAINED, layer_types.COMMON, layer_types.TASK), 0
   ) | {layer_types.PERSONAL: 0}
   for label, per_slot, leaf in zip(
     jax.tree.leaves(federation.labels),
     jax.tree.leaves(federation.per_slot),
-    jax.tree.leaves(shapes),
+    jax.tree.leaves(federation.shapes),
     strict=True,
   ):
     copies = 1

@@ -174,13 +174,15 @@ def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
   """Those compiler options that this version of XLA has."""
-  return {k: v for k, v in options.items() if _is_known(k, v)}
+  if _are_known(*options.items()):
+    return dict(options)
+  return {k: v for k, v in options.items() if _are_known((k, v))}
 
 
 @functools.cache
-def _is_known(name: str, value: Any) -> bool:
+def _are_known(*options: tuple[str, Any]) -> bool:
   try:
-    jax.jit(lambda x: x).lower(0.0).compile({name: value})
+    jax.jit(lambda x: x).lower(0.0).compile(dict(options))
   except jax.errors.JaxRuntimeError:
     return False
   return True
@@ -308,6 +310,8 @@ def map_clients(
     if execution == SCAN or size == num_clients:
       return _on_device(client_fn, rows, add_fn, total, execution, size)
     num_devices, share = 1, -(-num_clients // size) * size
+  elif execution == SCAN:
+    return _dealt(client_fn, rows, add_fn, total, sizes, axis)
   else:
     num_devices = jax.lax.axis_size(axis)
     share = -(-num_clients // num_devices)
@@ -335,6 +339,45 @@ def map_clients(
     kept = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), kept)
   place = jnp.zeros_like(order).at[order].set(jnp.arange(num_clients))
   return total, jax.tree.map(lambda x: x[place], kept)
+
+
+def _dealt(client_fn, rows, add_fn, total, sizes, axis):
+  """Runs the clients of each device in turn, the longest of `[C]` first.
+
+  A device writes what it keeps of a client where the client is in the cohort,
+  so that the devices' tables add up to one: nothing has to be put in order, and
+  no device runs rows of zeros. A zero may lose its sign.
+  """
+  num_clients, num_devices = len(sizes), jax.lax.axis_size(axis)
+  first = jax.lax.axis_index(axis)
+  order = jnp.argsort(-sizes, stable=True)
+  client_fn = jax.jit(client_fn)  # Traced once for both uses.
+
+  def row_of(place):
+    take = lambda x: jax.lax.dynamic_index_in_dim(x, place, keepdims=False)
+    return jax.tree.map(take, rows)
+
+  def one_client(number, carry):
+    total, tables = carry
+    place = order[first + num_devices * number]
+    row = row_of(place)
+    contribution, kept = client_fn(row)
+    block = jax.tree.map(lambda x: x[None], (contribution, row))
+    put = lambda table, x: jax.lax.dynamic_update_index_in_dim(
+      table, x.astype(table.dtype), place, 0
+    )
+    return add_fn(total, *block), jax.tree.map(put, tables, kept)
+
+  def table(x):  # Bools are no numbers to add.
+    dtype = jnp.int32 if x.dtype == bool else x.dtype
+    return jnp.zeros((num_clients, *x.shape), dtype)
+
+  _, shapes = jax.eval_shape(lambda: client_fn(row_of(0)))
+  tables = jax.tree.map(table, shapes)
+  count = (num_clients - first + num_devices - 1) // num_devices
+  total, tables = jax.lax.fori_loop(0, count, one_client, (total, tables))
+  total, tables = jax.lax.psum((total, tables), axis)
+  return total, jax.tree.map(lambda x, y: x.astype(y.dtype), tables, shapes)
 
 
 def _on_device(client_fn, rows, add_fn, total, execution, size):

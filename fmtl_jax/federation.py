@@ -84,6 +84,7 @@ class Federation:
 
   Attributes:
     init_fn: `key -> params` of one model, all layers.
+    shapes: Theirs.
     apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
     labels: Layer types of all leaves.
     layer_types: Layer types of the trained leaves, None for the others.
@@ -110,6 +111,7 @@ class Federation:
   """
 
   init_fn: Callable[[jax.Array], Tree]
+  shapes: Tree
   apply_fn: Callable[[Tree, Any], jax.Array]
   labels: Tree
   layer_types: Tree
@@ -211,6 +213,7 @@ class Federation:
     train_fn = getattr(model, 'train_apply', None)
     return cls(
       init_fn=init_fn,
+      shapes=shapes,
       apply_fn=apply_fn,
       labels=labels,
       layer_types=trained_types,

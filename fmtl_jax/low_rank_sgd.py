@@ -97,7 +97,7 @@ def plan(
     lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype),
     data.examples.features,
   )
-  shapes = jax.eval_shape(federation.init_fn, jax.random.key(0))
+  shapes = federation.shapes
   dense = low_rank.dense_kernels(federation.apply_fn, shapes, features)
   rows = num_steps * batch_size
   by_slot = _used_by_slot(federation, shapes, features)

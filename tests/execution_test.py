@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import execution
+from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 
 CLIENTS = 7
@@ -49,6 +50,36 @@ class MapClientsTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(kept[0], rows['x'])
     np.testing.assert_array_equal(kept[1]['square'], square)
+
+  @parameterized.product(devices=(1, 2, 3, 8), form=('scan', 'vmap', 'chunk:2'))
+  def test_devices_share_the_clients_and_rows_keep_their_order(
+    self, devices, form
+  ):
+    sizes = jnp.array([3, 1, 4, 1, 5, 9, 2])
+    numbers = jnp.arange(CLIENTS)
+
+    def client_fn(number):
+      value = jnp.where(number == 3, jnp.nan, -0.5 * number)
+      kept = {'number': number, 'even': number % 2 == 0, 'value': value}
+      return number, (kept, jnp.full((2, 3), number, jnp.bfloat16))
+
+    found = jax.jit(
+      execution.over_devices(
+        lambda numbers: execution.map_clients(
+          client_fn,
+          numbers,
+          lambda total, values, unused_rows: total + values.sum(),
+          jnp.int32(0),
+          execution=form,
+          sizes=sizes,
+          axis='client',
+        ),
+        execution.mesh({'client': devices}),
+      )
+    )(numbers)
+    total = numbers.sum()
+    expected = jax.tree.map(jnp.asarray, jax.vmap(client_fn)(numbers)[1])
+    testing.assert_trees_equal(found, (total, expected))
 
   @parameterized.parameters(('scan', 1), ('vmap', 7), ('chunk:3', 3))
   def test_as_many_clients_run_at_once_as_asked(self, form, expected):

@@ -75,8 +75,7 @@ def on_device(
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
   form, _ = algorithm.form(data)
   mesh = _mesh(num_devices, form)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  data = jax.device_put(data, everywhere)
+  on_devices = execution_lib.everywhere(data, mesh)
 
   def rounds(state, data):
     if rounds_per_call == 1:
@@ -91,8 +90,10 @@ def on_device(
   key = jax.random.key(0)
 
   def programs():
-    init = jax.jit(algorithm.init, out_shardings=everywhere).trace(key, data)
+    options = execution_lib.compiler_options(mesh)  # As in `program.Program`.
+    init = jax.jit(algorithm.init).trace(key, data)  # On one device: faster.
     yield 'init', init.lower(), compilation.LOW_EFFORT
+    everywhere = jax.NamedSharding(mesh, jax.P())
     state = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
       init.out_info,
@@ -100,17 +101,13 @@ def on_device(
     round_fn = jax.jit(
       execution_lib.over_devices(rounds, mesh), donate_argnums=0
     )
-    yield (
-      'rounds',
-      round_fn.lower(state, data),
-      execution_lib.compiler_options(mesh),
-    )
+    yield 'rounds', round_fn.lower(state, on_devices), options
 
   start = time.perf_counter()
   compiled = compilation.compile_all(programs())
   seconds = time.perf_counter() - start
-  state = compiled['init'](key, data)
-  run = lambda state: compiled['rounds'](state, data)
+  state = execution_lib.everywhere(compiled['init'](key, data), mesh)
+  run = lambda state: compiled['rounds'](state, on_devices)
   return Prepared(form, mesh, state, run, seconds)
 
 

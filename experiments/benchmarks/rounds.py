@@ -1,13 +1,14 @@
 """Measures a round: python -m experiments.benchmarks.rounds --workload=W1
 
-Seconds a round are the median of several, of one seed on all devices, and so is
-the time that products of the round's batches alone take. It and the rate of
-matrix products are measured in the same process. With `--reference=torch`
-(extra `benchmarks`) the usual PyTorch loop does the same work in processes of
-its own, with one thread and with two; the faster one counts.
-`--reference=torch_manual` is dense networks written by hand in PyTorch, without
-autograd. With many clients their data and personal layers live on the host
-(`--clients_on=host`).
+Seconds a round are the median of several, of one seed on all devices. The rate
+of matrix products is measured in the same process, and the time that products
+of the round's batches alone take, the floor, in turn with further rounds, so
+that both have the same machine: their share is the median over pairs. With
+`--reference=torch` (extra `benchmarks`) the usual PyTorch loop does the same
+work in processes of its own, with one thread and with two; the faster one
+counts. `--reference=torch_manual` is dense networks written by hand in PyTorch,
+without autograd. With many clients their data and personal layers live on the
+host (`--clients_on=host`).
 """
 
 import dataclasses
@@ -18,7 +19,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 
 from absl import flags
 
@@ -109,19 +109,22 @@ def main() -> int:
   prepared = placements.PLACEMENTS[clients_on](
     workload, _EXECUTION.value, _DEVICES.value, _ROUNDS_PER_CALL.value
   )
-  run = lambda state: jax.block_until_ready(prepared.run(state))
-  state, _ = run(prepared.state)  # Warms up.
+  state, _ = jax.block_until_ready(prepared.run(prepared.state))  # Warms up.
   seconds, steps, second_round = [], 0, float('nan')
   for number in timing.repeats(_REPEATS.value):
-    start = time.perf_counter()
-    state, metrics = run(state)
-    elapsed = time.perf_counter() - start
+    (state, metrics), elapsed = timing.timed(prepared.run, state)
     seconds.append(elapsed / _ROUNDS_PER_CALL.value)
     if number == 0:
       second_round = _seconds_since_start()
       steps = int(metrics['steps'].sum())
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   median = statistics.median(seconds)
+  shares = []
+  floor = workloads.floor(workload, steps, prepared.mesh)
+  for _ in timing.repeats(_REPEATS.value):
+    (state, _), elapsed = timing.timed(prepared.run, state)
+    _, least = timing.timed(floor)
+    shares.append(least * _ROUNDS_PER_CALL.value / elapsed)
   matmul = hardware.matmul_flops()
   examples = steps * workload.batch_size  # Short batches are padded to B.
   figures = {
@@ -142,10 +145,7 @@ def main() -> int:
     'peak_rss_mb': peak,
     'matmul_gflops': matmul / 1e9,
     'share_of_matmul_rate': examples * workload.flops() / median / matmul,
-    'share_of_batch_matmul_floor': workloads.floor_seconds(
-      workload, steps, _REPEATS.value, prepared.mesh
-    )
-    / median,
+    'share_of_batch_matmul_floor': statistics.median(shares),
   }
   if _REFERENCE.value:
     reference = _reference(

@@ -1,7 +1,10 @@
-"""How often something is done to say how long it takes."""
+"""How long something takes, and how often it is done to say so."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import time
+from typing import Any
+
+import jax
 
 _LEAST = 5
 _SECONDS = 2.0
@@ -24,3 +27,10 @@ def repeats(count: int) -> Iterator[int]:
   ):
     yield number
     number += 1
+
+
+def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+  """What a function of arrays returns, and the seconds until it is there."""
+  start = time.perf_counter()
+  result = jax.block_until_ready(function(*args))
+  return result, time.perf_counter() - start

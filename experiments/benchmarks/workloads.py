@@ -1,15 +1,12 @@
 """Workloads of the benchmarks: random data, and the least they can take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
-import statistics
-import time
 
 import jax
 import numpy as np
 
-from experiments.benchmarks import timing
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
@@ -230,16 +227,18 @@ def check_dense(workload: Workload) -> None:
     )
 
 
-def floor_seconds(
-  workload: Workload, steps: int, repeats: int, mesh: jax.sharding.Mesh
-) -> float:
-  """Seconds of the products of `steps` batches, with nothing between them.
+def floor(
+  workload: Workload, steps: int, mesh: jax.sharding.Mesh
+) -> Callable[[], jax.Array]:
+  """The products of `steps` batches, with nothing between them.
 
   Args:
     workload: Gives the products.
     steps: Of all devices together, which share them.
-    repeats: How often, see `timing.repeats`; the median counts.
     mesh: The devices.
+
+  Returns:
+    What computes them; it ran once.
   """
   keys = jax.random.split(jax.random.key(0), 3)
   operands = []
@@ -274,9 +273,4 @@ def floor_seconds(
   run = jax.jit(execution.over_devices(run_all, mesh))
   operands = jax.device_put(operands, jax.NamedSharding(mesh, jax.P()))
   jax.block_until_ready(run(operands))
-  seconds = []
-  for _ in timing.repeats(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(run(operands))
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds)
+  return lambda: run(operands)

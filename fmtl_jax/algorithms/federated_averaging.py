@@ -129,9 +129,7 @@ def federated_averaging(
     copies = _COPIES  # And the gradient of each task, to balance them.
     copies += federation.num_slots if settings.balancing.client else 0
     bytes_each = copies * federation_lib.num_bytes(
-      layer_types.split(
-        jax.eval_shape(federation.init_fn, jax.random.key(0)), federation.labels
-      )[0]
+      layer_types.split(federation.shapes, federation.labels)[0]
     )
     return form, client_update.run, bytes_each
 
