@@ -166,7 +166,7 @@ class Federation:
         says which.
     """
     init_fn, apply_fn = model[0], model[1]
-    shapes = jax.eval_shape(init_fn, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init_fn(jax.random.key(0)))
     labels = layer_types_lib.label_params(
       shapes, layer_types, [*owners, layer_types_lib.PRETRAINED]
     )

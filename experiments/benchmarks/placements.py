@@ -87,11 +87,12 @@ def on_device(
       algorithm.round(state, data),
     )
 
-  key = jax.random.key(0)
+  def first_state(data):
+    return algorithm.init(jax.random.key(0), data)
 
   def programs():
     options = execution_lib.compiler_options(mesh)  # As in `program.Program`.
-    init = jax.jit(algorithm.init).trace(key, data)  # On one device: faster.
+    init = jax.jit(first_state).trace(data)  # On one device: faster.
     yield 'init', init.lower(), compilation.LOW_EFFORT
     everywhere = jax.NamedSharding(mesh, jax.P())
     state = jax.tree.map(
@@ -106,7 +107,7 @@ def on_device(
   start = time.perf_counter()
   compiled = compilation.compile_all(programs())
   seconds = time.perf_counter() - start
-  state = execution_lib.everywhere(compiled['init'](key, data), mesh)
+  state = execution_lib.everywhere(compiled['init'](data), mesh)
   run = lambda state: compiled['rounds'](state, on_devices)
   return Prepared(form, mesh, state, run, seconds)
 

@@ -45,50 +45,67 @@ class Model(NamedTuple):
   train_stages: Mapping[str, TrainFn] = types.MappingProxyType({})
 
 
+class _Structure(NamedTuple):
+  """Of an NNX module: what `nnx.merge` needs, with the variables' shapes."""
+
+  graph: Any
+  shapes: Any
+
+  @classmethod
+  def of(cls, module_fn: ModuleFn) -> '_Structure':
+    return cls(*nnx.split(nnx.eval_shape(lambda: module_fn(nnx.Rngs(0)))))
+
+  def module(self, params: Tree) -> nnx.Module:
+    """The module with these parameters."""
+    state = jax.tree.map(lambda leaf: leaf, self.shapes)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(self.graph, state)
+
+
 def from_nnx(
-  module_fn: ModuleFn,
+  module_fn: ModuleFn, structure: _Structure | None = None
 ) -> tuple[Callable[[jax.Array], Tree], Callable[[Tree, Any], jax.Array]]:
   """Turns an NNX module into pure functions.
 
   Args:
     module_fn: Builds the module out of `nnx.Rngs`.
+    structure: The module's, if it is known.
 
   Returns:
     `init(key) -> params` and `apply(params, x)`.
   """
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: module_fn(nnx.Rngs(0))))
+  known = structure or _Structure.of(module_fn)
 
   def init(key):
     return nnx.to_pure_dict(nnx.state(module_fn(nnx.Rngs(key))))
 
   def apply(params, x):
-    state = jax.tree.map(lambda leaf: leaf, shapes)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)(x)
+    return known.module(params)(x)
 
   return init, apply
 
 
-def train_from_nnx(module_fn: ModuleFn) -> TrainFn | None:
+def train_from_nnx(
+  module_fn: ModuleFn, structure: _Structure | None = None
+) -> TrainFn | None:
   """Turns the training of an NNX module into a pure function.
 
   Args:
     module_fn: Builds the module out of `nnx.Rngs`. One that has variables of
       the type `nnx.BatchStat` is called with `(x, is_example)` in training and
       sets them.
+    structure: The module's, if it is known.
 
   Returns:
     `train(params, x, is_example [B]) -> (y, statistics)`, None elsewhere than
     at these variables; None for a module without them.
   """
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: module_fn(nnx.Rngs(0))))
-  if not jax.tree.leaves(nnx.filter_state(shapes, nnx.BatchStat)):
+  known = structure or _Structure.of(module_fn)
+  if not jax.tree.leaves(nnx.filter_state(known.shapes, nnx.BatchStat)):
     return None
 
   def train(params, x, is_example):
-    state = jax.tree.map(lambda leaf: leaf, shapes)
-    nnx.replace_by_pure_dict(state, params)
-    module = nnx.merge(graph, state)
+    module = known.module(params)
     y = module(x, is_example)
     statistics = jax.tree.map(
       lambda v: v.get_value() if isinstance(v, nnx.BatchStat) else None,
@@ -107,7 +124,8 @@ def sequential(stages: Mapping[str, ModuleFn]) -> Model:
     stages: What builds each stage, by name, from the input on; see
       `train_from_nnx` for those with statistics.
   """
-  pure = {name: from_nnx(module_fn) for name, module_fn in stages.items()}
+  known = {name: _Structure.of(fn) for name, fn in stages.items()}
+  pure = {name: from_nnx(fn, known[name]) for name, fn in stages.items()}
   applies = tuple((name, apply) for name, (_, apply) in pure.items())
 
   def init(key):
@@ -119,7 +137,7 @@ def sequential(stages: Mapping[str, ModuleFn]) -> Model:
       )
     }
 
-  trains = {name: train_from_nnx(fn) for name, fn in stages.items()}
+  trains = {n: train_from_nnx(fn, known[n]) for n, fn in stages.items()}
   return chain(init, applies, {n: f for n, f in trains.items() if f})
 
 
