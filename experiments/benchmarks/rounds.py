@@ -47,7 +47,10 @@ _ROUNDS_PER_CALL = flags.DEFINE_integer(
   'rounds_per_call', 1, 'Rounds that run without going back to Python.'
 )
 _REPEATS = flags.DEFINE_integer(
-  'repeats', 0, timing.REPEATS_HELP, lower_bound=0
+  'repeats',
+  0,
+  f'{timing.REPEATS_HELP} As many again are measured in turn with the floor.',
+  lower_bound=0,
 )
 _REFERENCE = flags.DEFINE_enum(
   'reference', '', ['', 'torch', 'torch_manual'], 'What to compare with.'
@@ -118,13 +121,14 @@ def main() -> int:
       second_round = _seconds_since_start()
       steps = int(metrics['steps'].sum())
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  median = statistics.median(seconds)
   shares = []
   floor = workloads.floor(workload, steps, prepared.mesh)
   for _ in timing.repeats(_REPEATS.value):
     (state, _), elapsed = timing.timed(prepared.run, state)
     _, least = timing.timed(floor)
-    shares.append(least * _ROUNDS_PER_CALL.value / elapsed)
+    seconds.append(elapsed / _ROUNDS_PER_CALL.value)
+    shares.append(least / seconds[-1])
+  median = statistics.median(seconds)
   matmul = hardware.matmul_flops()
   examples = steps * workload.batch_size  # Short batches are padded to B.
   figures = {

@@ -145,6 +145,7 @@ class RoundsTest(absltest.TestCase):
     ):
       self.assertGreater(figures[name], 0, name)
     self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
+    self.assertLen(figures['seconds_of_rounds'], 2)  # One beside the floor.
 
 
 if __name__ == '__main__':
