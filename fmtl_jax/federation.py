@@ -84,7 +84,7 @@ class Federation:
 
   Attributes:
     init_fn: `key -> params` of one model, all layers.
-    shapes: Theirs.
+    shapes: Of these parameters, as `jax.eval_shape` gives them.
     apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
     labels: Layer types of all leaves.
     layer_types: Layer types of the trained leaves, None for the others.
