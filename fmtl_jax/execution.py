@@ -368,7 +368,7 @@ def _dealt(client_fn, rows, add_fn, total, sizes, axis):
     )
     return add_fn(total, *block), jax.tree.map(put, tables, kept)
 
-  def table(x):  # Bools are no numbers to add.
+  def table(x):  # Of integers for bools, which could not be added up.
     dtype = jnp.int32 if x.dtype == bool else x.dtype
     return jnp.zeros((num_clients, *x.shape), dtype)
 
