@@ -12,6 +12,7 @@ host (`--clients_on=host`).
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -104,6 +105,11 @@ def main() -> int:
     workload = dataclasses.replace(workload, clients=_CLIENTS.value)
   if _REFERENCE.value == 'torch_manual':
     workloads.check_dense(workload)
+  if _REFERENCE.value and importlib.util.find_spec('torch') is None:
+    raise ValueError(
+      f'Expected PyTorch for --reference={_REFERENCE.value}; install it with: '
+      "pip install -e '.[benchmarks]'."
+    )
   if _ROUNDS_PER_CALL.value < 1:
     raise ValueError(
       f'Expected --rounds_per_call >= 1, got {_ROUNDS_PER_CALL.value}.'

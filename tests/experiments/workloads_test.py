@@ -147,6 +147,23 @@ class RoundsTest(absltest.TestCase):
     self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
     self.assertLen(figures['seconds_of_rounds'], 2)  # One beside the floor.
 
+  def test_a_reference_without_pytorch_is_told_at_once(self):
+    program = (
+      'import runpy, sys\n'
+      "sys.modules['torch'] = None\n"
+      "sys.argv[1:] = ['--workload=W1', '--reference=torch']\n"
+      "runpy.run_module('experiments.benchmarks.rounds', run_name='__main__')"
+    )
+    found = subprocess.run(
+      [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
+    )
+    self.assertEqual(
+      found.stderr,
+      'error: Expected PyTorch for --reference=torch; install it with: '
+      "pip install -e '.[benchmarks]'.\n",
+    )
+    self.assertEqual(found.returncode, 2)
+
 
 if __name__ == '__main__':
   absltest.main()
