@@ -1,6 +1,8 @@
 """Photographs are decoded when they are asked for, as Pillow decodes them."""
 
+import contextlib
 import io
+import os
 import pathlib
 import sys
 import tempfile
@@ -189,6 +191,17 @@ class FilesTest(ImagesTestCase):
       self.assertEqual(list(files.names), ['a/_d.jpg', 'a/c.JPG', 'b.jpg'])
       self.assertEqual([files.read(n) for n in files.names], [b'3', b'2', b'1'])
       self.assertEqual(files.read('missing.jpg'), b'')
+
+  def test_a_file_is_read_by_the_name_that_the_file_system_gives_it(self):
+    # The first of them that can be written: not all take what is no UTF-8.
+    for name in (os.fsdecode(b'\xff.jpg'), 'plain.jpg'):
+      with contextlib.suppress(OSError):
+        (self.folder / name).write_bytes(b'1')
+        break
+    with images.open_files(self.folder, '.jpg') as files:
+      self.assertEqual(files.names, [name])
+      self.assertEqual(files.read(name), b'1')
+      self.assertLen(files.fingerprint(), 16)
 
   def test_a_zip_and_a_folder_have_the_same_fingerprint(self):
     with (

@@ -3,7 +3,7 @@
 All photographs are made here, a few pixels each.
 """
 
-import errno
+import contextlib
 import io
 import os
 import pathlib
@@ -156,14 +156,16 @@ class LoadTest(UtkfaceTestCase):
 
   def test_a_path_that_is_not_utf_8_comes_back(self):
     name = os.fsdecode(b'9_1_0_\xff.jpg')
-    try:
-      self.write(_photographs([name]))
-    except OSError as error:
-      if error.errno != errno.EILSEQ:
-        raise
-      self.skipTest('Every file name is UTF-8 on this file system.')
     self.write(self.files)
-    self.assertEqual(self.load().names, (*NAMES, name))
+    files = self.files | _photographs([name])
+    # Not every file system takes such a name.
+    opened = images.Files(sorted(files), files.__getitem__)
+    with mock.patch.object(
+      images, 'open_files', return_value=contextlib.nullcontext(opened)
+    ):
+      faces = self.load()
+    self.assertEqual(faces.names, (*NAMES, name))
+    self.assertEqual(faces.encoded[len(NAMES)], files[name])
 
   def test_examples_are_documented(self):
     self.write(self.files)

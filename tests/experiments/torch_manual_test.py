@@ -49,7 +49,9 @@ def _by_autograd(workload, data, layers, order):
 
 
 @unittest.skipUnless(
-  HAS_TORCH, "PyTorch is missing: pip install -e '.[benchmarks]'"
+  HAS_TORCH,
+  'PyTorch, gigabytes that only comparisons of speed need, is missing; get it '
+  "with `pip install -e '.[benchmarks]'`.",
 )
 class TorchManualTest(parameterized.TestCase):
   @parameterized.parameters(4, 1)
