@@ -45,76 +45,67 @@ class Model(NamedTuple):
   train_stages: Mapping[str, TrainFn] = types.MappingProxyType({})
 
 
-class _Structure(NamedTuple):
-  """Of an NNX module: what `nnx.merge` needs, with the variables' shapes."""
+class Stage(NamedTuple):
+  """An NNX module as pure functions.
 
-  graph: Any
-  shapes: Any
+  Attributes:
+    init: `key -> params`.
+    apply: `(params, x) -> y`.
+    train: `(params, x, is_example [B]) -> (y, statistics)`, None elsewhere than
+      at variables of the type `nnx.BatchStat`; None for a module without them.
+  """
+
+  init: Callable[[jax.Array], Tree]
+  apply: Callable[[Tree, Any], Any]
+  train: TrainFn | None
 
   @classmethod
-  def of(cls, module_fn: ModuleFn) -> '_Structure':
-    return cls(*nnx.split(nnx.eval_shape(lambda: module_fn(nnx.Rngs(0)))))
+  def from_nnx(cls, module_fn: ModuleFn) -> 'Stage':
+    """Turns an NNX module into pure functions.
 
-  def module(self, params: Tree) -> nnx.Module:
-    """The module with these parameters."""
-    state = jax.tree.map(lambda leaf: leaf, self.shapes)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(self.graph, state)
+    Args:
+      module_fn: Builds the module out of `nnx.Rngs`. One that has variables of
+        the type `nnx.BatchStat` is called with `(x, is_example)` in training
+        and sets them.
+    """
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: module_fn(nnx.Rngs(0))))
+
+    def init(key):
+      return nnx.to_pure_dict(nnx.state(module_fn(nnx.Rngs(key))))
+
+    def module(params):
+      state = jax.tree.map(lambda leaf: leaf, shapes)
+      nnx.replace_by_pure_dict(state, params)
+      return nnx.merge(graph, state)
+
+    def train(params, x, is_example):
+      trained = module(params)
+      y = trained(x, is_example)
+      statistics = jax.tree.map(
+        lambda v: v.get_value() if isinstance(v, nnx.BatchStat) else None,
+        nnx.state(trained),
+        is_leaf=lambda v: isinstance(v, nnx.Variable),
+      )
+      return y, nnx.to_pure_dict(statistics)
+
+    has_statistics = jax.tree.leaves(nnx.filter_state(shapes, nnx.BatchStat))
+    return cls(
+      init=init,
+      apply=lambda params, x: module(params)(x),
+      train=train if has_statistics else None,
+    )
 
 
 def from_nnx(
-  module_fn: ModuleFn, structure: _Structure | None = None
+  module_fn: ModuleFn,
 ) -> tuple[Callable[[jax.Array], Tree], Callable[[Tree, Any], jax.Array]]:
-  """Turns an NNX module into pure functions.
+  """Turns an NNX module into `init(key) -> params` and `apply(params, x)`.
 
   Args:
     module_fn: Builds the module out of `nnx.Rngs`.
-    structure: The module's, if it is known.
-
-  Returns:
-    `init(key) -> params` and `apply(params, x)`.
   """
-  known = structure or _Structure.of(module_fn)
-
-  def init(key):
-    return nnx.to_pure_dict(nnx.state(module_fn(nnx.Rngs(key))))
-
-  def apply(params, x):
-    return known.module(params)(x)
-
-  return init, apply
-
-
-def train_from_nnx(
-  module_fn: ModuleFn, structure: _Structure | None = None
-) -> TrainFn | None:
-  """Turns the training of an NNX module into a pure function.
-
-  Args:
-    module_fn: Builds the module out of `nnx.Rngs`. One that has variables of
-      the type `nnx.BatchStat` is called with `(x, is_example)` in training and
-      sets them.
-    structure: The module's, if it is known.
-
-  Returns:
-    `train(params, x, is_example [B]) -> (y, statistics)`, None elsewhere than
-    at these variables; None for a module without them.
-  """
-  known = structure or _Structure.of(module_fn)
-  if not jax.tree.leaves(nnx.filter_state(known.shapes, nnx.BatchStat)):
-    return None
-
-  def train(params, x, is_example):
-    module = known.module(params)
-    y = module(x, is_example)
-    statistics = jax.tree.map(
-      lambda v: v.get_value() if isinstance(v, nnx.BatchStat) else None,
-      nnx.state(module),
-      is_leaf=lambda v: isinstance(v, nnx.Variable),
-    )
-    return y, nnx.to_pure_dict(statistics)
-
-  return train
+  stage = Stage.from_nnx(module_fn)
+  return stage.init, stage.apply
 
 
 def sequential(stages: Mapping[str, ModuleFn]) -> Model:
@@ -122,23 +113,22 @@ def sequential(stages: Mapping[str, ModuleFn]) -> Model:
 
   Args:
     stages: What builds each stage, by name, from the input on; see
-      `train_from_nnx` for those with statistics.
+      `Stage.from_nnx` for those with statistics.
   """
-  known = {name: _Structure.of(fn) for name, fn in stages.items()}
-  pure = {name: from_nnx(fn, known[name]) for name, fn in stages.items()}
-  applies = tuple((name, apply) for name, (_, apply) in pure.items())
+  pure = {name: Stage.from_nnx(fn) for name, fn in stages.items()}
 
   def init(key):
     keys = jax.random.split(key, len(pure))
     return {
-      name: stage_init(stage_key)
-      for stage_key, (name, (stage_init, _)) in zip(
-        keys, pure.items(), strict=True
-      )
+      name: stage.init(stage_key)
+      for stage_key, (name, stage) in zip(keys, pure.items(), strict=True)
     }
 
-  trains = {n: train_from_nnx(fn, known[n]) for n, fn in stages.items()}
-  return chain(init, applies, {n: f for n, f in trains.items() if f})
+  return chain(
+    init,
+    tuple((name, stage.apply) for name, stage in pure.items()),
+    {name: stage.train for name, stage in pure.items() if stage.train},
+  )
 
 
 def chain(

@@ -177,7 +177,7 @@ def _norm_values(features):
 
 def _train(params, x, is_example, cotangent):
   """Outputs, statistics and gradients by parameters and inputs."""
-  train = base.train_from_nnx(lambda rngs: layers.BatchNorm(x.shape[-1]))
+  train = base.Stage.from_nnx(lambda rngs: layers.BatchNorm(x.shape[-1])).train
 
   def outputs(params, x):
     return train(params, x, is_example)
