@@ -1,5 +1,6 @@
 """Laws of cohorts: who is drawn, how often, and what a round knows of them."""
 
+import dataclasses
 import itertools
 
 from absl.testing import absltest
@@ -181,12 +182,23 @@ class SampleTest(parameterized.TestCase):
     deviation = np.sqrt(number * share * (1 - share))
     self.assertTrue((abs(times - number * share) < 4 * deviation).all(), times)
 
-  def test_the_whole_group_is_everyone_in_order(self):
-    data = testing.toy_data(7, 3, 2)
+  @parameterized.parameters(1, 2, 3)
+  def test_the_whole_group_is_everyone_in_order(self, slots):
+    data = testing.toy_data(7, 3, slots, missing=0.4)
+    data = dataclasses.replace(
+      data,
+      partition=dataclasses.replace(
+        data.partition,
+        client_ids=np.arange(7, dtype=np.uint32) + 5,
+        owner_index={'cluster': np.array([3, 1, 4, 1, 5, 9, 2], np.int32)},
+      ),
+    )
     sizes = tuple(int(n) for n in data.partition.members.sizes)
     cohort = cohorts.sample(jax.random.key(0), data, sizes, sizes)
     testing.assert_trees_equal(cohort, cohorts.everyone(data))
-    np.testing.assert_array_equal(cohort.client, np.arange(7))
+    # What is looked up for all clients is what is looked up for each.
+    clients, active = jnp.arange(7, dtype=jnp.int32), jnp.ones((7, slots), bool)
+    testing.assert_trees_equal(cohort, _select(data, clients, active))
 
   @parameterized.parameters(cohorts.DRAWN, cohorts.ALL)
   def test_a_client_that_is_drawn_twice_appears_once(self, slots):
