@@ -27,9 +27,11 @@ from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
 from fmtl_jax.algorithms import base
+from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
 Weights = Mapping[str, jax.Array]
+Totals = Mapping[str, dataset_lib.Totals]
 
 
 class Sums(NamedTuple):
@@ -151,17 +153,40 @@ class Aggregation:
       return None
     return layer_types.merge(*(server[name].memory for name in self.averaged))
 
-  def weights(self, cohort: cohorts.Cohort) -> dict[str, jax.Array]:
-    """The weights of every averaged layer type, `[C]` or `[C, S]`."""
+  def totals(self, data: dataset_lib.FederatedDataset) -> Totals:
+    """What all clients have by index of owners, if the rule has to know."""
+    if not self._rule.accumulates:
+      return {}
+    owners = self._federation.owners
+    indices = {owners[name].index for name in self.averaged}
+    counts = self._federation.num_owners
+    return cohorts.totals(data, {i: counts[i] for i in indices if i})
+
+  def weights(
+    self, cohort: cohorts.Cohort, totals: Totals
+  ) -> dict[str, jax.Array]:
+    """The weights of every averaged layer type, `[C]` or `[C, S]`.
+
+    Args:
+      cohort: C clients.
+      totals: As returned by `totals`.
+    """
     return {
       name: weights_lib.client_weights(
-        self._settings.weighting.get(name, weights_lib.EXAMPLES),
+        self._weighting(name),
         cohort,
         len(self._federation.tasks),
-        by_slot=any(jax.tree.leaves(self._of(name, self._per_slot))),
+        by_slot=self._is_by_slot(name),
+        task_totals=totals[''].labels[0] if totals else None,
       )
       for name in self.averaged
     }
+
+  def _weighting(self, name):
+    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
+
+  def _is_by_slot(self, name):
+    return any(jax.tree.leaves(self._of(name, self._per_slot)))
 
   def mask_inactive(self, tree: Tree, active: jax.Array) -> Tree:
     """Zeroes slots of a client's view or update that take no part."""
@@ -336,6 +361,7 @@ class Aggregation:
     key: jax.Array,
     metrics: Mapping[str, jax.Array],
     memory: Tree,
+    totals: Totals,
   ) -> tuple[Tree, dict[str, Tree], Tree]:
     """Gives every owner the mean of its clients' updates.
 
@@ -351,6 +377,7 @@ class Aggregation:
       key: Consumed by what balances updates.
       metrics: The clients', `loss_sum` and `count` `[C, S]`.
       memory: What the server's balancer keeps.
+      totals: As returned by `totals`, without the owners that clients chose.
 
     Returns:
       The averaged layers' new values, None elsewhere, the new states of the
@@ -360,11 +387,19 @@ class Aggregation:
     balanced, memory = self._balanced(memory, key, total, cohort, metrics)
     for name in self.averaged:
       reported = self._reported(
-        name, params, total, stacked, cohort, weights[name], num_examples, key
+        name,
+        params,
+        total,
+        stacked,
+        cohort,
+        weights[name],
+        num_examples,
+        key,
+        totals,
       )
       statistics, others = self._apart(self._of(name, params), reported)
       if name in balanced:
-        reported = reported._replace(update=balanced[name])
+        reported = reported._replace(update=balanced[name], scale=None)
         _, others = self._apart(self._of(name, params), reported)
       new, new_server[name] = server_optimizers.step(
         self._server(name),
@@ -381,10 +416,12 @@ class Aggregation:
     """New running statistics, and what is reported without them."""
     pick = self._federation.running_statistics
     updates, share = pick(reported.update), reported.share
+    to_leaf = lambda x, leaf: x.reshape(x.shape + (1,) * (leaf.ndim - x.ndim))
 
     def add(old, update):
-      shape = share.shape + (1,) * (old.ndim - share.ndim)
-      return jnp.where(share.reshape(shape) > 0, old + update, old)
+      if reported.scale is not None:
+        update = to_leaf(reported.scale, old) * update
+      return jnp.where(to_leaf(share, old) > 0, old + update, old)
 
     zeros = jax.tree.map(jnp.zeros_like, updates)
     others = layer_types.merge(zeros, reported.update)
@@ -392,9 +429,18 @@ class Aggregation:
     return statistics, reported._replace(update=others)
 
   def _reported(
-    self, name, params, total, stacked, cohort, weights, num_examples, key
+    self,
+    name,
+    params,
+    total,
+    stacked,
+    cohort,
+    weights,
+    num_examples,
+    key,
+    totals,
   ):
-    """The means of each owner, and which share of its clients reported."""
+    """The means of each owner, and what those who reported weigh of all."""
     owner = self._owner(cohort, name)
     by_task = self._federation.owners[name].index == 'task'
     count, drawn = 1, self.clients_per_task
@@ -406,15 +452,13 @@ class Aggregation:
       jnp.ones_like(values), values, owner, zeros
     )
     weight_sum = add_up(weights)
-    share = add_up((weights > 0).astype(weights.dtype))
-    share = share / self._population(name, cohort, count)
-    divisor = weights_lib.normalizer(
-      self._settings.weighting.get(name, weights_lib.EXAMPLES),
-      weight_sum,
-      drawn,
-      num_examples,
-      by_task=by_task,
-    )
+    divisor = jnp.where(weight_sum > 0, weight_sum, 1)
+    share = weight_sum / self._group_weights(name, divisor, totals)
+    scale = None
+    if self._weighting(name) == weights_lib.PAPER:
+      scale = weight_sum / weights_lib.normalizer(
+        weights_lib.PAPER, weight_sum, drawn, num_examples, by_task=by_task
+      )
 
     def divide(leaf):
       shape = divisor.shape + (1,) * (leaf.ndim - divisor.ndim)
@@ -424,6 +468,8 @@ class Aggregation:
     reducer = self._settings.reducer.get(name)
     if self._settings.balancing.group is not None:
       reducer = reducers.balanced(self._settings.balancing.group, key)
+    if reducer is not None:
+      scale = None
     if reducer is not None and owner is None and self._within_tasks:
       update = reducers.within_tasks(
         reducer,
@@ -435,22 +481,26 @@ class Aggregation:
       )
     elif reducer is not None:
       update = reducers.by_owner(reducer, stacked[name], weights, owner, count)
-    return server_optimizers.Reported(update, report, share)
+    return server_optimizers.Reported(update, report, share, scale)
 
-  def _population(self, name, cohort, count):
-    """How many clients each owner has, `[]` or `[count]`."""
+  def _group_weights(self, name, reported, totals):
+    """What all clients of each owner weigh, as `reported` those of a round."""
     index = self._federation.owners[name].index
+    if (index or '') not in totals:  # As far as this round knows.
+      return reported
+    weights = weights_lib.group_weights(
+      self._weighting(name),
+      totals[index or ''],
+      totals[''].labels[0],
+      by_slot=self._is_by_slot(name),
+    )
     if index is None:
-      return jnp.float32(self._federation.population['client'])
-    if index != 'task':  # As far as this round knows.
-      number = cohort.index[index]
-      own = jnp.zeros(count).at[number.reshape(-1)].add(1, mode='drop')
-      return jnp.maximum(own, 1)
-    sizes = jnp.array(self._federation.population['task'], jnp.float32)
-    if self._settings.task_axis is not None:
+      weights = weights[0]
+    elif index == 'task' and self._settings.task_axis is not None:
+      count = len(reported)
       first = jax.lax.axis_index(self._settings.task_axis) * count
-      sizes = jax.lax.dynamic_slice_in_dim(sizes, first, count)
-    return sizes
+      weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
+    return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
 
 
 def scatter(table: Tree, rows: Tree, client: jax.Array) -> Tree:

@@ -233,13 +233,18 @@ class Sgd:
   @property
   def is_plain(self) -> bool:
     """Whether it is known to have neither momentum nor weight decay."""
-    return _is_zero(self.momentum) and _is_zero(self.weight_decay)
+    return not self.has_momentum and _is_zero(self.weight_decay)
+
+  @property
+  def has_momentum(self) -> bool:
+    """Whether it may have momentum."""
+    return not _is_zero(self.momentum)
 
   def __call__(
     self, learning_rate: jax.Array | float
   ) -> optax.GradientTransformation:
     """The transformation at a learning rate."""
-    momentum = None if _is_zero(self.momentum) else self.momentum
+    momentum = self.momentum if self.has_momentum else None
     sgd = optax.sgd(learning_rate, momentum, self.nesterov)
     if _is_zero(self.weight_decay):
       return sgd
@@ -472,6 +477,29 @@ def local_training(
     return Trained(params, opt_state, metrics)
 
   return train
+
+
+def where_counted(
+  federation: federation_lib.Federation,
+  client: cohorts.Cohort,
+  new: Tree,
+  old: Tree,
+) -> Tree:
+  """Takes `new` for the copies that the server hears of, else `old`.
+
+  It does not hear of a client that is late, nor of a copy without a label to
+  train it with: their weight is zero. What a client keeps of that which the
+  server adds up over clients must not move then.
+
+  Args:
+    federation: Network, layer types and tasks.
+    client: The client: a `Cohort` without the leading axis.
+    new: Of its view, the layers that are averaged.
+    old: As `new`.
+  """
+  return federation.where(
+    client.label_counts > 0, client.example_counts > 0, new, old
+  )
 
 
 def write_statistics(

@@ -193,6 +193,63 @@ def _cohort(data, client, active, tasks, rows, take):
   )
 
 
+def totals(
+  data: dataset_lib.FederatedDataset, num_owners: Mapping[str, int]
+) -> Mapping[str, dataset_lib.Totals]:
+  """What all clients of the federation have, whoever takes part in a round.
+
+  Args:
+    data: The federation's data; where it is a part of a larger federation, that
+      one's are returned.
+    num_owners: How many owners there are, by the name of their index.
+
+  Returns:
+    By the name of an index, '' for layers with a single copy.
+  """
+  partition, members = data.partition, data.partition.members
+  if partition.totals is not None:
+    return partition.totals
+  shape = (data.num_clients, data.num_slots)
+  held = jnp.where(  # Where seeds differ, rows are padded.
+    jnp.arange(len(members.index)) < members.offsets[-1],
+    members.index,
+    shape[0] * shape[1],
+  )
+  active = jnp.zeros(shape[0] * shape[1], bool).at[held].set(True, mode='drop')
+  active = active.reshape(shape)
+  tasks = jnp.where(active, partition.client_tasks, data.num_tasks)
+  counts = jnp.where(tasks < data.num_tasks, partition.label_counts, 0)
+  if data.num_slots == 1:
+    examples = counts[:, 0]
+  elif partition.example_counts is not None:
+    examples = jnp.where(active.any(1), partition.example_counts, 0)
+  else:
+    rows = jax.vmap(partition.train.of)(jnp.arange(data.num_clients))
+    examples = _count_labelled(data, tasks, tasks < data.num_tasks, *rows)
+  owners = {'task': tasks, **partition.owner_index}
+
+  def of_index(name, count):
+    owner = jnp.asarray(owners[name] if name else jnp.zeros(shape[0], int))
+    of_copies = examples if owner.ndim == 1 else counts
+    owner_of_slots = owner[:, None] if owner.ndim == 1 else owner
+    add_up = lambda values: (
+      jnp.zeros(count).at[owner].add(values.astype(jnp.float32), mode='drop')
+    )
+    return dataset_lib.Totals(
+      add_up(of_copies > 0),
+      add_up(of_copies),
+      jnp.zeros((count, data.num_tasks))
+      .at[jnp.broadcast_to(owner_of_slots, shape), tasks]
+      .add(counts.astype(jnp.float32), mode='drop'),
+    )
+
+  return {
+    name: of_index(name, count)
+    for name, count in {'': 1, **num_owners}.items()
+    if not name or name in owners
+  }
+
+
 def silenced(cohort: Cohort, silent: jax.Array) -> Cohort:
   """The cohort in which some clients report nothing.
 

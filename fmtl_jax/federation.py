@@ -101,9 +101,6 @@ class Federation:
     initialization: `shared`: one draw, copied to all owners; `per_owner`.
     client_numbers: `[M]` int32, what a client's own initial values depend on;
       by default 0 to M - 1.
-    population: How many clients an owner has in all, by the name of its index:
-      `client`, all of them (of common layers), and `task`, T numbers. More than
-      those here, where the federation is a part of a larger one.
     train_fn: What training computes, as `models.Model.train_apply`; None if it
       is what `apply_fn` does.
     statistics: Whether a trained leaf is a running statistic, which training
@@ -126,7 +123,6 @@ class Federation:
   task_weights: tuple[float, ...]
   initialization: str
   client_numbers: jax.Array | None = None
-  population: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   train_fn: Callable[..., tuple[jax.Array, Tree]] | None = None
   statistics: Tree = None
 
@@ -237,10 +233,6 @@ class Federation:
       initialization=initialization,
       train_fn=train_fn,
       statistics=_statistics(train_fn, shapes, labels, features),
-      population={
-        'client': data.num_clients,
-        'task': tuple(int(n) for n in data.partition.members.sizes),
-      },
     )
 
   def owner_shape(self, layer_type: str, per_slot: bool) -> tuple[int, ...]:
@@ -329,13 +321,27 @@ class Federation:
       new: A client's view, or a part of it.
       old: As `new`, what the other slots have.
     """
+    return self.where(active, None, new, old)
+
+  def where(
+    self, slots: jax.Array, shared: jax.Array | None, new: Tree, old: Tree
+  ) -> Tree:
+    """Takes `new` for some of the copies, `old` for the others.
+
+    Args:
+      slots: `[S]` bool, for copies of a slot.
+      shared: `[]` bool, for those that slots share; None takes `new`.
+      new: A client's view, or a part of it.
+      old: As `new`.
+    """
     per_slot = layer_types_lib.split(self.per_slot, self.labels)[0]
 
     def choose(of_slot, new, old):
-      if not of_slot or new is None:
+      chosen = slots if of_slot else shared
+      if chosen is None or new is None:
         return new
-      shape = active.shape + (1,) * (new.ndim - 1)
-      return jnp.where(active.reshape(shape), new, old)
+      shape = chosen.shape + (1,) * (new.ndim - chosen.ndim)
+      return jnp.where(chosen.reshape(shape), new, old)
 
     return jax.tree.map(choose, per_slot, new, old)
 

@@ -36,6 +36,12 @@ class ServerOptimizer(NamedTuple):
   learning_rate: client_updates.Schedule = 1.0
 
 
+def is_plain_sgd(optimizer: client_updates.OptimizerFn) -> bool:
+  """Whether an optimizer is known to be SGD without momentum."""
+  plain = isinstance(optimizer, client_updates.Sgd) and optimizer.is_plain
+  return plain or optimizer is optax.sgd
+
+
 def instead(
   optimizer: client_updates.OptimizerFn,
   federation: federation_lib.Federation,
@@ -55,8 +61,7 @@ def instead(
   """
   for name, server in given.items():
     asked = server.optimizer
-    plain = isinstance(asked, client_updates.Sgd) and asked.is_plain
-    if not plain and asked is not optax.sgd:
+    if not is_plain_sgd(asked):
       shown = getattr(asked, '__name__', asked)
       raise ValueError(
         f"Expected server.{name}.optimizer='sgd' without momentum with "
@@ -77,12 +82,16 @@ class Reported(NamedTuple):
   Attributes:
     update: The mean of their updates, `[...]`.
     report: The mean of their reports, `()` if there are none.
-    share: `[]`, how many of the owner's clients these are.
+    share: `[]`, what they weigh out of all clients of the owner, as far as it
+      is known: 1 unless the rule accumulates, 0 if nobody reported.
+    scale: `[]`, what the rule's update is multiplied by, because weights do not
+      add up to one (`paper`); None if they do.
   """
 
   update: Tree
   report: Tree
   share: jax.Array
+  scale: jax.Array | None = None
 
 
 class ServerRule(NamedTuple):
@@ -97,11 +106,15 @@ class ServerRule(NamedTuple):
     apply: `(memory, reported) -> (update, memory)`, with a `Reported`.
     sends: Whether clients are sent the memory, as parameters are. It has their
       structure and shapes then.
+    accumulates: Whether what the server keeps is a mean over all clients of the
+      owner, to which those that report add `share` times their mean: `share` is
+      then what they weigh out of all of them, who takes part or not.
   """
 
   init: Callable[[Tree], Tree]
   apply: Callable[[Tree, Reported], tuple[Tree, Tree]]
   sends: bool = False
+  accumulates: bool = False
 
 
 PLAIN = ServerRule(lambda params: (), lambda memory, r: (r.update, memory))
@@ -157,6 +170,8 @@ def step(
 
   def one(params, state, reported):
     update, memory = rule.apply(state.memory, reported)
+    if reported.scale is not None:
+      update = jax.tree.map(lambda x: reported.scale * x, update)
     grads = jax.tree.map(jnp.negative, update)
     changes, optimizer = tx.update(grads, state.optimizer, params)
     new = optax.apply_updates(params, changes), ServerState(optimizer, memory)

@@ -30,6 +30,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax.algorithms import base
 from fmtl_jax.data import client_data
+from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
 MakeAlgorithm = Callable[
@@ -109,6 +110,7 @@ class StreamedRounds:
     settings = dataclasses.replace(settings, clients_per_task=counts)
     self._federation = federation
     self._source = source
+    self._tables = _with_totals(tables, federation)
     self._folder = folder
     self._num_clients = tables.num_clients
     self._cohort_size = min(sum(counts), self._num_clients)
@@ -188,7 +190,7 @@ class StreamedRounds:
       key: Not consumed: rows of clients are drawn when they are asked for.
     """
     clients = np.arange(self._cohort_size, dtype=np.int32)
-    data = client_data.without_examples(self._source.tables, clients)
+    data = client_data.without_examples(self._tables, clients)
     state, rows = self._init(key, clients, data)
     state = self._everywhere(state)
     self.store = client_store.ClientStore(
@@ -276,7 +278,7 @@ class StreamedRounds:
 
   def _load(self, clients, active=None):
     """The cohort's tables everywhere, and examples where they belong."""
-    data = client_data.without_examples(self._source.tables, clients, active)
+    data = client_data.without_examples(self._tables, clients, active)
     shares = self._shares(np.asarray(data.partition.train.sizes))
     partition = client_data.place(data.partition, shares)
     stores = {}
@@ -330,7 +332,7 @@ class StreamedRounds:
     """Rows `[n, ...]` of clients that never took part."""
     found = []
     for piece, size in self._pieces(clients):
-      data = client_data.without_examples(self._source.tables, piece)
+      data = client_data.without_examples(self._tables, piece)
       found.append(_first(self._init_rows(key, piece, data), size))
     return _concatenate(found)
 
@@ -376,6 +378,29 @@ def _state(
     clients=clients,
     balancing=balancing.Memory(memory, state.balancing.server),
   )
+
+
+def _with_totals(
+  tables: dataset_lib.FederatedDataset, federation: federation_lib.Federation
+) -> dataset_lib.FederatedDataset:
+  """Tables that go on saying what all clients have where some are left out."""
+  counts = {n: c for n, c in federation.num_owners.items() if n != 'client'}
+  is_known = (
+    tables.num_slots == 1 or tables.partition.example_counts is not None
+  )
+
+  def totals(tables):
+    return {
+      name: found if is_known else found._replace(examples=None)
+      for name, found in cohorts.totals(tables, counts).items()
+    }
+
+  cpu = jax.local_devices(backend='cpu')[0]
+  found = jax.jit(totals)(jax.device_put(tables, cpu))
+  partition = dataclasses.replace(
+    tables.partition, totals=jax.tree.map(np.asarray, found)
+  )
+  return dataclasses.replace(tables, partition=partition)
 
 
 def _words(key: jax.Array) -> bytes:

@@ -13,6 +13,12 @@ N_m counts the client's training examples that carry the label of the slot for
 layers with a copy for each slot, and those with at least one active label for
 the others.
 
+A rule of the server that adds up what an owner's clients report, round after
+round, as a part of the mean over all of them (`server_optimizers.ServerRule`),
+needs weights that do not depend on who else was drawn: `task_balanced` then
+takes a client's share of its task's examples in the whole federation, and
+`group_weights` is what all clients weigh.
+
 References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, equations 1 and 2
   (which Algorithm 1 there cites the wrong way round).
@@ -24,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import cohorts
+from fmtl_jax.data import dataset as dataset_lib
 
 EXAMPLES = 'examples'
 UNIFORM = 'uniform'
@@ -48,6 +55,7 @@ def client_weights(
   num_tasks: int,
   *,
   by_slot: bool,
+  task_totals: jax.Array | None = None,
 ) -> jax.Array:
   """The weight of each client's update before normalisation.
 
@@ -56,6 +64,8 @@ def client_weights(
     cohort: C clients.
     num_tasks: T.
     by_slot: Whether the layer has a copy for each slot.
+    task_totals: `[T]`, the labels of each task that `task_balanced` takes
+      shares of; by default those of the cohort.
 
   Returns:
     `[C, S]` if `by_slot`, else `[C]`; zero for padding and for clients that
@@ -66,11 +76,46 @@ def client_weights(
     return (counts > 0).astype(jnp.float32)
   if weighting == TASK_BALANCED and not by_slot:
     labels = cohort.label_counts
-    totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
+    totals = task_totals
+    if totals is None:
+      totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
     total = jnp.take(totals, cohort.tasks, mode='clip')
     shares = jnp.where(labels > 0, labels / jnp.maximum(total, 1), 0)
     return shares.sum(1) / jnp.maximum((totals > 0).sum(), 1)
   return counts  # Within one task, balancing tasks changes nothing.
+
+
+def group_weights(
+  weighting: str,
+  totals: dataset_lib.Totals,
+  task_totals: jax.Array,
+  *,
+  by_slot: bool,
+) -> jax.Array:
+  """What all clients of each owner weigh together, `[owners]`.
+
+  Args:
+    weighting: One of `WEIGHTINGS`.
+    totals: Of these owners.
+    task_totals: As for `client_weights`.
+    by_slot: Whether the layer has a copy for each slot.
+
+  Raises:
+    ValueError: If the examples with a label are not known.
+  """
+  if weighting == UNIFORM:
+    return totals.clients
+  if weighting == TASK_BALANCED and not by_slot:
+    shares = totals.labels / jnp.maximum(task_totals, 1)
+    return shares.sum(1) / jnp.maximum((task_totals > 0).sum(), 1)
+  if totals.examples is None:
+    raise ValueError(
+      'Expected example_counts in the tables of clients with several slots, '
+      f'whose {weighting!r} weights are shares of those of all clients, got '
+      'none; give client_data.tables the number of examples with a label of '
+      'any slot.'
+    )
+  return totals.examples
 
 
 def normalizer(

@@ -191,7 +191,9 @@ ALGORITHMS: dict[str, Entry] = {
     ditto.label_rules,
     ditto.ditto,
     own=('lam', 'personal_epochs'),
-    equals=_simpler('predicts as isolated training', 'ditto.lam'),
+    equals=_simpler(
+      'predicts as isolated training from the global model', 'ditto.lam'
+    ),
   ),
   'pfedme': Entry(
     pfedme.label_rules,

@@ -15,7 +15,15 @@ Where alpha is learned it moves with them in every step, and stays between 0 and
 A first alpha near 0 often falls to it, where v_m stops: w_m leads in a round.
 The w_m are averaged; v_m and alpha_m stay with the client, which predicts with
 its v_m and the newest global model. alpha = 0 is FedAvg, alpha = 1 isolated
-training. Layers that are personal by label have a copy in both models.
+training. Layers that are personal by label have a copy in both models. The
+paper's mean is plain (`uniform`); the default, `examples`, weighs by examples.
+
+A client's v_m is the newest global model until the client takes part for the
+first time: it predicts with that, and v_m starts there. From then on v_m and
+alpha_m are as old as the last round in which the client took part, by design.
+Both models move by the local optimizer, alpha_m by the learning rate alone: an
+optimizer that rescales gradients (Adam) undoes the factor alpha_m of those of
+v_m, and its rate is that of alpha_m, too.
 
 References:
   Deng, Kamani, Mahdavi (2020), Adaptive personalized federated learning,
@@ -35,6 +43,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import personal_models
 
 Tree = Any
 label_rules = fedavg.label_rules
@@ -47,11 +56,13 @@ class ClientState(NamedTuple):
     own: v_m, like a view.
     alpha: `[]`.
     opt_states: Of w_m and of v_m; `()` unless they cross rounds.
+    took_part: `[S]` bool, the slots that took part in some round.
   """
 
   own: Tree
   alpha: jax.Array
   opt_states: tuple[Tree, ...]
+  took_part: jax.Array
 
 
 def mixture(own: Tree, shared: Tree, alpha: jax.Array) -> Tree:
@@ -88,7 +99,12 @@ def apfl(
   def init(view):
     keeps = local.keep_optimizer_state
     opt_states = new_opt_states(view) if keeps else ()
-    return ClientState(view, jnp.asarray(alpha, jnp.float32), opt_states)
+    return ClientState(
+      view,
+      jnp.asarray(alpha, jnp.float32),
+      opt_states,
+      jnp.zeros(federation.num_slots, bool),
+    )
 
   def run(
     key, view, state, frozen, local_data, round_number, unused_received=None
@@ -104,7 +120,7 @@ def apfl(
       return shared_loss(mixture(v, w, alpha), batch)
 
     def step(carry, batch, unused_number, unused_is_step):
-      w, (v, alpha, (of_w, of_v)), metrics = carry
+      w, (v, alpha, (of_w, of_v), took_part), metrics = carry
       grads, sums = jax.grad(shared_loss, has_aux=True)(w, batch)
       (own_grads, of_alpha), own_sums = jax.grad(
         mixed_loss, (0, 1), has_aux=True
@@ -120,12 +136,14 @@ def apfl(
         metrics = client_updates.add_metrics(metrics, added)
       v = optax.apply_updates(v, own_changes)
       w = optax.apply_updates(w, changes)
-      return w, ClientState(v, alpha, (of_w, of_v)), metrics
+      return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
 
+    before = personal_models.begun(federation, state.took_part, state.own, view)
     start = ClientState(
-      federation.where_active(active, state.own, view),
+      federation.where_active(active, before, view),
       state.alpha,
       state.opt_states or new_opt_states(view),
+      state.took_part | active,
     )
     w, new, metrics = client_updates.for_each_batch(
       step,
@@ -135,20 +153,21 @@ def apfl(
       batch_size=local.batch_size,
       epochs=local.epochs,
     )
-    own = federation.where_active(active, new.own, state.own)
+    own = federation.where_active(active, new.own, before)
     opt_states = client_updates.kept_optimizer_state(
       federation, local, active, new.opt_states, state.opt_states
     )
     return client_updates.ClientResult(
       update=jax.tree.map(jnp.subtract, w, view),
-      state=ClientState(own, new.alpha, opt_states),
+      state=ClientState(own, new.alpha, opt_states, new.took_part),
       metrics=metrics,
     )
 
   def view(state, unused_data, client, unused_frozen):
     kept = cohorts.take(state.clients, client.client)
     shared = federation.broadcast(state.params, client.index)
-    return mixture(kept.own, shared, kept.alpha)
+    own = personal_models.begun(federation, kept.took_part, kept.own, shared)
+    return mixture(own, shared, kept.alpha)
 
   rounds = federated_averaging.federated_averaging(
     federation, client_updates.ClientUpdate(init, run), settings
@@ -160,5 +179,6 @@ def equals(alpha: float, adapt: bool) -> str:
   """Why it is a simpler algorithm, '' if it is not."""
   if adapt or alpha not in (0, 1):
     return ''
-  what = 'predicts as isolated training' if alpha else 'is fedavg'
+  alone = 'predicts as isolated training from the global model'
+  what = alone if alpha else 'is fedavg'
   return f'{what} with algorithm.apfl.alpha={alpha:g}'

@@ -8,10 +8,16 @@ also trains its personal model v_m on the same data for E epochs of its own,
 with w the global model that it received, and predicts with it. Examples come
 in another order than for the global model, by a key of its own.
 
+A client's v_m is the newest w until the client takes part for the first time:
+it predicts with that w, and its training starts there. From then on v_m is as
+old as the last round in which the client took part, by design.
+
 All layers of v_m are near those of the client's view; a layer that is personal
 by label has two copies, one for each model, of which the first is never sent.
-With lambda = 0 personal models are isolated training. Steps are explicit, as in
-the paper: eta lambda < 2, or they diverge. The paper tunes lambda by data set.
+With lambda = 0 personal models are isolated training, from the w of the
+client's first round. Steps are explicit, as in the paper: eta lambda < 2, or
+they diverge. The paper tunes lambda by data set. Its means are plain
+(`uniform`); the default, `examples`, weighs by examples.
 
 References:
   Li, Hu, Beirami, Smith (2021), Ditto: fair and robust federated learning
@@ -41,10 +47,12 @@ class ClientState(NamedTuple):
   Attributes:
     shared: Of its training of the global model.
     personal: Its personal model.
+    took_part: `[S]` bool, the slots that took part in some round.
   """
 
   shared: Any
   personal: personal_models.Kept
+  took_part: jax.Array
 
 
 def ditto(
@@ -75,7 +83,11 @@ def ditto(
   )
 
   def init(view):
-    return ClientState(shared.init(view), personal_models.init(local, view))
+    return ClientState(
+      shared.init(view),
+      personal_models.init(local, view),
+      jnp.zeros(federation.num_slots, bool),
+    )
 
   def run(
     key, view, state, frozen, local_data, round_number, unused_received=None
@@ -83,9 +95,12 @@ def ditto(
     result = shared.run(
       key, view, state.shared, frozen, local_data, round_number
     )
+    took_part, kept = state.took_part, state.personal
     personal, metrics = train_personal(
       personal_models.second_key(key),
-      state.personal,
+      kept._replace(
+        params=personal_models.begun(federation, took_part, kept.params, view)
+      ),
       view,
       frozen,
       local_data,
@@ -93,12 +108,20 @@ def ditto(
       lambda v: 0.5 * lam * personal_models.squared_distance(v, view),
     )
     return result._replace(
-      state=ClientState(result.state, personal),
+      state=ClientState(
+        result.state, personal, took_part | local_data.client.active
+      ),
       metrics=jax.tree.map(jnp.add, result.metrics, metrics),
     )
 
   def view(state, unused_data, client, unused_frozen):
-    return cohorts.take(state.clients.personal.params, client.client)
+    kept = cohorts.take(state.clients, client.client)
+    return personal_models.begun(
+      federation,
+      kept.took_part,
+      kept.personal.params,
+      federation.broadcast(state.params, client.index),
+    )
 
   rounds = federated_averaging.federated_averaging(
     federation, client_updates.ClientUpdate(init, run), settings

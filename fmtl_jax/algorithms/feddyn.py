@@ -17,15 +17,21 @@ Where this rests, all theta_k are theta, lambda_k is the gradient of L_k there
 and h is zero: with h the mean of all lambda_k, theta is an optimum of the mean
 loss, however unlike the clients are.
 
-The paper's argmin is E epochs of local training here, as in its experiments.
-Its means are plain (`uniform`); others weigh in theta^t and in h alike, as
-|P_t| / m times the weighted mean: if all clients take part, it then rests at an
-optimum of the weighted loss; if not, h is the weighted mean of the lambda_k
-only roughly. Every owner has an h of its own, with m the clients that hold it;
-it rests in a round that nobody reports to it, and so does lambda_k of a client
-that has nothing to report. The server optimizer steps by
-theta^t - theta^{t-1}; rate 1 is the paper's. Layers that clients own have
-neither term, and local momentum starts afresh each round.
+The paper's argmin is E epochs of local training here, as in its experiments,
+with any local optimizer: where training does not move theta, lambda_k is the
+gradient of what it descends, weight decay included. Momentum starts afresh each
+round.
+
+The paper's means are plain (`uniform`); the default, `examples`, weighs by
+examples. With weights p_k of all clients, h loses alpha sum_k p_k (theta_k -
+theta^{t-1}) over those who report, so that h = sum_k p_k lambda_k holds after
+every round, whoever takes part: it rests at an optimum of sum_k p_k L_k. Every
+owner has an h of its own; it rests in a round that nobody reports to it, and so
+does lambda_k of a client that the server does not hear of: that was not drawn,
+is late, was skipped, or has no label. (A client that is drawn for some of its
+tasks only has another L_k in every round; `slots='all'` has not.) The server
+optimizer steps by theta^t - theta^{t-1}; rate 1 is the paper's. Layers that
+clients own have neither term.
 
 References:
   Acar, Zhao, Matas, Mattina, Whatmough, Saligrama (2021), Federated learning
@@ -90,15 +96,12 @@ def feddyn(
       key, view, None, frozen, local_data, round_number, penalty
     )
     update = jax.tree.map(jnp.subtract, params, view)
-    reports = local_data.client.example_counts > 0
     new = jax.tree.map(
-      lambda gradient, moved: jnp.where(
-        reports, gradient - alpha * moved, gradient
-      ),
+      lambda gradient, moved: gradient - alpha * moved,
       old,
       federation.averaged(update),
     )
-    new = federation.where_active(local_data.client.active, new, old)
+    new = client_updates.where_counted(federation, local_data.client, new, old)
     return client_updates.ClientResult(update, state=new, metrics=metrics)
 
   def apply(memory, reported):
@@ -117,6 +120,8 @@ def feddyn(
     client_updates.ClientUpdate(zeros, run),
     settings,
     server_optimizers.ServerRule(
-      lambda params: jax.tree.map(jnp.zeros_like, params), apply
+      lambda params: jax.tree.map(jnp.zeros_like, params),
+      apply,
+      accumulates=True,
     ),
   )

@@ -181,7 +181,8 @@ def federated_averaging(
         cohort,
         data.num_clients,
       )
-    weights = aggregation.weights(cohort)
+    totals = aggregation.totals(data)
+    weights = aggregation.weights(cohort, totals)
     sent = aggregation.sent(state.server)
     rows, task_axis = (cohort, weights), settings.task_axis
     if task_axis is not None:
@@ -203,6 +204,7 @@ def federated_averaging(
       if task_axis is not None:
         chosen = task_devices.gather(chosen, by_device, task_axis)
       cohort = _with_index(cohort, chosen)
+      totals = {n: t for n, t in totals.items() if n not in chosen}
 
     def client_fn(row):
       client, _ = row
@@ -284,6 +286,7 @@ def federated_averaging(
       key=cohorts.balancing_key(state.key, state.round),
       metrics=metrics,
       memory=state.balancing.server,
+      totals=totals,
     )
     scatter = aggregation_lib.scatter
     own = scatter(aggregation.owned(state.params), own, cohort.client)

@@ -7,9 +7,13 @@ optimum. FedNova averages the direction of a step instead,
 
 with tau_eff = sum_m p_m |a_m|_1, where a_m says how much each gradient counts
 in the client's update: ones for plain SGD, so that |a_m|_1 is the number of
-steps tau_m, and [tau_m - rho (1 - rho^tau_m) / (1 - rho)] / (1 - rho) with
-momentum rho. p_m are the layer type's weights. Weight decay and Nesterov's
-momentum do not enter a_m. Running statistics are plain averages.
+steps tau_m; see `local_steps` for momentum and weight decay. p_m are the layer
+type's weights; the paper's are the default, `examples`. Running statistics are
+plain averages.
+
+Local steps still drift, as those of FedAvg: it rests where the directions add
+up to zero, which is near the optimum of sum_m p_m F_m, in the order of the
+learning rate, and at it with one step.
 
 References:
   Wang, Liu, Liang, Joshi, Poor (2020), Tackling the objective inconsistency
@@ -21,32 +25,15 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import client_updates
-from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import local_steps
 
 label_rules = fedavg.label_rules
-
-
-def work(steps: jax.Array, optimizer: client_updates.OptimizerFn) -> jax.Array:
-  """|a|_1 of so many steps, `[]` float32; 1 for none.
-
-  Raises:
-    ValueError: If the optimizer is not SGD.
-  """
-  optimizer, _ = faults.unclipped(optimizer)
-  if not isinstance(optimizer, client_updates.Sgd):
-    raise ValueError(
-      "Expected client.optimizer='sgd' with fednova, which has to know how "
-      f'much each gradient counts, got {optimizer!r}.'
-    )
-  rho = jnp.asarray(optimizer.momentum, jnp.float32)
-  tau = jnp.maximum(steps, 1).astype(jnp.float32)
-  return (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho)
 
 
 def fednova(
@@ -62,11 +49,11 @@ def fednova(
     settings: Settings of the round.
 
   Raises:
-    ValueError: If the local optimizer is not SGD.
+    ValueError: If the local optimizer is not SGD, or its momentum crosses
+      rounds.
   """
+  optimizer = local_steps.sgd_of(local, 'fednova')
   sgd = client_updates.local_sgd(federation, local)
-  work(jnp.int32(1), local.optimizer)
-
   per_slot, _ = layer_types.split(federation.per_slot, federation.labels)
 
   def report(view, amount=1.0):
@@ -83,7 +70,7 @@ def fednova(
 
   def run(key, view, *args):
     result = sgd.run(key, view, *args)
-    amount = work(result.metrics['steps'], local.optimizer)
+    amount = local_steps.work(result.metrics['steps'], optimizer)
     update = jax.tree.map(
       lambda label, is_statistic, moved: (
         moved / amount

@@ -10,10 +10,19 @@ mean that it was sent; it sends by how much its model changed, and predicts with
 it. lambda = 0 is isolated training.
 
 A client that takes no part keeps its model, which still counts: the server adds
-the mean change of those who took part, times their share of the clients. That
-is the mean of all clients' newest models where weights are `uniform`, or where
-all take part, and it is near it otherwise. A task-specific layer has the mean
-of its task's clients. A layer that is personal by label is pulled to nothing.
+the mean change of those who took part, times what they weigh out of all
+clients. So it keeps the mean of all models with the weights of all clients;
+whoever it does not hear of (who is late, or has no label) trains and keeps its
+model, and sends the change of several rounds when it is heard of again. The
+server must take that change as it is: other server optimizers than SGD with
+rate 1 are refused, and `paper` weights. A robust reducer of changes gives no
+mean, only something near it. A task-specific layer has the mean of its task's
+clients. A layer that is personal by label is pulled to nothing.
+
+A client that was never drawn has its initial model, predicts with it and counts
+with it, and one that is drawn seldom has an old one: by design, as those of
+isolated training. The paper's mean is plain (`uniform`); the default,
+`examples`, weighs by examples: the first sum has these weights then, too.
 
 References:
   Evgeniou, Pontil (2004), Regularized multi-task learning,
@@ -22,18 +31,60 @@ References:
   federated learning, https://arxiv.org/abs/2206.07902, which names it.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import layer_types
 from fmtl_jax import server_optimizers
+from fmtl_jax import weights
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 
+Tree = Any
 label_rules = fedavg.label_rules
+
+
+class ClientState(NamedTuple):
+  """What a client keeps.
+
+  Attributes:
+    params: Its model, like a view.
+    opt_state: Of the local optimizer; `()` unless it crosses rounds.
+    reported: The averaged layers of the model that the server last heard of;
+      `()` where it hears of everyone in every round.
+  """
+
+  params: Tree
+  opt_state: Tree
+  reported: Tree
+
+
+def _check_server(federation, settings):
+  """Raises a ValueError unless the server takes changes as they are."""
+  default = server_optimizers.ServerOptimizer()
+  for name in set(jax.tree.leaves(federation.layer_types)):
+    if not federation.owners[name].averaged:
+      continue
+    optimizer, rate = settings.server.get(name, default)
+    is_one = isinstance(rate, (int, float)) and rate == 1
+    if not server_optimizers.is_plain_sgd(optimizer) or not is_one:
+      raise ValueError(
+        f"Expected server.{name}.optimizer='sgd' without momentum and "
+        f'server.{name}.learning_rate=1 with mr_mtl, whose server keeps the '
+        f'mean of all models, got {optimizer!r} and {rate!r}.'
+      )
+    if settings.weighting.get(name) == weights.PAPER:
+      raise ValueError(
+        f"Expected aggregation.{name} other than 'paper' with mr_mtl, whose "
+        'server keeps the mean of all models, because these weights do not add '
+        "up to one; set 'examples'."
+      )
 
 
 def mr_mtl(
@@ -52,29 +103,46 @@ def mr_mtl(
     lam: How strongly models are pulled to their mean; may be traced.
 
   Raises:
-    ValueError: If `lam` is negative.
+    ValueError: If `lam` is negative, or the server does not take a mean.
   """
   base.check('algorithm.mr_mtl.lam', lam)
+  _check_server(federation, settings)
+  # With one slot, who has no label never has one.
+  is_missed = settings.participation is not None or federation.num_slots > 1
   train = personal_models.training(federation, local)
 
   def init(view):
-    return personal_models.init(local, view)
+    return ClientState(
+      *personal_models.init(local, view),
+      federation.averaged(view) if is_missed else (),
+    )
 
   def run(
     key, view, kept, frozen, local_data, round_number, unused_received=None
   ):
     new, metrics = train(
       key,
-      kept,
+      personal_models.Kept(kept.params, kept.opt_state),
       view,
       frozen,
       local_data,
       round_number,
       lambda w: client_updates.proximal_term(federation, w, view, lam),
     )
+    before, reported = kept.params, ()
+    if is_missed:
+      before = layer_types.merge(kept.reported, before)
+      reported = client_updates.where_counted(
+        federation,
+        local_data.client,
+        federation.averaged(new.params),
+        kept.reported,
+      )
+    # Running statistics are plain averages, so that variances stay positive.
+    before = layer_types.merge(federation.running_statistics(view), before)
     return client_updates.ClientResult(
-      update=jax.tree.map(jnp.subtract, new.params, kept.params),
-      state=new,
+      update=jax.tree.map(jnp.subtract, new.params, before),
+      state=ClientState(new.params, new.opt_state, reported),
       metrics=metrics,
     )
 
@@ -86,6 +154,6 @@ def mr_mtl(
     federation,
     client_updates.ClientUpdate(init, run),
     settings,
-    server_optimizers.ServerRule(lambda params: (), apply),
+    server_optimizers.ServerRule(lambda params: (), apply, accumulates=True),
   )
   return rounds._replace(view=personal_models.view, personal=True)

@@ -2,8 +2,8 @@
 
 A personal model is a whole model, in the shape of a client's view: a layer that
 is personal by its label has a copy in it, too, apart from the one that is
-trained with the shared layers. It starts as the view and changes only in rounds
-in which its client takes part, and there only in the slots that do.
+trained with the shared layers. It changes only in rounds in which its client
+takes part, and there only in the slots that do.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,23 @@ class Kept(NamedTuple):
 def second_key(key: jax.Array) -> jax.Array:
   """The key of a client's second use of its data in a round."""
   return jax.random.fold_in(key, _SECOND_USE)
+
+
+def begun(
+  federation: federation_lib.Federation,
+  took_part: jax.Array,
+  own: Tree,
+  view: Tree,
+) -> Tree:
+  """The personal model of a client; where it has none yet, the view.
+
+  Args:
+    federation: Network, layer types and tasks.
+    took_part: `[S]` bool, the slots that took part in some round.
+    own: The personal model, like a view.
+    view: What the client is sent now.
+  """
+  return federation.where(took_part, took_part.any(), own, view)
 
 
 def init(local: client_updates.LocalSgd, view: Tree) -> Kept:
@@ -91,5 +108,5 @@ def training(
 
 
 def view(state, unused_data, client, unused_frozen) -> Tree:
-  """The personal model of a client whose state is a `Kept`."""
+  """The personal model of a client whose state has one as `params`."""
   return cohorts.take(state.clients, client.client).params

@@ -10,19 +10,28 @@ w that it received; for every batch it takes K steps of gradient descent from w,
   theta <- theta - eta_p (grad f_m(theta) + lambda (theta - w)),
 
 and then one of the local optimizer with that gradient, w <- w - eta lambda (w -
-theta). It predicts with the last theta. The server moves by beta towards the
-mean, w <- (1 - beta) w + beta mean(w_m).
+theta). The server moves by beta towards the mean, w <- (1 - beta) w +
+beta mean(w_m).
+
+Every client predicts with the theta of K steps from the newest w, on all its
+training examples at once, whether it was drawn or not: it keeps no model. In
+the paper all clients train in every round, of which the server takes some, and
+the theta of the last batch is what they evaluate; a client that is not drawn
+does nothing here, because the server would never hear of it.
 
 Where the paper leaves it open, theta starts at w: one inner step is FedAvg with
 the learning rate eta lambda eta_p. The R local rounds of the paper are the
-batches of E epochs here, and clients that are not drawn do nothing, because
-what they would compute is never used. Layers that are personal by label have a
-w and a theta, too; their w stays with the client.
+batches of E epochs here. Its means are plain (`uniform`); the default,
+`examples`, weighs by examples. Any local optimizer descends on F_m, whose
+gradient it is given; weight decay is that of w and not of theta. Layers that
+are personal by label have a w and a theta, too; their w stays with the client.
 
 References:
   T. Dinh, Tran, Nguyen (2020), Personalized federated learning with Moreau
   envelopes, https://arxiv.org/abs/2006.08848, Algorithm 1.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +43,8 @@ from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
-from fmtl_jax.algorithms import personal_models
 
+Tree = Any
 label_rules = fedavg.label_rules
 
 
@@ -68,9 +77,30 @@ def pfedme(
   base.check('algorithm.pfedme.personal_learning_rate', personal_learning_rate)
   base.check('algorithm.pfedme.beta', beta)
   keeps = local.keep_optimizer_state
+  grad_fn = jax.grad(federation.objective, has_aux=True)
+
+  def personalize(w, frozen, batch, active, metrics):
+    """K steps from w: theta, and the metrics with theirs."""
+
+    def inner_step(_, carry):
+      theta, metrics = carry
+      grads, sums = grad_fn(theta, frozen, batch, active)
+      changes = jax.tree.map(
+        lambda t, g, w: -personal_learning_rate * (g + lam * (t - w)),
+        theta,
+        grads,
+        w,
+      )
+      changes = client_updates.write_statistics(
+        federation, changes, theta, sums
+      )
+      theta = optax.apply_updates(theta, changes)
+      return theta, client_updates.add_metrics(metrics, sums)
+
+    return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
 
   def init(view):
-    return personal_models.init(local, view)
+    return local.optimizer(0.0).init(view) if keeps else ()
 
   def run(
     key, view, kept, frozen, local_data, round_number, unused_received=None
@@ -78,55 +108,45 @@ def pfedme(
     active = local_data.client.active
     rate = client_updates.rate(local.learning_rate, round_number)
     tx = local.optimizer(rate)
-    grad_fn = jax.grad(federation.objective, has_aux=True)
 
     def step(carry, batch, unused_number, unused_is_step):
-      w, _, opt_state, metrics = carry
-
-      def inner_step(_, carry):
-        theta, metrics = carry
-        grads, sums = grad_fn(theta, frozen, batch, active)
-        changes = jax.tree.map(
-          lambda t, g, w: -personal_learning_rate * (g + lam * (t - w)),
-          theta,
-          grads,
-          w,
-        )
-        changes = client_updates.write_statistics(
-          federation, changes, theta, sums
-        )
-        theta = optax.apply_updates(theta, changes)
-        return theta, client_updates.add_metrics(metrics, sums)
-
-      theta, metrics = jax.lax.fori_loop(
-        0, inner_steps, inner_step, (w, metrics)
-      )
+      w, opt_state, metrics = carry
+      theta, metrics = personalize(w, frozen, batch, active, metrics)
       grads = jax.tree.map(lambda w, t: lam * (w - t), w, theta)
       changes, opt_state = tx.update(grads, opt_state, w)
       found = {'statistics': federation.running_statistics(theta)}
       changes = client_updates.write_statistics(federation, changes, w, found)
-      return optax.apply_updates(w, changes), theta, opt_state, metrics
+      return optax.apply_updates(w, changes), opt_state, metrics
 
-    theta = federation.where_active(active, kept.params, view)
-    opt_state = kept.opt_state if keeps else tx.init(view)
+    opt_state = kept if keeps else tx.init(view)
     zeros = client_updates.zero_metrics(active)
-    w, theta, opt_state, metrics = client_updates.for_each_batch(
+    w, opt_state, metrics = client_updates.for_each_batch(
       step,
-      (view, theta, opt_state, zeros),
+      (view, opt_state, zeros),
       local_data,
       key,
       batch_size=local.batch_size,
       epochs=local.epochs,
     )
-    theta = federation.where_active(active, theta, kept.params)
-    opt_state = client_updates.kept_optimizer_state(
-      federation, local, active, opt_state, kept.opt_state
-    )
     return client_updates.ClientResult(
       update=jax.tree.map(jnp.subtract, w, view),
-      state=personal_models.Kept(theta, opt_state),
+      state=client_updates.kept_optimizer_state(
+        federation, local, active, opt_state, kept
+      ),
       metrics=metrics,
     )
+
+  def view(state, data, client, frozen):
+    local_data = client_updates.LocalData(data, client)
+    batch = local_data.batch(jnp.arange(data.partition.train.max_size))
+    theta, _ = personalize(
+      federation.broadcast(state.params, client.index),
+      frozen,
+      batch,
+      client.active,
+      client_updates.zero_metrics(client.active),
+    )
+    return theta
 
   def apply(memory, reported):
     return jax.tree.map(lambda x: beta * x, reported.update), memory
@@ -137,4 +157,4 @@ def pfedme(
     settings,
     server_optimizers.ServerRule(lambda params: (), apply),
   )
-  return rounds._replace(view=personal_models.view, personal=True)
+  return rounds._replace(view=view, personal=True)

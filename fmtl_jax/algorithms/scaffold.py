@@ -9,13 +9,26 @@ y = x and do K steps
 then, with option II of the paper,
 
   c_m+ = c_m - c + (x - y) / (K eta),
-  x <- x + eta_g mean(y - x),   c <- c + |S| / N mean(c_m+ - c_m),
+  x <- x + eta_g mean(y - x),   c <- c + p(S) mean(c_m+ - c_m),
 
-where |S| of an owner's N clients took part. eta_g is the learning rate of the
-layer type's server optimizer. Means are weighted as the layers are; `uniform`
-is the paper's. Local training is meant to be plain SGD: with momentum or weight
-decay (x - y) / (K eta) is no longer a mean of gradients. Layers that clients
-own have no variates.
+where p(S) is what those who took part weigh out of all clients of the owner.
+eta_g is the learning rate of the layer type's server optimizer. Means are
+weighted as the layers are. The paper's weights are `uniform`, with which p(S)
+is |S| / N; they are not the default, which is `examples`.
+
+With weights p_m of all clients, c = sum_m p_m c_m holds after every round:
+whoever the server does not hear of (who was not drawn, is late, was skipped, or
+has no label) keeps its c_m. Where this rests, c_m is the gradient of F_m and c,
+their weighted mean, is zero: an optimum of sum_m p_m F_m, however unlike the
+clients are, however many take part. (Clients that are drawn for some of their
+tasks only have another F_m in every round; `slots='all'` has not.)
+
+With momentum, K is |a|_1 of `local_steps`, how much K gradients count in y - x.
+Weight decay is part of F_m: with the factor w, c_m is the gradient of F_m +
+w / 2 |y|^2 throughout, and this rests at the optimum of the decayed loss. Other
+local optimizers are refused, since (x - y) / (K eta) is no mean of gradients
+then. Where the learning rate is zero, c_m stays. Layers that clients own have
+no variates.
 
 References:
   Karimireddy, Kale, Mohri, Reddi, Stich, Suresh (2020), SCAFFOLD: stochastic
@@ -32,6 +45,7 @@ from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import local_steps
 
 label_rules = fedavg.label_rules
 
@@ -45,9 +59,14 @@ def scaffold(
 
   Args:
     federation: Network, layer types and tasks.
-    local: Settings of local training.
+    local: Settings of local training: SGD.
     settings: Settings of the round.
+
+  Raises:
+    ValueError: If the local optimizer is not SGD, or its momentum crosses
+      rounds.
   """
+  sgd = local_steps.sgd_of(local, 'scaffold')
   train = client_updates.local_training(federation, local)
 
   def zeros(view):
@@ -67,8 +86,7 @@ def scaffold(
     )
     update = jax.tree.map(jnp.subtract, params, view)
     rate = client_updates.rate(local.learning_rate, round_number)
-    reports = local_data.client.example_counts > 0
-    scale = jnp.where(reports, metrics['steps'] * rate, 0)
+    scale = local_steps.work(metrics['steps'], sgd) * rate
     new = jax.tree.map(
       lambda own, c, moved: jnp.where(
         scale > 0, own - c - moved / jnp.where(scale > 0, scale, 1), own
@@ -77,7 +95,9 @@ def scaffold(
       received,
       federation.averaged(update),
     )
-    new = federation.where_active(local_data.client.active, new, variate)
+    new = client_updates.where_counted(
+      federation, local_data.client, new, variate
+    )
     return client_updates.ClientResult(
       update=update,
       state=new,
@@ -96,6 +116,9 @@ def scaffold(
     client_updates.ClientUpdate(zeros, run, report=zeros),
     settings,
     server_optimizers.ServerRule(
-      lambda params: jax.tree.map(jnp.zeros_like, params), apply, sends=True
+      lambda params: jax.tree.map(jnp.zeros_like, params),
+      apply,
+      sends=True,
+      accumulates=True,
     ),
   )

@@ -55,6 +55,7 @@ def tables(
   owner_index: Mapping[str, Array] | None = None,
   max_size: int = 0,
   standardization: tuple[Array, Array] | None = None,
+  example_counts: Array | None = None,
 ) -> dataset_lib.FederatedDataset:
   """Builds the tables of a federation, O(M) numbers.
 
@@ -68,6 +69,9 @@ def tables(
     owner_index: Further owners, `[M]` or `[M, S]` by name.
     max_size: Shapes depend on it alone; by default the largest size.
     standardization: As in `Partition`.
+    example_counts: `[M]`, training examples with a label of any slot, which
+      some algorithms ask for where clients have several slots; by default all
+      where `label_counts` are, else not known.
 
   Returns:
     A data set for `Federation.create`. Its store is a single example of zeros,
@@ -92,6 +96,7 @@ def tables(
       f'{sizes.shape}.'
     )
   if label_counts is None:
+    example_counts = sizes if example_counts is None else example_counts
     label_counts = np.repeat(sizes[:, None], client_tasks.shape[1], axis=1)
   label_counts = np.where(client_tasks < len(tasks), label_counts, 0)
   flat = client_tasks.reshape(-1)
@@ -117,6 +122,9 @@ def tables(
     owner_index=dict(owner_index or {}),
     standardization=standardization,
     total_size=np.float32(sizes.sum()),
+    example_counts=None
+    if example_counts is None
+    else np.asarray(example_counts, np.int32),
   )
   return dataset_lib.FederatedDataset(
     examples=examples, partition=partition, tasks=tasks
@@ -177,6 +185,7 @@ def without_examples(
       owner_index={k: v[row] for k, v in partition.owner_index.items()},
       standardization=partition.standardization,
       total_size=partition.total_size,
+      totals=partition.totals,
     ),
   )
 
@@ -315,6 +324,7 @@ class DatasetClients:
       owner_index=partition.owner_index,
       max_size=partition.train.max_size,
       standardization=partition.standardization,
+      example_counts=_example_counts(data),
     )
 
   def read(self, client: int) -> tuple[Any, np.ndarray]:
@@ -324,6 +334,17 @@ class DatasetClients:
     labels = np.where(examples.present[rows], examples.labels[rows], np.nan)
     features = jax.tree.map(lambda leaf: leaf[rows], examples.features)
     return features, labels
+
+
+def _example_counts(data: dataset_lib.FederatedDataset) -> np.ndarray:
+  """`[M]`, the clients' training examples with a label of any slot."""
+  partition, present = data.partition, np.asarray(data.examples.present)
+  counts = np.zeros(data.num_clients, np.int32)
+  for client, rows in enumerate(partition.train.groups()):
+    tasks = partition.client_tasks[client]
+    columns = data.examples.columns[tasks[tasks < data.num_tasks]]
+    counts[client] = present[np.ix_(rows, columns)].any(1).sum()
+  return counts
 
 
 class SequenceClients:

@@ -7,7 +7,7 @@ repeat partitions, never examples.
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +121,24 @@ class Rows:
     return jnp.take(jnp.asarray(self.index), positions, mode='clip')
 
 
+class Totals(NamedTuple):
+  """What the clients of each owner of a layer have together.
+
+  A client counts once for a layer that its slots share, and each of its slots
+  where they have copies.
+
+  Attributes:
+    clients: `[owners]`, how many of them have an example with a label.
+    examples: `[owners]`, their training examples with a label; None if not
+      known.
+    labels: `[owners, T]`, their examples with the label of each task.
+  """
+
+  clients: Array
+  examples: Array | None
+  labels: Array
+
+
 @_register()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partition:
@@ -142,6 +160,11 @@ class Partition:
       None leaves features as they are.
     total_size: `[]`, the training examples of the whole federation where the
       clients are only some of it; None where they are all.
+    totals: What the clients of the whole federation have, where these are only
+      some of it, by the name of an index of owners, '' for a single copy; None
+      where they are all, see `cohorts.totals`.
+    example_counts: `[M]` int32, training examples with a label of any slot;
+      None where they are to be counted in the store.
   """
 
   train: Rows
@@ -156,6 +179,8 @@ class Partition:
   owner_index: Mapping[str, Array] = dataclasses.field(default_factory=dict)
   standardization: tuple[Array, Array] | None = None
   total_size: Array | None = None
+  totals: Mapping[str, Totals] | None = None
+  example_counts: Array | None = None
 
 
 @_register(meta_fields=('tasks',))

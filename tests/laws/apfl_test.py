@@ -32,7 +32,7 @@ class Apfl(naive.Federation):
 
   def __post_init__(self):
     super().__post_init__()
-    self.models, self.alphas = {}, {}
+    self.alphas = dict.fromkeys(range(len(self.clients)), self.alpha)
 
   def mixture(self, own, shared, alpha):
     return {
@@ -44,7 +44,7 @@ class Apfl(naive.Federation):
     }
 
   def local_training(self, params, member, number):
-    w, v = naive.copied(params), self.models[member.client]
+    w, v = naive.copied(params), self.own_model(params, member.client)
     touched = self.touched(member)
     rate = naive.value_of(self.rate, number)
     for rows in self.batches(member):
@@ -61,20 +61,18 @@ class Apfl(naive.Federation):
         v[layer][name][place] -= rate * alpha * at_mixture.get(key, 0)
       if self.adapt:
         self.alphas[member.client] = min(max(alpha - rate * slope, 0), 1)
+    self.keep(
+      member.client,
+      {(leaf, at): v[leaf[0]][leaf[1]][at].copy() for leaf, at in touched},
+    )
     return {
       (leaf, place): w[leaf[0]][leaf[1]][place].copy()
       for leaf, place in touched
     }
 
-  def round(self, params, cohort, number):
-    if not self.models:
-      for client in range(len(self.clients)):
-        self.models[client] = naive.copied(params)
-        self.alphas[client] = self.alpha
-    return super().round(params, cohort, number)
-
   def personal(self, params, number):
-    return self.mixture(self.models[number], params, self.alphas[number])
+    own = self.own_model(params, number)
+    return self.mixture(own, params, self.alphas[number])
 
 
 class ApflTest(parameterized.TestCase):

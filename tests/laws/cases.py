@@ -402,7 +402,6 @@ def named(
   data: dataset_lib.FederatedDataset,
   local: Local = Local(rate=0.1, momentum=0.5, batch_size=2),
   own: Mapping[str, Any] | None = None,
-  population: Mapping[str, Any] | None = None,
   normalization: str = 'none',
   **settings: Any,
 ) -> tuple[
@@ -415,7 +414,6 @@ def named(
     data: The federation's data.
     local: Local training.
     own: Settings of the algorithm's own.
-    population: Of the federation, where it is another one than the data's.
     normalization: Of the network.
     **settings: Of `RoundSettings`.
 
@@ -443,8 +441,6 @@ def named(
     owners={**federation_lib.OWNERS, **more},
     num_owners=num_owners,
   )
-  if population is not None:
-    federation = dataclasses.replace(federation, population=population)
   settings = {'low_rank_below': np.inf, 'execution': 'scan'} | settings
   algorithm = entry.build(
     federation,

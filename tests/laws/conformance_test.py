@@ -164,9 +164,7 @@ class ConformanceTest(parameterized.TestCase):
     """Clients of garbage, whom nobody draws, change nothing."""
     expected = _rounds(name, 2)
     federation, data, _, _, start = _start(name)
-    _, _, algorithm = _named(
-      name, garbage.between(data, 0.0), population=federation.population
-    )
+    _, _, algorithm = _named(name, garbage.between(data, 0.0))
     round_fn = testing.jit(algorithm.round)
     results = []
     for fill in (np.nan, 1e30):

@@ -29,7 +29,7 @@ class Ditto(naive.Federation):
 
   def __post_init__(self):
     super().__post_init__()
-    self.models, self.center = {}, None
+    self.center = None
 
   def extra_gradient(self, params, key, member):
     if self.center is None:
@@ -39,22 +39,18 @@ class Ditto(naive.Federation):
     return self.lam * (own[place] - center[place])
 
   def round(self, params, cohort, number):
-    if not self.models:
-      for client in range(len(self.clients)):
-        self.models[client] = naive.copied(params)
     new = super().round(params, cohort, number)
     self.center = params
     for member in cohort:
-      model = self.models[member.client]
+      model = self.own_model(params, member.client)
       personal = dataclasses.replace(member, orders=member.personal_orders)
       result = self.local_training(model, personal, number)
-      for ((layer, name), place), value in result.items():
-        model[layer][name][place] = value
+      self.keep(member.client, result)
     self.center = None
     return new
 
   def personal(self, params, number):
-    return self.models[number]
+    return self.own_model(params, number)
 
 
 class DittoTest(parameterized.TestCase):

@@ -24,6 +24,7 @@ class FedDyn(naive.Federation):
   """Algorithm 1 of the paper, its argmin by local SGD, in loops."""
 
   alpha: float = 0.1
+  of_all = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -36,41 +37,16 @@ class FedDyn(naive.Federation):
     moved = params[layer][name][place] - self.start[layer][name][place]
     return self.alpha * moved - self.gradients.get((member.client, key), 0)
 
-  def slots_of(self, leaf, place, member):
-    """The active slots of a client whose copy this is; None for all."""
-    if leaf not in self.by_slot:
-      return [None]
-    return [
-      slot
-      for slot, active in enumerate(member.active)
-      if active and self.place(leaf, member.client, slot) == place
-    ]
-
-  def share(self, leaf, place, cohort):
-    """How many of those who hold a copy reported."""
-    reported = [
-      self.weight(self.types[leaf], cohort, member, slot) > 0
-      for member in cohort
-      for slot in self.slots_of(leaf, place, member)
-    ]
-    holders = {
-      number
-      for number, client in enumerate(self.clients)
-      for slot, task in enumerate(client.tasks)
-      if task is not None and self.place(leaf, number, slot) == place
-    }
-    return sum(reported) / len(holders)
-
   def round(self, params, cohort, number):
     self.start = params
     self.servers = {name: Server(self, cohort) for name in ('common', 'task')}
     new = super().round(params, cohort, number)
     for member in cohort:
-      if not self.counts(member)[1]:
-        continue  # No example has a label: it is as if not drawn.
       trained = self.local_training(params, member, number)
       for key, value in trained.items():
         (layer, name), place = key
+        if not self.weight_at((layer, name), place, cohort, member):
+          continue  # No example has a label: it is as if not drawn.
         own = member.client, key
         self.gradients[own] = self.gradients.get(own, 0) - self.alpha * (
           value - params[layer][name][place]
@@ -137,7 +113,7 @@ class FedDynTest(parameterized.TestCase):
     )
 
   def test_the_first_round_steps_beyond_that_of_fedprox(self):
-    """By the share that reported, since -h / alpha is as much again of it."""
+    """By the share of the weight that reported: -h / alpha is so much of it."""
     federation, data = testing.toy_federation(
       ('common', 'common'), testing.toy_data(6, 3)
     )
@@ -149,10 +125,12 @@ class FedDynTest(parameterized.TestCase):
       fedprox.fedprox(federation, local, settings, mu=0.7),
     ):
       state = algorithm.init(jax.random.key(0), data)
-      new, _ = testing.jit(algorithm.round)(state, data)
+      new, metrics = testing.jit(algorithm.round)(state, data)
       moved.append(jax.tree.map(jnp.subtract, new.params, state.params))
+    sizes = np.asarray(data.partition.train.sizes)
+    share = sizes[np.asarray(metrics['client'])].sum() / sizes.sum()
     testing.assert_trees_close(
-      moved[0], jax.tree.map(lambda x: (1 + 3 / 6) * x, moved[1])
+      moved[0], jax.tree.map(lambda x: (1 + share) * x, moved[1])
     )
 
   def test_h_is_the_mean_gradient_of_all_clients(self):

@@ -10,6 +10,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fednova
+from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import multi_task_fl
 
 import cases
@@ -18,15 +19,6 @@ import naive
 
 class FedNova(naive.Federation):
   """Equation 6 of the paper in loops; a_m by its definition."""
-
-  def work(self, member):
-    """How often each gradient of a client counts in its update, summed."""
-    steps = len(list(self.batches(member)))
-    counts = [
-      sum(self.momentum**power for power in range(steps - i))
-      for i in range(steps)
-    ]
-    return sum(counts)
 
   def average(self, layer_type, params, new, cohort, results, number):
     works = [self.work(member) for member in cohort]
@@ -96,7 +88,7 @@ class FedNovaTest(parameterized.TestCase):
 
   def test_a_client_of_many_steps_does_not_pull_the_average(self):
     """Where all gradients stay equal, it takes the mean number of steps."""
-    works = fednova.work(np.array([1, 3]), client_updates.Sgd(momentum=0.5))
+    works = local_steps.work(np.array([1, 3]), client_updates.Sgd(momentum=0.5))
     np.testing.assert_allclose(works, [1, 1 + 1.5 + 1.75])
 
   def test_an_optimizer_that_is_not_sgd_is_refused(self):

@@ -24,10 +24,11 @@ class MrMtl(naive.Federation):
   """Every client trains its model; the server follows their mean."""
 
   lam: float = 0.0
+  of_all = True
 
   def __post_init__(self):
     super().__post_init__()
-    self.models, self.mean = {}, None
+    self.models, self.reported, self.mean = {}, {}, None
 
   def extra_gradient(self, params, key, member):
     (layer, name), place = key
@@ -38,33 +39,23 @@ class MrMtl(naive.Federation):
 
   def local_training(self, params, member, number):
     model = self.models[member.client]
+    reported = self.reported[member.client]
     result = super().local_training(model, member, number)
     sent = {}
     for ((layer, name), place), value in result.items():
-      change = value - model[layer][name][place]
+      change = value - reported[layer][name][place]
       sent[(layer, name), place] = params[layer][name][place] + change
       model[layer][name][place] = value
+      is_personal = self.types[layer, name] == 'personal'
+      if is_personal or self.weight_at((layer, name), place, [], member):
+        reported[layer][name][place] = value
     return sent
-
-  def share(self, leaf, place, cohort):
-    """The clients that reported, out of those that hold a copy."""
-    holders, reported = set(), set()
-    for number, client in enumerate(self.clients):
-      for slot, task in enumerate(client.tasks):
-        if task is not None and self.place(leaf, number, slot) == place:
-          holders.add(number)
-    for member in cohort:
-      for slot, active in enumerate(member.active):
-        if active and self.place(leaf, member.client, slot) == place:
-          of_slot = slot if leaf in self.by_slot else None
-          if self.weight(self.types[leaf], cohort, member, of_slot) > 0:
-            reported.add(member.client)
-    return len(reported) / len(holders)
 
   def round(self, params, cohort, number):
     if not self.models:
       for client in range(len(self.clients)):
         self.models[client] = naive.copied(params)
+        self.reported[client] = naive.copied(params)
     self.mean = params
     new = super().round(params, cohort, number)
     for layer, name in self.types:

@@ -196,9 +196,13 @@ class Federation:
   servers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clients_per_task: Sequence[int] = ()
 
+  # Whether weights are those of a client among all, whoever takes part.
+  of_all = False
+
   def __post_init__(self):
     self.num_slots = len(self.clients[0].tasks)
     self.momenta = {}
+    self.kept: dict[int, dict[Any, np.ndarray]] = {}
     leaves = list(self.types)
     heads = [leaf for leaf in leaves if self.types[leaf] == 'task']
     # Without task-specific layers, each slot has its own output layer.
@@ -307,6 +311,52 @@ class Federation:
     """The parameters with which a client predicts, all others' beside them."""
     return params
 
+  def own_model(self, params, number):
+    """What a client kept of a model of its own; the rest is as it is now."""
+    model = copied(params)
+    for ((layer, name), place), value in self.kept.get(number, {}).items():
+      model[layer][name][place] = value
+    return model
+
+  def keep(self, number, values):
+    """Lets a client keep values of its model, by leaf and place."""
+    self.kept.setdefault(number, {}).update(values)
+
+  def work(self, member):
+    """How often each gradient of a client counts in its update, summed."""
+    steps = len(list(self.batches(member)))
+    counts = [
+      sum(self.momentum**power for power in range(steps - i))
+      for i in range(steps)
+    ]
+    return sum(counts)
+
+  def everyone(self):
+    """All clients with all their tasks."""
+    return [
+      Member(number, [task is not None for task in client.tasks], [])
+      for number, client in enumerate(self.clients)
+    ]
+
+  def weight_at(self, leaf, place, cohort, member):
+    """What a client's copy of a leaf counts at its place in the state."""
+    slots = range(self.num_slots) if leaf in self.by_slot else [None]
+    return sum(
+      self.weight(self.types[leaf], cohort, member, slot)
+      for slot in slots
+      if (slot is None or member.active[slot])
+      and self.place(leaf, member.client, slot) == place
+    )
+
+  def share(self, leaf, place, cohort):
+    """What those who report to an owner weigh, out of all its clients."""
+    everyone = self.everyone()
+    reported, all_of_them = (
+      sum(self.weight_at(leaf, place, everyone, member) for member in members)
+      for members in (cohort, everyone)
+    )
+    return reported / all_of_them
+
   def counts(self, member):
     """Examples with a label of each slot, and those with any active label."""
     labels = self.clients[member.client].labels
@@ -332,7 +382,7 @@ class Federation:
       return float(count > 0)
     if weighting == 'task_balanced' and slot is None:
       of_task = [0] * len(self.tasks)
-      for other in cohort:
+      for other in self.everyone() if self.of_all else cohort:
         for s, n in enumerate(self.counts(other)[0]):
           if n:
             of_task[self.clients[other.client].tasks[s]] += n

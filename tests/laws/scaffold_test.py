@@ -18,6 +18,8 @@ import naive
 class Scaffold(naive.Federation):
   """Algorithm 1 of the paper, option II, in loops."""
 
+  of_all = True
+
   def __post_init__(self):
     super().__post_init__()
     self.server_variates, self.variates = {}, {}
@@ -28,75 +30,43 @@ class Scaffold(naive.Federation):
     own = self.variates.get((member.client, key), 0)
     return self.server_variates.get(key, 0) - own
 
-  def holders(self, key):
-    """How many clients hold a copy."""
-    return len(
-      {
-        number
-        for number, client in enumerate(self.clients)
-        for slot, task in enumerate(client.tasks)
-        if task is not None and self.place(key[0], number, slot) == key[1]
-      }
-    )
-
   def round(self, params, cohort, number):
     new = super().round(params, cohort, number)
     rate = naive.value_of(self.rate, number)
-    changes = {}
+    reports = {}
     for member in cohort:
-      by_slot, total = self.counts(member)
       result = self.local_training(params, member, number)
-      steps = len(list(self.batches(member)))
       for key, value in result.items():
         leaf, place = key
         if self.types[leaf] == 'personal':
           continue
-        start = params[leaf[0]][leaf[1]][place]
-        change = (start - value) / (steps * rate)
-        change = change - self.server_variates.get(key, 0)
-        changes.setdefault(key, []).append((member, change))
-    for key, given in changes.items():
-      slots = [
-        (
-          self.weight(
-            self.types[key[0]],
-            cohort,
-            member,
-            next(
-              (
-                slot
-                for slot in range(self.num_slots)
-                if key[0] in self.by_slot
-                and member.active[slot]
-                and self.place(key[0], member.client, slot) == key[1]
-              ),
-              None,
-            ),
-          ),
-          member,
-          change,
-        )
-        for member, change in given
-      ]
-      total = sum(weight for weight, _, _ in slots)
-      count = sum(weight > 0 for weight, _, _ in slots)
-      for _, member, change in slots:
-        place = (member.client, key)
+        weight = self.weight_at(leaf, place, cohort, member)
+        if weight > 0:
+          start = params[leaf[0]][leaf[1]][place]
+          change = (start - value) / (self.work(member) * rate)
+          change = change - self.server_variates.get(key, 0)
+          reports.setdefault(key, []).append((weight, member.client, change))
+    for key, given in reports.items():
+      total = sum(weight for weight, _, _ in given)
+      mean = sum(weight * change for weight, _, change in given) / total
+      for _, client, change in given:
+        place = client, key
         self.variates[place] = self.variates.get(place, 0) + change
-      mean = sum(weight * change for weight, _, change in slots) / total
-      self.server_variates[key] = (
-        self.server_variates.get(key, 0) + count / self.holders(key) * mean
-      )
+      share = self.share(*key, cohort)
+      before = self.server_variates.get(key, 0)
+      self.server_variates[key] = before + share * mean
     return new
 
 
 class ScaffoldTest(parameterized.TestCase):
-  @parameterized.parameters('examples', 'uniform')
-  def test_rounds_are_those_of_the_paper(self, weighting):
+  @parameterized.parameters(
+    ('examples', 0.0), ('uniform', 0.0), ('task_balanced', 0.5)
+  )
+  def test_rounds_are_those_of_the_paper(self, weighting, momentum):
     cases.compare(
       ('common', 'common'),
       testing.toy_data(7, 3),
-      local=cases.Local(batch_size=2, epochs=2),
+      local=cases.Local(rate=0.1, batch_size=2, epochs=2, momentum=momentum),
       clients_per_task=(2, 1, 2),
       weighting={'common': weighting},
       rounds=3,

@@ -1,0 +1,71 @@
+"""How much the gradients of a client's local steps count in its update.
+
+With SGD, tau steps from w on gradients g_1, ..., g_tau move a client by
+
+  w - w_m = eta sum_i a_i g_i,
+
+with ones for a_i; with momentum rho, the gradient that has n - 1 steps after it
+counts
+
+  a = 1 + rho + ... + rho^{n-1} = (1 - rho^n) / (1 - rho),
+
+and one power more with Nesterov's momentum, whose step is g + rho times the new
+trace. The sum is
+
+  |a|_1 = (tau - rho^k (1 - rho^tau) / (1 - rho)) / (1 - rho),
+
+k = 1, or 2 with Nesterov's. Weight decay adds w to each gradient, times a
+factor: it is the gradient of half that factor times |w|^2, a part of the
+client's loss, and leaves a_i as they are. So does a bound on the norm of
+gradients, which are the bounded ones then.
+
+None of this holds for an optimizer that rescales gradients (Adam), or where
+momentum crosses rounds, so that gradients of other rounds count.
+
+References:
+  Wang, Liu, Liang, Joshi, Poor (2020), Tackling the objective inconsistency
+  problem in heterogeneous federated optimization,
+  https://arxiv.org/abs/2007.07481, section 4, for momentum; Nesterov's is
+  derived here.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import client_updates
+from fmtl_jax import faults
+
+
+def sgd_of(
+  local: client_updates.LocalSgd, algorithm: str
+) -> client_updates.Sgd:
+  """The SGD of local training.
+
+  Args:
+    local: Settings of local training.
+    algorithm: Which asks, for the error.
+
+  Raises:
+    ValueError: If the optimizer is not SGD, or its momentum crosses rounds.
+  """
+  optimizer, _ = faults.unclipped(local.optimizer)
+  if not isinstance(optimizer, client_updates.Sgd):
+    raise ValueError(
+      f"Expected client.optimizer='sgd' with {algorithm}, which has to know "
+      f'how much each gradient counts, got {optimizer!r}.'
+    )
+  if local.keep_optimizer_state and optimizer.has_momentum:
+    raise ValueError(
+      f'Expected client.keep_optimizer_state=False with {algorithm} and '
+      'momentum, because gradients of earlier rounds must not count, got True; '
+      'or set client.momentum=0.'
+    )
+  return optimizer
+
+
+def work(steps: jax.Array, sgd: client_updates.Sgd) -> jax.Array:
+  """|a|_1 of so many steps, `[]` float32; that of one for none."""
+  rho = jnp.asarray(sgd.momentum, jnp.float32)
+  tau = jnp.maximum(steps, 1).astype(jnp.float32)
+  first = rho**2 if sgd.nesterov else rho
+  return (tau - first * (1 - rho**tau) / (1 - rho)) / (1 - rho)

@@ -1,0 +1,51 @@
+"""Laws of models that clients keep beside what they share."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from fmtl_jax import algorithms
+from fmtl_jax import client_updates
+from fmtl_jax import testing
+from fmtl_jax.algorithms import base
+
+import cases
+import least_squares
+
+
+class PersonalModelsTest(parameterized.TestCase):
+  """What clients predict with that were not drawn."""
+
+  @parameterized.parameters('ditto', 'apfl')
+  def test_who_was_never_drawn_starts_from_the_newest_model(self, name):
+    """It predicts with it, and its first training starts there."""
+    problem = least_squares.one_task()
+    own = {'ditto': {'lam': 0.0}, 'apfl': {'alpha': 1.0}}[name]
+    entry = algorithms.ALGORITHMS[name]
+    algorithm = entry.build(
+      problem.federation,
+      client_updates.LocalSgd(learning_rate=least_squares.RATE, batch_size=0),
+      base.RoundSettings(clients_per_task=1, execution='vmap'),
+      **own,
+    )
+    round_fn = testing.jit(algorithm.round)
+    state = testing.jit(algorithm.init)(jax.random.key(0), problem.data)
+    drawn, models = set(), {}
+    for _ in range(12):
+      theta = problem.theta(state.params)
+      state, metrics = round_fn(state, problem.data)
+      (client,) = np.asarray(metrics['client']).tolist()
+      a, h = problem.losses()[client]
+      start = models.get(client, theta)
+      models[client] = start - least_squares.RATE * (a @ start - h)
+      drawn.add(client)
+      views = problem.of_views(cases.views_of(algorithm, state, problem.data))
+      for number in range(4):
+        expected = models.get(number, problem.theta(state.params))
+        np.testing.assert_allclose(views[number], expected, 1e-4, 1e-5)
+    self.assertLen(drawn, 4)
+
+
+if __name__ == '__main__':
+  absltest.main()
