@@ -51,13 +51,12 @@ label_rules = fedavg.label_rules
 
 
 class ClientState(NamedTuple):
-  """What a client keeps.
+  """A `personal_models.Kept` of which the server does not hear in every round.
 
   Attributes:
     params: Its model, like a view.
     opt_state: Of the local optimizer; `()` unless it crosses rounds.
-    reported: The averaged layers of the model that the server last heard of;
-      `()` where it hears of everyone in every round.
+    reported: The averaged layers of the model that the server last heard of.
   """
 
   params: Tree
@@ -112,10 +111,8 @@ def mr_mtl(
   train = personal_models.training(federation, local)
 
   def init(view):
-    return ClientState(
-      *personal_models.init(local, view),
-      federation.averaged(view) if is_missed else (),
-    )
+    kept = personal_models.init(local, view)
+    return ClientState(*kept, federation.averaged(view)) if is_missed else kept
 
   def run(
     key, view, kept, frozen, local_data, round_number, unused_received=None
@@ -129,7 +126,8 @@ def mr_mtl(
       round_number,
       lambda w: client_updates.proximal_term(federation, w, view, lam),
     )
-    before, reported = kept.params, ()
+    before: Tree = kept.params
+    state: Tree = new
     if is_missed:
       before = layer_types.merge(kept.reported, before)
       reported = client_updates.where_counted(
@@ -138,11 +136,12 @@ def mr_mtl(
         federation.averaged(new.params),
         kept.reported,
       )
+      state = ClientState(*new, reported)
     # Running statistics are plain averages, so that variances stay positive.
     before = layer_types.merge(federation.running_statistics(view), before)
     return client_updates.ClientResult(
       update=jax.tree.map(jnp.subtract, new.params, before),
-      state=ClientState(new.params, new.opt_state, reported),
+      state=state,
       metrics=metrics,
     )
 

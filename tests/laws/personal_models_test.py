@@ -1,14 +1,20 @@
 """Laws of models that clients keep beside what they share."""
 
+import dataclasses
+import tempfile
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
 
 from fmtl_jax import algorithms
+from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
+from fmtl_jax import participation
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import personal_models
 
 import cases
 import least_squares
@@ -45,6 +51,42 @@ class PersonalModelsTest(parameterized.TestCase):
         expected = models.get(number, problem.theta(state.params))
         np.testing.assert_allclose(views[number], expected, 1e-4, 1e-5)
     self.assertLen(drawn, 4)
+
+
+class CheckpointsTest(parameterized.TestCase):
+  """States whose clients kept something else."""
+
+  @parameterized.parameters('ditto', 'apfl', 'pfedme', 'mr_mtl')
+  def test_one_of_another_kind_is_refused_and_says_what_differs(self, name):
+    problem = least_squares.one_task()
+    some_late = participation.Participation(late=0.5)
+    algorithm = algorithms.ALGORITHMS[name].build(
+      problem.federation, settings=base.RoundSettings(participation=some_late)
+    )
+    state = algorithm.init(jax.random.key(0), problem.data)
+    view = cases.views_of(algorithm, state, problem.data)
+    kept, differs = {
+      'ditto': (lambda x: x._replace(took_part=()), 'took_part'),
+      'apfl': (lambda x: x._replace(took_part=()), 'took_part'),
+      'pfedme': (lambda _: personal_models.Kept(view, ()), 'clients/params'),
+      'mr_mtl': (lambda x: x._replace(reported=()), 'clients/reported'),
+    }[name]
+    before = dataclasses.replace(state, clients=kept(state.clients))
+    with tempfile.TemporaryDirectory() as folder:
+      saved = checkpoints.Checkpoints(folder)
+      saved.save(1, before, {})
+      saved.wait()
+      with self.assertRaisesRegex(
+        ValueError, rf'does not fit this federation: it differs in .*{differs}'
+      ):
+        saved.restore(state)
+      saved.close()
+
+  def test_one_of_mr_mtl_whom_everyone_reports_to_has_as_much_as_ever(self):
+    problem = least_squares.one_task()
+    algorithm = algorithms.ALGORITHMS['mr_mtl'].build(problem.federation)
+    state = algorithm.init(jax.random.key(0), problem.data)
+    self.assertIsInstance(state.clients, personal_models.Kept)
 
 
 if __name__ == '__main__':
