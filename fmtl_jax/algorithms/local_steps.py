@@ -52,7 +52,8 @@ def sgd_of(
   if not isinstance(optimizer, client_updates.Sgd):
     raise ValueError(
       f"Expected client.optimizer='sgd' with {algorithm}, which has to know "
-      f'how much each gradient counts, got {optimizer!r}.'
+      f'how much each gradient counts, got {optimizer!r}; fedavg and feddyn '
+      'take any.'
     )
   if local.keep_optimizer_state and optimizer.has_momentum:
     raise ValueError(

@@ -76,7 +76,7 @@ def _check_server(federation, settings):
       raise ValueError(
         f"Expected server.{name}.optimizer='sgd' without momentum and "
         f'server.{name}.learning_rate=1 with mr_mtl, whose server keeps the '
-        f'mean of all models, got {optimizer!r} and {rate!r}.'
+        f'mean of all models, got {optimizer!r} and {rate!r}; set them so.'
       )
     if settings.weighting.get(name) == weights.PAPER:
       raise ValueError(

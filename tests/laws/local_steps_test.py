@@ -17,17 +17,21 @@ import least_squares
 
 class LocalOptimizersTest(parameterized.TestCase):
   @parameterized.named_parameters(
-    ('momentum', {'momentum': 0.6}),
-    ('nesterov', {'momentum': 0.4, 'nesterov': True, 'weight_decay': 0.3}),
+    ('momentum', {'momentum': 0.9}),
+    ('nesterov', {'momentum': 0.8, 'nesterov': True, 'weight_decay': 0.3}),
     ('decay_and_a_bound', {'weight_decay': 0.3}, 50.0),
   )
   def test_scaffold_divides_by_how_much_gradients_count(self, sgd, norm=None):
-    """Decay is a part of the loss; a bound that is not met does nothing."""
+    """Decay is a part of the loss; a bound that is not met does nothing.
+
+    With so much momentum, variates that were divided by the number of steps
+    would grow without end.
+    """
     optimizer = client_updates.Sgd(**sgd)
     optimizer = faults.Clipped(optimizer, norm) if norm else optimizer
     problem = least_squares.one_task()
     state, theta, _ = problem.run(
-      'scaffold', 2, rounds=1500, optimizer=optimizer
+      'scaffold', 2, rounds=1500, rate=0.02, optimizer=optimizer
     )
     losses = _decayed(problem.losses(), sgd.get('weight_decay', 0.0))
     optimum = problem.zero_of(problem.weights('examples'), losses)
