@@ -74,7 +74,7 @@ class AlgorithmsTest(parameterized.TestCase):
     trained = (state.params, state.clients)
     first = cases.start(algorithm, data)
     changes = [
-      np.abs(np.subtract(x, y)).max()
+      np.abs(np.subtract(x, y, dtype=float)).max()
       for x, y in zip(
         jax.tree.leaves(trained),
         jax.tree.leaves((first.params, first.clients)),
