@@ -29,6 +29,9 @@ References:
   Deng, Kamani, Mahdavi (2020), Adaptive personalized federated learning,
   https://arxiv.org/abs/2003.13461, Algorithm 1 and the rule by which alpha
   is adapted.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 from typing import Any, NamedTuple

@@ -22,6 +22,9 @@ they diverge. The paper tunes lambda by data set. Its means are plain
 References:
   Li, Hu, Beirami, Smith (2021), Ditto: fair and robust federated learning
   through personalization, https://arxiv.org/abs/2012.04221, Algorithm 1.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 import dataclasses

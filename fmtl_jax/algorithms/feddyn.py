@@ -37,6 +37,9 @@ References:
   Acar, Zhao, Matas, Mattina, Whatmough, Saligrama (2021), Federated learning
   based on dynamic regularization, https://arxiv.org/abs/2111.04263,
   Algorithm 1.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 import jax

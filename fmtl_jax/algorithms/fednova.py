@@ -19,6 +19,9 @@ References:
   Wang, Liu, Liang, Joshi, Poor (2020), Tackling the objective inconsistency
   problem in heterogeneous federated optimization,
   https://arxiv.org/abs/2007.07481, equations 6 and 7 and section 4.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 import jax

@@ -14,6 +14,9 @@ objective. Any local optimizer may minimize it.
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in
   heterogeneous networks, https://arxiv.org/abs/1812.06127, Algorithm 2.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 import jax

@@ -25,8 +25,8 @@ momentum crosses rounds, so that gradients of other rounds count.
 References:
   Wang, Liu, Liang, Joshi, Poor (2020), Tackling the objective inconsistency
   problem in heterogeneous federated optimization,
-  https://arxiv.org/abs/2007.07481, section 4, for momentum; Nesterov's is
-  derived here.
+  https://arxiv.org/abs/2007.07481, section 4 (unchecked), for momentum;
+  both sums are derived here, and tested by definition.
 """
 
 import jax

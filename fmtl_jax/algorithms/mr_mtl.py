@@ -29,6 +29,9 @@ References:
   https://doi.org/10.1145/1014052.1014067.
   Liu, Hu, Wu, Smith (2022), On privacy and personalization in cross-silo
   federated learning, https://arxiv.org/abs/2206.07902, which names it.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 from typing import Any, NamedTuple

@@ -29,6 +29,9 @@ are personal by label have a w and a theta, too; their w stays with the client.
 References:
   T. Dinh, Tran, Nguyen (2020), Personalized federated learning with Moreau
   envelopes, https://arxiv.org/abs/2006.08848, Algorithm 1.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 from typing import Any

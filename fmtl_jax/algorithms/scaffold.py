@@ -34,6 +34,9 @@ References:
   Karimireddy, Kale, Mohri, Reddi, Stich, Suresh (2020), SCAFFOLD: stochastic
   controlled averaging for federated learning,
   https://arxiv.org/abs/1910.06378, Algorithm 1.
+
+What is said here of the paper's weights and participants is unchecked against
+its text.
 """
 
 import jax
