@@ -216,6 +216,18 @@ def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
   return schedule(round_number) if callable(schedule) else schedule
 
 
+def last_round(rounds: jax.Array) -> jax.Array:
+  """The last one of so many rounds, and the first one before any.
+
+  What is trained after the rounds has the learning rate of this one: a schedule
+  says nothing of a round that is never run, and often ends at zero there.
+
+  Args:
+    rounds: `[]` int32, how many were run.
+  """
+  return jnp.maximum(rounds - 1, 0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sgd:
   """SGD as `learning rate -> optax transformation`: linear in the gradients.

@@ -107,7 +107,7 @@ ALGORITHMS: dict[str, Entry] = {
   'fedavg_finetune': Entry(
     fedavg_finetune.label_rules,
     fedavg_finetune.fedavg_finetune,
-    own=('finetune_epochs',),
+    own=('finetune_epochs', 'finetune_learning_rate'),
     equals=_simpler('is fedavg', 'finetune_epochs'),
   ),
   'fedsgd': Entry(fedsgd.label_rules, fedsgd.fedsgd),
@@ -141,7 +141,7 @@ ALGORITHMS: dict[str, Entry] = {
   'reptile': Entry(
     reptile.label_rules,
     reptile.reptile,
-    own=('server_rate', 'finetune_epochs'),
+    own=('server_rate', 'finetune_epochs', 'finetune_learning_rate'),
     equals=_simpler('is fedavg_finetune', 'reptile.server_rate', 1),
   ),
   'fedprox': Entry(
@@ -181,7 +181,7 @@ ALGORITHMS: dict[str, Entry] = {
     fedbabu.label_rules,
     fedbabu.fedbabu,
     depths=('personal_layers',),
-    own=('finetune_epochs', 'finetune_head_only'),
+    own=('finetune_epochs', 'finetune_learning_rate', 'finetune_head_only'),
     equals=_simpler(
       'is fedper with heads that are never trained', 'finetune_epochs'
     ),

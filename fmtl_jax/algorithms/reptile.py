@@ -45,6 +45,7 @@ def reptile(
   *,
   server_rate: float | jax.Array = 0.5,
   finetune_epochs: int | jax.Array = 5,
+  finetune_learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
   """Builds FedReptile, for any layer types.
 
@@ -54,6 +55,8 @@ def reptile(
     settings: Settings of the round.
     server_rate: epsilon, may be traced; 1 has the rounds of FedAvg.
     finetune_epochs: Epochs of fine-tuning before a client predicts.
+    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+      traced.
   """
 
   def apply(memory, reported):
@@ -70,4 +73,5 @@ def reptile(
     federation,
     dataclasses.replace(local, epochs=finetune_epochs),
     settings,
+    finetune_learning_rate,
   )
