@@ -421,21 +421,35 @@ class Aggregation:
       return leaf / divisor.reshape(shape).astype(leaf.dtype)
 
     update, report = jax.tree.map(divide, total[name])
+    if name in self._stacked:
+      update = self._reduced(
+        name, stacked[name], cohort, weights, owner, count, key
+      )
+    return server_optimizers.Reported(update, report, share)
+
+  def _reduced(self, name, updates, cohort, weights, owner, count, key):
+    """What a reducer, or a balancer, makes of the updates of each owner."""
+    weighting = self._settings.weighting.get(name, weights_lib.EXAMPLES)
+    num_tasks = len(self._federation.tasks)
+    if weights.ndim == 1 and not self._settings.skip_nonfinite:
+      # What is dropped was not sent: others' shares are those without it.
+      cohort = cohorts.silenced(cohort, ~reducers.finite(updates))
+      weights = weights_lib.client_weights(
+        weighting, cohort, num_tasks, by_slot=False
+      )
     reducer = self._settings.reducer.get(name)
     if self._settings.balancing.group is not None:
       reducer = reducers.balanced(self._settings.balancing.group, key)
-    if reducer is not None and owner is None and self._within_tasks:
-      update = reducers.within_tasks(
+    if owner is None and self._within_tasks:
+      return reducers.within_tasks(
         reducer,
-        stacked[name],
+        updates,
         weights,
-        cohort.label_counts,
+        weights_lib.slot_weights(weighting, cohort, num_tasks),
         cohort.tasks,
-        len(self._federation.tasks),
+        num_tasks,
       )
-    elif reducer is not None:
-      update = reducers.by_owner(reducer, stacked[name], weights, owner, count)
-    return server_optimizers.Reported(update, report, share)
+    return reducers.by_owner(reducer, updates, weights, owner, count)
 
   def _population(self, name, cohort, count):
     """How many clients each owner has, `[]` or `[count]`."""

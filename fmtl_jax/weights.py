@@ -65,12 +65,36 @@ def client_weights(
   if weighting == UNIFORM:
     return (counts > 0).astype(jnp.float32)
   if weighting == TASK_BALANCED and not by_slot:
-    labels = cohort.label_counts
-    totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
-    total = jnp.take(totals, cohort.tasks, mode='clip')
-    shares = jnp.where(labels > 0, labels / jnp.maximum(total, 1), 0)
-    return shares.sum(1) / jnp.maximum((totals > 0).sum(), 1)
+    shares, present = _shares_of_tasks(cohort, num_tasks)
+    return shares.sum(1) / jnp.maximum(present, 1)
   return counts  # Within one task, balancing tasks changes nothing.
+
+
+def slot_weights(
+  weighting: str, cohort: cohorts.Cohort, num_tasks: int
+) -> jax.Array:
+  """How much of a client's weight in a common layer each of its slots stands for.
+
+  Args:
+    weighting: One of `WEIGHTINGS`.
+    cohort: C clients.
+    num_tasks: T.
+
+  Returns:
+    `[C, S]`, as they stand to each other; zero for slots without a label.
+  """
+  if weighting == TASK_BALANCED:
+    return _shares_of_tasks(cohort, num_tasks)[0]
+  return client_weights(weighting, cohort, num_tasks, by_slot=True)
+
+
+def _shares_of_tasks(cohort, num_tasks):
+  """Each slot's share of its task's examples, and how many tasks there are."""
+  labels = cohort.label_counts
+  totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
+  total = jnp.take(totals, cohort.tasks, mode='clip')
+  shares = jnp.where(labels > 0, labels / jnp.maximum(total, 1), 0)
+  return shares, (totals > 0).sum()
 
 
 def normalizer(

@@ -1,5 +1,6 @@
 """The learning rate of what clients train after the last round."""
 
+import dataclasses
 import math
 
 from absl.testing import absltest
@@ -29,21 +30,21 @@ LAST = float(_cosine(ROUNDS - 1))  # A quarter of the first.
 
 
 def _views(name, rate, rounds=ROUNDS, **own):
-  """The clients' models after some rounds at the cosine's rates.
+  """The clients' models after some rounds, all of them from the same state.
 
   Args:
     name: Of the algorithm.
-    rate: With which clients fine-tune in the end, a number or a schedule.
+    rate: Of local training, a number or a schedule.
     rounds: How many.
     **own: Settings of the algorithm's own.
   """
-  entry = algorithms.ALGORITHMS[name]
   types = ('common', 'personal' if name == 'fedbabu' else 'common')
   federation, data = testing.toy_federation(types)
-  local = client_updates.LocalSgd(learning_rate=_cosine, batch_size=2)
-  state, _ = cases.train(entry.build, federation, data, local, rounds)
   local = client_updates.LocalSgd(learning_rate=rate, batch_size=2)
-  return cases.views_of(entry.build(federation, local, **own), state, data)
+  algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
+  state = cases.start(algorithm, data)
+  state = dataclasses.replace(state, round=jnp.int32(rounds))
+  return cases.views_of(algorithm, state, data)
 
 
 class FineTuningRateTest(parameterized.TestCase):
@@ -58,12 +59,12 @@ class FineTuningRateTest(parameterized.TestCase):
   def test_it_may_be_one_of_its_own(self, name):
     found = _views(name, _cosine, finetune_learning_rate=0.3)
     testing.assert_trees_close(found, _views(name, 0.3))
-    traced = _views(
-      name, _cosine, finetune_learning_rate=jnp.array([0.0, 0.3])[1]
-    )
-    testing.assert_trees_close(traced, found)
-    none = _views(name, LAST, finetune_learning_rate=jnp.float32(0))
-    testing.assert_trees_close(none, _views(name, LAST))
+
+  @parameterized.parameters((0.0, LAST), (0.3, 0.3))
+  def test_a_traced_one_is_as_a_number(self, own, rate):
+    name = 'fedavg_finetune'
+    found = _views(name, _cosine, finetune_learning_rate=jnp.float32(own))
+    testing.assert_trees_close(found, _views(name, rate))
 
   def test_before_any_round_it_is_that_of_the_first(self):
     found = _views('fedavg_finetune', _cosine, rounds=0)
