@@ -13,6 +13,7 @@ type's weights are; what clients report beside them is averaged as ever.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
 from fmtl_jax.algorithms import base
+from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
 Weights = Mapping[str, jax.Array]
@@ -86,6 +88,11 @@ class Aggregation:
     self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
       0
     ]
+    self._shares_tasks = federation.num_slots > 1 and any(
+      n in self._by_task or self._weighting(n) == weights_lib.TASK_BALANCED
+      for n in self.averaged
+      if not self._is_by_slot(n)
+    )
 
   def _check_balancing(self):
     """Raises a ValueError if updates cannot be balanced as is asked."""
@@ -123,6 +130,12 @@ class Aggregation:
     index = self._federation.owners[name].index
     return None if index is None else cohort.index[index]
 
+  def _weighting(self, name: str) -> str:
+    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
+
+  def _is_by_slot(self, name: str) -> bool:
+    return any(jax.tree.leaves(self._of(name, self._per_slot)))
+
   def _server(self, name: str) -> server_optimizers.ServerOptimizer:
     return self._settings.server.get(name, server_optimizers.ServerOptimizer())
 
@@ -151,14 +164,35 @@ class Aggregation:
       return None
     return layer_types.merge(*(server[name].memory for name in self.averaged))
 
+  def share_tasks(
+    self, data: dataset_lib.FederatedDataset, cohort: cohorts.Cohort
+  ) -> cohorts.Cohort:
+    """The cohort with its task shares, where tasks are to count the same.
+
+    That is where layers that slots share are weighted `task_balanced`, or are
+    balanced by task at the server, and clients have several slots.
+
+    Args:
+      data: The federation's data.
+      cohort: C clients, of whom some may not count.
+    """
+    if not self._shares_tasks:
+      return cohort
+    shares = weights_lib.task_shares(
+      cohort,
+      cohorts.label_counts(data, cohort),
+      len(self._federation.tasks),
+    )
+    return dataclasses.replace(cohort, task_shares=shares)
+
   def weights(self, cohort: cohorts.Cohort) -> dict[str, jax.Array]:
     """The weights of every averaged layer type, `[C]` or `[C, S]`."""
     return {
       name: weights_lib.client_weights(
-        self._settings.weighting.get(name, weights_lib.EXAMPLES),
+        self._weighting(name),
         cohort,
         len(self._federation.tasks),
-        by_slot=any(jax.tree.leaves(self._of(name, self._per_slot))),
+        by_slot=self._is_by_slot(name),
       )
       for name in self.averaged
     }
@@ -409,7 +443,7 @@ class Aggregation:
     share = add_up((weights > 0).astype(weights.dtype))
     share = share / self._population(name, cohort, count)
     divisor = weights_lib.normalizer(
-      self._settings.weighting.get(name, weights_lib.EXAMPLES),
+      self._weighting(name),
       weight_sum,
       drawn,
       num_examples,
@@ -429,7 +463,7 @@ class Aggregation:
 
   def _reduced(self, name, updates, cohort, weights, owner, count, key):
     """What a reducer, or a balancer, makes of the updates of each owner."""
-    weighting = self._settings.weighting.get(name, weights_lib.EXAMPLES)
+    weighting = self._weighting(name)
     num_tasks = len(self._federation.tasks)
     if weights.ndim == 1 and not self._settings.skip_nonfinite:
       # What is dropped was not sent: others' shares are those without it.
@@ -440,6 +474,7 @@ class Aggregation:
     reducer = self._settings.reducer.get(name)
     if self._settings.balancing.group is not None:
       reducer = reducers.balanced(self._settings.balancing.group, key)
+    assert reducer is not None  # Or updates would not be stacked.
     if owner is None and self._within_tasks:
       return reducers.within_tasks(
         reducer,

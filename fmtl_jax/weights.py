@@ -3,8 +3,8 @@
 `examples`      N_m / sum of N_m over the clients averaged; the default.
 `uniform`       Every client that has data counts the same.
 `task_balanced` Every task counts the same in the common layers, whatever its
-                amount of data: a client's slot gets its share of its task's
-                examples in the cohort.
+                amount of data and whoever holds it: a client's slot gets its
+                share of its task's examples in the cohort.
 `paper`         Equations 1 and 2 taken literally: N_m / (T K N) for common and
                 N_m / (K N) for task-specific layers, N the examples of all
                 clients. They do not add up to one.
@@ -12,6 +12,21 @@
 N_m counts the client's training examples that carry the label of the slot for
 layers with a copy for each slot, and those with at least one active label for
 the others.
+
+A weight of a client cannot balance tasks that its update has mixed. Where
+clients hold several tasks, `task_balanced` therefore also says what the layers
+see that a client's slots share, whatever the algorithm is: with s_mt client m's
+share of the examples of task t,
+
+  sum_t (s_mt / sum_u s_mu) L_mt,   and the client weighs   1 / T sum_t s_mt,
+
+so that one step of all clients follows the gradient of 1 / T sum_t L_t, with
+L_t the mean loss over all examples of task t, however tasks are dealt out. The
+task weights of `Federation` multiply the L_mt as ever. Layers with a copy for
+each slot, personal ones too, see the loss of their task alone, as with any
+weights; personal layers that slots share see what the common ones do. A client
+with one task has the plain loss. So has whoever trains outside of rounds
+(fine-tuning, newcomers), where nothing is averaged.
 
 References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, equations 1 and 2
@@ -73,7 +88,7 @@ def client_weights(
 def slot_weights(
   weighting: str, cohort: cohorts.Cohort, num_tasks: int
 ) -> jax.Array:
-  """How much of a client's weight in a common layer each of its slots stands for.
+  """What part of a client's weight in a common layer each of its slots has.
 
   Args:
     weighting: One of `WEIGHTINGS`.
@@ -88,11 +103,39 @@ def slot_weights(
   return client_weights(weighting, cohort, num_tasks, by_slot=True)
 
 
+def task_shares(
+  cohort: cohorts.Cohort, label_counts: jax.Array, num_tasks: int
+) -> jax.Array:
+  """How much each slot's loss counts in layers that a client's slots share.
+
+  Args:
+    cohort: C clients.
+    label_counts: `[C, S]`, training examples with an active slot's label, also
+      of clients whose updates do not count: they train as if theirs did. A task
+      that has no others is one whole.
+    num_tasks: T.
+
+  Returns:
+    `[C, S]`, with the sum 1, or 0 for clients without a label.
+  """
+  total = _total_of_tasks(cohort, num_tasks)[1]
+  shares = label_counts / jnp.where(total > 0, total, 1)
+  shares = jnp.where(total > 0, shares, label_counts > 0)
+  whole = shares.sum(1, keepdims=True)
+  return shares / jnp.where(whole > 0, whole, 1)
+
+
+def _total_of_tasks(cohort, num_tasks):
+  """The examples of each task in the cohort, `[T]`, and of each slot's."""
+  labels = cohort.label_counts
+  totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
+  return totals, jnp.take(totals, cohort.tasks, mode='clip')
+
+
 def _shares_of_tasks(cohort, num_tasks):
   """Each slot's share of its task's examples, and how many tasks there are."""
   labels = cohort.label_counts
-  totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
-  total = jnp.take(totals, cohort.tasks, mode='clip')
+  totals, total = _total_of_tasks(cohort, num_tasks)
   shares = jnp.where(labels > 0, labels / jnp.maximum(total, 1), 0)
   return shares, (totals > 0).sum()
 

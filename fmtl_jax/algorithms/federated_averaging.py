@@ -181,6 +181,7 @@ def federated_averaging(
         cohort,
         data.num_clients,
       )
+    cohort = aggregation.share_tasks(data, cohort)
     weights = aggregation.weights(cohort)
     sent = aggregation.sent(state.server)
     rows, task_axis = (cohort, weights), settings.task_axis

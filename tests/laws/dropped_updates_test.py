@@ -1,4 +1,4 @@
-"""An update that is not finite counts for nothing, whatever combines the others."""
+"""An update that is not finite counts for nothing, however others combine."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -104,7 +104,9 @@ class DroppedUpdatesTest(parameterized.TestCase):
     self.assertAlmostEqual(float(found), 1.0, places=5)
 
   @parameterized.parameters(
-    *((name, 'task_balanced', within) for name in REDUCERS for within in (0, 1)),
+    *(
+      (name, 'task_balanced', within) for name in REDUCERS for within in (0, 1)
+    ),
     *(('mean', name, 1) for name in ('examples', 'uniform', 'paper')),
   )
   def test_it_is_as_if_the_client_were_not_there(self, name, weighting, within):

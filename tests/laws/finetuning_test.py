@@ -74,9 +74,7 @@ class FineTuningRateTest(parameterized.TestCase):
 
   def test_a_client_ends_where_that_rate_leads(self):
     """A mean of 2, and a client's of 4: E steps go 1 - (1 - 2 eta)^E there."""
-    federation, data = testing.mean_estimation(
-      [[0.0], [4.0]], [0, 0], 'common'
-    )
+    federation, data = testing.mean_estimation([[0.0], [4.0]], [0, 0], 'common')
     local = client_updates.LocalSgd(learning_rate=_cosine, batch_size=0)
     state, views = cases.train(
       fedavg_finetune.fedavg_finetune,
@@ -96,9 +94,7 @@ class FineTuningRateTest(parameterized.TestCase):
 
   def test_a_newcomer_has_it_too(self):
     """Its only example is 4, and it starts from 2."""
-    federation, data = testing.mean_estimation(
-      [[0.0], [4.0]], [0, 0], 'common'
-    )
+    federation, data = testing.mean_estimation([[0.0], [4.0]], [0, 0], 'common')
     algorithm = fedavg_finetune.fedavg_finetune(federation)
     state = testing.jit(algorithm.init)(jax.random.key(0), data)
     params = jax.tree.map(lambda x: x + 2, state.params)
