@@ -5,7 +5,8 @@ on its own training data for some epochs; the result is never sent, nor kept.
 
 References:
   Wang, Mathews, Kiddon, Eichner, Beaufays, Ramage (2019), Federated evaluation
-  of on-device personalization, https://arxiv.org/abs/1910.10252, section 3.
+  of on-device personalization, https://arxiv.org/abs/1910.10252, section 3
+  (unchecked).
 """
 
 import dataclasses

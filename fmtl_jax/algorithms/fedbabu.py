@@ -12,7 +12,8 @@ body has no common criterion. The optimizer of a round knows only the body.
 
 References:
   Oh, Kim, Yun (2022), FedBABU: toward enhanced representation for federated
-  image classification, https://arxiv.org/abs/2106.06042, Algorithm 1.
+  image classification, https://arxiv.org/abs/2106.06042, Algorithm 1
+  (unchecked).
 """
 
 import dataclasses
