@@ -120,7 +120,8 @@ def median(updates: Tree, weights: jax.Array) -> Tree:
 
   References:
     Yin et al. (2018), Byzantine-robust distributed learning,
-    https://arxiv.org/abs/1803.01498, Algorithm 1 (option I).
+    https://arxiv.org/abs/1803.01498, Algorithm 1 (option I,
+    unchecked).
   """
   return _middle(updates, weights, lambda count: (count - 1) // 2)
 
@@ -165,7 +166,8 @@ def trimmed_mean(*, trim: Number = 0.2) -> Reducer:
 
   References:
     Yin et al. (2018), Byzantine-robust distributed learning,
-    https://arxiv.org/abs/1803.01498, Algorithm 1 (option II).
+    https://arxiv.org/abs/1803.01498, Algorithm 1 (option II,
+    unchecked).
   """
   _check('trim', trim, '>= 0 and < 0.5', lambda x: 0 <= x < 0.5)
 
@@ -193,7 +195,8 @@ def multi_krum(*, attackers: Number = 0.2, kept: Number = 0.0) -> Reducer:
   References:
     Blanchard, El Mhamdi, Guerraoui, Stainer (2017), Machine learning with
     adversaries: Byzantine tolerant gradient descent,
-    https://arxiv.org/abs/1703.02757, sections 4 and 6.
+    https://arxiv.org/abs/1703.02757, sections 4 and 6
+    (unchecked).
   """
   _check('kept', kept, 'between 0 and 1', lambda x: 0 <= x <= 1)
 
@@ -213,7 +216,7 @@ def krum(*, attackers: Number = 0.2) -> Reducer:
   References:
     Blanchard, El Mhamdi, Guerraoui, Stainer (2017), Machine learning with
     adversaries: Byzantine tolerant gradient descent,
-    https://arxiv.org/abs/1703.02757, section 4.
+    https://arxiv.org/abs/1703.02757, section 4 (unchecked).
   """
   return _krum(attackers, lambda *unused: 1)
 
@@ -257,7 +260,8 @@ def geometric_median(
 
   References:
     Pillutla, Kakade, Harchaoui (2022), Robust aggregation for federated
-    learning, https://arxiv.org/abs/1912.13445, Algorithm 2 (RFA).
+    learning, https://arxiv.org/abs/1912.13445, Algorithm 2 (RFA,
+    unchecked).
   """
   _check('iterations', iterations, '>= 1', lambda x: x >= 1)
   _check('smoothing', smoothing, '> 0', lambda x: x > 0)
