@@ -54,7 +54,7 @@ _OF_CLOCK = (
 )
 # Fields that change no shape: a sweep maps them over runs of one program.
 MAPPED = (
-  *(
+  *dict.fromkeys(  # Several algorithms have some of them.
     config_lib.own_field(name, setting)
     for name, entry in algorithms.ALGORITHMS.items()
     for setting, default in entry.defaults.items()

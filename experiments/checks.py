@@ -47,6 +47,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'algorithm.fedrep.head_epochs',
       'algorithm.fedyogi.server_learning_rate',
       'algorithm.finetune_epochs',
+      'algorithm.finetune_learning_rate',
       'algorithm.mr_mtl.lam',
       'algorithm.mu',
       'algorithm.per_fedavg.alpha',

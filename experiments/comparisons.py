@@ -521,7 +521,7 @@ def build_tables(
     for field, value in config_lib.flatten(config.overrides[name]).items()
   ]
   other = 'Other settings are the same for all, those of one algorithm only '
-  other += 'the defaults of its paper' + (
+  other += 'its defaults (--dry_run says where its paper has others)' + (
     f' but for {"; ".join(own)}.' if own else '.'
   )
   return [
@@ -618,6 +618,9 @@ def describe(
       finished.append('runs')
     done = f': finished {" and ".join(finished)}' if finished else ''
     lines.append(f'{plan.label} ({plan.name}){done}')
+    algorithm = cases_lib.CASES[plan.name].algorithm
+    deviations = algorithms.ALGORITHMS[algorithm].deviations
+    lines += [f'  unlike its paper: {deviations}'] if deviations else []
   return '\n'.join(lines)
 
 

@@ -18,7 +18,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import balancing
 
 # Settings of algorithms that stand in `algorithm` itself.
-_SEVERAL_HAVE = ('mu', 'finetune_epochs')
+_SEVERAL_HAVE = ('mu', 'finetune_epochs', 'finetune_learning_rate')
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -74,6 +74,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.algorithm.initialization = 'shared'  # Or per_owner.
   config.algorithm.mu = 0.1  # Proximal weight of fedprox.
   config.algorithm.finetune_epochs = 5  # Of fedavg_finetune and others.
+  # Of them, too; 0 is that of the last round.
+  config.algorithm.finetune_learning_rate = 0.0
   for name, entry in algorithms.ALGORITHMS.items():
     own = {k: v for k, v in entry.defaults.items() if k not in _SEVERAL_HAVE}
     if own:  # algorithm.NAME.SETTING, with the default of its paper.

@@ -11,6 +11,7 @@ from experiments import cases as cases_lib
 from experiments import datasets
 from experiments import program as program_lib
 from experiments import train
+from fmtl_jax import algorithms
 from fmtl_jax import communication
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
@@ -98,8 +99,10 @@ def _case(
     ]
   algorithm = case.make_algorithm(federation, {})
   form, reasons = algorithm.form(case.data)
+  deviations = algorithms.ALGORITHMS[case.algorithm].deviations
   return [
     *before,
+    *([f'unlike its paper: {deviations}'] if deviations else []),
     *layer_table(federation),
     'distinct parameters: '
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),

@@ -36,7 +36,8 @@ class Adaptation(NamedTuple):
   """How a newcomer trains.
 
   Attributes:
-    local: Settings of local training.
+    local: Settings of local training; of a schedule of learning rates, the one
+      of the last round that was run.
     trained: Whether a leaf is trained, with the structure of a view.
     pull: `pull / 2` times the squared distance from the start is added to the
       loss.
@@ -201,7 +202,7 @@ def adapted(
       None,
       frozen,
       local_data,
-      state.round,
+      client_updates.last_round(state.round),
       penalty_fn,
       select,
     ).params

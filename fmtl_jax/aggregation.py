@@ -13,6 +13,7 @@ type's weights are; what clients report beside them is averaged as ever.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -88,6 +89,11 @@ class Aggregation:
     self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
       0
     ]
+    self._shares_tasks = federation.num_slots > 1 and any(
+      n in self._by_task or self._weighting(n) == weights_lib.TASK_BALANCED
+      for n in self.averaged
+      if not self._is_by_slot(n)
+    )
 
   def _check_balancing(self):
     """Raises a ValueError if updates cannot be balanced as is asked."""
@@ -124,6 +130,12 @@ class Aggregation:
   def _owner(self, cohort: cohorts.Cohort, name: str) -> jax.Array | None:
     index = self._federation.owners[name].index
     return None if index is None else cohort.index[index]
+
+  def _weighting(self, name: str) -> str:
+    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
+
+  def _is_by_slot(self, name: str) -> bool:
+    return any(jax.tree.leaves(self._of(name, self._per_slot)))
 
   def _server(self, name: str) -> server_optimizers.ServerOptimizer:
     return self._settings.server.get(name, server_optimizers.ServerOptimizer())
@@ -162,6 +174,32 @@ class Aggregation:
     counts = self._federation.num_owners
     return cohorts.totals(data, {i: counts[i] for i in indices if i})
 
+  def share_tasks(
+    self,
+    data: dataset_lib.FederatedDataset,
+    cohort: cohorts.Cohort,
+    totals: Totals,
+  ) -> cohorts.Cohort:
+    """The cohort with its task shares, where tasks are to count the same.
+
+    That is where layers that slots share are weighted `task_balanced`, or are
+    balanced by task at the server, and clients have several slots.
+
+    Args:
+      data: The federation's data.
+      cohort: C clients, of whom some may not count.
+      totals: As returned by `totals`.
+    """
+    if not self._shares_tasks:
+      return cohort
+    shares = weights_lib.task_shares(
+      cohort,
+      cohorts.label_counts(data, cohort),
+      len(self._federation.tasks),
+      _task_totals(totals),
+    )
+    return dataclasses.replace(cohort, task_shares=shares)
+
   def weights(
     self, cohort: cohorts.Cohort, totals: Totals
   ) -> dict[str, jax.Array]:
@@ -177,16 +215,10 @@ class Aggregation:
         cohort,
         len(self._federation.tasks),
         by_slot=self._is_by_slot(name),
-        task_totals=totals[''].labels[0] if totals else None,
+        task_totals=_task_totals(totals),
       )
       for name in self.averaged
     }
-
-  def _weighting(self, name):
-    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
-
-  def _is_by_slot(self, name):
-    return any(jax.tree.leaves(self._of(name, self._per_slot)))
 
   def mask_inactive(self, tree: Tree, active: jax.Array) -> Tree:
     """Zeroes slots of a client's view or update that take no part."""
@@ -465,23 +497,37 @@ class Aggregation:
       return leaf / divisor.reshape(shape).astype(leaf.dtype)
 
     update, report = jax.tree.map(divide, total[name])
+    if name in self._stacked:
+      scale = None
+      update = self._reduced(
+        name, stacked[name], cohort, weights, owner, count, key
+      )
+    return server_optimizers.Reported(update, report, share, scale)
+
+  def _reduced(self, name, updates, cohort, weights, owner, count, key):
+    """What a reducer, or a balancer, makes of the updates of each owner."""
+    weighting = self._weighting(name)
+    num_tasks = len(self._federation.tasks)
+    if weights.ndim == 1 and not self._settings.skip_nonfinite:
+      # What is dropped was not sent: others' shares are those without it.
+      cohort = cohorts.silenced(cohort, ~reducers.finite(updates))
+      weights = weights_lib.client_weights(
+        weighting, cohort, num_tasks, by_slot=False
+      )
     reducer = self._settings.reducer.get(name)
     if self._settings.balancing.group is not None:
       reducer = reducers.balanced(self._settings.balancing.group, key)
-    if reducer is not None:
-      scale = None
-    if reducer is not None and owner is None and self._within_tasks:
-      update = reducers.within_tasks(
+    assert reducer is not None  # Or updates would not be stacked.
+    if owner is None and self._within_tasks:
+      return reducers.within_tasks(
         reducer,
-        stacked[name],
+        updates,
         weights,
-        cohort.label_counts,
+        weights_lib.slot_weights(weighting, cohort, num_tasks),
         cohort.tasks,
-        len(self._federation.tasks),
+        num_tasks,
       )
-    elif reducer is not None:
-      update = reducers.by_owner(reducer, stacked[name], weights, owner, count)
-    return server_optimizers.Reported(update, report, share, scale)
+    return reducers.by_owner(reducer, updates, weights, owner, count)
 
   def _group_weights(self, name, reported, totals):
     """What all clients of each owner weigh, as `reported` those of a round."""
@@ -491,7 +537,7 @@ class Aggregation:
     weights = weights_lib.group_weights(
       self._weighting(name),
       totals[index or ''],
-      totals[''].labels[0],
+      _task_totals(totals),
       by_slot=self._is_by_slot(name),
     )
     if index is None:
@@ -501,6 +547,11 @@ class Aggregation:
       first = jax.lax.axis_index(self._settings.task_axis) * count
       weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
     return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
+
+
+def _task_totals(totals: Totals) -> jax.Array | None:
+  """The labels of each task, `[T]`, in the federation; None if not known."""
+  return totals[''].labels[0] if totals else None
 
 
 def scatter(table: Tree, rows: Tree, client: jax.Array) -> Tree:

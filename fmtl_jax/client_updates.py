@@ -52,7 +52,8 @@ class LocalData(NamedTuple):
     """Gathers examples at `[B]` positions; padding beyond the client's size."""
     rows = self.data.partition.train.at(self.client.start + positions)
     is_example = positions < self.client.size
-    return self.data.take(rows, self.client.tasks, is_example)
+    batch = self.data.take(rows, self.client.tasks, is_example)
+    return dataclasses.replace(batch, task_shares=self.client.task_shares)
 
 
 class ClientResult(NamedTuple):
@@ -216,6 +217,18 @@ def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
   return schedule(round_number) if callable(schedule) else schedule
 
 
+def last_round(rounds: jax.Array) -> jax.Array:
+  """The last one of so many rounds, and the first one before any.
+
+  What is trained after the rounds has the learning rate of this one: a schedule
+  says nothing of a round that is never run, and often ends at zero there.
+
+  Args:
+    rounds: `[]` int32, how many were run.
+  """
+  return jnp.maximum(rounds - 1, 0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sgd:
   """SGD as `learning rate -> optax transformation`: linear in the gradients.
@@ -332,9 +345,10 @@ def balanced_gradient(
 ) -> tuple[Tree, dict[str, jax.Array], Tree]:
   """The gradient of a client's tasks, balanced where they share a layer.
 
-  What all slots share gets the balancer's direction. A slot's own layers get
-  the gradient of its task, times the factor that a method which weighs losses
-  gives it. A slot without a label in the batch takes no part.
+  What all slots share gets the balancer's direction, of gradients that count
+  what the batch's task shares say. A slot's own layers get the gradient of its
+  task, times the factor that a method which weighs losses gives it. A slot
+  without a label in the batch takes no part.
 
   Args:
     federation: Network, layer types and tasks.
@@ -369,7 +383,7 @@ def balanced_gradient(
     each,
     losses,
     sums['count'] > 0,
-    federation.slot_weights(batch.tasks, losses.dtype),
+    federation.slot_weights(batch, losses.dtype),
   )
   gradient = layer_types.merge(found.direction, pullback(found.own)[1])
   return gradient, sums, found.state

@@ -38,6 +38,8 @@ class Cohort:
       `[C, S]`, and the data set's own, such as a cluster.
     work: `[C]` float32, the share of its local steps that a client takes; None
       if all take all of them.
+    task_shares: `[C, S]` float32, how much a slot's loss counts in the layers
+      that slots share, see `weights.task_shares`; None if all count one.
   """
 
   client: jax.Array
@@ -50,6 +52,7 @@ class Cohort:
   example_counts: jax.Array
   index: Mapping[str, jax.Array]
   work: jax.Array | None = None
+  task_shares: jax.Array | None = None
 
 
 def check_clients_per_task(
@@ -262,6 +265,15 @@ def silenced(cohort: Cohort, silent: jax.Array) -> Cohort:
     label_counts=jnp.where(silent[:, None], 0, cohort.label_counts),
     example_counts=jnp.where(silent, 0, cohort.example_counts),
   )
+
+
+def label_counts(
+  data: dataset_lib.FederatedDataset, cohort: Cohort
+) -> jax.Array:
+  """`Cohort.label_counts`, also of those who train and are `silenced`."""
+  counts = jnp.asarray(data.partition.label_counts)
+  counts = jnp.take(counts, cohort.client, axis=0, mode='clip')
+  return jnp.where(cohort.active, counts, 0).astype(jnp.float32)
 
 
 def _count_labelled(data, tasks, active, start, size):

@@ -450,6 +450,9 @@ class Federation:
     """A client's multi-objective loss: the weighted sum over its active tasks.
 
     Each task's loss is the mean over the batch's examples that carry its label.
+    Where the batch has task shares, this is the loss as the layers see it that
+    slots share; the gradient of a slot's own copies is that of its task's loss,
+    without its share.
 
     Args:
       view: A client's view of the trained parameters.
@@ -464,7 +467,7 @@ class Federation:
     """
     sums = self.slot_losses(view, frozen, batch, active)
     loss_sum, count = sums['loss_sum'], sums['count']
-    weights = self.slot_weights(batch.tasks, loss_sum.dtype)
+    weights = self.slot_weights(batch, loss_sum.dtype)
     loss = (weights * loss_sum / jnp.maximum(count, 1)).sum()
     return loss, sums
 
@@ -476,6 +479,7 @@ class Federation:
     active: jax.Array,
   ) -> dict[str, Any]:
     """What `objective` is made of, and returns beside the loss."""
+    view = self._without_shares(view, batch.task_shares)
     outputs, statistics = self.train_slots(view, frozen, batch, active)
     losses = jax.vmap(self.loss_fn)(outputs, batch.labels, batch.tasks)
     chosen = batch.has_label & active[:, None]
@@ -483,10 +487,25 @@ class Federation:
     sums = {'loss_sum': loss_sum, 'count': chosen.sum(1)}
     return sums | ({'statistics': statistics} if self.has_statistics else {})
 
-  def slot_weights(self, tasks: jax.Array, dtype: Any) -> jax.Array:
-    """The weights of `[S]` tasks in a client's objective."""
+  def slot_weights(self, batch: dataset_lib.Batch, dtype: Any) -> jax.Array:
+    """The weights `[S]` of slots in a client's objective."""
     weights = jnp.asarray(self.task_weights, dtype)
-    return jnp.take(weights, tasks, mode='clip')
+    weights = jnp.take(weights, batch.tasks, mode='clip')
+    if batch.task_shares is None:
+      return weights
+    return weights * batch.task_shares.astype(dtype)
+
+  def _without_shares(self, view, shares):
+    """The view; slots' own copies get their gradient divided by the share."""
+    if shares is None:
+      return view
+    scale = jnp.where(shares > 0, 1 / jnp.where(shares > 0, shares, 1), 1)
+    per_slot = layer_types_lib.split(self.per_slot, self.labels)[0]
+    return jax.tree.map(
+      lambda of_slot, leaf: _scale_gradient(leaf, scale) if of_slot else leaf,
+      per_slot,
+      view,
+    )
 
   @property
   def has_statistics(self) -> bool:
@@ -508,6 +527,23 @@ class Federation:
       self.owners[name].index for name in jax.tree.leaves(self.layer_types)
     }
     return bool(indices - {None, 'task'})
+
+
+@jax.custom_jvp
+def _scale_gradient(leaf, scale):
+  """The leaf, `[S, ...]`, whose gradient is multiplied by `[S]` numbers.
+
+  Derivatives of the gradient itself are those at the leaf.
+  """
+  del scale
+  return leaf
+
+
+@_scale_gradient.defjvp
+def _scale_gradient_jvp(primals, tangents):
+  (leaf, scale), (tangent, _) = primals, tangents
+  scale = scale.reshape(scale.shape + (1,) * (leaf.ndim - 1))
+  return leaf, tangent * scale.astype(tangent.dtype)
 
 
 def _statistics(train_fn, shapes, labels, features):

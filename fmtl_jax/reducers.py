@@ -10,7 +10,7 @@ A robust reducer is a function of one owner's updates, mapped over owners. They
 are of one layer type: distances and norms are over all leaves of it. Clients
 without weight (padding, those of other owners) are not looked at. An update
 with a value that is not finite is dropped as if it had not been sent, before
-anything is counted. An owner that is left without updates gets zero.
+anything is counted or weighed. An owner that is left without updates gets zero.
 
 `mean`             weighted mean
 `median`           median of every coordinate
@@ -53,11 +53,18 @@ def _along(values: jax.Array, leaf: jax.Array) -> jax.Array:
   return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
 
 
+def finite(updates: Tree) -> jax.Array:
+  """`[C]` bool, whose updates `[C, ...]` are finite: the others are dropped."""
+  found = [
+    jnp.isfinite(leaf).all(axis=range(1, leaf.ndim))
+    for leaf in jax.tree.leaves(updates)
+  ]
+  return jnp.stack(found).all(0)
+
+
 def _received(updates: Tree, weights: jax.Array) -> tuple[Tree, jax.Array]:
   """The updates with zeros for those that do not count, and who counts."""
-  counted = weights > 0
-  for leaf in jax.tree.leaves(updates):
-    counted &= jnp.isfinite(leaf).all(axis=range(1, leaf.ndim))
+  counted = (weights > 0) & finite(updates)
   zero = lambda leaf: jnp.where(_along(counted, leaf), leaf, 0)
   return jax.tree.map(zero, updates), counted
 
@@ -113,7 +120,8 @@ def median(updates: Tree, weights: jax.Array) -> Tree:
 
   References:
     Yin et al. (2018), Byzantine-robust distributed learning,
-    https://arxiv.org/abs/1803.01498, Algorithm 1 (option I).
+    https://arxiv.org/abs/1803.01498, Algorithm 1 (option I,
+    unchecked).
   """
   return _middle(updates, weights, lambda count: (count - 1) // 2)
 
@@ -131,14 +139,16 @@ def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
 
   def reduce(updates, weights):
     number = weights.shape[0]
+    updates, counted = _received(updates, weights)
+    weights = jnp.where(counted, weights, 0)
     return balancing.combine(
       balancer,
       balancer.init(number),
       key,
       updates,
       jnp.zeros_like(weights),
-      weights > 0,
-      weights / jnp.where((weights > 0).any(), weights.sum(), 1),
+      counted,
+      weights / jnp.where(counted.any(), weights.sum(), 1),
     ).direction
 
   return reduce
@@ -156,7 +166,8 @@ def trimmed_mean(*, trim: Number = 0.2) -> Reducer:
 
   References:
     Yin et al. (2018), Byzantine-robust distributed learning,
-    https://arxiv.org/abs/1803.01498, Algorithm 1 (option II).
+    https://arxiv.org/abs/1803.01498, Algorithm 1 (option II,
+    unchecked).
   """
   _check('trim', trim, '>= 0 and < 0.5', lambda x: 0 <= x < 0.5)
 
@@ -184,7 +195,8 @@ def multi_krum(*, attackers: Number = 0.2, kept: Number = 0.0) -> Reducer:
   References:
     Blanchard, El Mhamdi, Guerraoui, Stainer (2017), Machine learning with
     adversaries: Byzantine tolerant gradient descent,
-    https://arxiv.org/abs/1703.02757, sections 4 and 6.
+    https://arxiv.org/abs/1703.02757, sections 4 and 6
+    (unchecked).
   """
   _check('kept', kept, 'between 0 and 1', lambda x: 0 <= x <= 1)
 
@@ -204,7 +216,7 @@ def krum(*, attackers: Number = 0.2) -> Reducer:
   References:
     Blanchard, El Mhamdi, Guerraoui, Stainer (2017), Machine learning with
     adversaries: Byzantine tolerant gradient descent,
-    https://arxiv.org/abs/1703.02757, section 4.
+    https://arxiv.org/abs/1703.02757, section 4 (unchecked).
   """
   return _krum(attackers, lambda *unused: 1)
 
@@ -248,7 +260,8 @@ def geometric_median(
 
   References:
     Pillutla, Kakade, Harchaoui (2022), Robust aggregation for federated
-    learning, https://arxiv.org/abs/1912.13445, Algorithm 2 (RFA).
+    learning, https://arxiv.org/abs/1912.13445, Algorithm 2 (RFA,
+    unchecked).
   """
   _check('iterations', iterations, '>= 1', lambda x: x >= 1)
   _check('smoothing', smoothing, '> 0', lambda x: x > 0)
@@ -368,15 +381,16 @@ def within_tasks(
 
   Clients of different tasks pull a common layer in different directions, which
   a robust reducer of them all takes for attacks. A client with several tasks
-  takes part in each.
+  takes part in each. Where every client has one task, the weighted mean within
+  tasks is that of all clients.
 
   Args:
     reducer: For one group of clients.
     updates: `[C, ...]`, of a layer with a single copy.
-    weights: `[C]`; a task weighs what its clients do, each divided among its
-      tasks by its examples.
-    counts: `[C, S]`, examples with the label of each slot, 0 where it does not
-      take part.
+    weights: `[C]`; a task weighs what those of its clients do whose updates are
+      not dropped, each divided among its tasks by `counts`.
+    counts: `[C, S]`, what each slot counts in its task's group, as of
+      `weights.slot_weights`, 0 where it does not take part.
     tasks: `[C, S]`, the task of each slot, T for none.
     num_tasks: T.
 
@@ -388,7 +402,9 @@ def within_tasks(
     return reducer(updates, jnp.where(tasks == number, counts, 0).sum(1))
 
   each = jax.lax.map(of, jnp.arange(num_tasks))
-  shares = counts / jnp.maximum(counts.sum(1, keepdims=True), 1)
+  held = counts.sum(1, keepdims=True)
+  shares = counts / jnp.where(held > 0, held, 1)
+  received = jnp.where(finite(updates), weights, 0)
   totals = jnp.zeros(num_tasks, weights.dtype)
-  totals = totals.at[tasks].add(weights[:, None] * shares, mode='drop')
+  totals = totals.at[tasks].add(received[:, None] * shares, mode='drop')
   return _mean(each, totals)

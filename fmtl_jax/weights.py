@@ -3,8 +3,8 @@
 `examples`      N_m / sum of N_m over the clients averaged; the default.
 `uniform`       Every client that has data counts the same.
 `task_balanced` Every task counts the same in the common layers, whatever its
-                amount of data: a client's slot gets its share of its task's
-                examples in the cohort.
+                amount of data and whoever holds it: a client's slot gets its
+                share of its task's examples in the cohort.
 `paper`         Equations 1 and 2 taken literally: N_m / (T K N) for common and
                 N_m / (K N) for task-specific layers, N the examples of all
                 clients. They do not add up to one.
@@ -12,6 +12,21 @@
 N_m counts the client's training examples that carry the label of the slot for
 layers with a copy for each slot, and those with at least one active label for
 the others.
+
+A weight of a client cannot balance tasks that its update has mixed. Where
+clients hold several tasks, `task_balanced` therefore also says what the layers
+see that a client's slots share, whatever the algorithm is: with s_mt client m's
+share of the examples of task t,
+
+  sum_t (s_mt / sum_u s_mu) L_mt,   and the client weighs   1 / T sum_t s_mt,
+
+so that one step of all clients follows the gradient of 1 / T sum_t L_t, with
+L_t the mean loss over all examples of task t, however tasks are dealt out. The
+task weights of `Federation` multiply the L_mt as ever. Layers with a copy for
+each slot, personal ones too, see the loss of their task alone, as with any
+weights; personal layers that slots share see what the common ones do. A client
+with one task has the plain loss. So has whoever trains outside of rounds
+(fine-tuning, newcomers), where nothing is averaged.
 
 A rule of the server that adds up what an owner's clients report, round after
 round, as a part of the mean over all of them (`server_optimizers.ServerRule`),
@@ -75,20 +90,59 @@ def client_weights(
   if weighting == UNIFORM:
     return (counts > 0).astype(jnp.float32)
   if weighting == TASK_BALANCED and not by_slot:
-    labels = cohort.label_counts
-    totals = task_totals
-    if totals is None:
-      totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
-    total = jnp.take(totals, cohort.tasks, mode='clip')
-    shares = jnp.where(labels > 0, labels / jnp.maximum(total, 1), 0)
-    return shares.sum(1) / jnp.maximum((totals > 0).sum(), 1)
+    shares, present = _shares_of_tasks(cohort, num_tasks, task_totals)
+    return shares.sum(1) / jnp.maximum(present, 1)
   return counts  # Within one task, balancing tasks changes nothing.
+
+
+def slot_weights(
+  weighting: str, cohort: cohorts.Cohort, num_tasks: int
+) -> jax.Array:
+  """What part of a client's weight in a common layer each of its slots has.
+
+  Args:
+    weighting: One of `WEIGHTINGS`.
+    cohort: C clients.
+    num_tasks: T.
+
+  Returns:
+    `[C, S]`, as they stand to each other; zero for slots without a label.
+  """
+  if weighting == TASK_BALANCED:
+    return _shares_of_tasks(cohort, num_tasks)[0]
+  return client_weights(weighting, cohort, num_tasks, by_slot=True)
+
+
+def task_shares(
+  cohort: cohorts.Cohort,
+  label_counts: jax.Array,
+  num_tasks: int,
+  task_totals: jax.Array | None = None,
+) -> jax.Array:
+  """How much each slot's loss counts in layers that a client's slots share.
+
+  Args:
+    cohort: C clients.
+    label_counts: `[C, S]`, training examples with an active slot's label, also
+      of clients whose updates do not count: they train as if theirs did. A task
+      that has no others is one whole.
+    num_tasks: T.
+    task_totals: As for `client_weights`.
+
+  Returns:
+    `[C, S]`, with the sum 1, or 0 for clients without a label.
+  """
+  total = _total_of_tasks(cohort, num_tasks, task_totals)[1]
+  shares = label_counts / jnp.where(total > 0, total, 1)
+  shares = jnp.where(total > 0, shares, label_counts > 0)
+  whole = shares.sum(1, keepdims=True)
+  return shares / jnp.where(whole > 0, whole, 1)
 
 
 def group_weights(
   weighting: str,
   totals: dataset_lib.Totals,
-  task_totals: jax.Array,
+  task_totals: jax.Array | None,
   *,
   by_slot: bool,
 ) -> jax.Array:
@@ -106,6 +160,7 @@ def group_weights(
   if weighting == UNIFORM:
     return totals.clients
   if weighting == TASK_BALANCED and not by_slot:
+    assert task_totals is not None
     shares = totals.labels / jnp.maximum(task_totals, 1)
     return shares.sum(1) / jnp.maximum((task_totals > 0).sum(), 1)
   if totals.examples is None:
@@ -116,6 +171,22 @@ def group_weights(
       'any slot.'
     )
   return totals.examples
+
+
+def _total_of_tasks(cohort, num_tasks, totals=None):
+  """The examples of each task, by default in the cohort, and of each slot's."""
+  if totals is None:
+    labels = cohort.label_counts
+    totals = jnp.zeros(num_tasks).at[cohort.tasks].add(labels, mode='drop')
+  return totals, jnp.take(totals, cohort.tasks, mode='clip')
+
+
+def _shares_of_tasks(cohort, num_tasks, totals=None):
+  """Each slot's share of its task's examples, and how many tasks there are."""
+  labels = cohort.label_counts
+  totals, total = _total_of_tasks(cohort, num_tasks, totals)
+  shares = jnp.where(labels > 0, labels / jnp.maximum(total, 1), 0)
+  return shares, (totals > 0).sum()
 
 
 def normalizer(

@@ -1,6 +1,11 @@
 """Algorithms by name: a label rule, and what the clients and the server do.
 
 Most are federated averaging under a label rule of their own.
+
+Where an algorithm is not what its paper has, its file says so in a paragraph
+`Deviations`, and so does its entry in the table. Titles, years and links of
+references were compared with public lists; numbers that come from the text of a
+paper that was not at hand are marked `(unchecked)`.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,6 +64,8 @@ class Entry(NamedTuple):
     sends_all: Those of them whose copies are all sent to every client.
     sends: How many trees of the size of the averaged layers a client sends, and
       is sent: more than one where control variates and the like go along.
+    deviations: Where its defaults, or what it does, are not those of its paper,
+      as the paragraph `Deviations` of its file says it; '' for nowhere.
   """
 
   label_rules: Callable[..., Any]
@@ -72,6 +79,7 @@ class Entry(NamedTuple):
   owners: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda _: {}
   sends_all: tuple[str, ...] = ()
   sends: int = 1
+  deviations: str = ''
 
   @property
   def defaults(self) -> dict[str, Any]:
@@ -96,10 +104,21 @@ def _simpler(
   return lambda own, unused_federation: reason if own[setting] == value else ''
 
 
+_PLAIN_MEANS = (
+  "Means are weighted by examples by default; the paper's are plain "
+  '(`uniform`).'
+)
+_ADAPTIVE = (
+  f'{_PLAIN_MEANS} Server learning rates are starting points, which the paper '
+  'tunes for every data set.'
+)
+
 ALGORITHMS: dict[str, Entry] = {
   'multi_task_fl': Entry(
     multi_task_fl.label_rules,
     depths=('task_layers', 'personal_layers'),
+    deviations='Weights are divided by their sum by default; equations 1 and 2 '
+    'divide by T K N and K N (`paper`).',
   ),
   'separate_fl': Entry(separate_fl.label_rules),
   'isolated': Entry(isolated.label_rules),
@@ -107,7 +126,7 @@ ALGORITHMS: dict[str, Entry] = {
   'fedavg_finetune': Entry(
     fedavg_finetune.label_rules,
     fedavg_finetune.fedavg_finetune,
-    own=('finetune_epochs',),
+    own=('finetune_epochs', 'finetune_learning_rate'),
     equals=_simpler('is fedavg', 'finetune_epochs'),
   ),
   'fedsgd': Entry(fedsgd.label_rules, fedsgd.fedsgd),
@@ -115,34 +134,42 @@ ALGORITHMS: dict[str, Entry] = {
     fedavgm.label_rules,
     fedavgm.fedavgm,
     own=('server_momentum',),
+    deviations="Nesterov's form of the momentum is left out.",
     equals=_simpler('is fedavg', 'fedavgm.server_momentum'),
   ),
   'fedadagrad': Entry(
     adaptive.label_rules,
     adaptive.fedadagrad,
     own=('server_learning_rate', 'beta1', 'tau'),
+    deviations=_ADAPTIVE,
   ),
   'fedadam': Entry(
     adaptive.label_rules,
     adaptive.fedadam,
     own=('server_learning_rate', 'beta1', 'beta2', 'tau'),
+    deviations=_ADAPTIVE,
   ),
   'fedyogi': Entry(
     adaptive.label_rules,
     adaptive.fedyogi,
     own=('server_learning_rate', 'beta1', 'beta2', 'tau'),
+    deviations=_ADAPTIVE,
   ),
   'per_fedavg': Entry(
     per_fedavg.label_rules,
     per_fedavg.per_fedavg,
     own=('alpha', 'order', 'delta', 'finetune_epochs'),
     equals=_simpler('is fedavg', 'per_fedavg.alpha'),
+    deviations=f'{_PLAIN_MEANS} The batches of a step may share examples. A '
+    'client adapts by five epochs by default; in the paper it takes one step.',
   ),
   'reptile': Entry(
     reptile.label_rules,
     reptile.reptile,
-    own=('server_rate', 'finetune_epochs'),
+    own=('server_rate', 'finetune_epochs', 'finetune_learning_rate'),
     equals=_simpler('is fedavg_finetune', 'reptile.server_rate', 1),
+    deviations=f'{_PLAIN_MEANS} The server rate is constant; in the first '
+    'paper it falls from 1 to 0.',
   ),
   'fedprox': Entry(
     fedprox.label_rules,
@@ -154,11 +181,13 @@ ALGORITHMS: dict[str, Entry] = {
     fedbn.label_rules,
     leaf_rules=fedbn.leaf_rules,
     equals=lambda _, federation: fedbn.equals(federation),
+    deviations=_PLAIN_MEANS,
   ),
   'mtfl': Entry(
     mtfl.label_rules,
     leaf_rules=mtfl.leaf_rules,
     equals=lambda own, federation: mtfl.equals(own['private'], federation),
+    deviations="FedAvg-Adam, which averages clients' moments, is left out.",
   ),
   'fednova': Entry(fednova.label_rules, fednova.fednova),
   'feddyn': Entry(feddyn.label_rules, feddyn.feddyn, own=('alpha',)),
@@ -176,17 +205,24 @@ ALGORITHMS: dict[str, Entry] = {
     depths=('personal_layers',),
     own=('head_epochs',),
     equals=_simpler('is fedbabu without fine-tuning', 'fedrep.head_epochs'),
+    deviations=f'{_PLAIN_MEANS} Epochs are counted where the paper counts '
+    'steps.',
   ),
   'fedbabu': Entry(
     fedbabu.label_rules,
     fedbabu.fedbabu,
     depths=('personal_layers',),
-    own=('finetune_epochs', 'finetune_head_only'),
+    own=('finetune_epochs', 'finetune_learning_rate', 'finetune_head_only'),
     equals=_simpler(
       'is fedper with heads that are never trained', 'finetune_epochs'
     ),
   ),
-  'lg_fedavg': Entry(lg_fedavg.label_rules, depths=('common_layers',)),
+  'lg_fedavg': Entry(
+    lg_fedavg.label_rules,
+    depths=('common_layers',),
+    deviations='The optional auxiliary losses are left out, and so is the '
+    'start from a FedAvg model.',
+  ),
   'ditto': Entry(
     ditto.label_rules,
     ditto.ditto,
@@ -230,6 +266,7 @@ ALGORITHMS: dict[str, Entry] = {
     equals=_simpler('is fedavg', 'ifca.clusters', 1),
     owners=lambda own: {clusters.CLUSTER: own['clusters']},
     sends_all=(clusters.CLUSTER,),
+    deviations=f'{_PLAIN_MEANS} There is one start; the paper takes several.',
   ),
   'cfl': Entry(
     cfl.label_rules,
@@ -238,5 +275,8 @@ ALGORITHMS: dict[str, Entry] = {
     own=('eps1', 'eps2', 'gamma', 'max_clusters'),
     equals=lambda own, _: cfl.equals(own),
     owners=lambda own: {clusters.CLUSTER: own['max_clusters']},
+    deviations=f'{_PLAIN_MEANS} gamma is 0 by default, which switches the last '
+    'criterion off. There are at most max_clusters clusters. Updates are not '
+    'permuted.',
   ),
 }

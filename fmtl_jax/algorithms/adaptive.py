@@ -11,18 +11,20 @@ v_{-1} = tau^2, elementwise,
 
 There is no correction of the bias of m and v, unlike in `optax.adam`. The paper
 asks for v_{-1} >= tau^2; this is the least. beta_1 is 0 for FedAdagrad in its
-experiments and 0.9 for the others, beta_2 0.99, tau 0.001. It tunes eta for
-every data set; the defaults are starting points.
+experiments and 0.9 for the others, beta_2 0.99, tau 0.001 (all unchecked).
 
-The paper takes plain means; here they are weighted as the layer type is. Every
-owner has m and v of its own, which rest in a round that nobody reports to it.
-The learning rates of the settings' server optimizers multiply eta, so that
+Every owner has m and v of its own, which rest in a round that nobody reports to
+it. The learning rates of the settings' server optimizers multiply eta, so that
 layer types can differ; 1 leaves it as it is.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). Server learning rates are starting points, which the paper tunes
+for every data set.
 
 References:
   Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan (2021),
   Adaptive federated optimization, https://arxiv.org/abs/2003.00295,
-  Algorithm 2.
+  Algorithm 2 (unchecked).
 """
 
 from collections.abc import Callable

@@ -15,15 +15,18 @@ provided that sqrt((1 - max a_ij) / 2) > gamma. Both parts go on from the model
 of c; the round's updates are averaged within the new clusters, where the paper
 leaves it open. Without a split it is FedAvg.
 
-Norms and similarities are those of the layers of clusters. The paper's mean is
-that of weights `uniform`. There are at most `max_clusters` clusters, since all
-shapes are static. A client without a weight says nothing and stays. Updates are
-sent as they are, without the paper's optional permutation.
+Norms and similarities are those of the layers of clusters. Shapes are static,
+and so is the number of clusters that there can be. A client without a weight
+says nothing and stays.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). gamma is 0 by default, which switches the last criterion off. There
+are at most max_clusters clusters. Updates are not permuted.
 
 References:
   Sattler, Mueller, Samek (2020), Clustered federated learning: model-agnostic
   distributed multi-task optimization under privacy constraints,
-  https://arxiv.org/abs/1910.01991, Algorithms 1 and 3.
+  https://arxiv.org/abs/1910.01991, Algorithms 1 and 3 (unchecked).
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,8 @@ on its own training data for some epochs; the result is never sent, nor kept.
 
 References:
   Wang, Mathews, Kiddon, Eichner, Beaufays, Ramage (2019), Federated evaluation
-  of on-device personalization, https://arxiv.org/abs/1910.10252, section 3.
+  of on-device personalization, https://arxiv.org/abs/1910.10252, section 3
+  (unchecked).
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ def fedavg_finetune(
   settings: base.RoundSettings = base.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
+  finetune_learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
   """Builds FedAvg with fine-tuning, for any layer types.
 
@@ -36,6 +38,8 @@ def fedavg_finetune(
     local: Settings of local training, also of fine-tuning.
     settings: Settings of the round.
     finetune_epochs: Epochs of fine-tuning; 0 is FedAvg.
+    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+      traced.
   """
   rounds = federated_averaging.federated_averaging(
     federation, client_updates.local_sgd(federation, local), settings
@@ -45,4 +49,5 @@ def fedavg_finetune(
     federation,
     dataclasses.replace(local, epochs=finetune_epochs),
     settings,
+    finetune_learning_rate,
   )

@@ -5,12 +5,13 @@
 where Delta is the mean of w - w_m and gamma the learning rate of the layer
 type's server optimizer (1 in the paper); with beta = 0 it is FedAvg. Every
 owner has a v of its own, which rests in a round that nobody reports to it.
-Nesterov's form of the momentum is left out.
+
+Deviations: Nesterov's form of the momentum is left out.
 
 References:
   Hsu, Qi, Brown (2019), Measuring the effects of non-identical data
   distribution for federated visual classification,
-  https://arxiv.org/abs/1909.06335, section 4.3.
+  https://arxiv.org/abs/1909.06335, section 4.3 (unchecked).
 """
 
 import dataclasses

@@ -12,7 +12,8 @@ body has no common criterion. The optimizer of a round knows only the body.
 
 References:
   Oh, Kim, Yun (2022), FedBABU: toward enhanced representation for federated
-  image classification, https://arxiv.org/abs/2106.06042, Algorithm 1.
+  image classification, https://arxiv.org/abs/2106.06042, Algorithm 1
+  (unchecked).
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ def fedbabu(
   settings: base.RoundSettings = base.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
+  finetune_learning_rate: float | jax.Array = 0.0,
   finetune_head_only: bool = False,
 ) -> base.Algorithm:
   """Builds FedBABU, for any layer types with some that clients own.
@@ -45,6 +47,8 @@ def fedbabu(
     settings: Settings of the round.
     finetune_epochs: Epochs of fine-tuning before a client predicts; with 0 it
       predicts with the initial head.
+    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+      traced.
     finetune_head_only: Whether the body stays as it is there.
 
   Raises:
@@ -61,4 +65,5 @@ def fedbabu(
       head if finetune_head_only else local, epochs=finetune_epochs
     ),
     settings,
+    finetune_learning_rate,
   )

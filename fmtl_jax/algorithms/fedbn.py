@@ -6,14 +6,17 @@ other parameters common,
 
   w <- sum_m p_m w_m   for what is no batch normalization,
 
-with p_m the weights of common layers; `uniform` is the paper's. A client that
-has not taken part yet predicts with the initial normalization. In a network
+with p_m the weights of common layers. A client that has not taken part yet
+predicts with the initial normalization. In a network
 without batch normalization it is FedAvg.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`).
 
 References:
   Li, Jiang, Zhang, Kamp, Dou (2021), FedBN: federated learning on non-IID
   features via local batch normalization, https://arxiv.org/abs/2102.07623,
-  Algorithm 1.
+  Algorithm 1 (unchecked).
 """
 
 from fmtl_jax import federation as federation_lib

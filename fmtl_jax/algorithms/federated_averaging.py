@@ -182,6 +182,7 @@ def federated_averaging(
         data.num_clients,
       )
     totals = aggregation.totals(data)
+    cohort = aggregation.share_tasks(data, cohort, totals)
     weights = aggregation.weights(cohort, totals)
     sent = aggregation.sent(state.server)
     rows, task_axis = (cohort, weights), settings.task_axis

@@ -5,7 +5,8 @@ sent. FedRep and FedBABU share the label rule and train in another order.
 
 References:
   Arivazhagan, Aggarwal, Singh, Choudhary (2019), Federated learning with
-  personalization layers, https://arxiv.org/abs/1912.00818, Algorithm 1.
+  personalization layers, https://arxiv.org/abs/1912.00818, Algorithm 1
+  (unchecked).
 """
 
 from collections.abc import Sequence

@@ -7,14 +7,17 @@ is trained. In each round a client takes
   tau epochs of    phi <- phi - eta grad_phi f_m(h_m, phi)  at its new h_m,
 
 and sends phi alone. Both phases pass over all examples, in orders of their own;
-the optimizer of a phase knows only the layers that it trains. The paper counts
-steps where epochs are counted here. Metrics of a round are over both phases. A
-client that never took part predicts with the head it began with.
+the optimizer of a phase knows only the layers that it trains. Metrics of a
+round are over both phases. A client that never took part predicts with the head
+it began with.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). Epochs are counted where the paper counts steps.
 
 References:
   Collins, Hassani, Mokhtari, Shakkottai (2021), Exploiting shared
   representations for personalized federated learning,
-  https://arxiv.org/abs/2102.07078, Algorithm 1.
+  https://arxiv.org/abs/2102.07078, Algorithm 1 (unchecked).
 """
 
 import dataclasses

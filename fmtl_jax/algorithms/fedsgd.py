@@ -14,7 +14,7 @@ not matter; weight decay is part of the gradient.
 References:
   McMahan, Moore, Ramage, Hampson, Aguera y Arcas (2017),
   Communication-efficient learning of deep networks from decentralized data,
-  https://arxiv.org/abs/1602.05629, section 2.
+  https://arxiv.org/abs/1602.05629, section 2 (unchecked).
 """
 
 import dataclasses

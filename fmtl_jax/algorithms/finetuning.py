@@ -1,7 +1,13 @@
 """Fine-tuning: a client trains what it received before it predicts.
 
 The rounds stay as they are; what a client arrives at is never sent, nor kept.
+Its learning rate is that of the last round that was run, whatever a schedule
+says of the round after it, or one of its own. The last rate of a cosine over R
+rounds is (pi / 2 R)^2 of the first one, about: fine-tuning behind it takes a
+rate of its own to move anything.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +22,7 @@ def finetuned(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd,
   settings: base.RoundSettings,
+  learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
   """Lets clients of an algorithm train on their own data before they predict.
 
@@ -23,10 +30,25 @@ def finetuned(
     rounds: The algorithm.
     federation: Network, layer types and tasks.
     local: Settings of fine-tuning: it starts afresh each time, from the view of
-      `rounds`, with the learning rate of the round that comes next.
+      `rounds`.
     settings: Of the rounds: how a client balances its tasks.
+    learning_rate: Of fine-tuning; 0 is that of `local` in the last round that
+      was run. May be traced.
+
+  Raises:
+    ValueError: If the learning rate is negative.
   """
-  finetune = client_updates.local_sgd(federation, local)
+  base.check('algorithm.finetune_learning_rate', learning_rate)
+
+  def schedule(round_number):
+    of_rounds = client_updates.rate(local.learning_rate, round_number)
+    return jnp.where(learning_rate > 0, learning_rate, of_rounds)
+
+  own = isinstance(learning_rate, jax.Array) or learning_rate > 0
+  finetune = client_updates.local_sgd(
+    federation,
+    dataclasses.replace(local, learning_rate=schedule) if own else local,
+  )
 
   def view(state, data, client, frozen):
     received = rounds.view(state, data, client, frozen)
@@ -37,7 +59,7 @@ def finetuned(
       finetune.init(received),
       frozen,
       settings.local_data(state, data, client),
-      state.round,
+      client_updates.last_round(state.round),
     )
     return jax.tree.map(jnp.add, received, result.update)
 

@@ -9,7 +9,7 @@ case `centralized_joint`.
 
 References:
   Caruana (1997), Multitask learning,
-  https://doi.org/10.1023/A:1007379606734, section 1.
+  https://doi.org/10.1023/A:1007379606734, section 1 (unchecked).
 """
 
 from fmtl_jax.algorithms import multi_task_fl

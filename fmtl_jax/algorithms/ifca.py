@@ -9,15 +9,17 @@ trains w_{j_m} and sends it back; w_j becomes the mean over the clients that
 chose it and stays where nobody did. Clients predict with the model that they
 would choose. This is the paper's option II, model averaging.
 
-The paper's mean is that of weights `uniform`. Models start from draws of their
-own; the first one from that of all other layers, so that IFCA with a single
-cluster is FedAvg. Which clusters are found depends on these draws: the paper
-starts several times. Layers of other types are the same in all k models; with
+Models start from draws of their own; the first one from that of all other
+layers, so that IFCA with a single cluster is FedAvg. Which clusters are found
+depends on these draws. Layers of other types are the same in all k models; with
 common ones at the input this is the weight sharing of the paper's experiments.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). There is one start; the paper takes several.
 
 References:
   Ghosh, Chung, Yin, Ramchandran (2020), An efficient framework for clustered
-  federated learning, https://arxiv.org/abs/2006.04088, Algorithm 1.
+  federated learning, https://arxiv.org/abs/2006.04088, Algorithm 1 (unchecked).
 """
 
 import dataclasses

@@ -1,13 +1,15 @@
 """LG-FedAvg: personal representation, common output layers.
 
 The mirror image of FedPer: each client learns its own representation below a
-global predictor. The paper's optional auxiliary losses on the representation
-are left out, and so is its start from a FedAvg model.
+global predictor.
+
+Deviations: The optional auxiliary losses are left out, and so is the start from
+a FedAvg model.
 
 References:
   Liang et al. (2020), Think locally, act globally: federated learning with
   local and global representations, https://arxiv.org/abs/2001.01523,
-  Algorithm 1.
+  Algorithm 1 (unchecked).
 """
 
 from collections.abc import Sequence

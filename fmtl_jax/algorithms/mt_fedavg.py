@@ -2,20 +2,19 @@
 
 The first layers are a shared encoder, the last ones a head for each task. Every
 client of the cohort trains the encoder and the heads of all tasks that it holds
-(`slots='all'`), by local SGD on
+(`slots='all'`), by local SGD. With L_mt the mean loss over those of its
+examples that carry the label of t, n_mt of them, a head sees a_t L_mt and is
+averaged over the clients that hold its task, weighted by n_mt. No task counts
+more in the encoder because more clients hold it: with client m's shares
+s_mt = n_mt / sum_m' n_m't of the tasks, its encoder sees, and its weight is,
 
-  F_m(w) = sum of a_t L_(m,t)(w) over its tasks t,
+  sum_t s_mt / (sum_u s_mu) a_t L_mt   and   1 / T sum_t s_mt,
 
-with L_(m,t) the mean over those of its examples that carry the label of t. A
-head is averaged over the clients that hold its task, weighted by these
-examples. The encoder is averaged so that no task counts more because more
-clients hold it: with n_(m,t) examples of m with the label of t, the weight of m
-is
-
-  1 / T sum_t n_(m,t) / sum_m' n_(m',t),
-
-which is `task_balanced`; T counts the tasks of the cohort. With one task this
-is FedAvg.
+where T counts the tasks of the cohort. A step of all clients on all examples
+thus moves the encoder by -eta / T times the gradient of sum_t a_t L_t, with L_t
+the mean over all examples of t, and each head by -eta a_t times that of L_t,
+whoever holds which task. That is what `task_balanced` means for common layers
+of every algorithm, see `weights`. With one task this is FedAvg.
 
 References:
   McMahan et al. (2017), https://arxiv.org/abs/1602.05629, Algorithm 1, for the

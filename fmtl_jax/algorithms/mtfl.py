@@ -8,13 +8,14 @@ network with batch normalization, with both private FedBN.
 
 The server may step in another way than FedAvg, as in the paper with FedAdam:
 see `server.common`; running statistics that are common are plain averages all
-the same. The paper's FedAvg-Adam, where clients' moments are averaged too, is
-left out, and so are clients that drop out of a round.
+the same. Clients that drop out of a round are those of `participation`.
+
+Deviations: FedAvg-Adam, which averages clients' moments, is left out.
 
 References:
   Mills, Hu, Min (2021), Multi-task federated learning for personalised deep
   neural networks in edge computing, https://arxiv.org/abs/2007.09236,
-  Algorithm 1.
+  Algorithm 1 (unchecked).
 """
 
 from fmtl_jax import federation as federation_lib

@@ -8,6 +8,9 @@ layers near the input and particular ones near the output,
 and each round averages common layers over all clients of the cohort and
 task-specific layers over the clients of their task (Algorithm 1).
 
+Deviations: Weights are divided by their sum by default; equations 1 and 2
+divide by T K N and K N (`paper`).
+
 References:
   Kececi, Shaqfeh, Mbayed, Serpedin (2022), Multi-Task and Transfer Learning for
   Federated Learning Applications, https://arxiv.org/abs/2207.08147.

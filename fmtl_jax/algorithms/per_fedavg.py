@@ -16,7 +16,7 @@ decay if it has them. The product of the Hessian with v = grad f_m(u; D') is
 
 The three batches come from three independent orders of the client's examples,
 new in each epoch, so that an epoch has as many steps as one of FedAvg and even
-a small client has all three; they may share examples. D' is the batch of
+a small client has all three. D' is the batch of
 FedAvg: with alpha = 0 it is FedAvg on these. With all examples at once, D = D'
 = D'' and steps follow the gradient of F_m. Metrics of a round are those of u on
 D'. Local training covers all layers of a client's view, those it owns too.
@@ -25,13 +25,17 @@ rectifiers, HF-MAML takes jumps times alpha / (2 delta), and a small delta makes
 it unstable.
 
 Before it predicts, a client takes plain gradient steps at rate alpha on batches
-of its own examples, for some epochs; the one step of the paper is one epoch
-with all examples at once.
+of its own examples, for some epochs; one step is one epoch with all examples at
+once.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). The batches of a step may share examples. A client adapts by five
+epochs by default; in the paper it takes one step.
 
 References:
   Fallah, Mokhtari, Ozdaglar (2020), Personalized federated learning: a
   meta-learning approach, https://arxiv.org/abs/2002.07948, Algorithm 1 and
-  section 5.
+  section 5 (unchecked).
 """
 
 import jax

@@ -4,23 +4,27 @@ Clients train as in FedAvg, from w to w_m. The server then moves by
 
   w <- w + epsilon sum_m p_m (w_m - w),
 
-with epsilon the server rate and p_m the weights of the layer type; `uniform` is
-the paper's mean over tasks, where a client stands for a task. What is learned
-is a point from which a client's own optimum is near: before it predicts, a
-client trains on its own data for some epochs. With epsilon = 1 it is FedAvg
-with fine-tuning.
+with epsilon the server rate and p_m the weights of the layer type; where a
+client stands for a task, `uniform` is the mean over tasks. What is learned is a
+point from which a client's own optimum is near: before it predicts, a client
+trains on its own data for some epochs. With epsilon = 1 it is FedAvg with
+fine-tuning.
 
-The first paper lets epsilon fall from 1 to 0 over all rounds; it is constant
-here, by default the mean of that. It multiplies the mean update before the
-layer type's server optimizer gets it, whose learning rate may follow rounds.
-Layers that clients own are trained and kept as in FedPer.
+By default epsilon is the mean of what falls from 1 to 0 over all rounds. It
+multiplies the mean update before the layer type's server optimizer gets it,
+whose learning rate may follow rounds. Layers that clients own are trained and
+kept as in FedPer.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). The server rate is constant; in the first paper it falls from 1 to
+0.
 
 References:
   Nichol, Achiam, Schulman (2018), On first-order meta-learning algorithms,
-  https://arxiv.org/abs/1803.02999, Algorithm 2.
+  https://arxiv.org/abs/1803.02999, Algorithm 2 (unchecked).
   Jiang, Konecny, Rush, Kannan (2019), Improving federated learning
   personalization via model agnostic meta learning,
-  https://arxiv.org/abs/1909.12488, section 3.
+  https://arxiv.org/abs/1909.12488, section 3 (unchecked).
 """
 
 import dataclasses
@@ -45,6 +49,7 @@ def reptile(
   *,
   server_rate: float | jax.Array = 0.5,
   finetune_epochs: int | jax.Array = 5,
+  finetune_learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
   """Builds FedReptile, for any layer types.
 
@@ -54,6 +59,8 @@ def reptile(
     settings: Settings of the round.
     server_rate: epsilon, may be traced; 1 has the rounds of FedAvg.
     finetune_epochs: Epochs of fine-tuning before a client predicts.
+    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+      traced.
   """
 
   def apply(memory, reported):
@@ -70,4 +77,5 @@ def reptile(
     federation,
     dataclasses.replace(local, epochs=finetune_epochs),
     settings,
+    finetune_learning_rate,
   )

@@ -17,7 +17,7 @@ References:
   parameter sharing in a neural network parser,
   https://aclanthology.org/P15-2139.
   Ruder (2017), An overview of multi-task learning in deep neural networks,
-  https://arxiv.org/abs/1706.05098, section 3.2.
+  https://arxiv.org/abs/1706.05098, section 3.2 (unchecked).
 """
 
 import jax

@@ -64,6 +64,8 @@ class Batch:
     has_label: `[S, B]` bool.
     is_example: `[B]` bool, False for padding.
     tasks: `[S]` int32, the task of each slot; T for an empty slot.
+    task_shares: `[S]` float32, how much each slot's loss counts in the layers
+      that slots share; None if all count one.
   """
 
   features: Any
@@ -71,6 +73,7 @@ class Batch:
   has_label: jax.Array
   is_example: jax.Array
   tasks: jax.Array
+  task_shares: jax.Array | None = None
 
 
 @_register(meta_fields=('max_size',))

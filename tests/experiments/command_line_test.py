@@ -179,6 +179,7 @@ class MainTest(commands.CommandTestCase):
           r'dense_0/kernel +\(64, 4\) +common +1\n',
           r'output/bias +\(1,\) +personal +5 x 1\n',
           'distinct parameters: .*common 260, task 0, personal 25',
+          r'  unlike its paper: Weights are divided by their sum by default;',
         ),
       ),
       (

@@ -351,6 +351,14 @@ class RunTest(program_test.ToyTestCase):
       [_without_times(row) for row in self.returned['comparison']],
     )
 
+  def test_a_dry_run_says_where_papers_have_other_defaults(self):
+    text = comparisons.describe(_config({'cases': ('fedper', 'fedrep')}))
+    self.assertRegex(
+      text,
+      r'(?m)^FedPer \(fedper\)\nFedRep \(fedrep\)\n  unlike its paper: Means '
+      r'are weighted by examples by default; the paper.s are plain',
+    )
+
   def test_a_dry_run_says_what_is_left(self):
     text = comparisons.describe(
       _config({'cases': ('fedprox', *ALGORITHMS)}), self.finished

@@ -218,6 +218,7 @@ class MappedSeedsTest(ToyTestCase):
 _VALUES: dict[str, tuple[float, float]] = {
   'algorithm.mu': (0.0, 0.5),
   'algorithm.finetune_epochs': (1, 3),
+  'algorithm.finetune_learning_rate': (0.1, 0.3),
   'algorithm.fedavgm.server_momentum': (0.9, 0.3),
   'algorithm.feddyn.alpha': (0.1, 1.0),
   'algorithm.fedadagrad.server_learning_rate': (0.1, 0.02),

@@ -1,31 +1,46 @@
 """MT-FedAvg against its loops, and what it is for."""
 
+import dataclasses
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from fmtl_jax import algorithms
+from fmtl_jax import balancing
 from fmtl_jax import client_updates
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import models
+from fmtl_jax import participation
+from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import mt_fedavg
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import per_fedavg
+from fmtl_jax.data import dataset as dataset_lib
 
 import cases
 import naive
+
+FULL_STEP = client_updates.LocalSgd(learning_rate=0.25, batch_size=0)
+SOME = participation.Participation(dropout=0.2, late=0.4)
 
 
 class Loops(naive.Federation):
   """Every task counts the same in common layers."""
 
-  def weight(self, layer_type, cohort, member, slot):
-    by_slot, total = self.counts(member)
-    if slot is not None:
-      return float(by_slot[slot])
-    tasks = self.clients[member.client].tasks
-    share = 0.0
-    for own, task in zip(by_slot, tasks, strict=True):
+  def _parts(self, cohort, member, late_too=False):
+    """Of all examples of the tasks of its slots, what a client has."""
+    by_slot, _ = self.counts(member, late_too)
+    parts = []
+    for own, task in zip(
+      by_slot, self.clients[member.client].tasks, strict=True
+    ):
       everybody = sum(
         count
         for other in cohort
@@ -34,8 +49,17 @@ class Loops(naive.Federation):
         )
         if held == task
       )
-      share += own / everybody if own else 0.0
-    return share
+      parts.append(own / (everybody or own) if own else 0.0)
+    return parts
+
+  def shares(self, cohort, member):
+    parts = self._parts(cohort, member, late_too=True)
+    return [part / sum(parts) for part in parts]
+
+  def weight(self, layer_type, cohort, member, slot):
+    if slot is not None:
+      return float(self.counts(member)[0][slot])
+    return sum(self._parts(cohort, member))
 
 
 def _two_rounds(build, data, types, **settings):
@@ -52,17 +76,247 @@ def _two_rounds(build, data, types, **settings):
   return state.params
 
 
+def _layout(holders, sizes, rng, missing=0.0):
+  """Random regression data of clients that hold some of two tasks.
+
+  Args:
+    holders: The tasks of each client.
+    sizes: How many examples each has.
+    rng: Of the values.
+    missing: The share of labels that is missing, but for a client's first.
+  """
+  labels = []
+  for size in sizes:
+    label = rng.normal(size=(size, 2)).astype(np.float32)
+    label[1:][rng.random((size - 1, 2)) < missing] = np.nan
+    labels.append(label)
+  return dataset_lib.FederatedDataset.from_clients(
+    [rng.normal(size=(size, 3)).astype(np.float32) for size in sizes],
+    labels,
+    [list(tasks) + [-1] * (2 - len(tasks)) for tasks in holders],
+    [
+      tasks_lib.Task(
+        name=f't{n}', kind=tasks_lib.REGRESSION, num_classes=0, column=n
+      )
+      for n in range(2)
+    ],
+  )
+
+
+def _change(build, data, types=('common', 'task'), local=FULL_STEP, **settings):
+  """By how much a round moves each layer, the state before and the network."""
+  federation, _ = testing.toy_federation(
+    types, data, task_weights=settings.pop('task_weights', None)
+  )
+  algorithm = build(federation, local, base.RoundSettings(**settings))
+  state = cases.start(algorithm, data)
+  new, _ = testing.jit(algorithm.round)(state, data)
+  moved = jax.tree.map(jnp.subtract, new.params, state.params)
+  return moved, state.params, federation
+
+
+def _pooled_gradients(data, params, federation):
+  """For each task, the gradient of its mean loss over all of its examples."""
+  found = []
+  for task in range(2):
+    rows, labels = [], []
+    for client, own in enumerate(data.partition.train.groups()):
+      holds = task in data.partition.client_tasks[client]
+      for row in own:
+        if holds and data.examples.present[row, task]:
+          rows.append(data.examples.features[row])
+          labels.append(data.examples.labels[row, task])
+
+    def loss(encoder, head, rows=np.array(rows), labels=np.array(labels)):
+      outputs = federation.apply_fn({'layer_0': encoder, 'layer_1': head}, rows)
+      return jnp.square(outputs[:, 0] - labels).mean()
+
+    head = jax.tree.map(lambda x, t=task: x[t], params['layer_1'])
+    found.append(jax.grad(loss, (0, 1))(params['layer_0'], head))
+  return found
+
+
+def _with_balanced(build):
+  """Builds an algorithm whose common layers are weighted `task_balanced`."""
+
+  def built(federation, local, settings):
+    weighting = {'common': 'task_balanced'}
+    settings = dataclasses.replace(settings, weighting=weighting)
+    return build(federation, local, settings)
+
+  return built
+
+
+BUILDS = {
+  'mt_fedavg': mt_fedavg.mt_fedavg,
+  **{
+    name: _with_balanced(algorithms.ALGORITHMS[name].build)
+    for name in ('multi_task_fl', 'scaffold', 'fednova')
+  },
+  'per_fedavg': _with_balanced(
+    functools.partial(per_fedavg.per_fedavg, alpha=0.0, order='exact')
+  ),
+}
+
+
+class LayoutTest(parameterized.TestCase):
+  """What tasks do to an encoder does not depend on who holds them."""
+
+  def _assert_balanced(self, moved, gradients, weights=(1.0, 1.0)):
+    eta = FULL_STEP.learning_rate
+    (encoder_0, head_0), (encoder_1, head_1) = gradients
+    testing.assert_trees_close(
+      moved['layer_0'],
+      jax.tree.map(
+        lambda x, y: -eta * (weights[0] * x + weights[1] * y) / 2,
+        encoder_0,
+        encoder_1,
+      ),
+      rtol=1e-4,
+    )
+    testing.assert_trees_close(
+      moved['layer_1'],
+      jax.tree.map(
+        lambda x, y: -eta * jnp.stack([weights[0] * x, weights[1] * y]),
+        head_0,
+        head_1,
+      ),
+      rtol=1e-4,
+    )
+
+  @parameterized.parameters(
+    (10, 1, False), (3, 2, False), (1, 1, False), (2, 2, True)
+  )
+  def test_clients_with_the_same_rows(self, all_, some, apart):
+    """All hold task 1 and some task 0, or others do: always the same step."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(6, 3)).astype(np.float32)
+    labels = rng.normal(size=(6, 2)).astype(np.float32)
+    holders = [[1, 0]] * some + [[1, -1]] * (all_ - some)
+    if apart:
+      holders = [[1, -1]] * all_ + [[0, -1]] * some
+    count = len(holders)
+    data = dataset_lib.FederatedDataset.from_clients(
+      [features] * count,
+      [labels] * count,
+      holders,
+      _layout([(0, 1)], [2], rng).tasks,
+    )
+    moved, params, federation = _change(mt_fedavg.mt_fedavg, data)
+    self._assert_balanced(moved, _pooled_gradients(data, params, federation))
+
+  @parameterized.parameters(
+    *((name, 'scan') for name in BUILDS),
+    *(('mt_fedavg', form) for form in ('vmap', 'low_rank:2')),
+  )
+  def test_any_layout(self, name, execution):
+    rng = np.random.default_rng(1)
+    holders = [(0, 1), (1,), (1, 0), (0,), (1,), (0, 1)]
+    data = _layout(holders, [4, 7, 1, 2, 5, 3], rng, missing=0.5)
+    weights = (0.5, 2.0)
+    moved, params, federation = _change(
+      BUILDS[name],
+      data,
+      execution=execution,
+      low_rank_below=np.inf,
+      task_weights=weights,
+    )
+    gradients = _pooled_gradients(data, params, federation)
+    self._assert_balanced(moved, gradients, weights)
+
+  @parameterized.parameters('client', 'server')
+  def test_balancers_that_change_nothing(self, place):
+    rng = np.random.default_rng(2)
+    data = _layout([(0, 1), (1,), (1,)], [4, 7, 2], rng)
+    build = {
+      'client': mt_fedavg.mt_fedavg,
+      'server': multi_task_fl.multi_task_fl,  # With weights by examples.
+    }[place]
+    balancer = balancing.Places(**{place: balancing.fixed()})
+    moved, params, federation = _change(build, data, balancing=balancer)
+    self._assert_balanced(moved, _pooled_gradients(data, params, federation))
+
+  def test_batch_normalization(self):
+    """One client of two tasks is as two clients with the same rows."""
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(8, 3)).astype(np.float32)
+    labels = rng.normal(size=(8, 2)).astype(np.float32)
+    tasks, found = _layout([(0, 1)], [2], rng).tasks, []
+    for holders in ([[0, 1]], [[0, -1], [1, -1]]):
+      data = dataset_lib.FederatedDataset.from_clients(
+        [features] * len(holders), [labels] * len(holders), holders, tasks
+      )
+      federation = federation_lib.Federation.create(
+        models.mlp((3,), (4,), 1, 'batch'),
+        [('dense_0/.*', 'common'), ('output/.*', 'task')],
+        data,
+      )
+      algorithm = mt_fedavg.mt_fedavg(federation, FULL_STEP)
+      state = testing.jit(algorithm.init)(jax.random.key(0), data)
+      found.append(testing.jit(algorithm.round)(state, data)[0].params)
+    testing.assert_trees_close(*found)
+
+  def test_personal_layers(self):
+    """A slot's own see its loss alone, shared ones what common ones see."""
+    types = ('personal', 'common', 'personal')
+    data = _layout([(0, 1), (1,)], [4, 12], np.random.default_rng(5))
+    build = multi_task_fl.multi_task_fl
+    moved = cases.rows(_change(_with_balanced(build), data, types)[0], 0)
+    alone = []
+    for task in range(2):  # Where the first client has no label of the other.
+      present = np.array(data.examples.present)
+      present[:4, 1 - task] = False
+      examples = dataclasses.replace(data.examples, present=present)
+      without = dataclasses.replace(data, examples=examples)
+      alone.append(cases.rows(_change(build, without, types)[0], 0))
+    # Of task 0 the first client has all, of task 1 a quarter: 0.8 and 0.2.
+    testing.assert_trees_close(
+      moved['layer_0'],
+      jax.tree.map(
+        lambda x, y: 0.8 * x + 0.2 * y, *(a['layer_0'] for a in alone)
+      ),
+      1e-4,
+    )
+    for task in range(2):
+      of_task = [cases.rows(a['layer_2'], task) for a in (moved, alone[task])]
+      testing.assert_trees_close(*of_task, 1e-4)
+
+  def test_the_hessian_is_that_of_the_gradient(self):
+    """The exact product and differences of gradients agree."""
+    rng = np.random.default_rng(6)
+    data = _layout([(0, 1), (1,)], [4, 12], rng)
+    found = [
+      _change(
+        _with_balanced(
+          functools.partial(
+            per_fedavg.per_fedavg, alpha=0.3, order=order, delta=0.003
+          )
+        ),
+        data,
+      )[0]
+      for order in ('exact', 'hessian_free', 'first')
+    ]
+    testing.assert_trees_close(found[0], found[1], 1e-2, 1e-4)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), found[0], found[2])
+    self.assertGreater(max(jax.tree.leaves(moved)), 1e-2)
+
+
 class MtFedavgTest(parameterized.TestCase):
   @parameterized.parameters(
-    (('common', 'task'), 0.4), (('common', 'task', 'personal'), 0.0)
+    (('common', 'task'), 0.4, 'all', None),
+    (('common', 'task', 'personal'), 0.0, 'all', None),
+    (('personal', 'common', 'task'), 0.2, 'drawn', SOME),
   )
-  def test_rounds_are_those_of_the_loops(self, types, missing):
+  def test_rounds_are_those_of_the_loops(
+    self, types, missing, slots, taking_part
+  ):
     cases.compare(
       types,
       testing.toy_data(7, 3, 2, missing=missing),
       local=cases.Local(batch_size=2),
+      participation=taking_part,
       clients_per_task=(2, 1, 1),
-      slots='all',
+      slots=slots,
       rounds=3,
       build=mt_fedavg.mt_fedavg,
       reference=Loops,

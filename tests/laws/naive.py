@@ -45,6 +45,7 @@ class Member:
     personal_orders: In those of a personal model, where that has its own.
     work: The share of its steps that it takes, at least one.
     is_late: Whether its results do not count.
+    shares: How much the loss of each slot counts in layers that slots share.
   """
 
   client: int
@@ -53,6 +54,7 @@ class Member:
   personal_orders: list[list[int]] = dataclasses.field(default_factory=list)
   work: float = 1.0
   is_late: bool = False
+  shares: list[float] | None = None
 
 
 def value_of(schedule: Schedule, number: int) -> float:
@@ -261,6 +263,8 @@ class Federation:
           if self.types[leaf] != 'pretrained':
             key = leaf, self.place(leaf, member.client, slot)
             share = weight * grad / len(labelled)
+            if member.shares is not None and leaf not in self.by_slot:
+              share = share * member.shares[slot]
             grads[key] = grads.get(key, 0) + share
     return grads
 
@@ -357,12 +361,12 @@ class Federation:
     )
     return reported / all_of_them
 
-  def counts(self, member):
+  def counts(self, member, late_too=False):
     """Examples with a label of each slot, and those with any active label."""
     labels = self.clients[member.client].labels
     by_slot = [0] * self.num_slots
     total = 0
-    if member.is_late:
+    if member.is_late and not late_too:
       return by_slot, total
     for row in labels:
       has = [
@@ -393,9 +397,36 @@ class Federation:
       )
     return float(count)
 
+  def shares(self, cohort, member):
+    """How much a client's slots count in what they share; None if all do.
+
+    Tasks count the same in layers that are `task_balanced`: what a slot has of
+    all examples of its task, against what the client's other slots have of
+    theirs.
+    """
+    single = {
+      self.types[leaf] for leaf in self.types if leaf not in self.by_slot
+    }
+    if not any(self.weighting.get(t) == 'task_balanced' for t in single):
+      return None
+    parts = []
+    for slot, count in enumerate(self.counts(member, late_too=True)[0]):
+      task = self.clients[member.client].tasks[slot]
+      everybody = sum(
+        self.counts(other)[0][s]
+        for other in cohort
+        for s in range(self.num_slots)
+        if self.clients[other.client].tasks[s] == task
+      )
+      # Late clients may be the only ones that have a task.
+      parts.append(count / (everybody or count) if count else 0.0)
+    return [part / (sum(parts) or 1) for part in parts]
+
   def round(self, params, cohort, number):
     """Runs one round; returns the new parameters."""
     new = copied(params)
+    for member in cohort:
+      member.shares = self.shares(cohort, member)
     results = [self.local_training(params, m, number) for m in cohort]
     for layer_type in dict.fromkeys(self.types.values()):
       if layer_type == 'personal':

@@ -141,6 +141,16 @@ class StreamingTest(parameterized.TestCase):
   def test_clients_of_several_tasks_on_a_mesh(self):
     self._compare(MIX, _two_slots(), devices=2, clients_per_task=2)
 
+  @parameterized.parameters(0, 2)
+  def test_tasks_of_a_cohort_that_count_the_same(self, devices):
+    self._compare(
+      MIX,
+      _two_slots(),
+      devices=devices,
+      clients_per_task=(2, 1, 2),
+      weighting={'common': 'task_balanced'},
+    )
+
   @parameterized.parameters(
     ('common', 'task'),
     ('common', 'personal'),

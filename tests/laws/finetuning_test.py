@@ -1,0 +1,140 @@
+"""The learning rate of what clients train after the last round."""
+
+import dataclasses
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import adaptation
+from fmtl_jax import algorithms
+from fmtl_jax import client_updates
+from fmtl_jax import testing
+from fmtl_jax.algorithms import fedavg_finetune
+
+import cases
+
+ROUNDS, FIRST = 3, 0.4
+FINE_TUNED = ('fedavg_finetune', 'reptile', 'fedbabu')
+
+
+def _cosine(number):
+  """From `FIRST` to zero, which a round after the last one would have."""
+  return FIRST * 0.5 * (1 + jnp.cos(math.pi * number / ROUNDS))
+
+
+LAST = float(_cosine(ROUNDS - 1))  # A quarter of the first.
+
+
+def _views(name, rate, rounds=ROUNDS, **own):
+  """The clients' models after some rounds, all of them from the same state.
+
+  Args:
+    name: Of the algorithm.
+    rate: Of local training, a number or a schedule.
+    rounds: How many.
+    **own: Settings of the algorithm's own.
+  """
+  types = ('common', 'personal' if name == 'fedbabu' else 'common')
+  federation, data = testing.toy_federation(types)
+  local = client_updates.LocalSgd(learning_rate=rate, batch_size=2)
+  algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
+  state = cases.start(algorithm, data)
+  state = dataclasses.replace(state, round=jnp.int32(rounds))
+  return cases.views_of(algorithm, state, data)
+
+
+class FineTuningRateTest(parameterized.TestCase):
+  @parameterized.parameters(*FINE_TUNED)
+  def test_it_is_that_of_the_last_round(self, name):
+    found = _views(name, _cosine)
+    testing.assert_trees_close(found, _views(name, LAST))
+    untrained = _views(name, LAST, finetune_epochs=0)
+    self.assertGreater(_distance(found, untrained), 0.01)
+
+  @parameterized.parameters(*FINE_TUNED)
+  def test_it_may_be_one_of_its_own(self, name):
+    found = _views(name, _cosine, finetune_learning_rate=0.3)
+    testing.assert_trees_close(found, _views(name, 0.3))
+
+  @parameterized.parameters((0.0, LAST), (0.3, 0.3))
+  def test_a_traced_one_is_as_a_number(self, own, rate):
+    name = 'fedavg_finetune'
+    found = _views(name, _cosine, finetune_learning_rate=jnp.float32(own))
+    testing.assert_trees_close(found, _views(name, rate))
+
+  def test_before_any_round_it_is_that_of_the_first(self):
+    found = _views('fedavg_finetune', _cosine, rounds=0)
+    testing.assert_trees_close(
+      found, _views('fedavg_finetune', FIRST, rounds=0)
+    )
+
+  def test_a_client_ends_where_that_rate_leads(self):
+    """A mean of 2, and a client's of 4: E steps go 1 - (1 - 2 eta)^E there."""
+    federation, data = testing.mean_estimation([[0.0], [4.0]], [0, 0], 'common')
+    local = client_updates.LocalSgd(learning_rate=_cosine, batch_size=0)
+    state, views = cases.train(
+      fedavg_finetune.fedavg_finetune,
+      federation,
+      data,
+      local,
+      ROUNDS,
+      {'finetune_epochs': 4},
+    )
+    shared = float(state.params['output']['bias'][0])
+    left = (1 - 2 * LAST) ** 4
+    np.testing.assert_allclose(
+      views['output']['bias'][:, 0],
+      [left * shared, 4 + left * (shared - 4)],
+      rtol=1e-5,
+    )
+
+  def test_a_newcomer_has_it_too(self):
+    """Its only example is 4, and it starts from 2."""
+    federation, data = testing.mean_estimation([[0.0], [4.0]], [0, 0], 'common')
+    algorithm = fedavg_finetune.fedavg_finetune(federation)
+    state = testing.jit(algorithm.init)(jax.random.key(0), data)
+    params = jax.tree.map(lambda x: x + 2, state.params)
+    trained = adaptation.Trained(
+      params=params,
+      initial=params,
+      client_tasks=data.partition.client_tasks,
+      key=state.key,
+      round=jnp.int32(ROUNDS),
+    )
+    adapted = adaptation.adapted(
+      algorithm,
+      federation,
+      adaptation.Adaptation(
+        client_updates.LocalSgd(learning_rate=_cosine, batch_size=0),
+        jax.tree.map(lambda _: True, federation.layer_types),
+      ),
+      1,
+      1,
+    )
+    views = cases.views_of(adapted, trained, data)
+    np.testing.assert_allclose(
+      views['output']['bias'][:, 0],
+      [2 - 4 * LAST, 2 + 4 * LAST],
+      rtol=1e-5,
+    )
+
+  def test_it_is_no_negative_number(self):
+    federation, _ = testing.toy_federation()
+    with self.assertRaisesRegex(
+      ValueError, 'finetune_learning_rate >= 0, got -0.1'
+    ):
+      fedavg_finetune.fedavg_finetune(federation, finetune_learning_rate=-0.1)
+
+
+def _distance(one, other):
+  """The largest difference of two trees."""
+  moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), one, other)
+  return max(jax.tree.leaves(moved))
+
+
+if __name__ == '__main__':
+  absltest.main()
