@@ -83,7 +83,7 @@ def load_source(
   if not name:
     if isinstance(source.features, images_lib.Images):
       return source._replace(features=_decode(source.features, compute))
-    return source
+    return datasets.centered(source)
   entry = _entry(config.model)
   model = entry.model()
   params = entry.load(

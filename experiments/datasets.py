@@ -73,11 +73,15 @@ class Source(NamedTuple):
     shared_labels: Whether an example has the labels of all tasks, so that all
       tasks have the same common test set. Otherwise an example belongs to the
       task of its owner.
+    task_keys: The key of the clients that each task belongs to, by the task's
+      name; needed without shared labels.
     standardized_axes: Axes of an example that share a mean and a scale.
     backbone: What the features were computed with, None if nothing.
     settings: The values of `SETTINGS` that it was loaded with, if known.
     unsound: `[N]` bool, examples whose features are not finite; None if there
       are none. Nobody is evaluated on them.
+    center: `[...]` float64, what was subtracted from features that float32
+      cannot hold, see `centered`; None if nothing was.
   """
 
   features: Any
@@ -87,10 +91,12 @@ class Source(NamedTuple):
   keys: np.ndarray | None = None
   runs: np.ndarray | None = None
   shared_labels: bool = True
+  task_keys: Mapping[str, Any] | None = None
   standardized_axes: tuple[int, ...] = ()
   backbone: Backbone | None = None
   settings: Mapping[str, Any] = types.MappingProxyType({})
   unsound: np.ndarray | None = None
+  center: np.ndarray | None = None
 
 
 def _digits(data: ml_collections.ConfigDict) -> Source:
@@ -139,6 +145,7 @@ def _uci_har(
     keys=loaded.subject,
     runs=loaded.activity,
     shared_labels=False,
+    task_keys={f'person {person}': person for person in people},
     standardized_axes=(0,) if kind == 'signals' else (),
   )
 
@@ -301,7 +308,7 @@ def _client_tasks(
   """The tasks of each client, `[M]` or `[M, S]`; the same for every seed."""
   num_tasks = len(source.tasks)
   if not source.shared_labels:
-    return np.arange(num_clients)
+    return _tasks_of_keys(source, data)
   if data.coverage:
     return assignments.coverage(
       num_clients, num_tasks, data.tasks_per_client, fractions=data.coverage
@@ -309,6 +316,29 @@ def _client_tasks(
   if data.tasks_per_client > 1:
     return assignments.coverage(num_clients, num_tasks, data.tasks_per_client)
   return assignments.uniform_groups(num_clients, num_tasks)
+
+
+def _tasks_of_keys(
+  source: Source, data: ml_collections.ConfigDict
+) -> np.ndarray:
+  """`[M]`, the task of each natural owner."""
+  if data.partition != 'key' or source.keys is None:
+    raise ValueError(
+      f"Expected data.partition='key' for the data set {data.name!r}, whose "
+      'examples belong to the tasks of their owners, got '
+      f'{data.partition!r}.'
+    )
+  names = [task.name for task in source.tasks]
+  given = source.task_keys or {}
+  if set(given) != set(names):
+    unlike = sorted(set(given) ^ set(names))
+    raise ValueError(
+      f'Expected the source {data.name!r} to say the key of each task, and of '
+      f'no other, in task_keys, got {unlike[0]!r} only in '
+      f'{"task_keys" if unlike[0] in given else "tasks"}.'
+    )
+  _, keys = partitioners.by_key(source.keys)
+  return assignments.of_keys(keys, names, [given[name] for name in names])
 
 
 def _client_ids(
@@ -331,6 +361,11 @@ def federate(
     data: The config's `data`.
     seed: Partition and split depend on it alone.
   """
+  if source.center is not None and not data.standardize:
+    raise ValueError(
+      f'Expected data.standardize=True for the data set {data.name!r}, whose '
+      'features are too far from zero for float32, got False.'
+    )
   rng = np.random.default_rng(seed)
   groups = _partition(source, data, rng)
   client_tasks = _client_tasks(source, data, len(groups))
@@ -394,9 +429,32 @@ def standardized(
   train = dataset.partition.train.groups()
   if source.unsound is not None:
     train = [rows[~source.unsound[rows]] for rows in train]
-  sums = [standardization.client_sums(source.features[r]) for r in train]
-  statistics = standardization.combine(sums, source.standardized_axes)
-  return with_standardization(dataset, statistics)
+  moments = [standardization.client_moments(source.features[r]) for r in train]
+  statistics = standardization.combine(moments, source.standardized_axes)
+  mean, scale = (x.astype(np.float32) for x in statistics)
+  return with_standardization(dataset, (mean, scale))
+
+
+def centered(source: Source) -> Source:
+  """The source with features that float32 can hold, once standardized.
+
+  Standardization is not changed by it.
+  """
+  if not isinstance(source.features, np.ndarray):
+    return source
+  found = standardization.centered(source.features)
+  if found is None:
+    return source
+  features, center = found
+  return source._replace(features=features, center=center)
+
+
+def raw_standardization(source: Source, statistics: Any) -> Any:
+  """`Partition.standardization` for features as they were before `centered`."""
+  if statistics is None or source.center is None:
+    return statistics
+  mean, scale = (np.asarray(x, np.float64) for x in statistics)
+  return source.center + mean, scale
 
 
 def with_standardization(

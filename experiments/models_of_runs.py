@@ -11,6 +11,7 @@ from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
+from experiments import datasets
 from experiments import program as program_lib
 from experiments import train
 from experiments import workdirs
@@ -111,7 +112,7 @@ def load(
     model = predictors.client_predictor(*arguments, client or 0, slot)
   # Pre-trained layers that ran before round 0 are put back in front.
   params = {**network.prefix_params, **model.params}
-  standardization = model.standardization
+  standardization = datasets.raw_standardization(source, model.standardization)
   if source.backbone is not None and standardization is not None:
     mean, scale = standardization
     params[build.STANDARDIZE] = {'mean': mean, 'scale': scale}

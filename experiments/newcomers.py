@@ -148,7 +148,8 @@ def hold_out(
   """
   plain = ml_collections.ConfigDict(config.data.to_dict())
   plain.standardize = False  # By what the newcomers have, too.
-  whole = datasets.federate(source, plain, seed)
+  # What is standardized, is so below.
+  whole = datasets.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
   clients = _draw(whole, source.shared_labels, config.unseen.clients, rng)
   stay = np.setdiff1d(np.arange(whole.num_clients), clients)

@@ -499,7 +499,9 @@ def make_program(
   if config.execution.clients_on == 'device' and jax.process_count() == 1:
     return program_lib.Program(case, every, low_effort)
   settings = algorithms.RoundSettings(
-    clients_per_task=config.cohort.clients_per_task, slots=config.cohort.slots
+    clients_per_task=config.cohort.clients_per_task,
+    slots=config.cohort.slots,
+    skip_nonfinite=config.faults.nonfinite != faults.STOP,
   )
   return streamed_program.StreamedProgram(
     case, every, low_effort, settings=settings

@@ -128,7 +128,9 @@ def example_metrics(
     auc = area_under_curve(outputs[:, 0], labels > 0.5, valid)
     metrics[AUC] = jnp.where(is_binary, auc, jnp.nan)
   if MSE in names:
-    mse = mean(jnp.square(outputs[:, 0] - labels))
+    units = jnp.array([t.unit for t in tasks], outputs.dtype)
+    unit = jnp.take(units, task, mode='clip')
+    mse = mean(jnp.square(outputs[:, 0] - labels)) * jnp.square(unit)
     metrics[MSE] = jnp.where(is_regression, mse, jnp.nan)
   return metrics | {'count': count}
 

@@ -198,6 +198,13 @@ class Federation:
           f'The owners of layer type {layer_type!r} are not known; give '
           f'num_owners[{index!r}] here and owner_index[{index!r}] in the data.'
         )
+    for name, index in data.partition.owner_index.items():
+      most = int(np.max(index, initial=-1))
+      if name in num_owners and most >= num_owners[name]:
+        raise ValueError(
+          f'Expected owner_index[{name!r}] below num_owners[{name!r}]='
+          f'{num_owners[name]}, got {most}.'
+        )
     outputs = jax.eval_shape(apply_fn, shapes, features)
     needed = tasks_lib.num_outputs(data.tasks)
     if loss is None and (outputs.ndim != 2 or outputs.shape[1] < needed):

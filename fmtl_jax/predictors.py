@@ -16,6 +16,8 @@ from fmtl_jax import layer_types
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import precision
+from fmtl_jax.data import standardization
 
 Tree = Any
 _STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
@@ -39,11 +41,11 @@ class Predictor:
   standardization: tuple[Any, Any] | None = None
 
   def outputs(self, features: Any) -> jax.Array:
-    """The task's outputs (logits, values): `[B, num_outputs]`."""
-    features = jax.tree.map(jnp.asarray, features)
+    """The task's outputs (logits, values as labels): `[B, num_outputs]`."""
     if self.standardization is not None:
-      mean, scale = self.standardization
-      features = jax.tree.map(lambda x: (x - mean) * scale, features)
+      standardize = lambda x: _standardized(x, self.standardization)
+      features = jax.tree.map(standardize, features)
+    features = jax.tree.map(jnp.asarray, features)
     return self.apply_fn(self.params, features)[:, : self.task.num_outputs]
 
   def probabilities(self, features: Any) -> jax.Array:
@@ -62,11 +64,18 @@ class Predictor:
       outputs = jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=1)
     return jax.nn.softmax(outputs)
 
-  def predict(self, features: Any) -> jax.Array:
-    """Classes `[B]` int32, or the values `[B]` of a regression."""
+  def predict(self, features: Any) -> Any:
+    """Classes `[B]` int32, or the values `[B]` of a regression.
+
+    Values of a task with an offset or unit are in NumPy's float64, so that they
+    keep their digits.
+    """
     outputs = self.outputs(features)
     if self.task.kind == tasks_lib.REGRESSION:
-      return outputs[:, 0]
+      if (self.task.offset, self.task.unit) == (0, 1):
+        return outputs[:, 0]
+      values = np.asarray(outputs[:, 0], np.float64)
+      return self.task.offset + self.task.unit * values
     if self.task.kind == tasks_lib.BINARY:
       return (outputs[:, 0] > 0).astype(jnp.int32)
     return outputs.argmax(1)
@@ -103,6 +112,14 @@ class Predictor:
         f'The saved model in {folder} does not say its task or '
         f'standardization ({error!r}); save it again.'
       ) from error
+
+
+def _standardized(features: Any, statistics: tuple[Any, Any]) -> Any:
+  """Standardizes; in float64 what float32 cannot hold."""
+  if isinstance(features, np.ndarray) and precision.is_wide(features.dtype):
+    return standardization.apply(features, statistics)
+  mean, scale = (jnp.asarray(x, jnp.float32) for x in statistics)
+  return (jnp.asarray(features) - mean) * scale
 
 
 def check_task(data: dataset_lib.FederatedDataset, task: str) -> None:

@@ -85,7 +85,8 @@ class StreamedRounds:
       federation: Of all clients, made with `source.tables`.
       source: Their data.
       make_algorithm: `(federation, settings) -> Algorithm`, of the cohort.
-      settings: Of the rounds of all clients.
+      settings: Of the rounds of all clients. With `skip_nonfinite` features
+        that are read may be NaN or infinite.
       folder: Where clients' rows are memory-mapped; None keeps them in memory.
       mesh: Devices with the axis `settings.client_axis` alone, over which the
         algorithm spreads its clients; by default the first device.
@@ -113,6 +114,7 @@ class StreamedRounds:
     self._tables = _with_totals(tables, federation)
     self._folder = folder
     self._num_clients = tables.num_clients
+    self._allow_nonfinite = settings.skip_nonfinite
     self._cohort_size = min(sum(counts), self._num_clients)
     self._ahead: _Ahead | None = None
     self._reader = futures.ThreadPoolExecutor(1, 'reader')
@@ -257,7 +259,9 @@ class StreamedRounds:
     """
     found = []
     for piece, size in self._pieces(clients):
-      data = client_data.read_clients(self._source, piece)
+      data = client_data.read_clients(
+        self._source, piece, allow_nonfinite=self._allow_nonfinite
+      )
       views = self._views(
         state, self.store.gather(piece), piece, data, self._frozen
       )
@@ -285,7 +289,9 @@ class StreamedRounds:
     for number, device in enumerate(self._mesh.devices.flat):
       if device.process_index == jax.process_index():
         share = shares[number % len(shares)]
-        store = client_data.read_examples(self._source, clients, share)
+        store = client_data.read_examples(
+          self._source, clients, share, self._allow_nonfinite
+        )
         stores[device] = jax.device_put(store, device)
     # The stores of all devices are one array.
     sharding = jax.NamedSharding(self._mesh, self._store_spec)

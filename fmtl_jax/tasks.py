@@ -4,8 +4,10 @@ Tasks of one federation may differ in kind and width. Heads are padded to the
 widest task; the outputs a task does not have are masked here and nowhere else.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ BINARY = 'binary'
 MULTICLASS = 'multiclass'
 REGRESSION = 'regression'
 KINDS = (BINARY, MULTICLASS, REGRESSION)
+# Rows of tables that are no task.
+RESERVED_NAMES = ('mean',)
 
 # `(outputs [B, O], labels [B], task []) -> losses [B]`.
 TaskLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -31,14 +35,25 @@ class Task:
       below `num_classes`, as many logits) or `regression` (one output).
     num_classes: Classes of a multi-class task; 2 for a binary one, else 0.
     column: The column of the example store's labels with this task's labels.
+    offset: Of a regression: labels and outputs are `(value - offset) / unit`,
+      where the value is in the task's own unit, as
+      `data.standardization.targets` makes them. Predictions and mean squared
+      errors are in its own unit, losses are not.
+    unit: See `offset`.
   """
 
   name: str
   kind: str = BINARY
   num_classes: int = 2
   column: int = 0
+  offset: float = 0.0
+  unit: float = 1.0
 
   def __post_init__(self):
+    if not isinstance(self.name, str) or not self.name.strip():
+      raise ValueError(
+        f'Expected the name of a task to be text, got {self.name!r}.'
+      )
     if self.kind not in KINDS:
       raise ValueError(
         f'Expected the kind of task {self.name!r} to be one of '
@@ -49,11 +64,53 @@ class Task:
         f'Expected num_classes >= 2 for task {self.name!r}, got '
         f'{self.num_classes}.'
       )
+    if self.kind == BINARY and self.num_classes != 2:
+      raise ValueError(
+        f'Expected num_classes=2 for the binary task {self.name!r}, got '
+        f'{self.num_classes}; use kind={MULTICLASS!r} for more classes.'
+      )
+    if self.column < 0:
+      raise ValueError(
+        f'Expected the column of task {self.name!r} to be 0 or more, got '
+        f'{self.column}.'
+      )
+    if not (math.isfinite(self.offset) and 0 < self.unit < math.inf):
+      raise ValueError(
+        f'Expected a finite offset and unit > 0 of task {self.name!r}, got '
+        f'{self.offset} and {self.unit}.'
+      )
+    if self.kind != REGRESSION and (self.offset, self.unit) != (0, 1):
+      raise ValueError(
+        f'Expected offset and unit of regression tasks alone, got '
+        f'{self.offset} and {self.unit} for {self.name!r}.'
+      )
 
   @property
   def num_outputs(self) -> int:
     """Width of the task's head."""
     return self.num_classes if self.kind == MULTICLASS else 1
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+  """Checks that results can tell the tasks from each other.
+
+  Raises:
+    ValueError: If two have the same name, or one that means something else.
+  """
+  names = [task.name for task in tasks]
+  counts = collections.Counter(names)
+  twice = [name for name, count in counts.items() if count > 1]
+  if twice:
+    raise ValueError(
+      'Expected tasks with different names, got '
+      f'{", ".join(map(repr, twice[:5]))} more than once; rename them.'
+    )
+  for name in RESERVED_NAMES:
+    if name in names:
+      raise ValueError(
+        f'Expected no task with the name {name!r}, which results use for the '
+        'mean over tasks; rename it.'
+      )
 
 
 def num_outputs(tasks: Sequence[Task]) -> int:

@@ -512,5 +512,21 @@ class MajorityClassTest(parameterized.TestCase):
     )
 
 
+class OwnUnitTest(absltest.TestCase):
+  def test_squared_errors_are_in_the_unit_of_the_task(self):
+    tasks = (
+      tasks_lib.Task(name='a', kind=tasks_lib.REGRESSION),
+      tasks_lib.Task(name='b', kind=tasks_lib.REGRESSION, offset=7.0, unit=3.0),
+    )
+    outputs, labels = jnp.array([[1.0], [2.0]]), jnp.array([0.0, 4.0])
+    losses = jnp.square(outputs[:, 0] - labels)
+    for number, expected in ((0, 2.5), (1, 22.5)):
+      found = evaluation.example_metrics(
+        tasks, losses, outputs, labels, jnp.ones(2, bool), jnp.array(number)
+      )
+      self.assertAlmostEqual(float(found['mse']), expected, places=5)
+      self.assertAlmostEqual(float(found['loss']), 2.5, places=5)
+
+
 if __name__ == '__main__':
   absltest.main()

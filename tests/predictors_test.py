@@ -18,6 +18,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset
+from fmtl_jax.data import standardization
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
 FROZEN = layer_types.PRETRAINED
@@ -279,6 +280,41 @@ class MistakesTest(parameterized.TestCase):
       ValueError, "task 'task_1' have models of their own; call client_pred"
     ):
       self._task('task_1', personal=True)
+
+
+class OwnUnitTest(absltest.TestCase):
+  """Times in seconds come and go with all their digits."""
+
+  def test_predictions_of_standardized_targets_are_the_targets(self):
+    times = 1.7e9 + 33 * np.arange(4.0)
+    labels, (task,) = standardization.targets(
+      times, [tasks_lib.Task(name='time', kind=tasks_lib.REGRESSION)]
+    )
+    model = predictors.Predictor(
+      apply_fn=lambda params, x: x, params={'w': np.zeros(1)}, task=task
+    )
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder, 'model')
+      model.save(path)
+      loaded = predictors.Predictor.load(path, model.apply_fn)
+    for each in (model, loaded):
+      np.testing.assert_allclose(each.predict(labels), times, rtol=1e-14)
+
+  def test_features_are_standardized_in_float64(self):
+    times = 1.7e9 + 33 * np.arange(4.0)[:, None]
+    statistics = standardization.combine(
+      [standardization.client_moments(times)]
+    )
+    model = predictors.Predictor(
+      apply_fn=lambda params, x: x,
+      params={},
+      task=tasks_lib.Task(name='a'),
+      standardization=statistics,
+    )
+    expected = (np.arange(4) - 1.5)[:, None] / np.arange(4).std()
+    for given in (times, times.astype(np.int64)):
+      found = model.outputs(given)
+      np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 if __name__ == '__main__':

@@ -129,5 +129,18 @@ class TaskLossTest(parameterized.TestCase):
     np.testing.assert_array_equal(grads[:, 1:], 0)
 
 
+class WrongTaskTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({'name': ''}, 'name of a task to be text'),
+    ({'num_classes': 3}, "num_classes=2 for the binary task 'a', got 3"),
+    ({'column': -1}, "column of task 'a' to be 0 or more, got -1"),
+    ({'offset': 1.0}, "regression tasks alone, got 1.0 and 1.0 for 'a'"),
+    ({'kind': tasks.REGRESSION, 'unit': 0.0}, "unit > 0 of task 'a'"),
+  )
+  def test_a_sentence_says_what_is_wrong(self, changes, sentence):
+    with self.assertRaisesRegex(ValueError, sentence):
+      tasks.Task(**{'name': 'a'} | changes)
+
+
 if __name__ == '__main__':
   absltest.main()

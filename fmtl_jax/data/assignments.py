@@ -4,6 +4,7 @@ Nothing here is drawn: the same settings give the same task groups for every
 seed, so that repetitions have the same shapes.
 """
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,51 @@ def by_key(client_keys: Any) -> tuple[np.ndarray, np.ndarray]:
   """
   values, numbers = np.unique(client_keys, return_inverse=True)
   return numbers.astype(np.int32), values
+
+
+def of_keys(
+  client_keys: Any, names: Sequence[str], task_keys: Sequence[Any]
+) -> np.ndarray:
+  """Gives each client the task that belongs to its key.
+
+  Args:
+    client_keys: `[M]`, such as those of `partitioners.by_key`.
+    names: Of the T tasks.
+    task_keys: `[T]`, the key of each; in any order.
+
+  Returns:
+    `[M]` int32 task numbers.
+
+  Raises:
+    ValueError: If two tasks have one key, or there is a client without a task
+      or a task without a client.
+  """
+  task_of: dict[Any, int] = {}
+  for number, key in enumerate(task_keys):
+    if key in task_of:
+      raise ValueError(
+        f'Expected tasks with different keys, got {key!r} for '
+        f'{names[task_of[key]]!r} and {names[number]!r}.'
+      )
+    task_of[key] = number
+  keys = np.asarray(client_keys).tolist()
+  lonely = [key for key in keys if key not in task_of]
+  if lonely:
+    raise ValueError(
+      f'Expected a task for each key of the examples, got none for '
+      f'{", ".join(map(repr, lonely[:5]))}; name their tasks, or leave their '
+      'examples out.'
+    )
+  with_examples = set(keys)
+  idle = [
+    names[number] for key, number in task_of.items() if key not in with_examples
+  ]
+  if idle:
+    raise ValueError(
+      f'Expected examples for the key of each task, got none for '
+      f'{", ".join(map(repr, idle[:5]))}; correct their keys, or drop them.'
+    )
+  return np.array([task_of[key] for key in keys], np.int32)
 
 
 def coverage(
@@ -87,7 +133,8 @@ def coverage(
   total = int(counts.sum())
   table = np.full((num_clients, tasks_per_client), -1, np.int32)
   wanted = counts.copy()  # Clients that each task still has to be given.
-  pairs = np.zeros((num_tasks, num_tasks), int)
+  # How often two tasks met at a client; most of many tasks never did.
+  pairs = [collections.Counter[int]() for _ in range(num_tasks)]
   for client in range(num_clients):
     size = (client + 1) * total // num_clients - client * total // num_clients
     late = counts * (client + 1) - (counts - wanted) * num_clients
@@ -95,13 +142,20 @@ def coverage(
     # left. There are never more of them than this client has room for.
     forced = wanted == num_clients - client
     chosen: list[int] = []
+    met = np.zeros(num_tasks, int)
     for _ in range(size):
       free = wanted > 0
       free[chosen] = False
-      met = pairs[chosen].sum(0) / counts
-      chosen.append(int(np.lexsort((-late, met, ~forced, ~free))[0]))
+      best = np.flatnonzero(free)
+      best = best[forced[best]] if forced[best].any() else best
+      share = met[best] / counts[best]
+      best = best[share == share.min()]
+      chosen.append(int(best[np.argmax(late[best])]))
+      for task, times in pairs[chosen[-1]].items():
+        met[task] += times
     wanted[chosen] -= 1
-    pairs[np.ix_(chosen, chosen)] += 1
+    for task in chosen:
+      pairs[task].update(chosen)
     table[client, :size] = np.sort(chosen)
   return table
 

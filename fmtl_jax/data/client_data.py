@@ -11,9 +11,11 @@ import math
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import checks
 from fmtl_jax.data import dataset as dataset_lib
 
 Array = Any
@@ -40,7 +42,9 @@ class ClientData(Protocol):
     Returns:
       Features `[n, ...]`, an array or a tree of arrays, and labels `[n, L]`,
       NaN where one is missing; n is the client's size in the tables, and L
-      at least the number of columns that the tasks name.
+      the number of columns that the tasks name. Shapes, types and the labels'
+      counts are those of the tables: what is read is checked as data in memory
+      are.
     """
 
 
@@ -78,18 +82,13 @@ def tables(
     its rows have offsets only.
 
   Raises:
-    ValueError: If a client is empty or a task has no client.
+    ValueError: If an argument is not what it should be, see `checks`; a client
+      is empty or a task has no client.
   """
   tasks = tuple(tasks)
-  client_tasks = np.asarray(client_tasks, np.int32)
-  client_tasks = client_tasks.reshape(len(client_tasks), -1)
-  if client_tasks.size and client_tasks.max() >= len(tasks):
-    raise ValueError(
-      f'Expected client_tasks below the number of tasks, {len(tasks)}, got '
-      f'{client_tasks.max()}.'
-    )
-  client_tasks = np.where(client_tasks < 0, len(tasks), client_tasks)
-  sizes = np.asarray(sizes, np.int64)
+  tasks_lib.check_names(tasks)
+  client_tasks = checks.client_tasks(client_tasks, tasks)
+  sizes = checks.whole_numbers('sizes', sizes, 'count the examples')
   if sizes.shape != client_tasks.shape[:1]:
     raise ValueError(
       f'Expected sizes for each of {len(client_tasks)} clients, got the shape '
@@ -98,12 +97,23 @@ def tables(
   if label_counts is None:
     example_counts = sizes if example_counts is None else example_counts
     label_counts = np.repeat(sizes[:, None], client_tasks.shape[1], axis=1)
+  label_counts = checks.whole_numbers(
+    'label_counts', label_counts, 'count the labels'
+  )
+  if label_counts.shape != client_tasks.shape:
+    raise ValueError(
+      f'Expected label_counts for each client and slot, {client_tasks.shape}, '
+      f'got the shape {label_counts.shape}.'
+    )
   label_counts = np.where(client_tasks < len(tasks), label_counts, 0)
-  flat = client_tasks.reshape(-1)
-  members = [np.flatnonzero(flat == task) for task in range(len(tasks))]
-  dataset_lib.check_clients(tasks, sizes, label_counts, members)
-  if client_ids is None:
-    client_ids = np.arange(len(sizes))
+  members = dataset_lib.members_of(client_tasks, len(tasks))
+  checks.clients(tasks, sizes, label_counts, members.sizes)
+  wrong = (label_counts < 0) | (label_counts > sizes[:, None])
+  if wrong.any():
+    raise ValueError(
+      'Expected label_counts from 0 to the size of each client, got others for '
+      f'{checks.named(np.flatnonzero(wrong.any(1)).tolist())}.'
+    )
   columns = np.array([task.column for task in tasks], np.int32)
   examples = dataset_lib.Examples(
     features=jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), features),
@@ -116,10 +126,10 @@ def tables(
     len(tasks),
     max(max_size, int(sizes.max())),
     client_tasks=client_tasks,
-    client_ids=np.asarray(client_ids, np.uint32),
+    client_ids=checks.client_ids(client_ids, len(sizes)),
     label_counts=label_counts.astype(np.int32),
-    members=dataset_lib.Rows.create(members),
-    owner_index=dict(owner_index or {}),
+    members=members,
+    owner_index=checks.owner_index(owner_index, client_tasks.shape),
     standardization=standardization,
     total_size=np.float32(sizes.sum()),
     example_counts=None
@@ -191,7 +201,10 @@ def without_examples(
 
 
 def read_clients(
-  source: ClientData, clients: np.ndarray, active: np.ndarray | None = None
+  source: ClientData,
+  clients: np.ndarray,
+  active: np.ndarray | None = None,
+  allow_nonfinite: bool = False,
 ) -> dataset_lib.FederatedDataset:
   """Reads some clients' data set; its shapes depend on their number alone.
 
@@ -199,6 +212,7 @@ def read_clients(
     source: Of M clients.
     clients: `[C]`; M is a padding client.
     active: `[C, S]` bool, the slots that they keep; by default all.
+    allow_nonfinite: Whether features may be NaN or infinite, see `faults`.
 
   Returns:
     A data set of C clients, in NumPy arrays.
@@ -208,7 +222,7 @@ def read_clients(
   """
   small = without_examples(source.tables, clients, active)
   one = np.arange(len(clients))
-  examples = read_examples(source, clients, one)
+  examples = read_examples(source, clients, one, allow_nonfinite)
   return dataclasses.replace(
     small, examples=examples, partition=place(small.partition, one[None])
   )
@@ -237,7 +251,10 @@ def place(
 
 
 def read_examples(
-  source: ClientData, clients: np.ndarray, share: np.ndarray
+  source: ClientData,
+  clients: np.ndarray,
+  share: np.ndarray,
+  allow_nonfinite: bool = False,
 ) -> dataset_lib.Examples:
   """Reads the examples of some clients into one store.
 
@@ -245,6 +262,7 @@ def read_examples(
     source: Of M clients.
     clients: `[C]`; M is a padding client.
     share: `[n]` of them, in the order in which they are stored; C for none.
+    allow_nonfinite: Whether features may be NaN or infinite, see `faults`.
 
   Returns:
     A store of `n * max_size` examples, `max_size` for each client, in NumPy
@@ -264,19 +282,16 @@ def read_examples(
     if client == tables.num_clients:
       continue
     size = int(train.offsets[client + 1] - train.offsets[client])
-    read, read_labels = source.read(client)
-    if len(read_labels) != size:
-      raise ValueError(
-        f'Expected {size} examples of client {client}, as its tables '
-        f'say, got {len(read_labels)}; correct sizes or what is read.'
-      )
+    read, read_labels = _checked(
+      tables, client, size, source.read(client), allow_nonfinite
+    )
     rows = slice(place * train.max_size, place * train.max_size + size)
 
     def put(leaf, given, rows=rows):
       leaf[rows] = given
 
     jax.tree.map(put, features, read)
-    labels[rows] = read_labels[:, : labels.shape[1]]
+    labels[rows] = read_labels
   present = ~np.isnan(labels)
   return dataclasses.replace(
     tables.examples,
@@ -284,6 +299,74 @@ def read_examples(
     labels=np.where(present, labels, 0),
     present=present,
   )
+
+
+def _checked(tables, client, size, read, allow_nonfinite):
+  """What was read of a client, if it is what the tables say."""
+  where = f' of client {client}'
+  features, labels = read
+  labels = checks.array(f'labels{where}', labels)
+  if len(labels.shape[:1]) != 1 or len(labels) != size:
+    raise ValueError(
+      f'Expected {size} examples{where}, as its tables say, got '
+      f'{len(labels) if labels.ndim else "no"}; correct sizes or what is read.'
+    )
+  width = tables.examples.labels.shape[1]
+  if labels.shape != (size, width):
+    raise ValueError(
+      f'Expected labels{where} with the shape {(size, width)}, a column for '
+      f'each that tasks name, got {labels.shape}; give class numbers, and only '
+      'these columns.'
+    )
+  features = checks.same_length(features, size, where)
+  expected = tables.examples.features
+  structure, found = map(str, map(jax.tree.structure, (expected, features)))
+  if found != structure:
+    raise ValueError(
+      f'Expected features{where} as a {structure}, as its tables say, got a '
+      f'{found}.'
+    )
+  jax.tree.map(
+    lambda given, table: _check_leaf(given, table, where), features, expected
+  )
+  checks.features(features, None, lambda _: where[4:], allow_nonfinite)
+  for slot, task in enumerate(tables.partition.client_tasks[client]):
+    if task == tables.num_tasks:
+      continue
+    values = labels[:, tables.examples.columns[task]]
+    owner = np.full(size, client)
+    of_task = np.full(size, task)
+    checks.task_labels(values, of_task, owner, tables.tasks, checks.named)
+    known = int((~np.isnan(values)).sum())
+    counted = int(tables.partition.label_counts[client, slot])
+    if known != counted:
+      name = tables.tasks[task].name
+      raise ValueError(
+        f'Expected {counted} labels of task {name!r}{where}, '
+        f'as its tables say, got {known}; correct label_counts or the labels.'
+      )
+  return features, labels
+
+
+def _check_leaf(given, table, where):
+  """Checks that an array of a client goes into the store as it is."""
+  if given.shape[1:] != table.shape[1:]:
+    raise ValueError(
+      f'Expected features{where} with the shape {table.shape[1:]} of one '
+      f'example, as its tables say, got {given.shape[1:]}.'
+    )
+  fits = np.can_cast(given.dtype, table.dtype)
+  if jnp.issubdtype(table.dtype, np.floating):
+    fits = True  # Whether digits are lost is asked of all features.
+  elif {given.dtype.kind, table.dtype.kind} <= {'i', 'u'} and given.size:
+    info = np.iinfo(table.dtype)
+    fits = info.min <= given.min() and given.max() <= info.max
+  if not fits:
+    raise ValueError(
+      f'Expected features{where} of the type {table.dtype}, as its tables say, '
+      f'got {given.dtype}, whose values it cannot hold; convert what is read, '
+      'or the example that the tables are made of.'
+    )
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -331,7 +414,11 @@ class DatasetClients:
     """See `ClientData.read`."""
     train, examples = self._data.partition.train, self._data.examples
     rows = train.index[train.offsets[client] : train.offsets[client + 1]]
-    labels = np.where(examples.present[rows], examples.labels[rows], np.nan)
+    width = self.tables.examples.labels.shape[1]
+    labels, present = (
+      table[rows][:, :width] for table in (examples.labels, examples.present)
+    )
+    labels = np.where(present, labels, np.nan)
     features = jax.tree.map(lambda leaf: leaf[rows], examples.features)
     return features, labels
 
@@ -373,7 +460,8 @@ class SequenceClients:
       examples: Has a length and items.
       rows: The numbers of each client's items; ranges take no memory.
       parse_fn: Makes features `[...]` (a tree of arrays) and labels `[]` or
-        `[L]`, NaN where one is missing, of an item.
+        `[L]`, NaN where one is missing, of an item. The first item's types are
+        those of all.
       tasks: The tasks; each names its column of the labels.
       client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
       **settings: Further arguments of `tables`.
@@ -391,7 +479,7 @@ class SequenceClients:
 
   def read(self, client: int) -> tuple[Any, np.ndarray]:
     """See `ClientData.read`."""
-    numbers = [int(number) for number in self._rows[client]]
+    numbers = _row_numbers(client, self._rows[client])
     if not 0 <= min(numbers) <= max(numbers) < len(self._examples):
       raise ValueError(
         f'Expected rows of client {client} from 0 to '
@@ -403,5 +491,23 @@ class SequenceClients:
     else:
       items = read_many(numbers)
     features, labels = zip(*map(self._parse_fn, items), strict=True)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *features)
-    return stacked, np.asarray(labels, np.float32).reshape(len(numbers), -1)
+    try:
+      stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *features)
+      columns = np.stack([np.asarray(label) for label in labels])
+    except ValueError as error:
+      raise ValueError(
+        f'Expected examples of client {client} with features and labels of the '
+        f'same shapes, got others ({error}); pad or cut them.'
+      ) from error
+    return stacked, columns.reshape(len(numbers), -1)
+
+
+def _row_numbers(client, rows):
+  """The numbers of a client's items; ranges take no memory."""
+  if isinstance(rows, range):
+    return rows
+  return checks.whole_numbers(
+    f'rows of client {client}',
+    rows,
+    'give row numbers, of a mask numpy.flatnonzero(mask)',
+  ).tolist()

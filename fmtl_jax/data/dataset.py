@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import checks
 
 Array = Any
 
@@ -96,10 +97,9 @@ class Rows:
     """Builds rows from one array of row numbers for each owner."""
     sizes = np.array([len(group) for group in groups], np.int64)
     index = np.concatenate([np.asarray(g, np.int32) for g in groups])
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     return cls(
       index=index,
-      offsets=offsets,
+      offsets=_offsets(sizes),
       max_size=max(max_size, int(sizes.max(initial=0))),
     )
 
@@ -107,6 +107,10 @@ class Rows:
   def sizes(self) -> Array:
     """`[O]` number of rows of each owner."""
     return self.offsets[1:] - self.offsets[:-1]
+
+  def owner_of_rows(self) -> np.ndarray:
+    """`[R]`, the owner of each row, on the host."""
+    return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
   def groups(self) -> list[np.ndarray]:
     """The row numbers of each owner, on the host."""
@@ -158,8 +162,9 @@ class Partition:
     label_counts: `[M, S]` int32, training examples that carry a slot's label.
     members: `[E]` int32 grouped by task: `client * S + slot` of its holders.
     owner_index: Further owners of layer types, such as a `[M]` cluster.
-    standardization: `(mean, scale)` of the features, each with the shape of one
-      example (or one that broadcasts to it): a batch is `(x - mean) * scale`.
+    standardization: `(mean, scale)` of the features, float32, each with the
+      shape of one example (or one that broadcasts to it): a batch is
+      `(x - mean) * scale`.
       None leaves features as they are.
     total_size: `[]`, the training examples of the whole federation where the
       clients are only some of it; None where they are all.
@@ -317,23 +322,17 @@ class FederatedDataset:
       The data set, in NumPy arrays.
 
     Raises:
-      ValueError: If a client is empty, a task has no client, features or labels
-        hold NaN or infinity, or a label is out of its task's range; the
-        sentence names the clients.
+      ValueError: If an argument is not what it should be, see `checks`; a
+        client is empty or a task has no client; a row is evaluated on that
+        somebody trains on; features or labels hold NaN or infinity, lose their
+        digits in float32, or are out of their task's range. The sentence names
+        the clients.
     """
     tasks = tuple(tasks)
-    labels = np.asarray(labels, np.float32)
-    labels = labels[:, None] if labels.ndim == 1 else labels
-    present = ~np.isnan(labels)
-    client_tasks = np.asarray(client_tasks, np.int32)
-    if client_tasks.ndim == 1:
-      client_tasks = client_tasks[:, None]
-    if client_tasks.size and client_tasks.max() >= len(tasks):
-      raise ValueError(
-        f'Expected client_tasks below the number of tasks, {len(tasks)}, got '
-        f'{client_tasks.max()}.'
-      )
-    client_tasks = np.where(client_tasks < 0, len(tasks), client_tasks)
+    tasks_lib.check_names(tasks)
+    labels = checks.labels(labels)
+    features = checks.same_length(features, len(labels))
+    client_tasks = checks.client_tasks(client_tasks, tasks)
     num_clients = len(client_tasks)
     columns = np.array([task.column for task in tasks], np.int32)
     if columns.max(initial=0) >= labels.shape[1]:
@@ -341,79 +340,60 @@ class FederatedDataset:
         f'Expected task columns below the {labels.shape[1]} columns of '
         f'labels, got {columns.max()}.'
       )
-    train = _as_rows(train)
-    if len(train) != num_clients:
-      raise ValueError(
-        f'Expected training rows for each of {num_clients} clients, got '
-        f'{len(train)} groups.'
+    client_ids = checks.client_ids(client_ids, num_clients)
+    owner_index = checks.owner_index(owner_index, client_tasks.shape)
+
+    def rows_of(name, groups, owners='clients'):
+      count = num_clients if owners == 'clients' else len(tasks)
+      if groups is None:
+        groups = [np.zeros(0, np.int32)] * count
+      return Rows.create(
+        checks.row_groups(name, groups, owners, count, len(labels))
       )
-    none = [np.zeros(0, np.int32)] * num_clients
-    validation = none if validation is None else _as_rows(validation)
-    test = none if test is None else _as_rows(test)
-    if not len(validation) == len(test) == num_clients:
-      raise ValueError(
-        f'Expected validation and test rows for each of {num_clients} clients, '
-        f'got {len(validation)} and {len(test)} groups.'
+
+    members = members_of(client_tasks, len(tasks))
+    by_client = {
+      'training': rows_of('training', train),
+      'validation': rows_of('validation', validation),
+      'test': rows_of('test', test),
+    }
+    by_task = {
+      name: _of_holders(by_client[name], members, client_tasks.shape[1])
+      if groups is None
+      else rows_of(f'pooled {name}', groups, 'tasks')
+      for name, groups in (
+        ('validation', pooled_validation),
+        ('test', pooled_test),
       )
-    used = np.concatenate([*train, *validation, *test])
-    if used.size and not 0 <= used.min() <= used.max() < len(labels):
-      raise ValueError(
-        f'Expected rows from 0 to {len(labels) - 1}, got {used.min()} to '
-        f'{used.max()}.'
-      )
+    }
+    trained = np.zeros(len(labels), bool)
+    trained[by_client['training'].index] = True
+    for name in ('validation', 'test'):
+      checks.held_out(name, by_client[name], 'clients', trained)
+      checks.held_out(f'pooled {name}', by_task[name], 'tasks', trained)
     if check:
-      _check_values(
-        features,
-        labels,
-        present,
-        tasks,
-        client_tasks,
-        [np.concatenate(g) for g in zip(train, validation, test, strict=True)],
-        allow_nonfinite,
-      )
-    slot_columns = np.append(columns, 0)[client_tasks]
-    label_counts = np.stack(
-      [
-        present[rows][:, slot_columns[client]].sum(0)
-        for client, rows in enumerate(train)
-      ]
-    )
-    label_counts = np.where(client_tasks < len(tasks), label_counts, 0)
-    flat = client_tasks.reshape(-1)
-    members = [np.flatnonzero(flat == task) for task in range(len(tasks))]
-    sizes = np.array([len(rows) for rows in train])
-    check_clients(tasks, sizes, label_counts, members)
-    num_slots = client_tasks.shape[1]
-
-    def pooled(groups):
-      return [
-        np.concatenate([groups[member // num_slots] for member in group])
-        for group in members
-      ]
-
+      checks.not_one_hot(labels, tasks)
+      _check_features(features, by_client, by_task, allow_nonfinite)
+      _check_labels(labels, columns, tasks, client_tasks, by_client, by_task)
+    present = ~np.isnan(labels)
+    train_rows = by_client['training']
+    label_counts = _label_counts(present, columns, client_tasks, train_rows)
+    checks.clients(tasks, train_rows.sizes, label_counts, members.sizes)
     partition = Partition(
-      train=Rows.create(train),
-      validation=Rows.create(validation),
-      test=Rows.create(test),
-      pooled_validation=Rows.create(
-        pooled(validation) if pooled_validation is None else pooled_validation
-      ),
-      pooled_test=Rows.create(
-        pooled(test) if pooled_test is None else pooled_test
-      ),
+      train=train_rows,
+      validation=by_client['validation'],
+      test=by_client['test'],
+      pooled_validation=by_task['validation'],
+      pooled_test=by_task['test'],
       client_tasks=client_tasks,
-      client_ids=np.asarray(
-        np.arange(num_clients) if client_ids is None else client_ids,
-        np.uint32,
-      ),
-      label_counts=label_counts.astype(np.int32),
-      members=Rows.create(members),
-      owner_index=dict(owner_index or {}),
+      client_ids=client_ids,
+      label_counts=label_counts,
+      members=members,
+      owner_index=owner_index,
     )
-    features = jax.tree.map(np.asarray, features)
     examples = Examples(
       features=features,
-      labels=np.where(present, labels, 0),
+      labels=np.where(present, labels, 0).astype(np.float32),
       present=present,
       columns=columns,
     )
@@ -435,9 +415,22 @@ class FederatedDataset:
       client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
       tasks: The tasks; by default multi-class tasks as wide as the labels.
     """
-    sizes = [len(label) for label in labels]
-    ends = np.cumsum(sizes)
-    all_labels = np.concatenate([np.asarray(y, np.float32) for y in labels])
+    lengths = {'features': len(features), 'client_tasks': len(client_tasks)}
+    for name, count in lengths.items():
+      if count != len(labels):
+        raise ValueError(
+          f'Expected {name} of the {len(labels)} clients that have labels, got '
+          f'those of {count}.'
+        )
+    xs, ys = [], []
+    for client, pair in enumerate(zip(features, labels, strict=True)):
+      where = f' of client {client}'
+      ys.append(checks.array(f'labels{where}', pair[1]))
+      if not ys[-1].ndim:
+        raise ValueError(f'Expected a list of labels{where}, got {pair[1]}.')
+      xs.append(checks.same_length(pair[0], len(ys[-1]), where))
+    ends = np.cumsum([len(y) for y in ys])
+    all_labels = _joined('labels', ys)
     if tasks is None and all_labels.ndim > 1:
       raise ValueError(
         'Expected tasks, which name their columns, for labels of the shape '
@@ -445,7 +438,8 @@ class FederatedDataset:
       )
     if tasks is None:
       count = int(np.max(client_tasks)) + 1
-      classes = max(2, int(np.nanmax(all_labels)) + 1)
+      known = all_labels[~np.isnan(all_labels)]
+      classes = max(2, int(known.max(initial=0)) + 1)
       tasks = [
         tasks_lib.Task(
           name=f'task_{task}',
@@ -455,15 +449,30 @@ class FederatedDataset:
         for task in range(count)
       ]
     return cls.create(
-      features=np.concatenate([np.asarray(x) for x in features]),
+      features=_joined('features', xs),
       labels=all_labels,
       tasks=tasks,
       client_tasks=client_tasks,
-      train=[
-        np.arange(end - size, end)
-        for size, end in zip(sizes, ends, strict=True)
-      ],
+      train=np.split(np.arange(ends[-1]), ends[:-1]),
     )
+
+
+def _joined(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Puts the clients' arrays one after the other; no value is changed."""
+  first, types = arrays[0], {a.dtype for a in arrays}
+  for client, given in enumerate(arrays):
+    if given.shape[1:] != first.shape[1:]:
+      raise ValueError(
+        f'Expected {name} of client {client} to have the shape '
+        f'{first.shape[1:]} of client 0 after their number, got '
+        f'{given.shape[1:]}.'
+      )
+  if len(types) > 1 and np.dtype(bool) in types:
+    raise ValueError(
+      f'Expected {name} of one type, got bool and others for the clients; '
+      'convert them.'
+    )
+  return np.concatenate(arrays)
 
 
 def stack_partitions(partitions: Sequence[Partition]) -> Partition:
@@ -500,89 +509,92 @@ def stack_partitions(partitions: Sequence[Partition]) -> Partition:
   return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
-def _as_rows(groups: Sequence[Array]) -> list[np.ndarray]:
-  """Row numbers as integers, also where a group is empty."""
-  return [np.asarray(group, np.int32) for group in groups]
+def members_of(client_tasks: np.ndarray, num_tasks: int) -> Rows:
+  """The slots, `client * S + slot`, that hold each task."""
+  flat = client_tasks.reshape(-1)
+  order = np.argsort(flat, kind='stable')
+  sizes = np.bincount(flat, minlength=num_tasks + 1)[:num_tasks]
+  return Rows(
+    index=order[: sizes.sum()].astype(np.int32),
+    offsets=_offsets(sizes),
+    max_size=int(sizes.max(initial=0)),
+  )
 
 
-def _clients(numbers: Sequence[int]) -> str:
-  """Names up to five clients."""
-  shown = ', '.join(str(number) for number in numbers[:5])
-  more = f' and {len(numbers) - 5} more' if len(numbers) > 5 else ''
-  return f'client{"s" if len(numbers) > 1 else ""} {shown}{more}'
+def _of_holders(rows: Rows, members: Rows, num_slots: int) -> Rows:
+  """The rows of all clients that hold a task, one after the other."""
+  holders = members.index // num_slots
+  sizes = rows.sizes[holders]
+  ends = np.append(0, np.cumsum(sizes))
+  place = np.arange(ends[-1]) + np.repeat(
+    rows.offsets[holders] - ends[:-1], sizes
+  )
+  offsets = ends[members.offsets].astype(np.int32)
+  return Rows(
+    index=rows.index[place],
+    offsets=offsets,
+    max_size=int(np.diff(offsets).max(initial=0)),
+  )
 
 
-def _check_values(
-  features, labels, present, tasks, client_tasks, rows, allow_nonfinite
-):
-  """Raises a sentence that names the clients whose values are no good."""
-  finite = np.ones(len(labels), bool)
-  for leaf in jax.tree.leaves(features):
-    leaf = np.asarray(leaf)
-    if len(leaf) != len(labels):
-      raise ValueError(
-        f'Expected as many labels as examples, got {len(labels)} labels and '
-        f'{len(leaf)} examples.'
-      )
-    if np.issubdtype(leaf.dtype, np.floating):
-      finite &= np.isfinite(leaf.reshape(len(leaf), -1)).all(1)
-  broken = [client for client, r in enumerate(rows) if not finite[r].all()]
-  if broken and not allow_nonfinite:
-    raise ValueError(
-      f'The features of {_clients(broken)} hold NaN or infinite values; '
-      'remove or replace these examples.'
+def _offsets(sizes: np.ndarray) -> np.ndarray:
+  """Where owners of these sizes start and end."""
+  return np.append(0, np.cumsum(sizes)).astype(np.int32)
+
+
+def _label_counts(
+  present: np.ndarray,
+  columns: np.ndarray,
+  client_tasks: np.ndarray,
+  train: Rows,
+) -> np.ndarray:
+  """`[M, S]` int32, training examples that carry a slot's label."""
+  client = train.owner_of_rows()
+  counts = []
+  for task in client_tasks.T:
+    column = np.append(columns, 0)[task]
+    carries = present[train.index, column[client]]
+    counts.append(np.bincount(client[carries], minlength=len(task)))
+  held = client_tasks < len(columns)
+  return np.where(held, np.stack(counts, 1), 0).astype(np.int32)
+
+
+def _check_features(features, by_client, by_task, allow_nonfinite):
+  """Checks the features that somebody holds."""
+  num_rows = len(jax.tree.leaves(features)[0])
+  rows = np.zeros(num_rows, bool)
+  for group in (*by_client.values(), *by_task.values()):
+    rows[group.index] = True
+
+  def who(broken):
+    found = []
+    for groups in (by_client, by_task):
+      owners = [g.owner_of_rows()[broken[g.index]] for g in groups.values()]
+      found.append(np.unique(np.concatenate(owners)).tolist())
+    of_clients, of_tasks = found
+    if of_clients:
+      return checks.named(of_clients)
+    return f'the pooled rows of {checks.named(of_tasks, "task")}'
+
+  checks.features(features, rows, who, allow_nonfinite)
+
+
+def _check_labels(labels, columns, tasks, client_tasks, by_client, by_task):
+  """Checks the labels of the tasks that clients hold, wherever they count."""
+
+  def check(row, task, owner, who):
+    checks.task_labels(labels[row, columns[task]], task, owner, tasks, who)
+
+  groups = by_client.values()
+  row = np.concatenate([group.index for group in groups])
+  client = np.concatenate([group.owner_of_rows() for group in groups])
+  held = client_tasks[client] < len(tasks)
+  place, slot = np.nonzero(held)
+  client = client[place]
+  check(row[place], client_tasks[client, slot], client, checks.named)
+  for name, group in by_task.items():
+    task = group.owner_of_rows()
+    who = lambda numbers, name=name: (
+      f'the pooled {name} rows of {checks.named(numbers, "task")}'
     )
-  for number, task in enumerate(tasks):
-    if task.kind == tasks_lib.REGRESSION:
-      bad = np.isinf(labels[:, task.column])
-      rule = 'finite numbers'
-    else:
-      column = np.where(present[:, task.column], labels[:, task.column], 0)
-      bad = (column < 0) | (column >= task.num_classes) | (column % 1 != 0)
-      rule = f'whole numbers from 0 to {task.num_classes - 1}'
-    holders = np.flatnonzero((client_tasks == number).any(1)).tolist()
-    broken = [client for client in holders if bad[rows[client]].any()]
-    if broken:
-      client = broken[0]
-      value = labels[rows[client], task.column][bad[rows[client]]][0]
-      raise ValueError(
-        f'Expected labels of task {task.name!r} to be {rule}, got {value:g} '
-        f'in {_clients(broken)}; correct the labels or num_classes.'
-      )
-
-
-def check_clients(
-  tasks: Sequence[tasks_lib.Task],
-  sizes: np.ndarray,
-  label_counts: np.ndarray,
-  members: Sequence[np.ndarray],
-) -> None:
-  """Checks that no client is empty and every task has one.
-
-  Args:
-    tasks: The T tasks.
-    sizes: `[M]`, each client's training examples.
-    label_counts: `[M, S]`, those that carry a slot's label.
-    members: The holders of each task.
-
-  Raises:
-    ValueError: If one is; the sentence names the clients or the task.
-  """
-  for task, group in zip(tasks, members, strict=True):
-    if not len(group):
-      raise ValueError(
-        f'No client holds the task {task.name!r}; assign it to a client or '
-        'remove it.'
-      )
-  empty = np.flatnonzero(sizes == 0).tolist()
-  if empty:
-    raise ValueError(
-      f'No training examples for {_clients(empty)}; use fewer clients or '
-      'another data.partition.'
-    )
-  unlabelled = np.flatnonzero(~label_counts.any(axis=1)).tolist()
-  if unlabelled:
-    raise ValueError(
-      f'No training example carries a label of its task for '
-      f'{_clients(unlabelled)}; assign other tasks or leave them out.'
-    )
+    check(group.index, task, task, who)

@@ -16,6 +16,8 @@ import zipfile
 import numpy as np
 
 _RESAMPLING = 'BILINEAR'
+# What is behind transparent pixels, as on a page.
+BACKGROUND = (255, 255, 255)
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
@@ -45,6 +47,7 @@ class Images:
   """Encoded images that look like a `[N, H, W, C]` uint8 array.
 
   An image is cut to the shape of the target, around its center, and resized.
+  Brightness of 16 bits is scaled to 8; what is transparent shows `background`.
 
   ```python
   photographs = images.Images(faces.encoded, size=(150, 150))
@@ -64,6 +67,7 @@ class Images:
     size: tuple[int, int],
     crop: float = 1.0,
     grey: bool = False,
+    background: tuple[int, int, int] = BACKGROUND,
   ):
     """Decodes nothing yet.
 
@@ -73,6 +77,7 @@ class Images:
       crop: The central fraction of an image's height and width that is kept,
         more than 0 and at most 1.
       grey: Whether images have one channel, of brightness, instead of RGB.
+      background: The color, 0 to 255, behind transparent pixels.
 
     Raises:
       ValueError: If the size or the crop is out of range, or if Pillow is not
@@ -90,6 +95,7 @@ class Images:
     self.shape = (len(encoded), *size, 1 if grey else 3)
     self._encoded = encoded
     self._crop = crop
+    self._background = tuple(background)
 
   def __len__(self) -> int:
     return self.shape[0]
@@ -122,7 +128,13 @@ class Images:
     Returns:
       16 hexadecimal digits. Every file is read for it, but none decoded.
     """
-    how = (self.shape, float(self._crop), _RESAMPLING, _pillow().__version__)
+    how = (
+      self.shape,
+      float(self._crop),
+      _RESAMPLING,
+      self._background,
+      _pillow().__version__,
+    )
     digest = hashlib.sha256(repr(how).encode())
     for position in range(len(self)):
       digest.update(hashlib.sha256(self._encoded[position]).digest())
@@ -135,7 +147,9 @@ class Images:
       with pillow.Image.open(io.BytesIO(data)) as image:
         image = pillow.ImageOps.exif_transpose(image)  # Upright.
         image = pillow.ImageOps.fit(
-          image.convert('L' if channels == 1 else 'RGB'),
+          _opaque(image, self._background).convert(
+            'L' if channels == 1 else 'RGB'
+          ),
           (width, height),
           pillow.Image.Resampling[_RESAMPLING],
           bleed=(1 - self._crop) / 2,  # Of each side.
@@ -146,6 +160,35 @@ class Images:
         f'that cannot be read ({error!r}); leave it out or get it again.'
       ) from error
     return np.asarray(image).reshape(height, width, channels)
+
+
+def _opaque(image, background):
+  """An image of 8 bits a channel without transparency.
+
+  Args:
+    image: As Pillow opened it.
+    background: What transparent pixels show.
+
+  Raises:
+    ValueError: If its numbers have no range that stands for black to white.
+  """
+  pillow = _pillow()
+  if image.mode.startswith('I;16'):
+    pixels = np.asarray(image).astype(np.uint32)
+    level = image.info.get('transparency')
+    image = pillow.Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+    if level is not None:
+      image.putalpha(pillow.Image.fromarray(np.uint8(255) * (pixels != level)))
+  if image.mode in ('I', 'F'):
+    raise ValueError(
+      f'pixels of 32 bits (mode {image.mode!r}), whose white is not known; '
+      'save it with 8 or 16 bits'
+    )
+  if not image.has_transparency_data:
+    return image
+  layer = image.convert('RGBA')
+  behind = pillow.Image.new('RGBA', layer.size, (*background, 255))
+  return pillow.Image.alpha_composite(behind, layer)
 
 
 class Files(NamedTuple):

@@ -339,6 +339,7 @@ def _label_summary(task, values, width):
     counts = np.bincount(known.astype(int), minlength=task.num_classes)
     items += [f'{number}: {count}' for number, count in enumerate(counts)]
   elif len(known):
+    known = task.offset + task.unit * known  # As the task means them.
     items.append(f'mean: {known.mean():.4g}')
     items.append(f'range: {known.min():.4g} to {known.max():.4g}')
   text = ', '.join(items)

@@ -118,18 +118,20 @@ def overlaps(split: Split, groups: Sequence[np.ndarray], runs: Any) -> int:
   """Counts neighbours of which one is for training and the other for test.
 
   Args:
-    split: A split of `groups`.
-    groups: The rows of each client, in the order of recording.
+    split: Of the examples; who holds them does not matter.
+    groups: Rows in the order of recording, such as those of each client.
     runs: `[N]`, as in `blocked`; examples of two runs are no neighbours.
 
   Returns:
     The number of pairs; 0 if nothing of the training data is tested on.
   """
   runs = np.asarray(runs)
+  trains, tests = (np.zeros(len(runs), bool) for _ in range(2))
+  trains[np.concatenate(split.train)] = True
+  tests[np.concatenate(split.test)] = True
   count = 0
-  for group, train, test in zip(groups, split.train, split.test, strict=True):
-    in_train = np.isin(group, train)
-    in_test = np.isin(group, test)
+  for group in groups:
+    in_train, in_test = trains[group], tests[group]
     apart = in_train[:-1] & in_test[1:] | in_test[:-1] & in_train[1:]
     count += int((apart & (np.diff(_codes(runs[group])) == 0)).sum())
   return count

@@ -1,55 +1,170 @@
 """Federated standardization: features with mean zero and unit variance.
 
-Every client gives three sums over its own training data; the federation adds
-them up. No example leaves a client, and the result equals that of pooled data.
+Every client gives three statistics of its own training data; the federation
+merges them. No example leaves a client, and the result equals that of pooled
+data. All of it is in float64, in a form that does not cancel: features may be
+far from zero for their spread, such as times in seconds.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+import dataclasses
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import checks
+from fmtl_jax.data import precision
 
-class Sums(NamedTuple):
+Statistics = tuple[np.ndarray, np.ndarray]
+
+
+class Moments(NamedTuple):
   """What a client gives, in float64.
 
   Attributes:
     examples: How many it has.
-    total: `[...]`, the sum of their features.
-    squares: `[...]`, the sum of the squares.
+    mean: `[...]`, the mean of their features.
+    squares: `[...]`, the sum of the squared deviations from this mean.
+    rounding: The relative rounding of the features' type.
   """
 
   examples: int
-  total: np.ndarray
+  mean: np.ndarray
   squares: np.ndarray
+  rounding: float
 
 
-def client_sums(features: np.ndarray) -> Sums:
-  """The sums of one client's training features `[N_m, ...]`."""
-  features = np.asarray(features, np.float64)
-  return Sums(len(features), features.sum(0), np.square(features).sum(0))
+def client_moments(features: np.ndarray) -> Moments:
+  """The statistics of one client's training features `[N_m, ...]`."""
+  given = checks.array('features', features)
+  rounding = float(np.finfo(np.float64).eps)
+  if jnp.issubdtype(given.dtype, np.floating):
+    rounding = max(rounding, float(jnp.finfo(given.dtype).eps))
+  values = given.astype(np.float64)
+  # From the first example on, so that what is constant is so exactly.
+  first = values[0]
+  mean = first + (values - first).mean(0)
+  return Moments(len(values), mean, np.square(values - mean).sum(0), rounding)
 
 
 def combine(
-  sums: Iterable[Sums], axes: tuple[int, ...] = ()
-) -> tuple[np.ndarray, np.ndarray]:
+  moments: Iterable[Moments], axes: tuple[int, ...] = ()
+) -> Statistics:
   """Mean and scale for all clients.
 
   Args:
-    sums: Of each client.
+    moments: Of each client, of one example at least.
     axes: Axes of one example that share a mean and a scale, such as time.
 
   Returns:
-    `(mean, scale)`, float32: standardized features are `(x - mean) * scale`. A
-    feature that is constant has scale 0.
+    `(mean, scale)`, float64: standardized features are `(x - mean) * scale`. A
+    feature that is constant, up to the rounding of its type, has scale 0.
+
+  References:
+    Chan, Golub, LeVeque (1983), Algorithms for Computing the Sample Variance,
+    equation 2.1 (from memory, unchecked).
   """
-  clients = list(sums)
-  count = sum(client.examples for client in clients)
-  total = np.sum([client.total for client in clients], axis=0)
-  squares = np.sum([client.squares for client in clients], axis=0)
-  mean = np.mean(total / count, axis=axes, keepdims=True)
-  variance = np.mean(squares / count, axis=axes, keepdims=True) - mean**2
-  # Rounding leaves about 1e-16 times the mean square where nothing varies.
-  varies = variance > 1e-12 * (mean**2 + variance)
+  count, mean, squares, rounding = 0, np.zeros(()), np.zeros(()), 0.0
+  for client in moments:
+    if not client.examples:
+      continue
+    total = count + client.examples
+    apart = client.mean - mean if count else np.zeros_like(client.mean)
+    start = mean if count else client.mean
+    mean = start + apart * (client.examples / total)
+    squares = (
+      squares + client.squares + apart**2 * (count * client.examples / total)
+    )
+    count, rounding = total, max(rounding, client.rounding)
+  if not count:
+    raise ValueError('Expected examples of some client, got none.')
+  shared = mean.mean(axis=axes, keepdims=True) if axes else mean
+  variance = squares / count + np.square(mean - shared)
+  if axes:
+    variance = variance.mean(axis=axes, keepdims=True)
+  varies = variance > np.square(8 * rounding * shared)
   scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-  return mean.astype(np.float32), scale.astype(np.float32)
+  return shared, scale
+
+
+def apply(features: Any, statistics: Statistics) -> np.ndarray:
+  """Standardizes `[N, ...]` features in float64, then casts to float32."""
+  mean, scale = (np.asarray(x, np.float64) for x in statistics)
+  values = np.asarray(features).astype(np.float64)
+  return ((values - mean) * scale).astype(np.float32)
+
+
+def centered(features: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+  """Moves features near zero if float32 would lose their digits.
+
+  Args:
+    features: `[N, ...]`.
+
+  Returns:
+    `[N, ...]` float32 and the center `[...]`, float64, that was subtracted: the
+    mean of a column that would lose digits, zero elsewhere. None if none would.
+  """
+  columns = precision.blurred_columns(features)
+  if not columns.any():
+    return None
+  values = features.astype(np.float64)
+  known = np.isfinite(values)
+  mean = np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
+  center = np.where(columns, mean, 0)
+  return (values - center).astype(np.float32), center
+
+
+def targets(
+  labels: Any,
+  tasks: Sequence[tasks_lib.Task],
+  rows: np.ndarray | None = None,
+) -> tuple[np.ndarray, tuple[tasks_lib.Task, ...]]:
+  """Standardizes the labels of regression tasks in float64, with a way back.
+
+  ```python
+  labels, tasks = standardization.targets(labels, tasks)
+  dataset = FederatedDataset.create(labels=labels, tasks=tasks, ...)
+  ```
+
+  The tasks know how to go back: predictions and mean squared errors are in
+  their own unit, losses are not.
+
+  Args:
+    labels: `[N]` or `[N, L]`, NaN where one is missing.
+    tasks: The tasks; those of other kinds stay as they are, and so do their
+      columns.
+    rows: The examples that offset and unit are computed of; by default all.
+
+  Returns:
+    Labels `[N, L]` in float32, and the tasks.
+
+  Raises:
+    ValueError: If a column has no label, or tasks of other kinds read it, too.
+  """
+  given = checks.labels(labels).astype(np.float64)
+  found = given.astype(np.float32)
+  units = {}
+  for column in {t.column for t in tasks if t.kind == tasks_lib.REGRESSION}:
+    others = [
+      t.name
+      for t in tasks
+      if t.column == column and t.kind != tasks_lib.REGRESSION
+    ]
+    values = given[:, column] if rows is None else given[rows, column]
+    values = values[~np.isnan(values)]
+    if others or not len(values):
+      raise ValueError(
+        f'Expected column {column} of the labels to have labels of regression '
+        f'tasks alone, got {", ".join(others) or "none"}.'
+      )
+    mean, scale = combine([client_moments(values)])
+    units[column] = float(mean), float(1 / scale) if scale else 1.0
+    found[:, column] = (given[:, column] - mean) / units[column][1]
+  return found, tuple(
+    dataclasses.replace(t, offset=units[t.column][0], unit=units[t.column][1])
+    if t.kind == tasks_lib.REGRESSION
+    else t
+    for t in tasks
+  )

@@ -119,5 +119,19 @@ class CoverageTest(parameterized.TestCase):
       assignments.coverage(*arguments)
 
 
+class OfKeysTest(absltest.TestCase):
+  def test_the_order_of_tasks_does_not_matter(self):
+    keys = np.array(['u1', 'u10', 'u2'])
+    found = assignments.of_keys(keys, ['b', 'j', 'a'], ['u2', 'u10', 'u1'])
+    np.testing.assert_array_equal(found, [2, 1, 0])
+    self.assertEqual(found.dtype, np.int32)
+    found = assignments.of_keys([7, 7, 5], ['x', 'y'], [np.int64(5), 7])
+    np.testing.assert_array_equal(found, [1, 1, 0])
+
+  def test_pairs_of_tasks_of_many_take_no_table(self):
+    found = assignments.coverage(3000, 3000, 1)
+    np.testing.assert_array_equal(np.sort(found[:, 0]), np.arange(3000))
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -162,6 +163,16 @@ class WrongInputTest(parameterized.TestCase):
     ({'client_tasks': [0, 2]}, 'client_tasks below .* 2, got 2'),
     ({'sizes': [1, 1, 1]}, r'sizes for each of 2 clients, got .*\(3,\)'),
     ({'label_counts': [[1], [0]]}, 'a label of its task for client 1'),
+    ({'label_counts': [[1], [3]]}, 'size of each client, .* client 1'),
+    ({'label_counts': [1, 2]}, r'label_counts .* got the shape \(2,\)'),
+    ({'sizes': [3, 2.5]}, 'sizes to be whole numbers, .* float64'),
+    ({'sizes': [3, -2]}, 'No training examples for client 1'),
+    ({'client_tasks': [0.0, 1.0]}, 'client_tasks .* float64'),
+    ({'client_tasks': [[0, 1], [1, 1]]}, "'b' in several of client 1"),
+    ({'client_ids': [5, 5]}, '5 for clients 0, 1'),
+    ({'client_ids': [5]}, 'client_ids for each of 2 clients'),
+    ({'tasks': [tasks_lib.Task(name='a')] * 2}, "'a' more than once"),
+    ({'owner_index': {'c': [1]}}, 'owner_index'),
   )
   def test_tables_are_checked(self, changes, sentence):
     arguments = {
@@ -179,6 +190,98 @@ class WrongInputTest(parameterized.TestCase):
     source.read = lambda client: (np.zeros((4, 3)), np.zeros((4, 1)))
     with self.assertRaisesRegex(ValueError, 'Expected 5 examples of client 0'):
       client_data.read_clients(source, np.array([0]))
+
+  @parameterized.parameters(
+    (np.float32([[0.5, 2]]), [[0]], 'type int32, .* got float32'),
+    (np.int64([[2**40, 2]]), [[0]], 'type int32, .* got int64'),
+    (np.int32([[[1]]]), [[0]], r'shape \(2,\) of one example, .* \(1, 1\)'),
+    (np.int32([1]), [[0]], r'shape \(2,\) of one example, .* \(\)'),
+    ({'a': np.int32([[1, 2]])}, [[0]], 'features of client 1 as a PyTreeDef'),
+    (np.int32([[1, 2], [1, 2]]), [[0]], 'got 1 labels and 2 examples'),
+    (np.int32([[1, 2]]), [[3]], "'a' .* from 0 to 2, got 3 in client 1"),
+    (np.int32([[1, 2]]), [[-1]], "'a' .* from 0 to 2, got -1 in client 1"),
+    (np.int32([[1, 2]]), [[0.5]], "'a' .* from 0 to 2, got 0.5 in client 1"),
+    (
+      np.int32([[1, 2]]),
+      [[np.nan]],
+      "1 labels of task 'a' of client 1, .*got 0",
+    ),
+    (np.int32([[1, 2]]), [[0, 0, 1]], r'shape \(1, 1\), .*got \(1, 3\)'),
+    (np.int32([[1, 2]]), [0], r'shape \(1, 1\), .*got \(1,\)'),
+    (np.int32([[1, 2]]), [['a']], 'labels of client 1 to be real numbers'),
+  )
+  def test_what_is_read_is_checked(self, features, labels, sentence):
+    tables = client_data.tables(
+      features=np.zeros(2, np.int32),
+      tasks=[
+        tasks_lib.Task(name='a', kind=tasks_lib.MULTICLASS, num_classes=3)
+      ],
+      client_tasks=[0, 0],
+      sizes=[1, 1],
+    )
+    good = np.int32([[1, 2]]), [[0]]
+    source = mock.Mock(
+      tables=tables,
+      read=lambda client: (features, labels) if client else good,
+    )
+    client_data.read_clients(source, np.array([0]))
+    with self.assertRaisesRegex(ValueError, sentence):
+      client_data.read_clients(source, np.array([0, 1]))
+
+  def test_what_is_not_finite_is_refused_unless_allowed(self):
+    source = client_data.DatasetClients(testing.toy_data(3, 1))
+    read = source.read
+    source.read = lambda client: (
+      np.full_like(read(client)[0], np.nan),
+      read(client)[1],
+    )
+    with self.assertRaisesRegex(ValueError, 'features of client 2 hold NaN'):
+      client_data.read_clients(source, np.array([2]))
+    client_data.read_clients(source, np.array([2]), allow_nonfinite=True)
+
+  def test_digits_that_float32_loses(self):
+    tables = client_data.tables(
+      features=np.zeros(1, np.float64),
+      tasks=[tasks_lib.Task(name='a', kind=tasks_lib.REGRESSION)],
+      client_tasks=[0],
+      sizes=[2],
+    )
+    times = np.array([[1.7e9], [1.7e9 + 33]])
+    for pair, sentence in (
+      ((times, np.zeros((2, 1))), 'features that float32 can hold'),
+      ((np.zeros((2, 1)), times), "'a' that float32 can hold"),
+    ):
+      source = mock.Mock(tables=tables, read=lambda _, pair=pair: pair)
+      with self.assertRaisesRegex(ValueError, sentence):
+        client_data.read_clients(source, np.array([0]))
+
+  def test_a_sequence_of_a_first_whole_number(self):
+    items = [([0], 0), ([0.5], 1)]
+    source = client_data.SequenceClients(
+      items,
+      [[0], [1]],
+      lambda item: (np.array(item[0]), item[1]),
+      tasks=[tasks_lib.Task(name='a')],
+      client_tasks=[0, 0],
+    )
+    with self.assertRaisesRegex(ValueError, 'client 1 of the type int64'):
+      client_data.read_clients(source, np.array([0, 1]))
+
+  @parameterized.parameters(
+    ([True, False, True], 'rows of client 0 to be whole numbers.*bool'),
+    ([0.0], 'rows of client 0 to be whole numbers.*float64'),
+  )
+  def test_rows_of_a_sequence_are_numbers(self, rows, sentence):
+    data = testing.toy_data(3, 1)
+    source = client_data.SequenceClients(
+      Items(data),
+      [rows],
+      lambda item: (item['x'], item['y']),
+      tasks=data.tasks,
+      client_tasks=[0],
+    )
+    with self.assertRaisesRegex(ValueError, sentence):
+      source.read(0)
 
   def test_rows_that_a_sequence_does_not_have(self):
     data = testing.toy_data(3, 1)

@@ -1,6 +1,7 @@
 """Laws of the data set: examples once, rows by owner, checked when built."""
 
 import dataclasses
+import time
 from typing import Any
 
 from absl.testing import absltest
@@ -12,6 +13,7 @@ import numpy as np
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.data import dataset
+from fmtl_jax.data import standardization
 
 NAN = float('nan')
 KIND = tasks_lib.Task(name='kind', kind=tasks_lib.MULTICLASS, num_classes=4)
@@ -49,7 +51,7 @@ def _arguments(**changes) -> dict[str, Any]:
     'tasks': [KIND, TEETH, AGE],
     'client_tasks': [[0, 1], [1, 2], [2, -1], [1, 0]],
     'train': [[0, 1], [4, 2, 3], [5, 6], [8, 10]],
-    'test': _rows([7], [9], [], [2]),
+    'test': _rows([7], [9], [], [9]),
   } | changes
 
 
@@ -85,7 +87,7 @@ class CreateTest(parameterized.TestCase):
     self.assertEqual(partition.train.max_size, 3)
     np.testing.assert_array_equal(partition.train.offsets, [0, 2, 5, 7, 9])
     np.testing.assert_array_equal(partition.train.sizes, [2, 3, 2, 2])
-    self.assertEqual(_groups(partition.test), [[7], [9], [], [2]])
+    self.assertEqual(_groups(partition.test), [[7], [9], [], [9]])
     self.assertEqual(_groups(partition.validation), [[], [], [], []])
     self.assertEqual(partition.validation.max_size, 0)
 
@@ -103,15 +105,19 @@ class CreateTest(parameterized.TestCase):
     )
 
   def test_a_common_test_set_is_that_of_the_holders_by_default(self):
-    partition = _create(validation=_rows([3], [], [6], [0])).partition
-    self.assertEqual(_groups(partition.pooled_test), [[7, 2], [7, 9, 2], [9]])
+    partition = _create(
+      train=[[0, 1], [4, 2], [5], [8]], validation=_rows([3], [], [6], [10])
+    ).partition
+    self.assertEqual(_groups(partition.pooled_test), [[7, 9], [7, 9, 9], [9]])
     self.assertEqual(
-      _groups(partition.pooled_validation), [[3, 0], [3, 0], [6]]
+      _groups(partition.pooled_validation), [[3, 10], [3, 10], [6]]
     )
 
   def test_a_common_test_set_may_be_given(self):
-    given = [[0, 9], [5], [1, 2, 3]]
-    partition = _create(pooled_test=given, pooled_validation=given).partition
+    given = [[1, 9], [5], [2, 3, 10]]
+    partition = _create(
+      train=[[0], [4], [6], [8]], pooled_test=given, pooled_validation=given
+    ).partition
     self.assertEqual(_groups(partition.pooled_test), given)
     self.assertEqual(_groups(partition.pooled_validation), given)
     self.assertEqual(partition.pooled_test.max_size, 3)
@@ -204,7 +210,7 @@ class MistakesTest(parameterized.TestCase):
   def test_features_are_checked_in_every_part(self):
     features = _arguments()['features']
     features[[0, 7, 9]] = NAN
-    self._raises('features of clients 0, 1 hold', features=features)
+    self._raises('features of clients 0, 1, 3 hold', features=features)
     features = _arguments()['features']
     features[11] = NAN
     self._raises(
@@ -289,8 +295,176 @@ class MistakesTest(parameterized.TestCase):
       labels=labels,
     )
 
+  @parameterized.parameters(
+    ({'train': [np.arange(12) < 2, [4], [5], [8]]}, 'rows of client 0 .* bool'),
+    ({'test': [[7.0], [], [], []]}, 'test rows of client 0 .* float64'),
+    ({'train': [[0, -1], [4], [5], [8]]}, 'rows from 0 to 11, got -1 to 0'),
+    ({'train': [[0], [2**32 + 4], [5], [8]]}, 'got 4294967300 to'),
+    ({'train': [[[0]], [4], [5], [8]]}, 'client 0 to be a list of row numbers'),
+    ({'pooled_test': [[7], [9], [-1]]}, r'-1 to -1 \(pooled test, task 2\)'),
+    (
+      {'pooled_test': [[7], [9]]},
+      'pooled test rows for each of 3 tasks, got 2',
+    ),
+    ({'client_tasks': [0.7, 1, 2, 1]}, 'client_tasks .* array of float64'),
+    ({'client_tasks': [True, False] * 2}, 'client_tasks .* array of bool'),
+    ({'client_tasks': [-2, 1, 2, 0]}, '-1 for an empty slot, got -2'),
+    (
+      {'client_tasks': [[0, 1], [1], [2], [1]]},
+      'client_tasks .* inhomogeneous',
+    ),
+    (
+      {'client_tasks': [[0, 1], [1, 1], [2, -1], [1, 0]]},
+      "in one slot, got 'teeth' in several of client 1",
+    ),
+    ({'client_ids': [0, 1, 2, 2**32]}, '4294967296 for client 3; number'),
+    ({'client_ids': [0, 1, 2, -1]}, '-1 for client 3; number'),
+    ({'client_ids': [0, 7, 2, 7]}, '7 for clients 1, 3: they would draw'),
+    ({'client_ids': [0, 1, 2]}, r'for each of 4 clients, got the shape \(3,\)'),
+    ({'client_ids': [0.5, 1, 2, 3]}, 'client_ids .* array of float64'),
+    ({'owner_index': {'c': [0, 1]}}, r"index\['c'\] for each of 4 clients"),
+    ({'owner_index': {'c': [0, 1, 2, -1]}}, r"index\['c'\] from 0 on, got -1"),
+    ({'tasks': [KIND, TEETH, TEETH]}, "names, got 'teeth' more than once"),
+    (
+      {'tasks': [KIND, TEETH, dataclasses.replace(AGE, name='mean')]},
+      "no task with the name 'mean'",
+    ),
+    ({'labels': np.ma.ones((12, 3))}, 'labels without a mask'),
+    ({'labels': np.zeros((12, 3, 2))}, r'labels .* got the shape \(12, 3, 2\)'),
+    (
+      {'labels': [['a']] * 12},
+      'labels to be real numbers, got an array of <U1',
+    ),
+    ({'features': np.array(['a'] * 12)}, 'features to be real numbers'),
+    ({'features': np.full((12, 2), 2**31)}, 'features from -2147483648 to'),
+  )
+  def test_arrays_that_mean_something_else(self, changes, sentence):
+    self._raises(sentence, **changes)
+
+  @parameterized.parameters(
+    ({'test': _rows([0], [], [], [])}, 'test rows .* row 0, .* client 0'),
+    (
+      {'validation': _rows([], [], [8], [])},
+      'validation rows .*8, .* client 2',
+    ),
+    ({'pooled_test': [[7], [4], [9]]}, 'pooled test rows .* row 4, .* task 1'),
+    (
+      {'pooled_validation': [[7], [9], [2]]},
+      'pooled validation rows .* row 2, .* task 2',
+    ),
+  )
+  def test_nobody_is_evaluated_on_what_somebody_trains_on(
+    self, changes, sentence
+  ):
+    self._raises(sentence, **changes)
+    self._raises(sentence, **changes, check=False)
+
+  @parameterized.parameters(np.int64, np.uint8, np.float16)
+  def test_labels_out_of_range_of_any_type(self, dtype):
+    labels = np.array([0, 1, 2, 3] * 3, dtype)
+    changes = {'tasks': [KIND], 'client_tasks': [0] * 4}
+    self.assertEqual(_create(labels=labels, **changes).num_tasks, 1)
+    self._raises(
+      "'kind' .*, got 4 in clients 0, 1", labels=labels + 1, **changes
+    )
+
+  def test_one_hot_labels_of_one_task(self):
+    one_hot = np.eye(4)[np.arange(12) % 4]
+    sentence = "'kind' to be class numbers, .* 4 columns .* labels.argmax"
+    changes = {'tasks': [KIND], 'client_tasks': [0] * 4}
+    self._raises(sentence, labels=one_hot, **changes)
+    one_hot[0] = 0  # Columns of a table, of which one is used.
+    self.assertEqual(_create(labels=one_hot, **changes).num_tasks, 1)
+
+  @parameterized.parameters(
+    ({'validation': _rows([], [11], [], [])}, "'teeth' .* got 9 in client 1"),
+    ({'test': _rows([], [], [], [11])}, "'kind' .* got 9 in client 3"),
+    (
+      {'pooled_test': [[7], [11], [9]]},
+      "'teeth' .* got 9 in the pooled test rows of task 1",
+    ),
+  )
+  def test_labels_are_checked_in_every_part(self, changes, sentence):
+    self._raises(sentence, **changes)
+
+  def test_pooled_features_are_checked(self):
+    features = _arguments()['features']
+    features[11] = NAN
+    self._raises(
+      'features of the pooled rows of task 2 hold NaN',
+      features=features,
+      pooled_test=[[7], [9], [11]],
+    )
+
+  def test_labels_that_float32_cannot_hold(self):
+    labels = _arguments()['labels']
+    labels[:, 2] = 1.7e9 + 33 * np.arange(12)
+    self._raises("'age' that float32 can hold, .* it moves by", labels=labels)
+    near, tasks = standardization.targets(labels, [KIND, TEETH, AGE])
+    self.assertEqual(_create(labels=near, tasks=tasks).num_tasks, 3)
+    as_they_are = labels.astype(np.float32)
+    self.assertEqual(_create(labels=as_they_are).num_tasks, 3)
+
+  @parameterized.parameters(np.float64, np.int64)
+  def test_features_that_float32_cannot_hold(self, dtype):
+    features = np.array([[0, 17]] * 12, dtype)
+    features[:, 1] = 1_700_000_000 + 33 * np.arange(12)
+    self._raises(r'float32 can hold, got a column \[1\]', features=features)
+    features[:, 1] = 1_700_000_000  # No digits differ.
+    self.assertEqual(_create(features=features).num_tasks, 3)
+
+
+class ManyTasksTest(absltest.TestCase):
+  def test_the_time_is_linear_in_tasks(self):
+    seconds = {}
+    for num_tasks in (500, 2000):
+      rows = np.arange(20 * num_tasks).reshape(num_tasks, 20)
+      arguments = {
+        'features': np.zeros((rows.size, 1), np.float32),
+        'labels': np.arange(rows.size) % 2,
+        'tasks': [tasks_lib.Task(name=str(n)) for n in range(num_tasks)],
+        'client_tasks': np.arange(num_tasks),
+        'train': list(rows[:, :15]),
+        'test': list(rows[:, 15:]),
+      }
+      found = []
+      for _ in range(3):
+        start = time.process_time()
+        dataset.FederatedDataset.create(**arguments)
+        found.append(time.process_time() - start)
+      seconds[num_tasks] = min(found)
+    # Four times the tasks; a quadratic build takes 16 times as long.
+    self.assertLess(seconds[2000], 9 * seconds[500])
+
 
 class FromClientsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ([(2, 3), (4, 3)], [3, 3], r'examples of client 0, got 3 labels and 2'),
+    ([(2, 3)], [2, 2], 'features of the 2 clients that have labels, got .* 1'),
+    (
+      [(2, 3), (2, 1)],
+      [2, 2],
+      r'client 1 .* shape \(3,\) of client 0 .*\(1,\)',
+    ),
+  )
+  def test_clients_have_features_and_labels_alike(
+    self, shapes, sizes, sentence
+  ):
+    with self.assertRaisesRegex(ValueError, sentence):
+      dataset.FederatedDataset.from_clients(
+        [np.zeros(shape) for shape in shapes],
+        [np.zeros(size) for size in sizes],
+        [0, 0],
+      )
+
+  def test_types_of_clients_keep_every_value(self):
+    features = [np.array([[1]]), np.array([[0.5]])]
+    data = dataset.FederatedDataset.from_clients(features, [[0], [1]], [0, 0])
+    np.testing.assert_array_equal(data.examples.features, [[1], [0.5]])
+    features[0] = np.array([[True]])
+    with self.assertRaisesRegex(ValueError, 'features of one type, got bool'):
+      dataset.FederatedDataset.from_clients(features, [[0], [1]], [0, 0])
+
   def test_rows_follow_the_clients(self):
     features = [np.zeros((2, 3)), np.ones((1, 3)), np.full((3, 3), 2)]
     labels = [[0, 1], [4], [2, NAN, 3]]
@@ -436,7 +610,7 @@ class StackPartitionsTest(parameterized.TestCase):
     first = _create().partition
     second = _create(
       train=[[0, 1, 3, 5], [4], [6], [8, 10]],
-      test=_rows([7], [9, 2], [], [3, 5]),
+      test=_rows([7], [9, 2], [], [2, 9]),
       client_tasks=[[1, 2], [0, 1], [2, 0], [1, -1]],
     ).partition
     standardization = np.array([1.0, 2.0]), np.array([3.0, 4.0])

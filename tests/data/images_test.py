@@ -107,6 +107,50 @@ class ImagesTest(ImagesTestCase):
     half = images.Images(encoded, (10, 10), crop=0.5)[0]
     np.testing.assert_array_equal(half, pixels[5:15, 15:25])
 
+  @parameterized.parameters(True, False)
+  def test_sixteen_bits_are_scaled_to_eight(self, grey):
+    import PIL.Image
+
+    levels = np.array([[0, 257, 10 * 257], [32768, 65408, 65535]], np.uint16)
+    image = PIL.Image.fromarray(levels)
+    buffer = io.BytesIO()
+    image.save(buffer, 'png')
+    found = images.Images([buffer.getvalue()], (2, 3), grey=grey)[0]
+    for channel in np.moveaxis(found, -1, 0):
+      np.testing.assert_array_equal(channel, [[0, 1, 10], [128, 255, 255]])
+
+  def test_what_is_transparent_shows_the_background(self):
+    import PIL.Image
+
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, 0], pixels[0, :, 3] = 200, [255, 0, 51]  # 51 is a fifth.
+    encoded = [_encode(pixels, 'png')]
+    on_white, on_blue = (
+      images.Images(encoded, (1, 3), **how)[0][0].tolist()
+      for how in ({}, {'background': (0, 0, 100)})
+    )
+    self.assertEqual(on_white, [[200, 0, 0], [255, 255, 255], [244, 204, 204]])
+    self.assertEqual(on_blue, [[200, 0, 0], [0, 0, 100], [40, 0, 80]])
+    palette = PIL.Image.fromarray(np.array([[0, 1]], np.uint8), mode='P')
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    for image, expected in (
+      (palette, [[255, 0, 0], [255, 255, 255]]),
+      (PIL.Image.fromarray(np.array([[9, 1]], np.uint8)), [[9] * 3, [255] * 3]),
+      (
+        PIL.Image.fromarray(np.array([[257, 1]], np.uint16)),
+        [[1] * 3, [255] * 3],
+      ),
+    ):
+      buffer = io.BytesIO()
+      image.save(buffer, 'png', transparency=1)
+      found = images.Images([buffer.getvalue()], (1, 2))[0][0].tolist()
+      self.assertEqual(found, expected, image.mode)
+
+  def test_pixels_without_a_white_are_refused(self):
+    encoded = [_encode(np.ones((2, 2), np.float32), 'tiff')]
+    with self.assertRaisesRegex(ValueError, "mode 'F'.* whose white is not"):
+      images.Images(encoded, (2, 2))[:]
+
   def test_a_damaged_image_is_named(self):
     encoded = [self.encoded[0], self.encoded[1][:100]]
     photographs = images.Images(encoded, (8, 8))

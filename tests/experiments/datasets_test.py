@@ -53,6 +53,7 @@ def _people(unused_data=None):
     keys=np.arange(EXAMPLES) * PEOPLE // EXAMPLES,
     runs=activity,
     shared_labels=False,
+    task_keys={f'person {i}': i for i in range(PEOPLE)},
     standardized_axes=(0,),
   )
 
@@ -247,6 +248,97 @@ class CentralizeTest(parameterized.TestCase):
     dataset = datasets.federate(source._replace(labels=labels), _data(), 0)
     central = datasets.centralize(dataset, cases.JOINT, True)
     np.testing.assert_array_equal(central.examples.present, ~np.isnan(labels))
+
+
+class TasksOfKeysTest(parameterized.TestCase):
+  """A client has the task of its key, in whatever order either comes."""
+
+  @parameterized.parameters(('u2', 'u10', 'u1'), (7, 3, 5))
+  def test_rows_have_the_name_of_their_key(self, *keys):
+    source = _people()
+    names = [f'person of {key}' for key in keys]
+    source = source._replace(
+      keys=np.array(keys)[source.keys],
+      tasks=tuple(
+        dataclasses.replace(source.tasks[0], name=name) for name in names
+      ),
+      task_keys=dict(zip(names, keys, strict=True)),
+    )
+    data = _data(partition='key', protocol='random')
+    dataset = datasets.federate(source, data, 0)
+    central = datasets.centralize(dataset, cases.SEPARATE, False)
+    for number, key in enumerate(keys):
+      for rows in (
+        _rows(dataset, 'pooled_test')[number],
+        _rows(central, 'train')[number],
+      ):
+        np.testing.assert_array_equal(source.keys[rows], key)
+    for client, rows in enumerate(_rows(dataset, 'train')):
+      task = dataset.tasks[int(dataset.partition.client_tasks[client, 0])]
+      self.assertEqual(source.task_keys[task.name], source.keys[rows[0]])
+
+  @parameterized.parameters(
+    ({'task_keys': None}, "'person 0' only in tasks"),
+    ({'task_keys': {f'person {i}': i for i in range(4)}}, 'only in task_keys'),
+    ({'keys': np.arange(EXAMPLES) % 4}, 'key of the examples, got none for 3'),
+    ({'keys': np.arange(EXAMPLES) % 2}, "key of each task, .*'person 2'"),
+    (
+      {'task_keys': {'person 0': 0, 'person 1': 1, 'person 2': 1}},
+      "different keys, got 1 for 'person 1' and 'person 2'",
+    ),
+  )
+  def test_keys_and_tasks_without_each_other_are_named(self, changes, sentence):
+    data = _data(partition='key')
+    with self.assertRaisesRegex(ValueError, sentence):
+      datasets.federate(_people()._replace(**changes), data, 0)
+
+  def test_other_clients_than_owners_have_no_task(self):
+    data = _data(partition='iid', clients=PEOPLE)
+    with self.assertRaisesRegex(ValueError, "data.partition='key' .*got 'iid'"):
+      datasets.federate(_people(), data, 0)
+
+  def test_pairs_are_counted_whoever_holds_them(self):
+    source = _people()._replace(shared_labels=True)
+    data = _data(partition='iid', clients=6, protocol='random')
+    found = datasets.overlapping_pairs(
+      source, datasets.federate(source, data, 0)
+    )
+    self.assertGreater(found, 0)
+
+
+class CenteredTest(parameterized.TestCase):
+  """Times in seconds are standardized as times since the start are."""
+
+  def setUp(self):
+    super().setUp()
+    self.near = _shared()
+    near = np.asarray(self.near.features, np.float64)
+    self.far = self.near._replace(features=33 * near + [0, 1.7e9])
+
+  def test_batches_are_those_of_features_near_zero(self):
+    data = _data(standardize=True)
+    source = datasets.centered(self.far)
+    self.assertIs(datasets.centered(self.near), self.near)
+    found, expected = (
+      datasets.federate(s, data, 0) for s in (source, self.near)
+    )
+    batches = []
+    for dataset in (found, expected):
+      mean, scale = dataset.partition.standardization
+      self.assertEqual((mean.dtype, scale.dtype), (np.float32, np.float32))
+      batches.append((dataset.examples.features - mean) * scale)
+    np.testing.assert_allclose(*batches, atol=1e-5)
+    mean, scale = datasets.raw_standardization(
+      source, found.partition.standardization
+    )
+    np.testing.assert_allclose(
+      (self.far.features - mean) * scale, batches[1], atol=1e-5
+    )
+
+  def test_without_standardization_they_are_refused(self):
+    for source in (datasets.centered(self.far), self.far):
+      with self.assertRaisesRegex(ValueError, 'float32'):
+        datasets.federate(source, _data(), 0)
 
 
 class UnsoundTest(parameterized.TestCase):
