@@ -166,7 +166,7 @@ def for_each_batch(
   whole = batch_size == ALL_EXAMPLES or batch_size >= max_size
   batch_size = max(max_size, 1) if whole else batch_size
   length = -(-max_size // batch_size) * batch_size
-  num_steps = (size + batch_size - 1) // batch_size
+  num_steps = cohorts.num_steps(size, batch_size)
   most = lambda steps: (
     steps if clients_axis is None else jax.lax.pmax(steps, clients_axis)
   )
@@ -177,10 +177,7 @@ def for_each_batch(
     """The steps of an epoch that the client takes."""
     if work is None:
       return num_steps
-    total = epochs * num_steps
-    # Products that rounding leaves below a whole number are that number.
-    share = jnp.floor(work * total + 1e-4).astype(num_steps.dtype)
-    limit = jnp.clip(share, jnp.minimum(total, 1), total)
+    limit = cohorts.steps_taken(work, epochs * num_steps)
     return jnp.clip(limit - number * num_steps, 0, num_steps)
 
   def epoch(number, carry):
