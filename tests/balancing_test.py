@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import optimize
 
 from fmtl_jax import balancing
 from fmtl_jax import testing
@@ -410,6 +411,85 @@ class SurgeryTest(parameterized.TestCase):
     others *= radius / np.linalg.norm(others, axis=1, keepdims=True)
     worst = ((mean + others) @ gradients.T).min(1)
     self.assertGreater((gradients @ found).min(), worst.max())
+
+
+class ConflictTest(parameterized.TestCase):
+  """Gradients that cancel, as far as float32 can say."""
+
+  @parameterized.parameters((2, 0.5), (3, 0.1), (5, 2.0), (20, 0.5))
+  def test_cagrad_stays_in_its_ball(self, n, c):
+    """At most c |g_0| from the mean, on 3,000 problems of every scale."""
+    rng = np.random.default_rng(n)
+    gradients = rng.normal(size=(750, n, 6))
+    far = 10.0 ** rng.uniform(-7, 0, size=(750, 1))
+    rest = gradients[:, :-1].sum(1)
+    opposite = far * gradients[:, -1] - rest
+    gradients[250:, -1] = opposite[250:]  # Their sum is `far`.
+    gradients[500:] *= 10.0 ** rng.uniform(-6, 6, size=(250, 1, 1))
+    gradients = gradients.astype(np.float32)
+    ones, balancer = jnp.ones(n), balancing.cagrad(c)
+
+    @testing.jit
+    @jax.vmap
+    def direction(gradients):
+      key = jax.random.key(0)
+      return balancing.combine(
+        balancer, (), key, gradients, ones, ones > 0, ones
+      ).direction
+
+    found = np.asarray(direction(gradients), np.float64) * (1 + c)
+    total = gradients.astype(np.float64).sum(1)
+    distance = np.linalg.norm(found - total, axis=1)
+    radius = c * np.linalg.norm(total, axis=1)
+    np.testing.assert_array_less(distance, (1 + 1e-2) * radius + 1e-30)
+    # And at its rim, but for exactly opposite ones.
+    self.assertGreater((distance > 0.99 * radius).mean(), 0.95)
+
+  @parameterized.product(
+    n=[5, 20], kind=['gaussian', 'zero_inside', 'minus_the_mean', 'unlike']
+  )
+  def test_mgda_is_the_shortest_vector(self, n, kind):
+    """To half a percent of the longest gradient; exactly: by NNLS."""
+    rng = np.random.default_rng(n)
+    problems = []
+    for dimension in (n // 2, n - 1, 2 * n):
+      for _ in range(8):
+        gradients = rng.normal(size=(n, dimension))
+        if kind == 'zero_inside':
+          gradients -= rng.dirichlet(np.ones(n)) @ gradients
+        if kind == 'minus_the_mean':
+          gradients[-1] = -gradients[:-1].mean(0)
+        if kind == 'unlike':
+          gradients *= 10.0 ** rng.uniform(-2, 0, size=(n, 1))
+        problems.append(np.pad(gradients, ((0, 0), (0, 2 * n - dimension))))
+    problems = np.stack(problems)
+    ones, balancer = jnp.ones(n), balancing.mgda()
+
+    @testing.jit
+    @jax.vmap
+    def direction(gradients):
+      key = jax.random.key(0)
+      return balancing.combine(
+        balancer, (), key, gradients, ones, ones > 0, ones / n
+      ).direction
+
+    found = direction(jnp.asarray(problems, jnp.float32))
+    longest = np.linalg.norm(problems, axis=2).max(1)
+    shortest = np.array([_shortest(gradients) for gradients in problems])
+    excess = np.linalg.norm(np.asarray(found, np.float64), axis=1) - shortest
+    np.testing.assert_array_less(excess, 5e-3 * longest)
+    np.testing.assert_array_less(-excess, 1e-5 * longest)
+
+
+def _shortest(gradients):
+  """The norm of the shortest vector in the convex hull, in float64."""
+  longest = np.linalg.norm(gradients, axis=1).max()
+  gradients = gradients / longest
+  heavy = 1e4  # Of the condition that shares add up to one.
+  system = np.vstack([gradients.T, np.full((1, len(gradients)), heavy)])
+  wanted = np.append(np.zeros(len(system) - 1), heavy)
+  shares, _ = optimize.nnls(system, wanted, maxiter=10_000)
+  return longest * np.linalg.norm(shares / shares.sum() @ gradients)
 
 
 class NamesTest(parameterized.TestCase):

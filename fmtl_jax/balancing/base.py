@@ -32,6 +32,7 @@ class Problem(NamedTuple):
     losses: `[n]`.
     active: `[n]` bool.
     weights: `[n]`, what counts without balancing.
+    gradients: `[n, ...]`.
   """
 
   key: jax.Array
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
   losses: jax.Array
   active: jax.Array
   weights: jax.Array
+  gradients: Tree
 
 
 class Balancer(NamedTuple):
@@ -46,16 +48,16 @@ class Balancer(NamedTuple):
 
   Attributes:
     init: `n -> state`, `[n]` in every leaf, or `()`.
-    weigh: `(state, problem) -> (coefficients [n], own [n], state)`: those of
-      the gradients in the common direction, and how much each task's own layers
-      take of their gradient, which is alone there.
+    weigh: `(state, problem) -> (direction, own [n], state)`: the common
+      direction, as of `mix`, and how much each task's own layers take of their
+      gradient, which is alone there.
     end_round: `state -> state`, after the steps of a round.
     uses_losses: Whether losses, or a state that crosses rounds, are needed.
     in_rounds: Whether it is made for updates of rounds and nothing else.
   """
 
   init: Callable[[int], Tree]
-  weigh: Callable[[Tree, Problem], tuple[jax.Array, jax.Array, Tree]]
+  weigh: Callable[[Tree, Problem], tuple[Tree, jax.Array, Tree]]
   end_round: Callable[[Tree], Tree] = lambda state: state
   uses_losses: bool = True
   in_rounds: bool = False
@@ -133,13 +135,12 @@ def combine(
   for leaf in jax.tree.leaves(gradients):
     flat = leaf.reshape(len(leaf), -1)
     products += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-  coefficients, own, new = balancer.weigh(
-    state, Problem(key, products, losses, active, weights)
+  direction, own, new = balancer.weigh(
+    state, Problem(key, products, losses, active, weights, gradients)
   )
-  coefficients, own = chosen(coefficients), chosen(own)
   return Balanced(
-    jax.tree.map(lambda x: (_like(coefficients, x) * x).sum(0), gradients),
-    own,
+    direction,
+    chosen(own),
     jax.tree.map(lambda x, old: jnp.where(active, x, old), new, state),
   )
 
@@ -147,6 +148,28 @@ def combine(
 def _like(values, leaf):
   """`[n]` values that broadcast against `[n, ...]`."""
   return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
+
+
+def mix(problem: Problem, coefficients: jax.Array) -> Tree:
+  """The sum `[...]` of the active gradients times `[n]` coefficients."""
+  coefficients = jnp.where(problem.active, coefficients, 0)
+  return jax.tree.map(
+    lambda x: (_like(coefficients, x) * x).sum(0), problem.gradients
+  )
+
+
+def along(problem: Problem, vector: Tree) -> jax.Array:
+  """`[n]`, the products of the gradients with a vector `[...]`."""
+  products = jax.tree.map(
+    lambda x, y: (x * y).reshape(len(x), -1).sum(1), problem.gradients, vector
+  )
+  return sum(jax.tree.leaves(products), jnp.zeros_like(problem.losses))
+
+
+def norm(vector: Tree) -> jax.Array:
+  """The norm of all leaves, `[]`."""
+  squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(vector)]
+  return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def ratio(values: jax.Array, divisor: jax.Array) -> jax.Array:

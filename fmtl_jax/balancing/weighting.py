@@ -22,7 +22,7 @@ def _of_factors(init, factors_fn, **settings):
   def weigh(state, problem):
     factors, state = factors_fn(state, problem)
     weights = base.scaled(factors, problem)
-    return weights, weights, state
+    return base.mix(problem, weights), weights, state
 
   return base.Balancer(init, weigh, **settings)
 
@@ -31,7 +31,11 @@ def fixed() -> base.Balancer:
   """Takes the weights as they are."""
   return base.Balancer(
     init=lambda n: (),
-    weigh=lambda state, problem: (problem.weights, problem.weights, state),
+    weigh=lambda state, problem: (
+      base.mix(problem, problem.weights),
+      problem.weights,
+      state,
+    ),
     uses_losses=False,
   )
 
