@@ -359,7 +359,7 @@ def balanced_gradient(
     memory,
     key,
     each,
-    losses,
+    federation.above_bounds(losses, batch.tasks),
     sums['count'] > 0,
     federation.slot_weights(batch.tasks, losses.dtype),
   )

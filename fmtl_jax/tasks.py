@@ -31,12 +31,16 @@ class Task:
       below `num_classes`, as many logits) or `regression` (one output).
     num_classes: Classes of a multi-class task; 2 for a binary one, else 0.
     column: The column of the example store's labels with this task's labels.
+    lower_bound: What its loss never falls below, for methods that compare
+      losses by ratio; None is 0 for the loss of its kind, and not known for
+      another one.
   """
 
   name: str
   kind: str = BINARY
   num_classes: int = 2
   column: int = 0
+  lower_bound: float | None = None
 
   def __post_init__(self):
     if self.kind not in KINDS:
@@ -49,6 +53,11 @@ class Task:
         f'Expected num_classes >= 2 for task {self.name!r}, got '
         f'{self.num_classes}.'
       )
+    if self.lower_bound is not None and not np.isfinite(self.lower_bound):
+      raise ValueError(
+        f'Expected a finite lower_bound of the loss of task {self.name!r}, got '
+        f'{self.lower_bound}; None says that it is not known.'
+      )
 
   @property
   def num_outputs(self) -> int:
@@ -59,6 +68,22 @@ class Task:
 def num_outputs(tasks: Sequence[Task]) -> int:
   """Width of a head that fits every task."""
   return max(task.num_outputs for task in tasks)
+
+
+def lower_bounds(
+  tasks: Sequence[Task], *, own_loss: bool
+) -> tuple[float | None, ...]:
+  """`[T]`, what the losses never fall below, None where that is not known.
+
+  Args:
+    tasks: The tasks.
+    own_loss: Whether the loss is another one than `task_loss`, whose are at
+      least 0.
+  """
+  default = None if own_loss else 0.0
+  return tuple(
+    default if task.lower_bound is None else task.lower_bound for task in tasks
+  )
 
 
 def class_mask(tasks: Sequence[Task], width: int) -> np.ndarray:

@@ -413,6 +413,61 @@ class SurgeryTest(parameterized.TestCase):
     self.assertGreater((gradients @ found).min(), worst.max())
 
 
+class NonFiniteTest(parameterized.TestCase):
+  """What is no number takes part as without balancing, and leaves no trace."""
+
+  GRADIENTS = np.array([[3.0, 4.0], [0.0, 1.0], [-1.0, 2.0]])
+  LOSSES = np.array([2.0, 1.0, 0.5])
+
+  @parameterized.product(
+    name=METHODS, bad=[np.nan, np.inf, -np.inf], where=['loss', 'gradient']
+  )
+  def test_the_memory_is_that_of_the_others_alone(self, name, bad, where):
+    used = _calls(name, self.GRADIENTS, [self.LOSSES, self.LOSSES[::-1]])
+    state, weights = used[-1].state, np.array([1.0, 2.0, 3.0])
+    gradients, losses = self.GRADIENTS.copy(), self.LOSSES.copy()
+    if where == 'loss':
+      losses[1] = bad
+    else:
+      gradients[1, 0] = bad
+    found = _call(name, gradients, losses, state=state, weights=weights)
+    expected = _call(
+      name,
+      self.GRADIENTS,
+      self.LOSSES,
+      state=state,
+      weights=weights,
+      active=[True, False, True],
+    )
+    testing.assert_trees_equal(found.state, expected.state)
+    np.testing.assert_array_equal(
+      found.own, expected.own + np.array([0, 2, 0], np.float32)
+    )
+    direction = np.asarray(expected.direction) + 2 * gradients[1]
+    np.testing.assert_allclose(found.direction, direction, rtol=1e-6)
+
+  @parameterized.parameters(*METHODS)
+  def test_balancing_goes_on_after_it(self, name):
+    """Whatever the first losses were."""
+    good = [self.LOSSES, self.LOSSES[::-1], self.LOSSES]
+    for bad in ([np.nan] * 3, [np.inf, 1.0, np.nan]):
+      found = _calls(name, self.GRADIENTS, [bad, *good])[-1]
+      for leaf in jax.tree.leaves(found):
+        self.assertTrue(np.isfinite(leaf).all())
+    alone = _calls(name, self.GRADIENTS, good)[-1]
+    found = _calls(name, self.GRADIENTS, [[np.nan] * 3, *good])[-1]
+    testing.assert_trees_equal(found, alone)
+
+  @parameterized.parameters(*WEIGHING)
+  def test_a_loss_below_its_bound_is_at_it(self, name):
+    losses = [[2.0, 1.0], [1.0, -1e-3], [-3.0, 0.5]]
+    at_bound = np.maximum(losses, 0)
+    gradients = self.GRADIENTS[:2]
+    testing.assert_trees_equal(
+      _calls(name, gradients, losses)[-1], _calls(name, gradients, at_bound)[-1]
+    )
+
+
 class ConflictTest(parameterized.TestCase):
   """Gradients that cancel, as far as float32 can say."""
 

@@ -2,7 +2,8 @@
 
 All of them multiply the weights w_i by factors and keep their sum, so that they
 say how much a task counts against the others and never how long a step is: the
-learning rate does. They start with factors of one (FAMO's are 1 / L_i).
+learning rate does. They start with factors of one (FAMO's are 1 / L_i). A loss
+L_i is how far it is above its lower bound, where that is known.
 """
 
 from typing import NamedTuple
@@ -239,6 +240,8 @@ def famo(
     rate: beta of the paper.
     decay: gamma of the paper.
 
+  The lower bounds of the losses have to be known.
+
   References:
     Liu, Feng, Stone, Liu (2023), FAMO: fast adaptive multitask optimization,
     https://arxiv.org/abs/2306.03792, Algorithm 1.
@@ -261,5 +264,7 @@ def famo(
     return factors, _Logits(logits, now, jnp.ones_like(state.known))
 
   return _of_factors(
-    lambda n: _Logits(jnp.zeros(n), jnp.zeros(n), jnp.zeros(n)), factors
+    lambda n: _Logits(jnp.zeros(n), jnp.zeros(n), jnp.zeros(n)),
+    factors,
+    needs_bounds=True,
   )
