@@ -448,7 +448,11 @@ def _summary(record, reference, config):
 
 def _diverged_seeds(record):
   """The seeds of a record with a loss that is not a number."""
-  diverged = results.diverged(record['train_loss'], record['curve']['values'])
+  diverged = results.diverged(
+    record['train_loss'],
+    record['curve']['values'],
+    record.get('idle_rounds', ()),
+  )
   return [s for s, bad in zip(record['seeds'], diverged, strict=True) if bad]
 
 

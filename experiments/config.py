@@ -152,7 +152,7 @@ def default_config() -> ml_collections.ConfigDict:
   # stop; skip_client leaves clients out of a round; clip bounds gradients.
   config.faults.nonfinite = 'stop'
   config.faults.clip_norm = 10.0  # Of gradients, with clip.
-  # A point of a sweep ends where its loss is so many times that of its start.
+  # A point of a sweep ends where its loss is so many times its first one.
   config.faults.diverged_above = 100.0
 
   config.run = ml_collections.ConfigDict()

@@ -75,6 +75,7 @@ def check_case(record: Any) -> None:
   if bool(losses) != bool(record['rounds']):
     raise ValueError('its train_loss is not that of its rounds')
   _array('train_loss', losses, (len(losses), seeds))
+  _check_idle(record.get('idle_rounds', []), losses)
   for name, values in record.get('per_round', {}).items():
     _array(name, values, (len(losses), seeds))
   tasks = np.asarray(record['client_tasks'])
@@ -90,6 +91,20 @@ def check_case(record: Any) -> None:
     _array(name, values, wanted if '/' in name else wanted[:2])
   _check_cost(record['cost'])
   _check_settings(record.get('settings'))
+
+
+def _check_idle(idle_rounds, losses):
+  """Checks the rounds without a loss of each seed."""
+  if not isinstance(idle_rounds, list) or (
+    idle_rounds and len(idle_rounds) != np.shape(losses)[1]
+  ):
+    raise ValueError('idle_rounds are not those of its seeds')
+  _each('idle_rounds', idle_rounds, list)
+  for seed, numbers in enumerate(idle_rounds):
+    _each('idle_rounds', numbers, int)
+    for number in numbers:
+      if not 1 <= number <= len(losses) or losses[number - 1][seed] is not None:
+        raise ValueError('idle_rounds are not those without a loss')
 
 
 def check_newcomers(record: Any) -> None:

@@ -168,30 +168,58 @@ def negative_transfer(
   return np.where(comparable > 0, share, np.nan)
 
 
+def is_idle(
+  train_loss: Sequence[Sequence[float | None]],
+  idle_rounds: Sequence[Sequence[int]],
+) -> np.ndarray:
+  """In which rounds of each run nobody trained, `[rounds, R]` bool.
+
+  Args:
+    train_loss: `[rounds][R]`.
+    idle_rounds: Their numbers, from 1, of each run; () if there are none.
+  """
+  found = np.zeros(np.shape(train_loss), bool)
+  for run, numbers in enumerate(idle_rounds):
+    found[np.array(numbers, int) - 1, run] = True
+  return found
+
+
 def diverged(
   train_loss: Sequence[Sequence[float | None]],
   values: Mapping[str, Sequence[Any]],
+  idle_rounds: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
   """Which runs have a loss that is not a number.
 
   Args:
-    train_loss: `[rounds][R]`, None where it is not finite.
+    train_loss: `[rounds][R]`, None where it is not finite, and where there is
+      none because nobody trained.
     values: Curves by `split/view/metric`, `[E][R][T + 1]`. A model that the
       last round spoiled has a loss there only.
+    idle_rounds: As of `is_idle`; the records of earlier versions have none.
 
   Returns:
     `[R]` bool.
   """
-  found = np.any([[x is None for x in row] for row in train_loss], axis=0)
+  found = ~np.isnan(ended(train_loss, idle_rounds))
   for name, of_rounds in values.items():
     if name.endswith(f'/client/{evaluation.LOSS}'):
       found |= np.array([run[-1] is None for run in of_rounds[-1]])
   return found
 
 
-def ended(train_loss: Sequence[Sequence[float | None]]) -> np.ndarray:
-  """The round, from 1, in which each run diverged, `[R]`; NaN if in none."""
+def ended(
+  train_loss: Sequence[Sequence[float | None]],
+  idle_rounds: Sequence[Sequence[int]] = (),
+) -> np.ndarray:
+  """The round, from 1, in which each run diverged, `[R]`; NaN if in none.
+
+  Args:
+    train_loss: As of `diverged`.
+    idle_rounds: As of `is_idle`.
+  """
   missing = np.array([[x is None for x in row] for row in train_loss])
+  missing &= ~is_idle(train_loss, idle_rounds)
   return np.where(missing.any(0), missing.argmax(0) + 1.0, np.nan)
 
 

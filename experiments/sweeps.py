@@ -205,8 +205,9 @@ def rows_of(
   metric = f'validation/{config.report.view}/{config.report.metric}'
   values = np.array(history.values[metric], np.float64)[:, :, -1]
   values = values.reshape(len(values), len(points), -1)  # [E, points, seeds]
-  diverged = results.diverged(history.train_loss, history.values)
-  ended = results.ended(history.train_loss)
+  idle = history.idle_rounds
+  diverged = results.diverged(history.train_loss, history.values, idle)
+  ended = results.ended(history.train_loss, idle)
   rows = []
   for i, mapped in enumerate(points):
     curve = values[:, i].mean(1)

@@ -28,6 +28,7 @@ from experiments import program as program_lib
 from experiments import reports
 from experiments import results
 from experiments import streamed_program
+from experiments import tables
 from experiments import workdirs
 import fmtl_jax
 from fmtl_jax import algorithms
@@ -243,6 +244,8 @@ class History:
     self.values: dict[str, list[Any]] = dict(saved.get('values', {}))
     self.client_values: dict[str, Any] = dict(saved.get('client_values', {}))
     self.train_loss: list[Any] = list(saved.get('train_loss', []))
+    # Of each run, rounds (from 1) in which nobody trained: they have no loss.
+    self.idle_rounds: list[list[int]] = list(saved.get('idle_rounds', []))
     self.per_round: dict[str, list[Any]] = dict(saved.get('per_round', {}))
     self.totals: dict[str, float] = dict(
       saved.get('totals', dict.fromkeys(_TOTALS, 0.0))
@@ -261,8 +264,10 @@ class History:
       num_runs: R.
       point_size: How many neighbouring runs end together.
     """
-    losses = np.array(self.train_loss, np.float64).reshape(-1, num_runs)
-    fine = np.isfinite(losses).all(0).reshape(-1, point_size).all(1)
+    ended = np.full(num_runs, np.nan)
+    if self.train_loss:
+      ended = results.ended(self.train_loss, self.idle_rounds)
+    fine = np.isnan(ended).reshape(-1, point_size).all(1)
     return np.repeat(fine, point_size)
 
   def add_rounds(
@@ -280,18 +285,26 @@ class History:
       num_clients: M.
       num_tasks: T.
       going: `[R]` bool, the runs that were run; by default all.
-      diverged_above: A loss above so many times that of the first round counts
-        as none, and so do those after it.
+      diverged_above: A loss above so many times that of the first round in
+        which somebody trained counts as none, and so do those after it.
     """
     count = metrics['count'].sum((2, 3))
     if going is None:
       going = np.ones(len(count), bool)
     loss = metrics['loss_sum'].sum((2, 3)) / np.maximum(count, 1)
-    loss[~going] = np.nan
-    first = np.array(self.train_loss[:1] or to_json(loss.T[:1]), np.float64)[0]
-    too_large = loss > diverged_above * first[:, None]
-    loss[np.logical_or.accumulate(too_large, axis=1)] = np.nan
+    idle = (count == 0) & going[:, None]
+    loss[idle | ~going[:, None]] = np.nan
+    done = len(self.train_loss)
+    self.idle_rounds = [
+      [*known, *(done + 1 + np.flatnonzero(of_run)).tolist()]
+      for known, of_run in zip(
+        self.idle_rounds or [[]] * len(idle), idle, strict=True
+      )
+    ]
     self.train_loss += to_json(loss.T)
+    too_large = loss > diverged_above * self._first_loss()[:, None]
+    loss[np.logical_or.accumulate(too_large, axis=1)] = np.nan
+    self.train_loss[done:] = to_json(loss.T)
     if 'skipped' in metrics:
       self._add_skipped(metrics, num_clients)
     if 'simulated_seconds' in metrics:
@@ -304,6 +317,12 @@ class History:
     self.totals['clients'] += float((metrics['client'] < num_clients).sum())
     self.totals['slots'] += float((metrics['task'] < num_tasks).sum())
     self.totals['steps'] += float(metrics['steps'].sum())
+
+  def _first_loss(self) -> np.ndarray:
+    """The loss of the first round in which somebody trained, `[R]`."""
+    losses = np.array(self.train_loss, np.float64)
+    first = (~results.is_idle(self.train_loss, self.idle_rounds)).argmax(0)
+    return losses[first, np.arange(losses.shape[1])]
 
   def _add_per_round(self, name: str, values: np.ndarray) -> None:
     """Adds values `[R, rounds]` under a name."""
@@ -407,7 +426,8 @@ def run_case(
   def evaluate():
     for split in splits:
       history.add_evaluation(done, split, program.evaluate(state, split))
-    shown = {'loss': f'{_mean(history.train_loss):.3f}'}
+    loss = _mean(history.train_loss)
+    shown = {'loss': tables.MISSING if np.isnan(loss) else f'{loss:.3f}'}
     if metric in history.values:
       shown[f'validation {config.report.metric}'] = (
         f'{history.last(metric):.2f}'
@@ -596,7 +616,9 @@ def make_record(
   up, down = moved(()), moved(entry.sends_all)
   if cases_lib.CASES[name].centralized:
     up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
-  of_client = lambda sizes: {k: v / clients for k, v in sizes.items()}
+  of_client = lambda sizes: {
+    k: v / clients if clients else 0.0 for k, v in sizes.items()
+  }
   parameters = dict(communication.parameter_counts(case.federation))
   parameters['pretrained'] += case.prefix_parameters
   return {
@@ -605,6 +627,7 @@ def make_record(
     'client_tasks': np.asarray(case.runs.test.client_tasks[0]).tolist(),
     'curve': {'round': history.rounds, 'values': history.values},
     'train_loss': history.train_loss,
+    'idle_rounds': history.idle_rounds,
     'per_round': history.per_round,
     'client_values': history.client_values,
     'settings': {

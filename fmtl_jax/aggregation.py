@@ -98,6 +98,9 @@ class Aggregation:
   def _check_balancing(self):
     """Raises a ValueError if updates cannot be balanced as is asked."""
     places, names = self._settings.balancing, self._federation.tasks
+    balancing.check_bounds(
+      places, [task.name for task in names], self._federation.lower_bounds
+    )
     if places.weights and len(places.weights) != len(names):
       raise ValueError(
         f'Expected balancing.weights for each of the {len(names)} tasks, got '
@@ -373,7 +376,10 @@ class Aggregation:
       memory,
       key,
       jax.tree.map(divide, {n: total[n].update for n in self._by_task}),
-      by_tasks(metrics['loss_sum']) / jnp.maximum(seen, 1),
+      self._federation.above_bounds(
+        by_tasks(metrics['loss_sum']) / jnp.maximum(seen, 1),
+        jnp.arange(len(seen)),
+      ),
       active,
       weights / jnp.where(active.any(), weights.sum(), 1),
     )

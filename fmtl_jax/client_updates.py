@@ -167,7 +167,7 @@ def for_each_batch(
   whole = batch_size == ALL_EXAMPLES or batch_size >= max_size
   batch_size = max(max_size, 1) if whole else batch_size
   length = -(-max_size // batch_size) * batch_size
-  num_steps = (size + batch_size - 1) // batch_size
+  num_steps = cohorts.num_steps(size, batch_size)
   most = lambda steps: (
     steps if clients_axis is None else jax.lax.pmax(steps, clients_axis)
   )
@@ -178,10 +178,7 @@ def for_each_batch(
     """The steps of an epoch that the client takes."""
     if work is None:
       return num_steps
-    total = epochs * num_steps
-    # Products that rounding leaves below a whole number are that number.
-    share = jnp.floor(work * total + 1e-4).astype(num_steps.dtype)
-    limit = jnp.clip(share, jnp.minimum(total, 1), total)
+    limit = cohorts.steps_taken(work, epochs * num_steps)
     return jnp.clip(limit - number * num_steps, 0, num_steps)
 
   def epoch(number, carry):
@@ -381,7 +378,7 @@ def balanced_gradient(
     memory,
     key,
     each,
-    losses,
+    federation.above_bounds(losses, batch.tasks),
     sums['count'] > 0,
     federation.slot_weights(batch, losses.dtype),
   )

@@ -276,6 +276,32 @@ def label_counts(
   return jnp.where(cohort.active, counts, 0).astype(jnp.float32)
 
 
+def num_steps(size: jax.Array, batch_size: int) -> jax.Array:
+  """The steps of an epoch over `size` examples; with batches of 0, one of all.
+
+  Args:
+    size: int32, of any shape.
+    batch_size: B.
+  """
+  if not batch_size:
+    return jnp.minimum(size, 1)
+  return (size + batch_size - 1) // batch_size
+
+
+def steps_taken(work: jax.Array | None, total: jax.Array) -> jax.Array:
+  """The steps of a round that a client takes: whole ones, at least one.
+
+  Args:
+    work: As in `Cohort`, of the shape of `total`; None for all of them.
+    total: int32, those of all its epochs.
+  """
+  if work is None:
+    return total
+  # Products that rounding leaves below a whole number are that number.
+  share = jnp.floor(work * total + 1e-4).astype(total.dtype)
+  return jnp.clip(share, jnp.minimum(total, 1), total)
+
+
 def _count_labelled(data, tasks, active, start, size):
   """Counts each client's training examples with at least one active label."""
   train = data.partition.train

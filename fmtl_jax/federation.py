@@ -98,6 +98,8 @@ class Federation:
     num_slots: S.
     loss_fn: The loss of every example, as `tasks.task_loss`.
     task_weights: `[T]`, the tasks' weights in a client's objective.
+    lower_bounds: `[T]`, what the tasks' losses never fall below, None where
+      that is not known.
     initialization: `shared`: one draw, copied to all owners; `per_owner`.
     client_numbers: `[M]` int32, what a client's own initial values depend on;
       by default 0 to M - 1.
@@ -121,6 +123,7 @@ class Federation:
   num_slots: int
   loss_fn: tasks_lib.TaskLoss
   task_weights: tuple[float, ...]
+  lower_bounds: tuple[float | None, ...]
   initialization: str
   client_numbers: jax.Array | None = None
   train_fn: Callable[..., tuple[jax.Array, Tree]] | None = None
@@ -149,7 +152,8 @@ class Federation:
       layer_types: `(regex, layer type)` rules, see `layer_types.label_params`.
       data: Gives the tasks, the number of clients and the features' shape.
       loss: `(outputs [B, O], labels [B]) -> losses [B]`; by default by the kind
-        of each task, see `tasks.task_loss`.
+        of each task, see `tasks.task_loss`. Its `Task.lower_bound` is not known
+        unless the tasks say it.
       pretrained: Values of the pre-trained layers: a tree with at least these.
       owners: The owner of each layer type.
       num_owners: The number of owners for every index that `owners` adds.
@@ -237,6 +241,9 @@ class Federation:
       if own_loss is None
       else lambda outputs, labels, task: own_loss(outputs, labels),
       task_weights=tuple(task_weights or (1.0,) * data.num_tasks),
+      lower_bounds=tasks_lib.lower_bounds(
+        data.tasks, own_loss=own_loss is not None
+      ),
       initialization=initialization,
       train_fn=train_fn,
       statistics=_statistics(train_fn, shapes, labels, features),
@@ -513,6 +520,16 @@ class Federation:
       per_slot,
       view,
     )
+
+  def above_bounds(self, losses: jax.Array, tasks: jax.Array) -> jax.Array:
+    """How far losses are above their lower bounds, where these are known.
+
+    Args:
+      losses: `[n]`.
+      tasks: `[n]` int32; T stands for the last task.
+    """
+    bounds = jnp.asarray([b or 0.0 for b in self.lower_bounds], losses.dtype)
+    return losses - jnp.take(bounds, tasks, mode='clip')
 
   @property
   def has_statistics(self) -> bool:

@@ -14,12 +14,12 @@ own, whether it
 A `Clock` simulates time. A client has a speed and a bandwidth, drawn once, and
 needs
 
-  bytes / bandwidth + work * steps / speed
+  bytes / bandwidth + steps / speed
 
-seconds for a round, which lasts as long as the slowest client, or until the
-deadline if one does not make it. Nothing is compiled for a client: all of this
-is data, and settings may be traced. A group that nobody reports to keeps its
-layers.
+seconds for a round, with the whole steps that it takes. A round lasts as long
+as the slowest client, or until the deadline if one does not make it. Nothing is
+compiled for a client: all of this is data, and settings may be traced. A group
+that nobody reports to keeps its layers.
 
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in
@@ -102,6 +102,24 @@ class Participation:
   clock: Clock | None = None
 
 
+def with_steps(
+  participation: Participation | None, batch_size: int, epochs: int
+) -> Participation | None:
+  """How clients take part whose local training is another one.
+
+  Args:
+    participation: How they take part.
+    batch_size: Of the training that the clock charges.
+    epochs: As `batch_size`.
+  """
+  if participation is None or participation.clock is None:
+    return participation
+  clock = dataclasses.replace(
+    participation.clock, batch_size=batch_size, epochs=epochs
+  )
+  return dataclasses.replace(participation, clock=clock)
+
+
 def take_part(
   participation: Participation,
   key: jax.Array,
@@ -152,24 +170,19 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
   bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)
   slots = cohort.active.sum(1)
   moving = (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
-  steps = clock.epochs * num_steps(cohort.size, clock.batch_size)
+  steps = clock.epochs * cohorts.num_steps(cohort.size, clock.batch_size)
   deadline = jnp.where(clock.deadline > 0, clock.deadline, jnp.inf)
+  limit = deadline * (1 + 1e-6)  # Rounding makes nobody late.
   if clock.at_deadline == PARTIAL:
-    possible = (deadline - moving) * speed
+    possible = jnp.floor((limit - moving) * speed)
     drops |= possible < 1
     work = jnp.minimum(work, possible / jnp.maximum(steps, 1))
-  seconds = moving + work * steps / speed
-  late |= seconds > deadline * (1 + 1e-6)
+  seconds = moving + cohorts.steps_taken(work, steps) / speed
+  if clock.at_deadline == LATE:
+    late |= seconds > limit
   # Without a deadline, the server is told at once who does not report.
   missing = jnp.where(jnp.isinf(deadline), 0, deadline)
   return drops, late, work, jnp.where(drops | late, missing, seconds)
-
-
-def num_steps(size: jax.Array, batch_size: int) -> jax.Array:
-  """The steps of an epoch over `size` examples."""
-  if not batch_size:
-    return jnp.minimum(size, 1)
-  return (size + batch_size - 1) // batch_size
 
 
 def _without(cohort, drops, late, work, num_clients):

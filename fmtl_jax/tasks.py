@@ -40,6 +40,9 @@ class Task:
       `data.standardization.targets` makes them. Predictions and mean squared
       errors are in its own unit, losses are not.
     unit: See `offset`.
+    lower_bound: What its loss never falls below, for methods that compare
+      losses by ratio; None is 0 for the loss of its kind, and not known for
+      another one.
   """
 
   name: str
@@ -48,6 +51,7 @@ class Task:
   column: int = 0
   offset: float = 0.0
   unit: float = 1.0
+  lower_bound: float | None = None
 
   def __post_init__(self):
     if not isinstance(self.name, str) or not self.name.strip():
@@ -84,6 +88,11 @@ class Task:
         f'Expected offset and unit of regression tasks alone, got '
         f'{self.offset} and {self.unit} for {self.name!r}.'
       )
+    if self.lower_bound is not None and not np.isfinite(self.lower_bound):
+      raise ValueError(
+        f'Expected a finite lower_bound of the loss of task {self.name!r}, got '
+        f'{self.lower_bound}; None says that it is not known.'
+      )
 
   @property
   def num_outputs(self) -> int:
@@ -116,6 +125,22 @@ def check_names(tasks: Sequence[Task]) -> None:
 def num_outputs(tasks: Sequence[Task]) -> int:
   """Width of a head that fits every task."""
   return max(task.num_outputs for task in tasks)
+
+
+def lower_bounds(
+  tasks: Sequence[Task], *, own_loss: bool
+) -> tuple[float | None, ...]:
+  """`[T]`, what the losses never fall below, None where that is not known.
+
+  Args:
+    tasks: The tasks.
+    own_loss: Whether the loss is another one than `task_loss`, whose are at
+      least 0.
+  """
+  default = None if own_loss else 0.0
+  return tuple(
+    default if task.lower_bound is None else task.lower_bound for task in tasks
+  )
 
 
 def class_mask(tasks: Sequence[Task], width: int) -> np.ndarray:

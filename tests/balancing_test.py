@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import optimize
 
 from fmtl_jax import balancing
 from fmtl_jax import testing
@@ -410,6 +411,140 @@ class SurgeryTest(parameterized.TestCase):
     others *= radius / np.linalg.norm(others, axis=1, keepdims=True)
     worst = ((mean + others) @ gradients.T).min(1)
     self.assertGreater((gradients @ found).min(), worst.max())
+
+
+class NonFiniteTest(parameterized.TestCase):
+  """What is no number takes part as without balancing, and leaves no trace."""
+
+  GRADIENTS = np.array([[3.0, 4.0], [0.0, 1.0], [-1.0, 2.0]])
+  LOSSES = np.array([2.0, 1.0, 0.5])
+
+  @parameterized.product(
+    name=METHODS, bad=[np.nan, np.inf, -np.inf], where=['loss', 'gradient']
+  )
+  def test_the_memory_is_that_of_the_others_alone(self, name, bad, where):
+    used = _calls(name, self.GRADIENTS, [self.LOSSES, self.LOSSES[::-1]])
+    state, weights = used[-1].state, np.array([1.0, 2.0, 3.0])
+    gradients, losses = self.GRADIENTS.copy(), self.LOSSES.copy()
+    if where == 'loss':
+      losses[1] = bad
+    else:
+      gradients[1, 0] = bad
+    found = _call(name, gradients, losses, state=state, weights=weights)
+    expected = _call(
+      name,
+      self.GRADIENTS,
+      self.LOSSES,
+      state=state,
+      weights=weights,
+      active=[True, False, True],
+    )
+    testing.assert_trees_equal(found.state, expected.state)
+    np.testing.assert_array_equal(
+      found.own, expected.own + np.array([0, 2, 0], np.float32)
+    )
+    direction = np.asarray(expected.direction) + 2 * gradients[1]
+    np.testing.assert_allclose(found.direction, direction, rtol=1e-6)
+
+  @parameterized.parameters(*METHODS)
+  def test_balancing_goes_on_after_it(self, name):
+    """Whatever the first losses were."""
+    good = [self.LOSSES, self.LOSSES[::-1], self.LOSSES]
+    for bad in ([np.nan] * 3, [np.inf, 1.0, np.nan]):
+      found = _calls(name, self.GRADIENTS, [bad, *good])[-1]
+      for leaf in jax.tree.leaves(found):
+        self.assertTrue(np.isfinite(leaf).all())
+    alone = _calls(name, self.GRADIENTS, good)[-1]
+    found = _calls(name, self.GRADIENTS, [[np.nan] * 3, *good])[-1]
+    testing.assert_trees_equal(found, alone)
+
+  @parameterized.parameters(*WEIGHING)
+  def test_a_loss_below_its_bound_is_at_it(self, name):
+    losses = [[2.0, 1.0], [1.0, -1e-3], [-3.0, 0.5]]
+    at_bound = np.maximum(losses, 0)
+    gradients = self.GRADIENTS[:2]
+    testing.assert_trees_equal(
+      _calls(name, gradients, losses)[-1], _calls(name, gradients, at_bound)[-1]
+    )
+
+
+class ConflictTest(parameterized.TestCase):
+  """Gradients that cancel, as far as float32 can say."""
+
+  @parameterized.parameters((2, 0.5), (3, 0.1), (5, 2.0), (20, 0.5))
+  def test_cagrad_stays_in_its_ball(self, n, c):
+    """At most c |g_0| from the mean, on 3,000 problems of every scale."""
+    rng = np.random.default_rng(n)
+    gradients = rng.normal(size=(750, n, 6))
+    far = 10.0 ** rng.uniform(-7, 0, size=(750, 1))
+    rest = gradients[:, :-1].sum(1)
+    opposite = far * gradients[:, -1] - rest
+    gradients[250:, -1] = opposite[250:]  # Their sum is `far`.
+    gradients[500:] *= 10.0 ** rng.uniform(-6, 6, size=(250, 1, 1))
+    gradients = gradients.astype(np.float32)
+    ones, balancer = jnp.ones(n), balancing.cagrad(c)
+
+    @testing.jit
+    @jax.vmap
+    def direction(gradients):
+      key = jax.random.key(0)
+      return balancing.combine(
+        balancer, (), key, gradients, ones, ones > 0, ones
+      ).direction
+
+    found = np.asarray(direction(gradients), np.float64) * (1 + c)
+    total = gradients.astype(np.float64).sum(1)
+    distance = np.linalg.norm(found - total, axis=1)
+    radius = c * np.linalg.norm(total, axis=1)
+    np.testing.assert_array_less(distance, (1 + 1e-2) * radius + 1e-30)
+    # And at its rim, but for exactly opposite ones.
+    self.assertGreater((distance > 0.99 * radius).mean(), 0.95)
+
+  @parameterized.product(
+    n=[5, 20], kind=['gaussian', 'zero_inside', 'minus_the_mean', 'unlike']
+  )
+  def test_mgda_is_the_shortest_vector(self, n, kind):
+    """To half a percent of the longest gradient; exactly: by NNLS."""
+    rng = np.random.default_rng(n)
+    problems = []
+    for dimension in (n // 2, n - 1, 2 * n):
+      for _ in range(8):
+        gradients = rng.normal(size=(n, dimension))
+        if kind == 'zero_inside':
+          gradients -= rng.dirichlet(np.ones(n)) @ gradients
+        if kind == 'minus_the_mean':
+          gradients[-1] = -gradients[:-1].mean(0)
+        if kind == 'unlike':
+          gradients *= 10.0 ** rng.uniform(-2, 0, size=(n, 1))
+        problems.append(np.pad(gradients, ((0, 0), (0, 2 * n - dimension))))
+    problems = np.stack(problems)
+    ones, balancer = jnp.ones(n), balancing.mgda()
+
+    @testing.jit
+    @jax.vmap
+    def direction(gradients):
+      key = jax.random.key(0)
+      return balancing.combine(
+        balancer, (), key, gradients, ones, ones > 0, ones / n
+      ).direction
+
+    found = direction(jnp.asarray(problems, jnp.float32))
+    longest = np.linalg.norm(problems, axis=2).max(1)
+    shortest = np.array([_shortest(gradients) for gradients in problems])
+    excess = np.linalg.norm(np.asarray(found, np.float64), axis=1) - shortest
+    np.testing.assert_array_less(excess, 5e-3 * longest)
+    np.testing.assert_array_less(-excess, 1e-5 * longest)
+
+
+def _shortest(gradients):
+  """The norm of the shortest vector in the convex hull, in float64."""
+  longest = np.linalg.norm(gradients, axis=1).max()
+  gradients = gradients / longest
+  heavy = 1e4  # Of the condition that shares add up to one.
+  system = np.vstack([gradients.T, np.full((1, len(gradients)), heavy)])
+  wanted = np.append(np.zeros(len(system) - 1), heavy)
+  shares, _ = optimize.nnls(system, wanted, maxiter=10_000)
+  return longest * np.linalg.norm(shares / shares.sum() @ gradients)
 
 
 class NamesTest(parameterized.TestCase):

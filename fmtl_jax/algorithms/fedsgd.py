@@ -22,6 +22,7 @@ import dataclasses
 from fmtl_jax import client_updates
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import participation as participation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -56,6 +57,11 @@ def fedsgd(
     batch_size=client_updates.ALL_EXAMPLES,
     epochs=1,
   )
+  participation = participation_lib.with_steps(
+    settings.participation, gradient.batch_size, epochs=1
+  )
   return federated_averaging.federated_averaging(
-    federation, client_updates.local_sgd(federation, gradient), settings
+    federation,
+    client_updates.local_sgd(federation, gradient),
+    dataclasses.replace(settings, participation=participation),
   )

@@ -47,6 +47,28 @@ SETTINGS: dict[str, float] = {
 }
 
 
+def check_bounds(
+  chosen: Places, names: Sequence[str], bounds: Sequence[float | None]
+) -> None:
+  """Raises a ValueError if a method needs a bound that is not known.
+
+  Args:
+    chosen: The methods.
+    names: The tasks' names.
+    bounds: What their losses never fall below, None if not known.
+  """
+  for place in PLACES:
+    balancer = getattr(chosen, place)
+    if balancer is None or not balancer.needs_bounds or None not in bounds:
+      continue
+    raise ValueError(
+      f'Expected a lower bound of the loss of task '
+      f'{names[list(bounds).index(None)]!r}, of which the method of '
+      f'balancing.{place} takes the logarithm, got none; set its lower_bound, '
+      'or take another method.'
+    )
+
+
 def places(
   names: Mapping[str, str],
   settings: Mapping[str, Any] | None = None,

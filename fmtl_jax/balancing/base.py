@@ -29,9 +29,10 @@ class Problem(NamedTuple):
   Attributes:
     key: Consumed by methods that draw something.
     products: `[n, n]`, the gradients' products with each other.
-    losses: `[n]`.
+    losses: `[n]`, at least 0.
     active: `[n]` bool.
     weights: `[n]`, what counts without balancing.
+    gradients: `[n, ...]`.
   """
 
   key: jax.Array
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
   losses: jax.Array
   active: jax.Array
   weights: jax.Array
+  gradients: Tree
 
 
 class Balancer(NamedTuple):
@@ -46,19 +48,21 @@ class Balancer(NamedTuple):
 
   Attributes:
     init: `n -> state`, `[n]` in every leaf, or `()`.
-    weigh: `(state, problem) -> (coefficients [n], own [n], state)`: those of
-      the gradients in the common direction, and how much each task's own layers
-      take of their gradient, which is alone there.
+    weigh: `(state, problem) -> (direction, own [n], state)`: the common
+      direction, as of `mix`, and how much each task's own layers take of their
+      gradient, which is alone there.
     end_round: `state -> state`, after the steps of a round.
     uses_losses: Whether losses, or a state that crosses rounds, are needed.
     in_rounds: Whether it is made for updates of rounds and nothing else.
+    needs_bounds: Whether the lower bound of every loss has to be known.
   """
 
   init: Callable[[int], Tree]
-  weigh: Callable[[Tree, Problem], tuple[jax.Array, jax.Array, Tree]]
+  weigh: Callable[[Tree, Problem], tuple[Tree, jax.Array, Tree]]
   end_round: Callable[[Tree], Tree] = lambda state: state
   uses_losses: bool = True
   in_rounds: bool = False
+  needs_bounds: bool = False
 
 
 class Balanced(NamedTuple):
@@ -116,37 +120,79 @@ def combine(
 ) -> Balanced:
   """Balances n gradients.
 
+  A gradient that is not finite, or whose loss is not, counts as it does without
+  balancing: the others are balanced as if it were not there, and nothing of it
+  enters the state.
+
   Args:
     balancer: The method.
     state: As of its `init`.
     key: Consumed.
     gradients: `[n, ...]`; those that are not active are not looked at.
-    losses: `[n]`.
+    losses: `[n]`, above their lower bounds; what is below counts as at it.
     active: `[n]` bool; the state of the others stays as it is.
     weights: `[n]`, what counts without balancing.
   """
-  chosen = lambda x: jnp.where(_like(active, x), x, 0)
-  gradients, losses, weights = jax.tree.map(
-    chosen, (gradients, losses, weights)
+  keep = lambda chosen, tree: jax.tree.map(
+    lambda x: jnp.where(_like(chosen, x), x, 0), tree
   )
+  gradients, losses, weights = keep(active, (gradients, losses, weights))
   products = jnp.zeros((len(active),) * 2, losses.dtype)
   for leaf in jax.tree.leaves(gradients):
     flat = leaf.reshape(len(leaf), -1)
     products += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-  coefficients, own, new = balancer.weigh(
-    state, Problem(key, products, losses, active, weights)
+  sound = jnp.isfinite(jnp.diagonal(products)) & jnp.isfinite(losses)
+  spoiled = active & ~sound
+  sound &= active
+  products = jnp.where(sound & sound[:, None], products, 0)
+  problem = Problem(
+    key,
+    products,
+    jnp.maximum(keep(sound, losses), 0),
+    sound,
+    keep(sound, weights),
+    keep(sound, gradients),
   )
-  coefficients, own = chosen(coefficients), chosen(own)
+  direction, own, new = balancer.weigh(state, problem)
+  rest = problem._replace(active=spoiled, gradients=keep(spoiled, gradients))
   return Balanced(
-    jax.tree.map(lambda x: (_like(coefficients, x) * x).sum(0), gradients),
-    own,
-    jax.tree.map(lambda x, old: jnp.where(active, x, old), new, state),
+    jax.tree.map(
+      lambda x, y: jnp.where(spoiled.any(), x + y, x),
+      direction,
+      mix(rest, weights),
+    ),
+    keep(sound, own) + keep(spoiled, weights),
+    jax.tree.map(
+      lambda x, old: jnp.where(sound & jnp.isfinite(x), x, old), new, state
+    ),
   )
 
 
 def _like(values, leaf):
   """`[n]` values that broadcast against `[n, ...]`."""
   return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
+
+
+def mix(problem: Problem, coefficients: jax.Array) -> Tree:
+  """The sum `[...]` of the active gradients times `[n]` coefficients."""
+  coefficients = jnp.where(problem.active, coefficients, 0)
+  return jax.tree.map(
+    lambda x: (_like(coefficients, x) * x).sum(0), problem.gradients
+  )
+
+
+def along(problem: Problem, vector: Tree) -> jax.Array:
+  """`[n]`, the products of the gradients with a vector `[...]`."""
+  products = jax.tree.map(
+    lambda x, y: (x * y).reshape(len(x), -1).sum(1), problem.gradients, vector
+  )
+  return sum(jax.tree.leaves(products), jnp.zeros_like(problem.losses))
+
+
+def norm(vector: Tree) -> jax.Array:
+  """The norm of all leaves, `[]`."""
+  squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(vector)]
+  return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def ratio(values: jax.Array, divisor: jax.Array) -> jax.Array:

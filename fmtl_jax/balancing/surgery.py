@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 from fmtl_jax.balancing import base
 
-_MOST_STEPS = 200
-_GAP = 1e-6  # Relative to the gradients' scale.
+_MOST_STEPS = 2000
+_GAP = 1e-6  # Relative to the gradients' scale; products are known no better.
 
 
-def _of_coefficients(coefficients_fn):
-  """A balancer of `problem -> coefficients`."""
+def _of_direction(direction_fn):
+  """A balancer of `problem -> direction`."""
   return base.Balancer(
     init=lambda n: (),
-    weigh=lambda state, p: (coefficients_fn(p), p.weights, state),
+    weigh=lambda state, p: (direction_fn(p), p.weights, state),
     uses_losses=False,
   )
 
@@ -36,7 +36,7 @@ def pcgrad() -> base.Balancer:
     multi-task learning, https://arxiv.org/abs/2001.06782, Algorithm 1.
   """
 
-  def coefficients(problem):
+  def direction(problem):
     n, products = len(problem.losses), problem.products
     keys = jax.random.split(problem.key, n)
     orders = jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
@@ -51,9 +51,9 @@ def pcgrad() -> base.Balancer:
       return mixed.at[jnp.arange(n), other].add(-cut)
 
     mixed = jax.lax.fori_loop(0, n, project, jnp.eye(n, dtype=products.dtype))
-    return problem.weights @ mixed
+    return base.mix(problem, problem.weights @ mixed)
 
-  return _of_coefficients(coefficients)
+  return _of_direction(direction)
 
 
 def mgda() -> base.Balancer:
@@ -70,13 +70,13 @@ def mgda() -> base.Balancer:
     optimization, https://arxiv.org/abs/2006.11489.
   """
 
-  def coefficients(problem):
-    products = _unit(problem.products)
+  def direction(problem):
+    products = base.ratio(problem.products, _longest(problem) ** 2)
     linear = jnp.zeros_like(problem.weights)
     mixture = _minimum(products, linear, 1.0, problem.active)
-    return problem.weights.sum() * mixture
+    return base.mix(problem, problem.weights.sum() * mixture)
 
-  return _of_coefficients(coefficients)
+  return _of_direction(direction)
 
 
 def cagrad(c: jax.Array | float = 0.5) -> base.Balancer:
@@ -97,21 +97,61 @@ def cagrad(c: jax.Array | float = 0.5) -> base.Balancer:
     for multi-task learning, https://arxiv.org/abs/2110.14048, Algorithm 1.
   """
 
-  def coefficients(problem):
-    products, total = _unit(problem.products), problem.weights.sum()
-    mean = base.ratio(problem.weights, total)
-    radius = c * _norm(products, mean)
-    mixture = _minimum(products, products @ mean, radius, problem.active)
-    stretch = base.ratio(radius, _norm(products, mixture))
-    return total * (mean + stretch * mixture) / (1 + c)
+  def direction(problem):
+    total = problem.weights.sum()
+    mean = _careful_mean(problem)
+    # Not by products, which are noise where gradients cancel.
+    radius = c * base.norm(mean)
+    longest = _longest(problem)
+    mixture = _minimum(
+      base.ratio(problem.products, longest**2),
+      base.ratio(base.along(problem, mean), longest**2),
+      base.ratio(radius, longest),
+      problem.active,
+    )
+    towards = base.mix(problem, mixture)
+    stretch = base.ratio(radius, base.norm(towards))
+    return jax.tree.map(
+      lambda x, y: total * (x + stretch * y) / (1 + c), mean, towards
+    )
 
-  return _of_coefficients(coefficients)
+  return _of_direction(direction)
 
 
-def _unit(products):
-  """Products with the largest square 1, so that nothing underflows."""
-  largest = jnp.max(jnp.diagonal(products))
-  return base.ratio(products, largest)
+def _careful_mean(problem):
+  """The weighted mean without the rounding of sums of what nearly cancels.
+
+  References:
+    Neumaier (1974), Rundungsfehleranalyse einiger Verfahren zur Summation
+    endlicher Summen (from memory).
+  """
+  largest = problem.weights.max()
+  relative = base.ratio(problem.weights, largest)  # Often ones: exact.
+  scale = base.ratio(largest, problem.weights.sum())
+
+  def add(carry, row):
+    total, lost = carry
+    weight, value = row
+    value = weight * value
+    new = total + value
+    lost += jnp.where(
+      jnp.abs(total) >= jnp.abs(value),
+      (total - new) + value,
+      (value - new) + total,
+    )
+    return (new, lost), None
+
+  def mean(leaf):
+    zeros = jnp.zeros_like(leaf[0])
+    (total, lost), _ = jax.lax.scan(add, (zeros, zeros), (relative, leaf))
+    return scale * (total + lost)
+
+  return jax.tree.map(mean, problem.gradients)
+
+
+def _longest(problem):
+  """The norm of the longest gradient."""
+  return base.norms(problem).max()
 
 
 def _norm(products, mixture):
@@ -121,40 +161,48 @@ def _norm(products, mixture):
 def _minimum(products, linear, scale, active):
   """Minimizes `linear . w + scale |g_w|` over convex combinations g_w.
 
-  Frank-Wolfe in pairs: mass moves from the worst member to the best one, by as
-  much as is best, which the closed form of the line says. So two gradients take
-  one step.
+  Frank-Wolfe in pairs: mass moves to the best member from the one that gains
+  most by it, by as much as is best, which the closed form of the line says. So
+  two gradients take one step. It ends where the gap, which the minimum is no
+  farther away than, is below what products are known to.
 
   Args:
-    products: `[n, n]`, of the gradients.
+    products: `[n, n]`, of the gradients, the longest of which has the norm 1.
     linear: `[n]`.
     scale: `[]`, at least 0.
     active: `[n]` bool, who may have mass.
 
   Returns:
     `[n]`, at least 0, with the sum 1.
+
+  References:
+    Fan, Chen, Lin (2005), Working set selection using second order information
+    for training support vector machines, WSS 2, for the choice of the pair
+    (from memory).
   """
+  squares = jnp.diagonal(products)
 
-  def slopes(mixture):
+  def above_best(mixture):
+    """The best member, and how much worse the slopes of the others are."""
     along = base.ratio(products @ mixture, _norm(products, mixture))
-    return linear + scale * along
-
-  def choose(mixture):
-    """The best and the worst member, and how much they differ."""
-    found = slopes(mixture)
-    best = jnp.argmin(jnp.where(active, found, jnp.inf))
-    worst = jnp.argmax(jnp.where(mixture > 0, found, -jnp.inf))
-    return best, worst, found[worst] - found[best]
+    slopes = linear + scale * along
+    best = jnp.argmin(jnp.where(active, slopes, jnp.inf))
+    return best, slopes - slopes[best]
 
   def goes_on(carry):
     steps, mixture = carry
-    gap = choose(mixture)[2]
     size = scale + jnp.abs(linear).max(where=active, initial=0)
+    size += base.ratio(scale, _norm(products, mixture))
+    above = above_best(mixture)[1]
+    gap = jnp.max(above, where=mixture > 0, initial=0)
     return (steps < _MOST_STEPS) & (gap > _GAP * size)
 
   def step(carry):
     steps, mixture = carry
-    best, worst, _ = choose(mixture)
+    best, above = above_best(mixture)
+    distances = squares[best] + squares - 2 * products[best]
+    gains = jnp.where(mixture > 0, base.ratio(above**2, distances), -1)
+    worst = jnp.argmax(gains)
     places = jnp.arange(len(mixture))
     line = jnp.where(places == best, 1.0, 0) - jnp.where(
       places == worst, 1.0, 0

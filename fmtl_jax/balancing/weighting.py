@@ -2,7 +2,8 @@
 
 All of them multiply the weights w_i by factors and keep their sum, so that they
 say how much a task counts against the others and never how long a step is: the
-learning rate does. They start with factors of one (FAMO's are 1 / L_i).
+learning rate does. They start with factors of one (FAMO's are 1 / L_i). A loss
+L_i is how far it is above its lower bound, where that is known.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ def _of_factors(init, factors_fn, **settings):
   def weigh(state, problem):
     factors, state = factors_fn(state, problem)
     weights = base.scaled(factors, problem)
-    return weights, weights, state
+    return base.mix(problem, weights), weights, state
 
   return base.Balancer(init, weigh, **settings)
 
@@ -31,7 +32,11 @@ def fixed() -> base.Balancer:
   """Takes the weights as they are."""
   return base.Balancer(
     init=lambda n: (),
-    weigh=lambda state, problem: (problem.weights, problem.weights, state),
+    weigh=lambda state, problem: (
+      base.mix(problem, problem.weights),
+      problem.weights,
+      state,
+    ),
     uses_losses=False,
   )
 
@@ -235,6 +240,8 @@ def famo(
     rate: beta of the paper.
     decay: gamma of the paper.
 
+  The lower bounds of the losses have to be known.
+
   References:
     Liu, Feng, Stone, Liu (2023), FAMO: fast adaptive multitask optimization,
     https://arxiv.org/abs/2306.03792, Algorithm 1.
@@ -257,5 +264,7 @@ def famo(
     return factors, _Logits(logits, now, jnp.ones_like(state.known))
 
   return _of_factors(
-    lambda n: _Logits(jnp.zeros(n), jnp.zeros(n), jnp.zeros(n)), factors
+    lambda n: _Logits(jnp.zeros(n), jnp.zeros(n), jnp.zeros(n)),
+    factors,
+    needs_bounds=True,
   )

@@ -1058,6 +1058,7 @@ RECORD = {
     },
   },
   'train_loss': [[0.5, None], [0.4, 0.3]],
+  'idle_rounds': [[], [1]],
   'client_values': {
     'test/accuracy': [[[50.0], [60.0]], [[None], [70.0]]],
     'cluster': [[0, 1], [1, 1]],

@@ -17,13 +17,16 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import ml_collections
 import numpy as np
 
 from experiments import backbones
 from experiments import datasets
 from experiments import interrupts
 from experiments import program
+from experiments import records
 from experiments import results
+from experiments import sweeps
 from experiments import train
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -627,6 +630,33 @@ class UnevenTest(program_test.ToyTestCase):
     png = (workdir / 'time.png').read_bytes()
     self.assertTrue(png.startswith(b'\x89PNG'))
 
+  def test_rounds_in_which_nobody_trained_are_missing(self):
+    """In a sweep, too, whose points do not diverge by it."""
+    config = program_test.toy_config(
+      {
+        'cases': ('multi_task_fl',),
+        'participation.dropout': 1.0,
+        'data.validation_fraction': 0.3,
+        'run.seeds': 1,
+      }
+    )
+    workdir = new_folder(self)
+    train.train_and_evaluate(config, workdir)
+    record = records.read(
+      workdir / 'cases' / 'multi_task_fl.json', records.check_case
+    )
+    rounds = config.run.rounds
+    self.assertEqual(record['train_loss'], [[None]] * rounds)
+    self.assertEqual(record['idle_rounds'], [list(range(1, rounds + 1))])
+    table = (workdir / 'metrics.csv').read_text()
+    self.assertNotIn('train,cohort,mean,loss', table)
+    self.assertIn('validation,pooled', table)
+    self.assertEqual(set(record['cost']['bytes_up_per_client'].values()), {0})
+    sweep = ml_collections.ConfigDict({'client': {'learning_rate': (0.1,)}})
+    [row] = sweeps.run(config, sweep, new_folder(self))
+    self.assertIsNone(row['diverged_round'])
+    self.assertIsNotNone(row['final'])
+
 
 class HistoryTest(parameterized.TestCase):
   def metrics(self, losses):
@@ -656,6 +686,35 @@ class HistoryTest(parameterized.TestCase):
     self.assertEqual(history.going(3, 3).tolist(), [False] * 3)
     np.testing.assert_array_equal(
       results.ended(history.train_loss), [3, np.nan, 2]
+    )
+
+  def test_a_round_in_which_nobody_trained_has_no_loss(self):
+    """And is no divergence; the next one may be what others refer to."""
+    history = train.History()
+    losses = [[0, 2, 0, 19], [1, 0, 9, 11], [0, 0, 0, 0], [3, np.nan, 3, 3]]
+    metrics = self.metrics(losses)
+    trained = np.array([[0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 0], [1] * 4])
+    metrics['count'] = metrics['count'] * trained[..., None, None]
+    for rounds in (slice(0, 1), slice(1, 3), slice(3, 4)):
+      saved = train.History(json.loads(json.dumps(history.to_dict())))
+      saved.add_rounds(
+        {name: values[:, rounds] for name, values in metrics.items()},
+        *(1, 1),
+        diverged_above=10,
+      )
+      history = saved
+    nan = np.nan
+    np.testing.assert_array_equal(
+      np.array(history.train_loss, float).T,
+      [[nan, 2, nan, 19], [1, nan, 9, nan], [nan] * 4, [3, nan, 3, 3]],
+    )
+    self.assertEqual(history.idle_rounds, [[1, 3], [2], [1, 2, 3, 4], []])
+    self.assertEqual(history.going(4).tolist(), [True, False, True, False])
+    arguments = history.train_loss, history.idle_rounds
+    np.testing.assert_array_equal(results.ended(*arguments), [nan, 4, nan, 2])
+    self.assertEqual(
+      results.diverged(arguments[0], {}, arguments[1]).tolist(),
+      [False, True, False, True],
     )
 
   def test_clients_of_a_run_that_has_ended_keep_their_clusters(self):

@@ -13,6 +13,7 @@ import numpy as np
 from fmtl_jax import balancing
 from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
+from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
 from fmtl_jax import streaming
@@ -454,6 +455,110 @@ class LabelsTest(parameterized.TestCase):
     old, moved = state.params['output']['bias'], new.params['output']['bias']
     self.assertNotEqual(float(old[0, 0]), float(moved[0, 0]))
     self.assertEqual(float(old[1, 0]), float(moved[1, 0]))
+
+
+def _shifted(by, bound):
+  """Two regressions for each of two clients; losses are less by a number."""
+  labels = [[[3.0, 1.0], [2.0, -1.0]], [[1.0, 0.5], [-2.0, 0.0]]]
+  tasks = [
+    tasks_lib.Task(
+      name=name,
+      kind=tasks_lib.REGRESSION,
+      num_classes=0,
+      column=column,
+      lower_bound=bound,
+    )
+    for column, name in enumerate(('height', 'weight'))
+  ]
+  data = dataset_lib.FederatedDataset.create(
+    features=np.zeros((4, 1), np.float32),
+    labels=np.concatenate(labels),
+    tasks=tasks,
+    client_tasks=[[0, 1]] * 2,
+    train=[np.array([0, 1]), np.array([2, 3])],
+  )
+  federation = federation_lib.Federation.create(
+    testing.constant(),
+    [('output/bias', 'common')],
+    data,
+    loss=lambda outputs, labels: jnp.square(outputs[:, 0] - labels) - by,
+  )
+  return data, federation
+
+
+def _of_places(places, by, bound):
+  data, federation = _shifted(by, bound)
+  algorithm = _build(**places)(
+    federation, client_updates.LocalSgd(batch_size=1), base.RoundSettings()
+  )
+  state = cases.start(algorithm, data)
+  round_fn = testing.jit(algorithm.round)
+  for _ in range(3):
+    state, _ = round_fn(state, data)
+  return state
+
+
+class LowerBoundTest(parameterized.TestCase):
+  @parameterized.parameters(
+    {'client': 'famo', 'server': 'famo'},
+    {'client': 'gradnorm', 'server': 'fedgradnorm'},
+    {'client': 'dwa', 'server': 'uncertainty'},
+  )
+  def test_negative_losses_are_balanced_above_it(self, **places):
+    """A number taken off a loss and its bound changes nothing."""
+    testing.assert_trees_close(
+      _of_places(places, 64.0, -64.0), _of_places(places, 0.0, 0.0), 1e-3, 1e-4
+    )
+
+  @parameterized.parameters('client', 'server')
+  def test_famo_refuses_a_loss_without_one(self, place):
+    with self.assertRaisesRegex(
+      ValueError, f"loss of task 'height'.*balancing.{place}"
+    ):
+      _of_places({place: 'famo'}, 0.0, None)
+
+  def test_losses_of_the_kinds_have_one(self):
+    federation, _ = testing.toy_federation()
+    self.assertEqual(federation.lower_bounds, (0.0,) * 3)
+
+  @parameterized.parameters(np.nan, np.inf)
+  def test_one_that_is_no_number_is_refused(self, bound):
+    with self.assertRaisesRegex(ValueError, "lower_bound of the loss of.*'t'"):
+      tasks_lib.Task(name='t', lower_bound=bound)
+
+
+class NonFiniteTest(parameterized.TestCase):
+  """A client whose data are spoiled spoils no balancer's memory."""
+
+  def spoiled(self, seed=0):
+    """A feature of one example of the first client is NaN."""
+    data = testing.toy_data(4, 2, 2, seed=seed)
+    features = np.array(data.examples.features)
+    features[data.partition.train.groups()[0][0]] = np.nan
+    examples = dataclasses.replace(data.examples, features=features)
+    return dataclasses.replace(data, examples=examples)
+
+  @parameterized.parameters(
+    {'client': 'uncertainty', 'server': 'fedgradnorm'},
+    {'client': 'dwa', 'server': 'famo'},
+    {'client': 'gradnorm', 'server': 'dwa'},
+    {'client': 'famo', 'group': 'cagrad'},
+  )
+  def test_memory_stays_finite(self, **places):
+    """Gradients that are none make no step; the losses are still NaN."""
+    data = self.spoiled()
+    federation, _ = testing.toy_federation(('common', 'task'), data)
+    local = client_updates.LocalSgd(
+      optimizer=faults.Clipped(client_updates.Sgd(), 1.0), batch_size=2
+    )
+    algorithm = _build(**places)(federation, local, base.RoundSettings())
+    state = cases.start(algorithm, data)
+    round_fn = testing.jit(algorithm.round)
+    for _ in range(2):
+      state, metrics = round_fn(state, data)
+    self.assertFalse(np.isfinite(metrics['loss_sum']).all())
+    for leaf in jax.tree.leaves((state.balancing, state.params)):
+      self.assertTrue(np.isfinite(leaf).all())
 
 
 PLACES = (

@@ -16,6 +16,7 @@ from fmtl_jax import streaming
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fednova
+from fmtl_jax.algorithms import fedsgd
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import client_data
 
@@ -26,6 +27,43 @@ SOME = participation.Participation(
   dropout=0.3, partial=0.5, least_work=0.2, late=0.3
 )
 LAYERS = ('common', 'task', 'personal')
+
+
+def _charged(build, batch_size, at_deadline):
+  """Runs rounds of twenty clients with one to thirty examples and a clock.
+
+  Returns:
+    `(partial, least_work, deadline, speed) -> (seconds, steps, reports)`, each
+    `[20]`: by the clock, by the metrics, and whose updates count.
+  """
+  data = testing.toy_data(20, 1, sizes=(1, 2, 3, 4, 5, 7, 8, 11, 16, 30))
+  federation, _ = testing.toy_federation(('common',), data)
+  local = client_updates.LocalSgd(batch_size=batch_size, epochs=3)
+  state = cases.start(build(federation, local), data)
+
+  @testing.jit
+  def run(partial, least_work, deadline, speed):
+    taking_part = participation.Participation(
+      partial=partial,
+      least_work=least_work,
+      clock=participation.Clock(
+        steps_per_second=speed,
+        deadline=deadline,
+        batch_size=batch_size,
+        epochs=3,
+        at_deadline=at_deadline,
+      ),
+    )
+    settings = base.RoundSettings(participation=taking_part)
+    _, metrics = build(federation, local, settings).round(state, data)
+    everyone = cohorts.everyone(data)
+    cohort, _ = participation.take_part(
+      taking_part, state.key, state.round, everyone, data.num_clients
+    )
+    reports = cohort.example_counts > 0
+    return metrics['simulated_seconds'], metrics['steps'], reports
+
+  return lambda *settings: jax.tree.map(np.asarray, run(*settings))
 
 
 def _outcome(settings, num_clients, rounds=1, sizes=(5, 2, 7, 3), num_slots=1):
@@ -278,20 +316,34 @@ class ClockTest(parameterized.TestCase):
     self.assertEqual(np.asarray(cohort.client).tolist(), [4] * 4)
     np.testing.assert_array_equal(metrics['simulated_seconds'], 5.0)
 
-  def test_steps_are_those_of_local_training(self):
-    """What the clock counts is what clients do."""
-    data = testing.toy_data(4, 3)
-    for batch_size in (0, 2, 100):
-      federation, _ = testing.toy_federation(('common',), data)
-      algorithm = multi_task_fl.multi_task_fl(
-        federation, client_updates.LocalSgd(batch_size=batch_size)
+  @parameterized.product(
+    batch_size=[0, 3, 100], at_deadline=['partial', 'late']
+  )
+  def test_the_clock_charges_the_steps_that_are_taken(
+    self, batch_size, at_deadline
+  ):
+    """In seconds of one step, where messages take no time."""
+    run = _charged(multi_task_fl.multi_task_fl, batch_size, at_deadline)
+    for partial, least_work, deadline, speed in (
+      (0.0, 1.0, 0.0, 1.0),
+      (1.0, 0.0, 0.0, 1.0),
+      (1.0, 0.0, 5.5, 1.0),
+      (0.5, 0.1, 4.0, 0.9),
+      (0.0, 1.0, 7.0, 0.7),
+    ):
+      seconds, taken, reports = run(partial, least_work, deadline, speed)
+      self.assertGreater(reports.sum(), 0)
+      np.testing.assert_allclose(
+        seconds[reports] * speed, taken[reports], rtol=1e-5
       )
-      _, metrics = testing.jit(algorithm.round)(
-        cases.start(algorithm, data), data
-      )
-      sizes = data.partition.train.sizes
-      found = participation.num_steps(jnp.asarray(sizes), batch_size)
-      np.testing.assert_array_equal(found, metrics['steps'])
+      if deadline:
+        self.assertLessEqual(seconds.max(), deadline * (1 + 1e-5))
+
+  def test_the_clock_charges_one_step_where_one_gradient_is_sent(self):
+    run = _charged(fedsgd.fedsgd, 3, 'partial')
+    seconds, taken, _ = run(0.0, 1.0, 0.0, 1.0)
+    np.testing.assert_array_equal(taken, 1)
+    np.testing.assert_allclose(seconds, 1)
 
   def test_an_unknown_deadline_rule_is_refused(self):
     with self.assertRaisesRegex(ValueError, "'partial' or 'late', got 'skip'"):
