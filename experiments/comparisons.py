@@ -283,6 +283,8 @@ def run(
   _check_plans(plans, source)  # Before anything is written.
   first = datasets.federate(source, config.data, train.seeds_of(config)[0])
   overlapping = datasets.overlapping_pairs(source, first)
+  if note := datasets.unlabelled_tasks(first):
+    print(f'warning: {note}', file=sys.stderr)
   workdirs.prepare(workdir, _identity(config), config_lib.flatten(config))
   (workdir / 'searches').mkdir(exist_ok=True)
   with workdirs.locked(workdir), interrupts.noticed() as flag:

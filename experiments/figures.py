@@ -191,6 +191,7 @@ def client_dots(
     if not base or record is base[0]:
       continue
     by_seed = results.client_differences(record, base[0], split, metric)
+    by_seed[np.isinf(by_seed)] = np.nan  # They have no place on the axis.
     defined = ~np.isnan(by_seed).all(0)
     if defined.any():
       names = np.asarray(record['clients'])[defined]

@@ -474,6 +474,7 @@ def _run(plan, source, held_out, workdir, flag):
       for name, x in each.items()
       if name != 'count'
     },
+    'counts': train.to_json(each['count'][:, 0]),  # The same for all numbers.
     'training_clients': {
       name.removeprefix('test/client/'): [of_seed[-1] for of_seed in values[-1]]
       for name, values in history.values.items()
@@ -704,7 +705,7 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
     defined = ~np.isnan(values)
     count = np.maximum(defined.sum((2, 3)), 1)
     of_seeds = np.where(defined, values, 0).sum((2, 3)) / count
-    of_seeds[~defined.any((2, 3))] = np.nan
+    of_seeds[~defined.any((2, 3)) | _broken(record).any((2, 3))] = np.nan
     mean, std = results.mean_and_std(of_seeds)
     seen = np.asarray(record['training_clients'][metric], np.float64)
     rows.append(
@@ -725,6 +726,14 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
       }
     )
   return rows
+
+
+def _broken(record):
+  """Who has labels to be tested on and no loss, `[R, N, M, S]` bool."""
+  losses = np.asarray(record['values'][evaluation.LOSS], np.float64)
+  counts = np.asarray(record.get('counts', np.zeros(())), np.float64)
+  counts = counts[:, None] if counts.ndim else counts
+  return np.isnan(losses) & (counts > 0)
 
 
 def _notes(records):

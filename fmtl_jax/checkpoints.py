@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import contextlib
 import json
 import logging
+import math
 import pathlib
 import pickle
 import shutil
@@ -134,11 +135,14 @@ class Checkpoints:
       round_number: The rounds that were run.
       state: Any tree of arrays and keys.
       metadata: JSON values to keep beside it.
-      score: How good it is, the more the better; the best one is kept.
+      score: How good it is, the more the better; the best one is kept. One that
+        is not a finite number is none.
 
     Raises:
       OSError: If this one or the one before cannot be written.
     """
+    if score is not None and not math.isfinite(score):
+      score = None
     host = _to_host(state)
     # They are turned into text in the background, while the caller goes on
     # changing its lists.

@@ -18,6 +18,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
+NO_CLASS = -1  # Of an example whose outputs are not finite.
 _STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
 
 
@@ -47,7 +48,7 @@ class Predictor:
     return self.apply_fn(self.params, features)[:, : self.task.num_outputs]
 
   def probabilities(self, features: Any) -> jax.Array:
-    """Class probabilities `[B, num_classes]`.
+    """Class probabilities `[B, num_classes]`, NaN where an output is no number.
 
     Raises:
       ValueError: For a regression task.
@@ -63,13 +64,18 @@ class Predictor:
     return jax.nn.softmax(outputs)
 
   def predict(self, features: Any) -> jax.Array:
-    """Classes `[B]` int32, or the values `[B]` of a regression."""
+    """Classes `[B]` int32, or the values `[B]` of a regression.
+
+    A class is `NO_CLASS` where an output is not finite.
+    """
     outputs = self.outputs(features)
     if self.task.kind == tasks_lib.REGRESSION:
       return outputs[:, 0]
     if self.task.kind == tasks_lib.BINARY:
-      return (outputs[:, 0] > 0).astype(jnp.int32)
-    return outputs.argmax(1)
+      classes = (outputs[:, 0] > 0).astype(jnp.int32)
+    else:
+      classes = outputs.argmax(1).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(outputs).all(1), classes, NO_CLASS)
 
   def save(self, folder: str | pathlib.Path) -> None:
     """Saves parameters and task; raises a ValueError if the folder exists."""
