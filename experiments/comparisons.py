@@ -101,7 +101,7 @@ def plans_of(
   for name in names:
     final = cases_lib.resolve(name, config, command_line)
     _check_case(name, final, config)
-    search = ml_collections.ConfigDict(final.to_dict())
+    search = config_lib.copied(final)
     search.run.seeds = config.compare.seeds
     search.run.first_seed = config.compare.first_seed
     search.data.validation_fraction = config.compare.validation_fraction

@@ -146,7 +146,7 @@ def hold_out(
     ValueError: If too few clients would be left, or a newcomer has too few
       examples to be tested on.
   """
-  plain = ml_collections.ConfigDict(config.data.to_dict())
+  plain = config_lib.copied(config.data)
   plain.standardize = False  # By what the newcomers have, too.
   whole = datasets.federate(source, plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
@@ -172,8 +172,8 @@ def hold_out(
     if not len(rest):
       raise ValueError(
         f'Expected unseen.examples to leave newcomers some to be tested on, '
-        f'got {most} of the {len(rows)} examples of client {client} (seed '
-        f'{seed}); use fewer.'
+        f'got {most} of the {len(rows)} examples of client '
+        f'{partition.client_ids[client]} (seed {seed}); use fewer.'
       )
     own.append(rows[first])
     test.append(rows[rest])

@@ -560,6 +560,7 @@ def _check_finite(
   places = np.argwhere(bad)
   run, step, place, slot = places[places[:, 1].argmin()]
   client = metrics['client'][run, step, place]
+  ids = np.asarray(case.runs.train.client_ids)[run]
   task = min(metrics['task'][run, step, place, slot], case.data.num_tasks - 1)
   names = [name for name, of in finite.items() if not of[run, step, place]]
   what = 'loss'
@@ -573,7 +574,7 @@ def _check_finite(
   if attacks.honest(case.data) is not None:
     cure = f'some clients attack: try another reducer, or {cure}'
   raise DivergedError(
-    f'{label}: the {what} of client {client} on task '
+    f'{label}: the {what} of client {ids[client]} on task '
     f'{case.data.tasks[task].name!r} was not finite in round {done + step} '
     f'(seed {seeds[run]}); {cure}.'
   )

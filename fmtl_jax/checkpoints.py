@@ -95,7 +95,7 @@ class Checkpoints:
       not restored.
       read_only: Whether another process may be writing there.
     """
-    self._folder = pathlib.Path(folder).absolute()
+    self._folder = pathlib.Path(folder).expanduser().absolute()
     self._about = json.loads(json.dumps(dict(about or {})))
     self._keep, self._read_only = keep, read_only
     self._scores: dict[int, float | None] = {}
@@ -384,7 +384,7 @@ def save_params(
   Raises:
     ValueError: If the folder exists.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = pathlib.Path(folder).expanduser().absolute()
   if folder.exists():
     raise ValueError(
       f'{folder} exists; name a folder that does not, nothing is replaced.'
@@ -401,7 +401,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   Raises:
     ValueError: If the folder holds no model, or one that cannot be read.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = pathlib.Path(folder).expanduser().absolute()
   path = folder / 'model.json'
   if not path.is_file():
     raise ValueError(f'No saved model in {folder}: model.json is missing.')

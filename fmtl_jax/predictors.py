@@ -131,7 +131,8 @@ def check_client(
   tasks = np.asarray(data.partition.client_tasks)[client]
   if not 0 <= slot < len(tasks) or tasks[slot] >= data.num_tasks:
     raise ValueError(
-      f'Expected a slot of client {client} that holds a task, got {slot}.'
+      f'Expected a slot of client {data.partition.client_ids[client]} that '
+      f'holds a task, got {slot}.'
     )
 
 
@@ -151,7 +152,8 @@ def client_predictor(
     algorithm: Says with which parameters a client predicts.
     state: After any round.
     data: The federation's data.
-    client: Its number.
+    client: Its place in the data set, from 0; `partition.client_ids` says
+      which id stands there.
     slot: Which of its tasks.
     frozen: The pre-trained leaves; by default the federation's.
 
