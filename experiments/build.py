@@ -504,6 +504,19 @@ def _stack(
   )
 
 
+def mark_attackers(
+  data: dataset_lib.FederatedDataset,
+  config: ml_collections.ConfigDict,
+  seed: int,
+) -> dataset_lib.FederatedDataset:
+  """The data set in which the clients of `config.attack` are attackers."""
+  if attacks.get(config.attack.name) is None:
+    return data
+  return attacks.mark(
+    data, config.attack.share, seed, by_task=config.attack.by_task
+  )
+
+
 def build(
   name: str,
   config: ml_collections.ConfigDict,
@@ -529,14 +542,10 @@ def build(
   check(config)
   checks.check_metrics(config, source.tasks)
   case = cases_lib.CASES[name]
-  federated = [federate(source, config.data, seed) for seed in seeds]
-  if attacks.get(config.attack.name) is not None:
-    federated = [
-      attacks.mark(
-        data, config.attack.share, seed, by_task=config.attack.by_task
-      )
-      for seed, data in zip(seeds, federated, strict=True)
-    ]
+  federated = [
+    mark_attackers(federate(source, config.data, seed), config, seed)
+    for seed in seeds
+  ]
   train = federated
   if case.centralized:
     train = [

@@ -220,7 +220,7 @@ def resolve(
     config: The experiment's config.
     command_line: Fields given on the command line, by dotted name.
   """
-  resolved = ml_collections.ConfigDict(config.to_dict())
+  resolved = config_lib.copied(config)
   if name in CASES:
     for field, value in CASES[name].settings.items():
       config_lib.set_field(resolved, field, value)

@@ -144,6 +144,13 @@ _NUMBERS = (
   'data.coverage',
   'report.targets',
 )
+_PATHS = (
+  'data.manual_dir',
+  'data.data_dir',
+  'data.feature_dir',
+  'model.backbone_weights',
+  'model.pretrained',
+)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -174,6 +181,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'Expected run.first_seed + run.seeds <= {2**32}, got '
       f'{config.run.first_seed} and {config.run.seeds}.'
     )
+  for field in _PATHS:
+    config_lib.expanded(flat[field])
   _check_sequences(flat)
   _check_names(config)
 

@@ -5,11 +5,15 @@ set.
 """
 
 from collections.abc import Callable, Sequence
+import importlib.machinery
 import os
 import pathlib
+import re
 import shlex
 import signal
 import sys
+import traceback
+import types
 from typing import Any
 from unittest import mock
 
@@ -40,17 +44,81 @@ class UserError(Exception):
   """A mistake on the command line; its text is one sentence with the cure."""
 
 
+def split_config(value: str) -> tuple[str, list[str]]:
+  """The path and the variants, one text or none, of a config flag.
+
+  Variants follow the last colon behind `.py`, so that a path may have colons.
+  """
+  found = re.fullmatch(r'(.*\.py)(?::(.*))?', value, re.DOTALL)
+  path, variants = found.groups() if found else (value, None)
+  return config_lib.expanded(path), [] if variants is None else [variants]
+
+
+class _ConfigFileParser(flags.ArgumentParser):
+  """Reads a config file, whose path may have colons.
+
+  `plain` is the parser that takes all behind the first colon as variants.
+  """
+
+  def __init__(self, section: str, plain: flags.ArgumentParser):
+    self._section, self._plain = section, plain
+
+  def parse(self, argument: str) -> Any:
+    """See the class."""
+    file, variants = split_config(argument)
+    if ':' not in file:
+      return self._plain.parse(':'.join([file, *variants]))
+    name = f'{self._section}_config'
+    loader = importlib.machinery.SourceFileLoader(name, file)
+    module = types.ModuleType(name)
+    module.__file__ = file
+    sys.modules[name] = module
+    try:
+      loader.exec_module(module)
+      config = module.get_config(*variants)
+    except (TypeError, ValueError) as error:  # Which flags say without a trace.
+      raise type(error)(f'{file}:\n\n{traceback.format_exc()}') from error
+    if isinstance(config, ml_collections.ConfigDict):
+      config.lock()
+    return config
+
+
+def define_config_file(
+  name: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> Any:
+  """Defines a flag for a config file, and those of its fields."""
+  holder = config_flags.DEFINE_config_file(
+    name, None, help_text, flag_values=flag_values
+  )
+  flag = flag_values[name]
+  flag.parser = _ConfigFileParser(name, flag.parser)
+  return holder
+
+
 def define_config() -> Any:
   """Defines --config; to be called once, by a module with flags."""
-  return config_flags.DEFINE_config_file(
-    'config', None, 'The experiment: FILE.py or FILE.py:variant,variant.'
+  return define_config_file(
+    'config', 'The experiment: FILE.py or FILE.py:variant,variant.'
   )
+
+
+class _PathParser(flags.ArgumentParser):
+  """Expands `~`."""
+
+  def parse(self, argument: str) -> str:
+    """See the class."""
+    return config_lib.expanded(argument)
+
+
+def define_path(name: str, help_text: str, default: str | None = '') -> Any:
+  """Defines a flag for a file or folder."""
+  return flags.DEFINE(_PathParser(), name, default, help_text)
 
 
 def define_workdir() -> Any:
   """Defines --workdir; to be called once, by a module with flags."""
-  return flags.DEFINE_string(
-    'workdir', '', 'Where results go; by default a new folder under runs/.'
+  return define_path(
+    'workdir', 'Where results go; by default a new folder under runs/.'
   )
 
 
@@ -108,9 +176,12 @@ def check_arguments(argv: Sequence[str]) -> None:
   """
   given = _given(argv)
   for name, value in given:
-    path = value.split(':')[0]
     if name not in ('config', 'sweep'):
       continue
+    try:
+      path, _ = split_config(value)
+    except ValueError as error:
+      raise UserError(str(error)) from error
     count = [other for other, _ in given].count(name)
     if count > 1:
       raise UserError(f'Expected one --{name}, got {count}.')
@@ -138,7 +209,7 @@ def _check_file(argv: Sequence[str], section: str, value: str) -> None:
   except (Exception, SystemExit) as error:
     if any(argument.lstrip('-') == 'debug' for argument in argv[1:]):
       raise
-    path = value.split(':')[0]
+    path, _ = split_config(value)
     reason = _one_sentence(f'{type(error).__name__}: {error}')
     raise UserError(
       f'The {section} file {path!r} cannot be used ({reason}); correct it, '
@@ -211,7 +282,7 @@ def _known_fields(argv: Sequence[str], section: str) -> dict[str, Any]:
 def _load(program: str, section: str, value: str) -> Any:
   """What a config file returns, without overrides."""
   holder = flags.FlagValues()
-  config_flags.DEFINE_config_file(section, flag_values=holder)
+  define_config_file(section, '', flag_values=holder)
   arguments = [program, f'--{section}={value}']
   # The config flag looks for its overrides there, and logs what it raises.
   with (

@@ -101,7 +101,7 @@ def plans_of(
   for name in names:
     final = cases_lib.resolve(name, config, command_line)
     _check_case(name, final, config)
-    search = ml_collections.ConfigDict(final.to_dict())
+    search = config_lib.copied(final)
     search.run.seeds = config.compare.seeds
     search.run.first_seed = config.compare.first_seed
     search.data.validation_fraction = config.compare.validation_fraction
@@ -283,6 +283,8 @@ def run(
   _check_plans(plans, source)  # Before anything is written.
   first = datasets.federate(source, config.data, train.seeds_of(config)[0])
   overlapping = datasets.overlapping_pairs(source, first)
+  if note := datasets.unlabelled_tasks(first):
+    print(f'warning: {note}', file=sys.stderr)
   workdirs.prepare(workdir, _identity(config), config_lib.flatten(config))
   (workdir / 'searches').mkdir(exist_ok=True)
   with workdirs.locked(workdir), interrupts.noticed() as flag:

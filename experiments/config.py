@@ -5,6 +5,7 @@ what is shown (`report`, `checkpoint`). Field names are kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import copy
 import difflib
 import json
 import os
@@ -265,10 +266,39 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   return flat
 
 
+def copied(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A copy to be changed; a field that may have several types still may."""
+  new = copy.deepcopy(config)
+  new.unlock()
+  return new
+
+
+def shown(value: Any) -> str:
+  """A field's value as one writes it on the command line."""
+  return str(tuples(value))
+
+
+def expanded(path: str) -> str:
+  """A path of the user's with `~` and `~NAME` as a shell expands them.
+
+  A shell leaves them alone in `--flag=~/folder`.
+
+  Raises:
+    ValueError: If there is no such user.
+  """
+  found = os.path.expanduser(path)
+  if found.startswith('~'):
+    raise ValueError(
+      f'No home folder is known for {path!r}; write the whole path, or '
+      f'{"./" + path!r} for a folder of this name.'
+    )
+  return found
+
+
 def cache_folder() -> pathlib.Path:
   """Where what can be made again is kept for the next run."""
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(cache, 'fmtl_jax').expanduser()
+  return pathlib.Path(expanded(cache), 'fmtl_jax')
 
 
 def apply_variants(

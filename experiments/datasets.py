@@ -486,6 +486,35 @@ def unsound_clients(
   )
 
 
+def unlabelled_tasks(dataset: dataset_lib.FederatedDataset) -> str:
+  """A sentence on tasks that nobody can be evaluated on; '' if there are none.
+
+  Args:
+    dataset: A data set on the host.
+  """
+  partition, present = dataset.partition, dataset.examples.present
+  found = []
+  for split in ('validation', 'test'):
+    groups = getattr(partition, f'pooled_{split}').groups()
+    if not any(map(len, groups)):
+      continue
+    names = [
+      task.name
+      for task, rows in zip(dataset.tasks, groups, strict=True)
+      if not present[rows, task.column].any()
+    ]
+    if names:
+      shown = ', '.join(names)
+      found.append(f'no {split} example carries a label of {shown}')
+  if not found:
+    return ''
+  sentence = '; '.join(found)
+  return (
+    f'{sentence[0].upper()}{sentence[1:]} (first seed); their values are not '
+    'defined, and means are over the other tasks.'
+  )
+
+
 def overlapping_pairs(
   source: Source, dataset: dataset_lib.FederatedDataset
 ) -> int:

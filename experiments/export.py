@@ -6,15 +6,17 @@ from absl import flags
 
 from experiments import command_line
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'The folder of a run of experiments.main.'
+_WORKDIR = command_line.define_path(
+  'workdir', 'The folder of a run of experiments.main.'
 )
 _CASE = flags.DEFINE_string('case', '', 'A row of its table.')
 _SEED = flags.DEFINE_integer('seed', 0, 'One of its seeds.')
 _TASK = flags.DEFINE_string('task', '', 'The task, by name; or --client.')
-_CLIENT = flags.DEFINE_integer('client', None, 'The client; or --task.')
+_CLIENT = flags.DEFINE_string(
+  'client', None, 'The client, by its id as in figures; or --task.'
+)
 _SLOT = flags.DEFINE_integer('slot', 0, "Which of the client's tasks.")
-_OUTPUT = flags.DEFINE_string('output', '', 'A new folder for the model.')
+_OUTPUT = command_line.define_path('output', 'A new folder for the model.')
 
 
 def main() -> int:

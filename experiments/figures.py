@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import config as config_lib
 from experiments import results
 from experiments import tables
 from fmtl_jax import evaluation
@@ -191,6 +192,7 @@ def client_dots(
     if not base or record is base[0]:
       continue
     by_seed = results.client_differences(record, base[0], split, metric)
+    by_seed[np.isinf(by_seed)] = np.nan  # They have no place on the axis.
     defined = ~np.isnan(by_seed).all(0)
     if defined.any():
       names = np.asarray(record['clients'])[defined]
@@ -314,6 +316,7 @@ def grid(
   names = [n for n in labels if any(row['case'] == n for row in rows)]
   of_case = {n: [row for row in rows if row['case'] == n] for n in names}
   fields = {n: list(of_case[n][0]['settings']) for n in names}
+  most = min if any(row['lower_is_better'] for row in rows) else max
   columns = max(1, *(len(f) for f in fields.values()))
   with _figure(path, height=0.6 + 2.0 * len(names)) as figure:
     panels = figure.subplots(len(names), columns, sharey='row', squeeze=False)
@@ -322,7 +325,7 @@ def grid(
       for axes in line[len(fields[name]) :]:
         axes.set_visible(False)
       for axes, field in zip(line, fields[name], strict=False):
-        values = sorted({row['settings'][field] for row in of_case[name]})
+        values = _values_of(field, of_case[name])
         best = []
         for place, value in enumerate(values):
           found = [
@@ -331,13 +334,25 @@ def grid(
             if row['settings'][field] == value and row['best'] is not None
           ]
           axes.plot([place] * len(found), found, 'o', color=_LIGHT_GREY, ms=3)
-          best.append(max(found, default=np.nan))
+          best.append(most(found, default=np.nan))
         axes.plot(range(len(values)), best, 'o-', color=_BLUE, ms=4)
-        axes.set_xticks(range(len(values)), [str(v) for v in values])
+        axes.set_xticks(
+          range(len(values)), [config_lib.shown(v) for v in values]
+        )
         axes.margins(x=0.15)
         # Long names would run into the next panel's.
         axes.set_title('.\n'.join(field.rsplit('.', 1)), fontsize=8)
     _title(figure, f'{metric}: every point of the grid, and the best')
+
+
+def _values_of(field: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+  """The values of a field, numbers in ascending order, others as they come."""
+  values: list[Any] = []
+  for row in rows:
+    if row['settings'][field] not in values:  # A list is no key of a set.
+      values.append(row['settings'][field])
+  numbers = all(isinstance(value, (int, float)) for value in values)
+  return sorted(values) if numbers else values
 
 
 def comparison(

@@ -13,10 +13,12 @@ from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import program as program_lib
+from experiments import tables
 from experiments import train
 from experiments import workdirs
 from fmtl_jax import checkpoints
 from fmtl_jax import predictors
+from fmtl_jax.data import dataset as dataset_lib
 
 
 def read_config(
@@ -41,13 +43,30 @@ def read_config(
     ) from error
 
 
+def place_of(
+  data: dataset_lib.FederatedDataset, client: int | str | None
+) -> int:
+  """Where a client of an id stands in a data set.
+
+  Raises:
+    ValueError: If there is no such client; the sentence names the ids.
+  """
+  ids = [str(number) for number in data.partition.client_ids]
+  if str(client) not in ids:
+    raise ValueError(
+      f'Expected --client to be the id of a client, {tables.named(ids)}, got '
+      f'{str(client)!r}.'
+    )
+  return ids.index(str(client))
+
+
 def load(
   workdir: pathlib.Path,
   case: str,
   seed: int,
   *,
   task: str = '',
-  client: int | None = None,
+  client: int | str | None = None,
   slot: int = 0,
 ) -> predictors.Predictor:
   """Loads a model from the last checkpoint of a case.
@@ -57,7 +76,8 @@ def load(
     case: A row of its table.
     seed: One of its seeds.
     task: The task whose model to load, where all its clients share one.
-    client: The client whose model to load; instead of `task`.
+    client: The id of the client whose model to load, as records and figures
+      have it; instead of `task`.
     slot: Which of the client's tasks.
 
   Returns:
@@ -87,7 +107,8 @@ def load(
   if task:  # Before anything is compiled.
     predictors.check_task(built.test_data, task)
   else:
-    predictors.check_client(built.test_data, client or 0, slot)
+    place = place_of(built.test_data, client)
+    predictors.check_client(built.test_data, place, slot)
   network = build.build_network(
     case_config,
     source,
@@ -109,7 +130,7 @@ def load(
   if task:
     model = predictors.task_predictor(*arguments, task)
   else:
-    model = predictors.client_predictor(*arguments, client or 0, slot)
+    model = predictors.client_predictor(*arguments, place, slot)
   # Pre-trained layers that ran before round 0 are put back in front.
   params = {**network.prefix_params, **model.params}
   standardization = datasets.raw_standardization(source, model.standardization)

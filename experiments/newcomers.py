@@ -146,7 +146,7 @@ def hold_out(
     ValueError: If too few clients would be left, or a newcomer has too few
       examples to be tested on.
   """
-  plain = ml_collections.ConfigDict(config.data.to_dict())
+  plain = config_lib.copied(config.data)
   plain.standardize = False  # By what the newcomers have, too.
   # What is standardized, is so below.
   whole = datasets.federate(source._replace(center=None), plain, seed)
@@ -173,8 +173,8 @@ def hold_out(
     if not len(rest):
       raise ValueError(
         f'Expected unseen.examples to leave newcomers some to be tested on, '
-        f'got {most} of the {len(rows)} examples of client {client} (seed '
-        f'{seed}); use fewer.'
+        f'got {most} of the {len(rows)} examples of client '
+        f'{partition.client_ids[client]} (seed {seed}); use fewer.'
       )
     own.append(rows[first])
     test.append(rows[rest])
@@ -475,6 +475,7 @@ def _run(plan, source, held_out, workdir, flag):
       for name, x in each.items()
       if name != 'count'
     },
+    'counts': train.to_json(each['count'][:, 0]),  # The same for all numbers.
     'training_clients': {
       name.removeprefix('test/client/'): [of_seed[-1] for of_seed in values[-1]]
       for name, values in history.values.items()
@@ -705,7 +706,7 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
     defined = ~np.isnan(values)
     count = np.maximum(defined.sum((2, 3)), 1)
     of_seeds = np.where(defined, values, 0).sum((2, 3)) / count
-    of_seeds[~defined.any((2, 3))] = np.nan
+    of_seeds[~defined.any((2, 3)) | _broken(record).any((2, 3))] = np.nan
     mean, std = results.mean_and_std(of_seeds)
     seen = np.asarray(record['training_clients'][metric], np.float64)
     rows.append(
@@ -726,6 +727,14 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
       }
     )
   return rows
+
+
+def _broken(record):
+  """Who has labels to be tested on and no loss, `[R, N, M, S]` bool."""
+  losses = np.asarray(record['values'][evaluation.LOSS], np.float64)
+  counts = np.asarray(record.get('counts', np.zeros(())), np.float64)
+  counts = counts[:, None] if counts.ndim else counts
+  return np.isnan(losses) & (counts > 0)
 
 
 def _notes(records):

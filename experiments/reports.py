@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -219,9 +220,9 @@ def _target_of_case(records, report) -> list[float]:
     if record['case'] == report.target_case:
       curve = results.curve(record, 'test', report.view, report.metric)
       sign = -1 if results.lower_is_better(report.metric) else 1
-      found.append(
-        float(np.nanmean(curve[-1, :, -1])) - sign * report.target_margin
-      )
+      end = float(curve[-1, :, -1].mean())
+      if math.isfinite(end):  # One seed that diverged has no end.
+        found.append(end - sign * report.target_margin)
   return found
 
 

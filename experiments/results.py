@@ -118,7 +118,8 @@ def client_differences(
   """How much each client's last value differs from that under a baseline.
 
   Compared is what both cases have: the same seed, client and task. A client's
-  difference is the mean over the tasks that it holds in both.
+  difference is the mean over the tasks that it holds in both. One whose outputs
+  are not finite is infinitely worse than one with a value.
 
   Args:
     record: Of one case, with M clients.
@@ -129,6 +130,7 @@ def client_differences(
   Returns:
     `[R, M]`, a row for each seed of both; NaN where nothing can be compared.
   """
+  worst = np.inf if lower_is_better(metric) else -np.inf
   values = _client_values(record, split, metric)
   others = _client_values(baseline, split, metric)
   rows = []
@@ -137,9 +139,13 @@ def client_differences(
       continue
     of_client: dict[str, list[float]] = {c: [] for c in record['clients']}
     for (client, task), value in values[seed].items():
-      if (client, task) in others[seed]:
-        of_client[client].append(value - others[seed][client, task])
-    rows.append([np.mean(d) if d else np.nan for d in of_client.values()])
+      other = others[seed].get((client, task))
+      if other is None or np.isnan([value, other]).all():
+        continue
+      difference = worst if np.isnan(value) else value - other
+      of_client[client].append(-worst if np.isnan(other) else difference)
+    with np.errstate(invalid='ignore'):  # Better and worse without bound.
+      rows.append([np.mean(d) if d else np.nan for d in of_client.values()])
   return np.asarray(rows, np.float64).reshape(len(rows), len(record['clients']))
 
 
@@ -163,7 +169,7 @@ def negative_transfer(
   """
   differences = client_differences(record, reference, split, metric)
   worse = (differences > 0) if lower_is_better(metric) else (differences < 0)
-  comparable = np.isfinite(differences).sum(1)
+  comparable = (~np.isnan(differences)).sum(1)
   share = 100 * worse.sum(1) / np.maximum(comparable, 1)
   return np.where(comparable > 0, share, np.nan)
 
@@ -178,7 +184,7 @@ def is_idle(
     train_loss: `[rounds][R]`.
     idle_rounds: Their numbers, from 1, of each run; () if there are none.
   """
-  found = np.zeros(np.shape(train_loss), bool)
+  found = np.zeros(np.array(train_loss, np.float64).shape, bool)
   for run, numbers in enumerate(idle_rounds):
     found[np.array(numbers, int) - 1, run] = True
   return found
@@ -224,25 +230,29 @@ def ended(
 
 
 def _client_values(record, split, metric):
-  """The defined last values by seed and `(client, task)`."""
+  """The defined last values by seed and `(client, task)`.
+
+  NaN where outputs were not finite: there is no loss then, either.
+  """
   by_seed: dict[int, dict[tuple[str, str], float]] = {
     seed: {} for seed in record['seeds']
   }
   values = record['client_values'].get(f'{split}/{metric}')
   if values is None:
     return by_seed
-  tasks = record['client_tasks']
-  for_each_seed = np.ndim(tasks) == 3
-  for run, seed in enumerate(record['seeds']):
-    for client, slots, of_slots in zip(
-      record['clients'],
-      tasks[run] if for_each_seed else tasks,
-      values[run],
-      strict=True,
-    ):
-      for task, value in zip(slots, of_slots, strict=True):
-        if task < len(record['tasks']) and value is not None:
-          by_seed[seed][client, record['tasks'][task]] = value
+  values = np.asarray(values, np.float64)
+  tasks = np.broadcast_to(record['client_tasks'], values.shape)
+  broken = np.zeros(values.shape, bool)
+  losses = record['client_values'].get(f'{split}/{evaluation.LOSS}')
+  counts = record['client_values'].get(f'{split}/count')
+  if losses is not None and counts is not None:
+    counts = np.asarray(counts, np.float64)
+    broken = np.isnan(np.asarray(losses, np.float64)) & (counts > 0)
+  held = tasks < len(record['tasks'])
+  for place in np.argwhere(held & (broken | ~np.isnan(values))):
+    run, client, _ = place
+    key = record['clients'][client], record['tasks'][tasks[tuple(place)]]
+    by_seed[record['seeds'][run]][key] = float(values[tuple(place)])
   return by_seed
 
 

@@ -3,13 +3,12 @@
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import command_line
 
 _CONFIG = command_line.define_config()
-_SWEEP = config_flags.DEFINE_config_file(
-  'sweep', None, 'The grid: FILE.py, tuples of values by field name.'
+_SWEEP = command_line.define_config_file(
+  'sweep', 'The grid: FILE.py, tuples of values by field name.'
 )
 _WORKDIR = command_line.define_workdir()
 _RESUME = command_line.define_resume()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import csv
 import itertools
 import pathlib
+import shlex
 import time
 from typing import Any
 
@@ -276,11 +277,14 @@ def _report(workdir, config, rows):
   with (workdir / 'sweep.csv').open('w', newline='') as file:
     writer = csv.DictWriter(file, header, extrasaction='ignore')
     writer.writeheader()
-    writer.writerows(row | row['settings'] for row in rows)
+    writer.writerows(
+      row | {f: config_lib.shown(v) for f, v in row['settings'].items()}
+      for row in rows
+    )
   cells = [
     (
       cases_lib.label(row['case'], config),
-      *(str(row['settings'].get(field, '')) for field in fields),
+      *(config_lib.shown(row['settings'].get(field, '')) for field in fields),
       _last_round(row),
       '' if row['best'] is None else f'{row["best"]:.2f}',
       '' if row['best'] is None else str(row['best_round']),
@@ -300,8 +304,9 @@ def _report(workdir, config, rows):
   labels = {name: cases_lib.label(name, config) for name in names}
   figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
   for name, row in best_of(rows).items():
-    settings = ' '.join(
-      f'--config.{field}={value}' for field, value in row['settings'].items()
+    settings = shlex.join(
+      f'--config.{field}={config_lib.shown(value)}'
+      for field, value in row['settings'].items()
     )
     print(
       f'{name}: {row["best"]:.2f} at round {row["best_round"]} with {settings}'

@@ -145,6 +145,7 @@ def results_table(
     notes.append(
       'The best value of each column stands out (references do not compete).'
     )
+  notes += _undefined_notes(records, split, view, metric)
   return Table(
     title=title or _capitalized(results.describe(split, metric)),
     header=(_CASE, *(column.header for column in columns)),
@@ -155,6 +156,48 @@ def results_table(
     bold=frozenset(bold),
     notes=tuple(notes),
   )
+
+
+def _undefined_notes(
+  records: Sequence[Record], split: str, view: str, metric: str
+) -> list[str]:
+  """Which tasks a mean leaves out, and which cases have no value at all."""
+  left_out: dict[tuple[str, ...], list[str]] = {}
+  notes = []
+  for record in records:
+    values = results.curve(record, split, view, metric)[-1]
+    has_mean = ~np.isnan(values[:, -1:])
+    missing = (np.isnan(values[:, :-1]) & has_mean).any(0)
+    if has_mean.any():
+      names = tuple(np.asarray(record['tasks'])[missing].tolist())
+      left_out.setdefault(names, []).append(record['label'])
+    if record['rounds']:
+      losses = f'{split}/client/{evaluation.LOSS}'
+      shown = {
+        n: v for n, v in record['curve']['values'].items() if n == losses
+      }
+      broken = int(results.diverged([], shown).sum()) if shown else 0
+      if broken:
+        notes.append(
+          f'{record["label"]}: outputs were not finite with '
+          f'{counted(broken, "seed")} of {len(record["seeds"])}; a mean that '
+          'they are part of is not a number.'
+        )
+  words = results.describe(split, metric).removesuffix(results.PERCENT)
+  for names, labels in left_out.items():
+    if names:
+      of_whom = f'{", ".join(labels)}: means' if len(left_out) > 1 else 'Means'
+      notes.append(
+        f'{of_whom} leave out {named(names)}, without the labels that a '
+        f'{words} needs.'
+      )
+  return notes
+
+
+def named(names: Sequence[str], most: int = 8) -> str:
+  """Names with commas; of many, the first and how many there are more."""
+  more = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + more
 
 
 def with_published(
@@ -753,7 +796,7 @@ def _difference(paired: Sequence[float], metric: str) -> tuple[str, str]:
 
 def _worse_off(differences: np.ndarray, lower_is_better: bool) -> str:
   """How many clients of how many lose, mean over seeds, `[R, M]`."""
-  comparable = np.isfinite(differences).sum(1)
+  comparable = (~np.isnan(differences)).sum(1)
   if not comparable.any():
     return MISSING
   worse = (differences > 0) if lower_is_better else (differences < 0)

@@ -123,7 +123,10 @@ def train_and_evaluate(
       print(f'warning: {found.warning}', file=sys.stderr)
   first = datasets.federate(source, config.data, seeds_of(config)[0])
   overlapping = datasets.overlapping_pairs(source, first)
-  notes = [datasets.unsound_clients(source, first)]
+  notes = [
+    datasets.unsound_clients(source, first),
+    datasets.unlabelled_tasks(first),
+  ]
   if overlapping:
     notes.append(datasets.OVERLAP_NOTE.format(overlapping))
   for note in filter(None, notes):
@@ -194,26 +197,36 @@ def majority(
   source: datasets.Source, config: ml_collections.ConfigDict
 ) -> Record:
   """The record of always answering the most frequent training label."""
-  values: dict[str, list[np.ndarray]] = {}
+  found: dict[str, list[Any]] = {}
   for seed in seeds_of(config):
-    data = datasets.federate(source, config.data, seed)
+    data = build.mark_attackers(
+      datasets.federate(source, config.data, seed), config, seed
+    )
     for split in splits_of(data.partition):
-      rows = getattr(data.partition, f'pooled_{split}')
-      accuracy = 100 * evaluation.majority_class(data, rows)
-      values.setdefault(f'{split}/pooled/accuracy', []).append(accuracy)
+      pooled, own = (
+        getattr(data.partition, name) for name in (f'pooled_{split}', split)
+      )
+      accuracy = evaluation.majority_class(data, pooled)
+      each, summary = evaluation.majority_of_clients(data, own)
+      found.setdefault(split, []).append(
+        {
+          'pooled': {evaluation.ACCURACY: accuracy},
+          'client': summary,
+          'each': each,
+        }
+      )
+  history = History()
+  for split, of_seeds in found.items():
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *of_seeds)
+    history.add_evaluation(0, split, stacked)
   zeros = {'common': 0, 'task': 0, 'personal': 0}
   return {
     'rounds': 0,
-    'clients': [],
-    'client_tasks': [],
-    'curve': {
-      'round': [0],
-      'values': {
-        name: to_json([np.stack(of_seed)]) for name, of_seed in values.items()
-      },
-    },
+    'clients': [str(i) for i in data.partition.client_ids],
+    'client_tasks': np.asarray(data.partition.client_tasks).tolist(),
+    'curve': {'round': [0], 'values': history.values},
     'train_loss': [],
-    'client_values': {},
+    'client_values': history.client_values,
     'cost': {
       'parameters': zeros | {'pretrained': 0},
       'bytes_up_per_round': zeros,
@@ -367,10 +380,17 @@ class History:
       factor = 100.0 if results.in_percent(name) else 1.0
       self.client_values[f'{split}/{name}'] = to_json(factor * value)
 
-  def last(self, name: str) -> float:
-    """The mean over runs of the last value over all tasks, NaN if undefined."""
-    values = [v[-1] for v in self.values[name][-1] if v[-1] is not None]
-    return float(np.mean(values)) if values else float('nan')
+  def last(self, name: str, going: np.ndarray | None = None) -> float:
+    """The mean over runs of the last value over all tasks.
+
+    Args:
+      name: Of a curve.
+      going: `[R]` bool, the runs that count; by default all. If one of them has
+        no value, the mean is NaN: that of the others is about something else.
+    """
+    of_runs = np.array([v[-1] for v in self.values[name][-1]], np.float64)
+    of_runs = of_runs if going is None else of_runs[going]
+    return float(of_runs.mean()) if of_runs.size else float('nan')
 
 
 def run_case(
@@ -423,6 +443,11 @@ def run_case(
   metric = f'validation/{config.report.view}/{config.report.metric}'
   evaluated = bool(history.rounds) and history.rounds[-1] == done
 
+  def going_runs():
+    if stop_if_diverged:
+      return np.ones(program.num_runs, bool)
+    return history.going(program.num_runs, point_size)
+
   def evaluate():
     for split in splits:
       history.add_evaluation(done, split, program.evaluate(state, split))
@@ -430,7 +455,7 @@ def run_case(
     shown = {'loss': tables.MISSING if np.isnan(loss) else f'{loss:.3f}'}
     if metric in history.values:
       shown[f'validation {config.report.metric}'] = (
-        f'{history.last(metric):.2f}'
+        f'{history.last(metric, going_runs()):.2f}'
       )
     bar.set_postfix(shown)
 
@@ -441,7 +466,7 @@ def run_case(
     history.compile_seconds = compiled_before + program.compile_seconds
     score = None
     if history.rounds[-1:] == [done] and metric in history.values:
-      value = history.last(metric)
+      value = history.last(metric)  # Best of all runs, or of none.
       lower = results.lower_is_better(config.report.metric)
       score = (-value if lower else value) if np.isfinite(value) else None
     saved.save(
@@ -460,9 +485,7 @@ def run_case(
       if save_every:
         steps = min(steps, save_every - done % save_every)
       compiling = program.compile_seconds
-      going = None
-      if not stop_if_diverged:
-        going = history.going(program.num_runs, point_size)
+      going = None if stop_if_diverged else going_runs()
       start = time.perf_counter()
       state, metrics = program.run_rounds(state, steps, going)
       elapsed = time.perf_counter() - start
@@ -559,6 +582,7 @@ def _check_finite(
   places = np.argwhere(bad)
   run, step, place, slot = places[places[:, 1].argmin()]
   client = metrics['client'][run, step, place]
+  ids = np.asarray(case.runs.train.client_ids)[run]
   task = min(metrics['task'][run, step, place, slot], case.data.num_tasks - 1)
   names = [name for name, of in finite.items() if not of[run, step, place]]
   what = 'loss'
@@ -572,7 +596,7 @@ def _check_finite(
   if attacks.honest(case.data) is not None:
     cure = f'some clients attack: try another reducer, or {cure}'
   raise DivergedError(
-    f'{label}: the {what} of client {client} on task '
+    f'{label}: the {what} of client {ids[client]} on task '
     f'{case.data.tasks[task].name!r} was not finite in round {done + step} '
     f'(seed {seeds[run]}); {cure}.'
   )

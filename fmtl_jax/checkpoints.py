@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import contextlib
 import json
 import logging
+import math
 import pathlib
 import pickle
 import shutil
@@ -94,7 +95,7 @@ class Checkpoints:
       not restored.
       read_only: Whether another process may be writing there.
     """
-    self._folder = pathlib.Path(folder).absolute()
+    self._folder = pathlib.Path(folder).expanduser().absolute()
     self._about = json.loads(json.dumps(dict(about or {})))
     self._keep, self._read_only = keep, read_only
     self._scores: dict[int, float | None] = {}
@@ -134,11 +135,14 @@ class Checkpoints:
       round_number: The rounds that were run.
       state: Any tree of arrays and keys.
       metadata: JSON values to keep beside it.
-      score: How good it is, the more the better; the best one is kept.
+      score: How good it is, the more the better; the best one is kept. One that
+        is not a finite number is none.
 
     Raises:
       OSError: If this one or the one before cannot be written.
     """
+    if score is not None and not math.isfinite(score):
+      score = None
     host = _to_host(state)
     # They are turned into text in the background, while the caller goes on
     # changing its lists.
@@ -380,7 +384,7 @@ def save_params(
   Raises:
     ValueError: If the folder exists.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = pathlib.Path(folder).expanduser().absolute()
   if folder.exists():
     raise ValueError(
       f'{folder} exists; name a folder that does not, nothing is replaced.'
@@ -397,7 +401,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   Raises:
     ValueError: If the folder holds no model, or one that cannot be read.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = pathlib.Path(folder).expanduser().absolute()
   path = folder / 'model.json'
   if not path.is_file():
     raise ValueError(f'No saved model in {folder}: model.json is missing.')

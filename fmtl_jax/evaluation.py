@@ -7,10 +7,13 @@
           mean of the worst decile (Table IV).
 
 Metrics come as numbers between 0 and 1, NaN where they are not defined (the AUC
-of a client whose examples all belong to one class).
+of a client whose examples all belong to one class) or not a number (some output
+is not finite). A value that is not defined leaves the means that it would be
+part of; one that is not a number makes all of them not a number.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,19 +71,25 @@ def area_under_curve(
   References:
     Mann and Whitney (1947); Hanley and McNeil (1982), equation 1.
   """
-  ordered = jnp.sort(jnp.where(valid, scores, jnp.inf))
+  positive, negative = positive & valid, ~positive & valid
+  num_positive, num_negative = positive.sum(), negative.sum()
+  # Ranks in one class, mean over the other, which is the rarer: the textbook's
+  # difference of two sums of ranks loses all its digits in float32.
+  swap = num_positive > num_negative
+  ranked = jnp.where(swap, positive, negative)
+  num_ranked = jnp.maximum(num_positive, num_negative)
+  ordered = jnp.sort(jnp.where(ranked, scores, jnp.inf))
   below = jnp.searchsorted(ordered, scores, side='left')
-  # Where a score is infinite, entries that are not valid stand beside it.
+  # Where a score is infinite, entries of the other class stand beside it.
   not_above = jnp.minimum(
-    jnp.searchsorted(ordered, scores, side='right'), valid.sum()
+    jnp.searchsorted(ordered, scores, side='right'), num_ranked
   )
-  rank = (below + not_above + 1) / 2
-  positive = positive & valid
-  num_positive = positive.sum().astype(jnp.float32)  # Products overflow int32.
-  num_negative = valid.sum() - num_positive
-  rank_sum = jnp.where(positive, rank, 0).sum()
-  wins = rank_sum - num_positive * (num_positive + 1) / 2
-  return wins / (num_positive * num_negative)
+  share = (below + not_above) / (2 * num_ranked)  # Of those a score exceeds.
+  averaged = valid & ~ranked
+  mean = jnp.where(averaged, share, 0).sum() / averaged.sum()
+  unknown = (num_ranked == 0) | (averaged & jnp.isnan(scores)).any()
+  unknown |= (ranked & jnp.isnan(scores)).any()
+  return jnp.where(unknown, jnp.nan, jnp.where(swap, 1 - mean, mean))
 
 
 def example_metrics(
@@ -102,7 +111,10 @@ def example_metrics(
     task: `[]` int32, the number of the task.
 
   Returns:
-    `[]` for each of `metric_names`, and `count`, the valid examples.
+    `[]` for each of `metric_names`, NaN if an output of the task is not finite
+    for a valid example; `count`, the valid examples; and `defined`, by name,
+    whether labels and kind of the task let a metric have a value, whatever the
+    outputs are.
   """
   count = valid.sum()
   mean = lambda x: jnp.where(valid, x, 0).sum() / count
@@ -111,6 +123,7 @@ def example_metrics(
   is_binary = kind == tasks_lib.KINDS.index(tasks_lib.BINARY)
   is_regression = kind == tasks_lib.KINDS.index(tasks_lib.REGRESSION)
   metrics = {LOSS: mean(losses)}
+  defined = {LOSS: count > 0}
   names = metric_names(tasks)
   if ACCURACY in names:
     logits = tasks_lib.mask_logits(tasks, outputs, task)
@@ -122,17 +135,29 @@ def example_metrics(
     class_count = of_class.sum(1)
     recall = (of_class & correct).sum(1) / jnp.maximum(class_count, 1)
     balanced = recall.sum() / (class_count > 0).sum()
-    metrics[ACCURACY] = jnp.where(is_regression, jnp.nan, mean(correct))
-    metrics[BALANCED_ACCURACY] = jnp.where(is_regression, jnp.nan, balanced)
+    metrics |= {ACCURACY: mean(correct), BALANCED_ACCURACY: balanced}
+    answers = (count > 0) & ~is_regression
+    defined |= {ACCURACY: answers, BALANCED_ACCURACY: answers}
   if AUC in names:
-    auc = area_under_curve(outputs[:, 0], labels > 0.5, valid)
-    metrics[AUC] = jnp.where(is_binary, auc, jnp.nan)
+    positive = labels > 0.5
+    metrics[AUC] = area_under_curve(outputs[:, 0], positive, valid)
+    both = (valid & positive).any() & (valid & ~positive).any()
+    defined[AUC] = is_binary & both
   if MSE in names:
     units = jnp.array([t.unit for t in tasks], outputs.dtype)
     unit = jnp.take(units, task, mode='clip')
-    mse = mean(jnp.square(outputs[:, 0] - labels)) * jnp.square(unit)
-    metrics[MSE] = jnp.where(is_regression, mse, jnp.nan)
-  return metrics | {'count': count}
+    errors = mean(jnp.square(outputs[:, 0] - labels))
+    metrics[MSE] = errors * jnp.square(unit)
+    defined[MSE] = (count > 0) & is_regression
+  own = jnp.asarray(tasks_lib.class_mask(tasks, outputs.shape[-1]))
+  own = jnp.take(own, task, axis=0, mode='clip')
+  is_finite = (jnp.isfinite(outputs) | ~own).all(-1)
+  sound = (is_finite | ~valid).all()
+  values: dict[str, Any] = {
+    name: jnp.where(sound & defined[name], value, jnp.nan)
+    for name, value in metrics.items()
+  }
+  return values | {'count': count, 'defined': defined}
 
 
 def evaluator(
@@ -206,6 +231,7 @@ def evaluator(
     each = entity_metrics(
       state, data, client_rows, member // num_slots, member, frozen
     )
+    defined = each.pop('defined')
     each = {
       name: jnp.where(tasks < num_tasks, value.reshape(tasks.shape), jnp.nan)
       for name, value in each.items()
@@ -215,74 +241,183 @@ def evaluator(
       evaluated = jnp.where(honest[:, None], tasks, num_tasks)
     return {
       'pooled': _pooled(pooled, owner, num_tasks),
-      'client': summarize(each, evaluated, num_tasks),
+      'client': summarize(each, evaluated, num_tasks, defined),
       'each': each,
     }
 
   return evaluate
 
 
-def _stack(metrics: Metrics) -> tuple[list[str], jax.Array]:
-  """Names and `[metrics, entities]` values: one program for all metrics."""
-  names = [name for name in metrics if name != 'count']
-  return names, jnp.stack([metrics[name].reshape(-1) for name in names])
+def _stack(metrics: Metrics, defined: Metrics) -> tuple[list[str], Any, Any]:
+  """Names, `[metrics, E]` values, and which of them count."""
+  names = list(defined)
+  flat = lambda tree: jnp.stack([tree[name].reshape(-1) for name in names])
+  return names, flat(metrics), flat(defined)
+
+
+def _group_sum(
+  values: jax.Array, group: jax.Array | None, count: int
+) -> jax.Array:
+  """Sums values by group.
+
+  Args:
+    values: `[..., E]`.
+    group: `[E]` int32, none of them if out of range; None for a single one.
+    count: How many groups there are.
+
+  Returns:
+    `[..., count]`.
+  """
+  if group is None:
+    return values.sum(-1, keepdims=True)
+  zeros = jnp.zeros((*values.shape[:-1], count), values.dtype)
+  return zeros.at[..., group].add(values, mode='drop')
+
+
+def _group_mean(values, weights, group, count):
+  """Weighted means by group, NaN where all weights are zero; their sums."""
+  weights = weights.astype(jnp.float32)
+  total = jnp.where(weights > 0, values, 0) * weights
+  total, weight = _group_sum(jnp.stack([total, weights]), group, count)
+  return total / weight, weight
+
+
+def _worst_tenth(badness, chosen, group, size):
+  """The mean over the largest tenth of each group, rounded up.
+
+  One order serves all groups: those of a group stand side by side, the worst
+  first, and who is not chosen behind them.
+
+  Args:
+    badness: `[metrics, E]`.
+    chosen: `[metrics, E]` bool.
+    group: As for `_group_sum`.
+    size: `[metrics, groups]`, how many are chosen.
+  """
+  num_metrics, count = size.shape
+  single = group is None
+  group = jnp.where(chosen, 0 if single else group, count)
+  group, goodness = jax.lax.sort((group, -badness), dimension=1, num_keys=2)
+  of_group = lambda x: jnp.take_along_axis(x, group, axis=1, mode='clip')
+  size = size.astype(jnp.int32)
+  rank = jnp.arange(badness.shape[1]) - of_group(jnp.cumsum(size, 1) - size)
+  tenth = (size + 9) // 10
+  counts = (group < count) & (rank < of_group(tenth))
+  worst = jnp.where(counts, -goodness, 0)
+  if single:
+    return _group_sum(worst, None, 1) / tenth
+  first = (count + 1) * jnp.arange(num_metrics)[:, None]  # Of each metric.
+  total = _group_sum(
+    worst.reshape(-1), (first + group).reshape(-1), num_metrics * (count + 1)
+  )
+  return total.reshape(num_metrics, -1)[:, :count] / tenth
 
 
 def _pooled(metrics, task, num_tasks):
-  """Means over the models of each task, and over the tasks."""
-  names, values = _stack(metrics)
-  chosen = task == jnp.arange(num_tasks)[:, None]
-  of_task = _mean(values[:, None], chosen & ~jnp.isnan(values)[:, None])
-  mean = _mean(of_task, ~jnp.isnan(of_task))
-  columns = jnp.concatenate([of_task, mean[:, None]], axis=1)
+  """Means over the models of each task, and over the tasks that have one."""
+  names, values, chosen = _stack(metrics, metrics['defined'])
+  of_task, models = _group_mean(values, chosen, task, num_tasks)
+  mean, _ = _group_mean(of_task, models > 0, None, 1)
+  columns = jnp.concatenate([of_task, mean], axis=1)
   return dict(zip(names, columns, strict=True))
 
 
-def _mean(values, weights):
-  """Weighted mean along the last axis; NaN where all weights are zero."""
-  weights = weights.astype(jnp.float32)
-  total = jnp.where(weights > 0, values, 0) * weights
-  return total.sum(-1) / weights.sum(-1)
-
-
-def summarize(each: Metrics, tasks: jax.Array, num_tasks: int) -> Metrics:
+def summarize(
+  each: Metrics,
+  tasks: jax.Array,
+  num_tasks: int,
+  defined: Metrics | None = None,
+) -> Metrics:
   """Summarizes clients' metrics by task and over all of them.
+
+  Memory and time are linear in the clients and tasks, but for sorting.
 
   Args:
     each: `[M, S]` by metric, and `count`.
     tasks: `[M, S]`, T for an empty slot.
     num_tasks: T.
+    defined: As `example_metrics` says, by metric, any shape of M S numbers;
+      by default a value that is NaN is not defined.
 
   Returns:
     `[T + 1]` by metric: the mean over examples; with `_client_mean`, the
     unweighted mean over clients (and slots); with `_client_std`, their standard
     deviation (ddof 0); with `_worst_decile`, the mean over the worst tenth,
-    rounded up.
+    rounded up. All of a group with a value that is defined and not a number are
+    NaN.
   """
-  names, values = _stack(each)
-  values = values[:, None]  # [metrics, T + 1, M S] from here on.
+  if defined is None:
+    defined = {n: ~jnp.isnan(x) for n, x in each.items() if n != 'count'}
+  names, values, chosen = _stack(each, defined)
   count, task = each['count'].reshape(-1), tasks.reshape(-1)
-  group = jnp.arange(num_tasks + 1)[:, None]
-  in_group = (task < num_tasks) & ((task == group) | (group == num_tasks))
-  chosen = in_group & (count > 0) & ~jnp.isnan(values)
-  mean = _mean(values, chosen)
-  variance = _mean(jnp.square(values - mean[..., None]), chosen)
+  chosen &= (task < num_tasks) & (count > 0)
   lower = jnp.array([name in LOWER_IS_BETTER for name in names])
-  sign = jnp.where(lower, -1.0, 1.0)[:, None]
-  worst_first = jnp.sort(jnp.where(chosen, sign[..., None] * values, jnp.inf))
-  tenth = (chosen.sum(-1, keepdims=True) + 9) // 10
-  worst = sign * _mean(worst_first, jnp.arange(len(task)) < tenth)
-  columns = {
-    '': _mean(values, jnp.where(chosen, count, 0)),
-    CLIENT_MEAN: mean,
-    CLIENT_STD: jnp.sqrt(variance),
-    WORST_DECILE: worst,
+  sign = jnp.where(lower, 1.0, -1.0)[:, None]  # The larger, the worse.
+
+  def columns(group, num_groups):
+    """The summaries of every group, `[metrics, num_groups]` each."""
+    weights = jnp.stack([chosen, jnp.where(chosen, count, 0)])
+    (mean, by_examples), (size, _) = _group_mean(
+      values, weights, group, num_groups
+    )
+    of_each = mean if group is None else jnp.take(mean, group, 1, mode='clip')
+    squares = jnp.square(values - of_each)
+    variance, _ = _group_mean(squares, chosen, group, num_groups)
+    worst = sign * _worst_tenth(sign * values, chosen, group, size)
+    return {
+      '': by_examples,
+      CLIENT_MEAN: mean,
+      CLIENT_STD: jnp.sqrt(variance),
+      # What is not a number is in no order.
+      WORST_DECILE: jnp.where(jnp.isnan(mean), jnp.nan, worst),
+    }
+
+  by_task = columns(task, num_tasks)
+  of_all = columns(None, 1)
+  joined = {
+    suffix: jnp.concatenate([by_task[suffix], of_all[suffix]], axis=1)
+    for suffix in by_task
   }
   return {
     name + suffix: column[i]
     for i, name in enumerate(names)
-    for suffix, column in columns.items()
+    for suffix, column in joined.items()
   }
+
+
+def _majority_labels(data: dataset_lib.FederatedDataset) -> np.ndarray:
+  """Each task's most frequent training label, `[T]`; NaN where nobody has one.
+
+  Of equally frequent ones it is the smallest; a regression task has none.
+  """
+  partition, examples = data.partition, data.examples
+  train = partition.train.groups()
+  answers = np.full(data.num_tasks, np.nan)
+  for number, (task, members) in enumerate(
+    zip(data.tasks, partition.members.groups(), strict=True)
+  ):
+    if task.kind == tasks_lib.REGRESSION:
+      continue
+    rows = np.concatenate([train[m // data.num_slots] for m in members])
+    rows = rows[np.asarray(examples.present)[rows, task.column]]
+    if len(rows):
+      labels = np.asarray(examples.labels)[rows, task.column].astype(int)
+      answers[number] = np.bincount(labels).argmax()
+  return answers
+
+
+def _share_of(
+  data: dataset_lib.FederatedDataset,
+  rows: np.ndarray,
+  task: tasks_lib.Task,
+  answer: float,
+) -> tuple[float, int]:
+  """The share of rows with a label that is `answer`, and how many have one."""
+  rows = rows[np.asarray(data.examples.present)[rows, task.column]]
+  if not len(rows) or np.isnan(answer):
+    return np.nan, len(rows)
+  labels = np.asarray(data.examples.labels)[rows, task.column]
+  return float(np.mean(labels == answer)), len(rows)
 
 
 def majority_class(
@@ -295,23 +430,49 @@ def majority_class(
     rows: Test rows by task.
 
   Returns:
-    `[T + 1]` NumPy float64, NaN for a regression task; the last entry is the
-    mean over the others.
+    `[T + 1]` NumPy float64; NaN for a regression task, and where nobody has a
+    label to train or to test with. The last entry is the mean over the others.
   """
-  partition = data.partition
-  train = partition.train.groups()
-  num_slots = data.num_slots
-  accuracy = np.full(len(data.tasks) + 1, np.nan)
-  for number, (task, members, test) in enumerate(
-    zip(data.tasks, partition.members.groups(), rows.groups(), strict=True)
-  ):
-    if task.kind == tasks_lib.REGRESSION:
-      continue
-    labels = np.asarray(data.examples.labels)[:, task.column].astype(int)
-    present = np.asarray(data.examples.present)[:, task.column]
-    known = np.concatenate([train[m // num_slots] for m in members])
-    counts = np.bincount(labels[known[present[known]]])
-    test = test[present[test]]
-    accuracy[number] = np.mean(labels[test] == counts.argmax())
-  accuracy[-1] = np.nanmean(accuracy[:-1])
-  return accuracy
+  accuracy = np.array(
+    [
+      _share_of(data, test, task, answer)[0]
+      for task, test, answer in zip(
+        data.tasks, rows.groups(), _majority_labels(data), strict=True
+      )
+    ]
+  )
+  defined = accuracy[~np.isnan(accuracy)]
+  return np.append(accuracy, defined.mean() if len(defined) else np.nan)
+
+
+def majority_of_clients(
+  data: dataset_lib.FederatedDataset, rows: dataset_lib.Rows
+) -> tuple[dict[str, np.ndarray], Metrics]:
+  """The same for every client, on its own examples.
+
+  Args:
+    data: A data set on the host.
+    rows: Test rows by client.
+
+  Returns:
+    Accuracy and `count`, `[M, S]` NumPy; and what `summarize` makes of them,
+    without clients that attack.
+  """
+  answers = _majority_labels(data)
+  tasks = np.array(data.partition.client_tasks)
+  accuracy = np.full(tasks.shape, np.nan, np.float32)
+  count = np.full(tasks.shape, np.nan, np.float32)
+  groups = rows.groups()
+  for (client, slot), task in np.ndenumerate(tasks):
+    if task < data.num_tasks:
+      accuracy[client, slot], count[client, slot] = _share_of(
+        data, groups[client], data.tasks[task], answers[task]
+      )
+  each = {ACCURACY: accuracy, 'count': count}
+  honest = attacks.honest(data)
+  if honest is not None:
+    tasks[~np.asarray(honest)] = data.num_tasks
+  return each, _summarize(each, tasks, data.num_tasks)
+
+
+_summarize = jax.jit(summarize, static_argnums=2)

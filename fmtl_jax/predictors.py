@@ -20,6 +20,7 @@ from fmtl_jax.data import precision
 from fmtl_jax.data import standardization
 
 Tree = Any
+NO_CLASS = -1  # Of an example whose outputs are not finite.
 _STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
 
 
@@ -49,7 +50,7 @@ class Predictor:
     return self.apply_fn(self.params, features)[:, : self.task.num_outputs]
 
   def probabilities(self, features: Any) -> jax.Array:
-    """Class probabilities `[B, num_classes]`.
+    """Class probabilities `[B, num_classes]`, NaN where an output is no number.
 
     Raises:
       ValueError: For a regression task.
@@ -67,8 +68,8 @@ class Predictor:
   def predict(self, features: Any) -> Any:
     """Classes `[B]` int32, or the values `[B]` of a regression.
 
-    Values of a task with an offset or unit are in NumPy's float64, so that they
-    keep their digits.
+    A class is `NO_CLASS` where an output is not finite. Values of a task with
+    an offset or unit are in NumPy's float64, so that they keep their digits.
     """
     outputs = self.outputs(features)
     if self.task.kind == tasks_lib.REGRESSION:
@@ -77,8 +78,10 @@ class Predictor:
       values = np.asarray(outputs[:, 0], np.float64)
       return self.task.offset + self.task.unit * values
     if self.task.kind == tasks_lib.BINARY:
-      return (outputs[:, 0] > 0).astype(jnp.int32)
-    return outputs.argmax(1)
+      classes = (outputs[:, 0] > 0).astype(jnp.int32)
+    else:
+      classes = outputs.argmax(1).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(outputs).all(1), classes, NO_CLASS)
 
   def save(self, folder: str | pathlib.Path) -> None:
     """Saves parameters and task; raises a ValueError if the folder exists."""
@@ -142,7 +145,8 @@ def check_client(
   tasks = np.asarray(data.partition.client_tasks)[client]
   if not 0 <= slot < len(tasks) or tasks[slot] >= data.num_tasks:
     raise ValueError(
-      f'Expected a slot of client {client} that holds a task, got {slot}.'
+      f'Expected a slot of client {data.partition.client_ids[client]} that '
+      f'holds a task, got {slot}.'
     )
 
 
@@ -162,7 +166,8 @@ def client_predictor(
     algorithm: Says with which parameters a client predicts.
     state: After any round.
     data: The federation's data.
-    client: Its number.
+    client: Its place in the data set, from 0; `partition.client_ids` says
+      which id stands there.
     slot: Which of its tasks.
     frozen: The pre-trained leaves; by default the federation's.
 

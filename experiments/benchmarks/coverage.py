@@ -22,7 +22,9 @@ from experiments import command_line
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['mt_fedavg'], 'One case.')
 _ROWS = flags.DEFINE_list('rows', [], "Such as 'server=mgda'; by default all.")
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where finished runs are kept.')
+_WORKDIR = command_line.define_path(
+  'workdir', 'Where finished runs are kept.', None
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 

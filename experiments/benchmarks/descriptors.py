@@ -20,11 +20,13 @@ import numpy as np
 from experiments import command_line
 
 _CONFIG = command_line.define_config()
-_DESCRIPTORS = flags.DEFINE_string('descriptors', '', 'A .npz to compare with.')
+_DESCRIPTORS = command_line.define_path(
+  'descriptors', 'A .npz to compare with.'
+)
 _FLOOR = flags.DEFINE_float(
   'floor', 0.99, 'The least median similarity that counts as the same network.'
 )
-_OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
+_OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
 flags.mark_flag_as_required('config')
 
 
@@ -71,7 +73,7 @@ def main() -> int:
   source = backbones.load_source(config)
   figures: dict[str, float] = {'photographs': len(source.features)}
   if _DESCRIPTORS.value:
-    path = pathlib.Path(_DESCRIPTORS.value).expanduser()
+    path = pathlib.Path(_DESCRIPTORS.value)
     try:
       with np.load(path) as file:
         known = dict(

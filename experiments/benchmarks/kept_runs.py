@@ -64,7 +64,7 @@ def run(
       folder = workdir / 'rows' / row
       path = folder.with_suffix('.json')
       if not path.exists():
-        changed = ml_collections.ConfigDict(config.to_dict())
+        changed = config_lib.copied(config)
         for field, value in fields.items():
           config_lib.put_field(changed, f'overrides.{names[0]}.{field}', value)
         case_config, case = train.build_case(

@@ -22,7 +22,7 @@ from experiments.benchmarks import outputs
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
-_OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
+_OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
 _LOOP = flags.DEFINE_bool('loop', False, 'Only the loop (used by itself).')
 flags.mark_flag_as_required('config')
 

@@ -25,7 +25,9 @@ _REDUCERS = flags.DEFINE_list(
   'reducers', [], 'Names; by default all, and Krum for task layers alone.'
 )
 _ATTACKS = flags.DEFINE_list('attacks', ['none', 'sign_flip'], 'Names; or all.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where finished runs are kept.')
+_WORKDIR = command_line.define_path(
+  'workdir', 'Where finished runs are kept.', None
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 CLEAN = ('mean', 'none')

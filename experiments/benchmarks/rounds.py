@@ -56,7 +56,7 @@ _REPEATS = flags.DEFINE_integer(
 _REFERENCE = flags.DEFINE_enum(
   'reference', '', ['', 'torch', 'torch_manual'], 'What to compare with.'
 )
-_OUTPUT = flags.DEFINE_string('output', '', 'A JSON file for the figures.')
+_OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
 
 
 def _seconds_since_start() -> float:

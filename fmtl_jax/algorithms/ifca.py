@@ -85,6 +85,8 @@ def ifca(
       return training_loss(view, frozen, local_data)
 
     losses = jax.lax.map(loss, jnp.arange(clusters, dtype=jnp.int32))
+    # A model that diverged suits nobody; it would be the least of all.
+    losses = jnp.where(jnp.isnan(losses), jnp.inf, losses)
     return {CLUSTER: jnp.argmin(losses).astype(jnp.int32)}
 
   rounds = federated_averaging.federated_averaging(

@@ -772,7 +772,7 @@ class FolderOfAnotherTest(commands.CommandTestCase):
     (self.cwd / 'run' / 'checkpoints' / 'multi_task_fl').mkdir(parents=True)
     for arguments, sentence in (
       (('--task=even',), "Expected a task out of odd, .*, got 'even'"),
-      (('--client=9',), 'Expected a client below 5, got 9'),
+      (('--client=9',), "id of a client, 0, 1, 2, 3, 4, got '9'"),
       (('--client=0', '--slot=1'), 'Expected a slot of client 0 that holds'),
     ):
       self.check_mistake(sentence, *EXPORT, *arguments, module='export')

@@ -87,6 +87,18 @@ class ResolveTest(parameterized.TestCase):
       for field, value in (command_line | dict(case.settings)).items():
         self.assertEqual(found[field], value, f'{name}: {field}')
 
+  def test_one_number_a_task_is_no_number_for_all_of_a_case(self):
+    """Some cases have all clients, whatever the others have."""
+    config = _config()
+    config.cohort.clients_per_task = (1, 2)
+    given = {'cohort.clients_per_task': (1, 2)}
+    for name, case in cases.CASES.items():
+      found = cases.resolve(name, config, given).cohort.clients_per_task
+      self.assertEqual(
+        found, case.settings.get('cohort.clients_per_task', (1, 2)), name
+      )
+    self.assertEqual(config.cohort.clients_per_task, (1, 2))
+
   def test_the_config_itself_stays_as_it_is(self):
     config = _config(fedavg={'client': {'learning_rate': 0.2}})
     before = config_lib.flatten(config)

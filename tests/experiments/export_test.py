@@ -169,8 +169,8 @@ class ExportTest(program_test.ToyTestCase):
     ),
     ('multi_task_fl', 5, {'task': 'up'}, "a task out of left, top, got 'up'"),
     ('isolated', 5, {'task': 'top'}, 'models of their own'),
-    ('isolated', 5, {'client': 9}, 'Expected a client below 5, got 9'),
-    ('isolated', 5, {'client': -1}, 'Expected a client below 5, got -1'),
+    ('isolated', 5, {'client': 9}, "id of a client, 0, 1, 2, 3, 4, got '9'"),
+    ('isolated', 5, {'client': -1}, "id of a client, .* got '-1'"),
     ('isolated', 5, {'client': 0, 'slot': 2}, 'slot of client 0 .* got 2'),
   )
   def test_what_the_run_does_not_have_is_told(

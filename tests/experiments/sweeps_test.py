@@ -280,6 +280,35 @@ class ErrorTest(program_test.ToyTestCase):
     self.check('data.validation_fraction', _sweep(), config)
 
 
+class TupleTest(program_test.ToyTestCase):
+  """Fields that are tuples are swept as others are, and shown as text."""
+
+  def test_a_grid_over_tuples_ends_in_its_table(self):
+    widths, counts = ((3,), (2, 2)), (1, (2, 1))
+    config = _config({'run.rounds': 2, 'run.seeds': 1})
+    sweep = {
+      'model': {'hidden': widths},
+      'cohort': {'clients_per_task': counts},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+      workdir = pathlib.Path(folder) / 'sweep'
+      with mock.patch('builtins.print') as said:
+        sweeps.run(config, ml_collections.ConfigDict(sweep), workdir)
+      table = (workdir / 'sweep.md').read_text()
+      with (workdir / 'sweep.csv').open() as file:
+        rows = list(csv.DictReader(file))
+      self.assertTrue((workdir / 'sweep.png').exists())
+      again = sweeps.run(config, ml_collections.ConfigDict(sweep), workdir)
+    self.assertLen(again, 4)
+    self.assertIn('(2, 2)', table)
+    self.assertEqual({row['model.hidden'] for row in rows}, {'(3,)', '(2, 2)'})
+    self.assertEqual(
+      {row['cohort.clients_per_task'] for row in rows}, {'1', '(2, 1)'}
+    )
+    said = ' '.join(str(call.args[0]) for call in said.call_args_list)
+    self.assertRegex(said, r"'--config\.model\.hidden=\((3,|2, 2)\)'")
+
+
 class GridTest(parameterized.TestCase):
   SWEEP = {
     'client': {'learning_rate': [0.1, 0.2], 'batch_size': (4, 8)},

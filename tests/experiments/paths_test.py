@@ -1,0 +1,105 @@
+"""Laws of paths: `~` is the home folder, and a colon may stand in a path."""
+
+import os
+import pathlib
+import sys
+import tempfile
+from unittest import mock
+
+from absl import flags
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from experiments import checks
+from experiments import command_line
+from experiments import config as config_lib
+from experiments import export  # noqa: F401  (Its flags are looked at.)
+from fmtl_jax import checkpoints
+
+CONFIG = """
+from experiments import config as config_lib
+
+
+def get_config(variants=''):
+  config = config_lib.default_config()
+  config.name = variants or 'none'
+  return config
+"""
+
+
+class ConfigPathTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('c.py', 'c.py', []),
+    ('c.py:a,b', 'c.py', ['a,b']),
+    ('c.py:', 'c.py', ['']),
+    ('/a:b/c.py', '/a:b/c.py', []),
+    ('/a:b/c.py:smoke', '/a:b/c.py', ['smoke']),
+    ('/a.py:b/c.py:smoke', '/a.py:b/c.py', ['smoke']),
+    (r'C:\a\c.py:smoke', r'C:\a\c.py', ['smoke']),
+    ('c.py:a:b', 'c.py', ['a:b']),
+    ('folder:c', 'folder:c', []),
+  )
+  def test_variants_follow_the_file(self, value, path, variants):
+    self.assertEqual(command_line.split_config(value), (path, variants))
+
+  @parameterized.parameters('', ':one', ':one,two')
+  def test_a_file_behind_a_colon_is_read(self, variants):
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder, 'a:b', 'c.py')
+      path.parent.mkdir()
+      path.write_text(CONFIG)
+      given = f'--config={path}{variants}'
+      holder = flags.FlagValues()
+      command_line.define_config_file('config', '', holder)
+      argv = ['program', given, '--config.run.rounds=7']
+      command_line.check_arguments(argv)
+      with mock.patch.object(sys, 'argv', argv):
+        holder(argv)
+      self.assertEqual(holder.config.name, variants[1:] or 'none')
+      self.assertEqual(holder.config.run.rounds, 7)
+      path.write_text(CONFIG.replace('return config', 'raise ValueError("x")'))
+      with self.assertRaisesRegex(command_line.UserError, r'a:b/c\.py.*x'):
+        command_line.check_arguments(argv)
+
+
+class HomeTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.home = self.enterContext(tempfile.TemporaryDirectory())
+    self.enterContext(mock.patch.dict(os.environ, HOME=self.home))
+
+  @parameterized.parameters('workdir', 'output')
+  def test_flags_know_the_home_folder(self, name):
+    parser = flags.FLAGS[name].parser
+    self.assertEqual(parser.parse('~/x'), f'{self.home}/x')
+    self.assertEqual(parser.parse('./~/x'), './~/x')
+    with self.assertRaisesRegex(ValueError, "home folder .* '~no body/x'"):
+      parser.parse('~no body/x')
+
+  def test_a_config_file_may_be_there(self):
+    pathlib.Path(self.home, 'c.py').write_text(CONFIG)
+    command_line.check_arguments(['program', '--config=~/c.py'])
+
+  @parameterized.parameters(
+    'data.manual_dir',
+    'data.data_dir',
+    'data.feature_dir',
+    'model.backbone_weights',
+    'model.pretrained',
+  )
+  def test_a_field_without_such_a_user_is_told(self, field):
+    config = config_lib.default_config()
+    config_lib.set_field(config, field, '~no body/x')
+    with self.assertRaisesRegex(ValueError, 'No home folder is known'):
+      checks.check(config)
+
+  def test_models_are_saved_and_found_there(self):
+    checkpoints.save_params('~/model', {'a': np.ones(2, np.float32)})
+    self.assertTrue(pathlib.Path(self.home, 'model').is_dir())
+    params, _ = checkpoints.load_params('~/model')
+    np.testing.assert_array_equal(params['a'], np.ones(2))
+
+
+if __name__ == '__main__':
+  absltest.main()
