@@ -92,6 +92,34 @@ def check_case(record: Any) -> None:
   _check_settings(record.get('settings'))
 
 
+def check_history(metadata: Any) -> None:
+  """Raises an error unless values are what a checkpoint keeps of a case."""
+  _fields(metadata, {'history': dict})
+  history = metadata['history']
+  _fields(
+    history,
+    {
+      'rounds': list,
+      'values': dict,
+      'client_values': dict,
+      'train_loss': list,
+      'per_round': dict,
+      'totals': dict,
+    },
+  )
+  _each('rounds', history['rounds'], int)
+  for name, values in history['values'].items():
+    if not values or len(values) > len(history['rounds']):
+      raise ValueError(f'{name} is not that of its rounds')
+    shape = np.shape(np.asarray(values, np.float64))
+    _array(name, values, (len(values), *shape[1:]))
+  losses = np.asarray(history['train_loss'], np.float64)
+  for name, values in history['per_round'].items():
+    _array(name, values, losses.shape)
+  _numbers(history['totals'], 'rounds', 'clients', 'slots', 'steps')
+  _numbers(history, 'seconds', 'compile_seconds')
+
+
 def check_newcomers(record: Any) -> None:
   """Raises an error unless a value is the record of newcomers of a case."""
   _fields(
