@@ -1,18 +1,44 @@
 """Records: what the finished parts of an experiment leave, read and checked.
 
-A file that was cut off or changed by hand is told with its name, before
-anything is run that would end in a report.
+A file that was cut off or changed since is told with its name, before anything
+is run that would end in a report.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from experiments import workdirs
+from fmtl_jax import digests
+
 Check = Callable[[Any], None]
 _SHARES = tuple(f'participation.{n}' for n in ('dropout', 'late', 'partial'))
+
+
+def write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Writes a JSON object for `read`, with a digest; all of it or nothing."""
+  workdirs.write_json(path, digests.seal(value))
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[Any]) -> None:
+  """Writes the rows of a part of a sweep for `read_rows`."""
+  write(path, {'rows': list(rows)})
+
+
+def read_rows(path: pathlib.Path) -> list[Any]:
+  """Reads the rows of a part of a sweep.
+
+  Raises:
+    ValueError: If they are damaged.
+  """
+
+  def check(value):
+    check_rows(value['rows'])
+
+  return read(path, check)['rows']
 
 
 def read(path: pathlib.Path, check: Check) -> Any:
@@ -27,6 +53,9 @@ def read(path: pathlib.Path, check: Check) -> Any:
   """
   try:
     value = json.loads(path.read_bytes())
+    if isinstance(value, list):  # Version 0 wrote rows so.
+      value = {'rows': value}
+    value = digests.unseal(value)
     check(value)
   except Exception as error:  # Whatever such a value can make it raise.
     reason = ' '.join(str(error).split())[:200] or type(error).__name__

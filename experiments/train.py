@@ -168,7 +168,7 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
         )
         record = make_record(name, case, case_config, history)
       head = record_head(name, config, source, overlapping)
-      workdirs.write_json(path, head | record)
+      records.write(path, head | record)
   if not processes.is_first():
     return {}
   return reports.write(workdir, config, environment())

@@ -27,7 +27,7 @@ from fmtl_jax import temporaries
 
 Tree = Any
 _DELETED = '.deleted'
-_MODEL, _DIGEST = 'model.json', 'digest'
+_MODEL = 'model.json'
 _ROUND = 'round'  # The leaf of a state that counts its rounds.
 
 _LONGEST = 200  # Of what a library says, in characters.
@@ -487,13 +487,13 @@ def save_params(
       f'{folder} exists; name a folder that does not, nothing is replaced.'
     )
   content = json.loads(json.dumps(dict(metadata or {})))
-  if _DIGEST in content:
+  if digests.DIGEST in content:
     raise ValueError(
-      f'Expected metadata without the name {_DIGEST!r}, which is that of the '
+      f'Expected metadata without the name {digests.DIGEST!r}, which is that of the '
       'digest of a saved model; use another name.'
     )
   host = _to_host(params)
-  content[_DIGEST] = _digest_of_model(host, content)
+  content[digests.DIGEST] = _digest_of_model(host, content)
   with temporaries.renamed(folder) as path:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(path, host)
@@ -530,7 +530,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
     metadata = json.loads(path.read_bytes())
     if not isinstance(metadata, dict):
       raise ValueError(f'{_MODEL} is no JSON object')
-    digest = metadata.pop(_DIGEST, None)
+    digest = metadata.pop(digests.DIGEST, None)
     if digest not in (None, _digest_of_model(params, metadata)):
       raise ValueError('it is not the one that was saved')
   except Exception as error:  # Whatever bytes on disk can make it raise.

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+DIGEST = 'digest'
+
 
 def flat(tree: Any) -> dict[str, Any]:
   """The leaves of a tree by path, as in `params/dense_0/bias`."""
@@ -42,6 +44,27 @@ def of_json(value: Any) -> str:
   """SHA-256 of a JSON value, however it is written: 64 hexadecimal digits."""
   text = json.dumps(value, sort_keys=True, separators=(',', ':'))
   return of_bytes(text.encode())
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+  """A JSON object with a digest of the rest under the name `digest`."""
+  return {**value, DIGEST: of_json(value)}
+
+
+def unseal(value: Any) -> dict[str, Any]:
+  """A JSON object without its digest.
+
+  One that has none is taken as it is: version 0 wrote them so.
+
+  Raises:
+    ValueError: If it is no object, or not the one that was sealed.
+  """
+  if not isinstance(value, dict):
+    raise ValueError('it is no JSON object')
+  rest = {name: part for name, part in value.items() if name != DIGEST}
+  if DIGEST in value and value[DIGEST] != of_json(rest):
+    raise ValueError('it is not what was written')
+  return rest
 
 
 def of_bytes(content: bytes) -> str:
