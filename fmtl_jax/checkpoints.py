@@ -86,7 +86,7 @@ class Checkpoints:
   it is complete: whenever the process ends, those that were complete stay.
 
   Attributes:
-    notes: A sentence on each checkpoint that was restored and carries no digest.
+    notes: A sentence on each checkpoint that was restored without a digest.
   """
 
   def __init__(
@@ -489,8 +489,8 @@ def save_params(
   content = json.loads(json.dumps(dict(metadata or {})))
   if digests.DIGEST in content:
     raise ValueError(
-      f'Expected metadata without the name {digests.DIGEST!r}, which is that of the '
-      'digest of a saved model; use another name.'
+      f'Expected metadata without the name {digests.DIGEST!r}, which is that '
+      'of the digest of a saved model; use another name.'
     )
   host = _to_host(params)
   content[digests.DIGEST] = _digest_of_model(host, content)

@@ -27,7 +27,7 @@ def renamed(target: pathlib.Path) -> Iterator[pathlib.Path]:
     target: A file, which is replaced, or a folder that does not exist.
   """
   target.parent.mkdir(parents=True, exist_ok=True)
-  remove_stale(target.parent, f'{_PREFIX}*{_SUFFIX}')
+  _remove_stale(target.parent)
   with contextlib.ExitStack() as stack:
     held = False
     while not held:  # Another process may take a new one for a stale one.
@@ -40,9 +40,9 @@ def renamed(target: pathlib.Path) -> Iterator[pathlib.Path]:
     path.replace(target)
 
 
-def remove_stale(folder: pathlib.Path, pattern: str) -> None:
-  """Removes the folders of a pattern that no process has locked."""
-  for path in folder.glob(pattern):
+def _remove_stale(parent: pathlib.Path) -> None:
+  """Removes the temporary folders that no process has locked."""
+  for path in parent.glob(f'{_PREFIX}*{_SUFFIX}'):
     with locked(path) as alone:
       if alone:
         shutil.rmtree(path, ignore_errors=True)

@@ -162,7 +162,9 @@ class BitsTest(_TestCase):
       for bit in (1, 16):
         flipped = bytearray(content)
         flipped[place] ^= bit
-        with mock.patch.object(saved, '_read', lambda *_, f=flipped, **__: read(f)):
+        with mock.patch.object(
+          saved, '_read', lambda *_, f=flipped, **__: read(f)
+        ):
           try:
             found = saved._read_metadata(LAST)
           except checkpoints.DamagedError:
@@ -294,7 +296,9 @@ class VersionsTest(_TestCase):
     state, _, number, damaged, _ = self.restore()
     testing.assert_trees_equal(state, state_of(BEFORE))
     self.assertEqual(number, BEFORE)
-    self.assertRegex(damaged[0], r'of round 9 in .* \(its state is that of round 6\)')
+    self.assertRegex(
+      damaged[0], r'of round 9 in .* \(its state is that of round 6\)'
+    )
 
   def test_metadata_are_checked(self):
     def check(metadata):
@@ -309,7 +313,11 @@ class VersionsTest(_TestCase):
     self.assertRegex(damaged[0], f"of round {LAST} in .* \\('totals'\\)")
 
   @parameterized.named_parameters(
-    ('more', {'memory': np.zeros(3)}, r"memory \(nothing there, 'float64\[3\]'"),
+    (
+      'more',
+      {'memory': np.zeros(3)},
+      r"memory \(nothing there, 'float64\[3\]'",
+    ),
     (
       'another_shape',
       {'params': {'kernel': np.zeros((2, 3)), 'bias': np.zeros((2, 3))}},

@@ -1,4 +1,4 @@
-"""Laws of temporary places: all or nothing, and what is killed does not stay."""
+"""Laws of temporary places: all or nothing, and kills leave nothing."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Law: a record that was changed since is told with its name, never reported."""
+"""Law: a record that was changed since is told by name, never reported."""
 
 import json
 import pathlib
