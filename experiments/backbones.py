@@ -96,6 +96,7 @@ def load_source(
   )
   # Raises for images of another size.
   jaxpr = jax.make_jaxpr(model.apply)(params, batch)
+  [output] = jaxpr.out_avals
   cost: dict[str, float] = {}
   if compute:
     # What a network computes depends on its code and on the platform, too.
@@ -106,9 +107,10 @@ def load_source(
     folder = pathlib.Path(
       config.data.feature_dir or config_lib.cache_folder() / 'features'
     )
-    found = _run(name, model, params, batch, source.features, folder, key, cost)
+    found = _run(
+      name, model, params, batch, source.features, folder, key, cost, output
+    )
   else:
-    [output] = jaxpr.out_avals
     found = np.zeros((len(source.features), *output.shape[1:]), np.float32)
   return source._replace(
     features=found, backbone=datasets.Backbone(name, model, params, cost)
@@ -147,7 +149,9 @@ def _content(examples):
   return examples
 
 
-def _run(name, model, params, batch, examples, folder, key, cost) -> np.ndarray:
+def _run(
+  name, model, params, batch, examples, folder, key, cost, output
+) -> np.ndarray:
   """Outputs of a backbone for all examples, from disk where they are there.
 
   They are kept in files of `_SHARD` examples: a run that is stopped goes on.
@@ -176,7 +180,10 @@ def _run(name, model, params, batch, examples, folder, key, cost) -> np.ndarray:
       done = sum(counts)
       part_key = features_lib.fingerprint(key, start, len(rows))
       part = features_lib.cached(
-        folder, part_key, functools.partial(compute, rows)
+        folder,
+        part_key,
+        functools.partial(compute, rows),
+        jax.ShapeDtypeStruct((len(rows), *output.shape[1:]), output.dtype),
       )
       bar.update(len(rows) - (sum(counts) - done))
       parts.append(part)

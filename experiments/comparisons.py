@@ -298,7 +298,7 @@ def run(
         continue
       head = train.record_head(plan.name, config, source, overlapping)
       record = _run_final(plan, best['settings'], source, workdir, flag)
-      workdirs.write_json(_record_path(workdir, plan.name), head | record)
+      records_lib.write(_record_path(workdir, plan.name), head | record)
       _say_final(head | record, config)
   return _report(workdir, config)
 
@@ -329,7 +329,7 @@ def _search(plan, source, workdir, flag):
   """Runs all points of an algorithm in one program."""
   path = _search_path(workdir, plan.name)
   unfinished = {'identity': plan.identity, 'rows': None}
-  workdirs.write_json(path, unfinished)  # Whose checkpoints these will be.
+  records_lib.write(path, unfinished)  # Whose checkpoints these will be.
   start = time.perf_counter()
   case = build.build(
     plan.name, plan.search, source, train.seeds_of(plan.search), plan.points
@@ -346,7 +346,7 @@ def _search(plan, source, workdir, flag):
   rows = sweeps.rows_of(
     plan.name, {}, plan.points, plan.search, history, seconds
   )
-  workdirs.write_json(path, unfinished | {'rows': rows})
+  records_lib.write(path, unfinished | {'rows': rows})
   return rows
 
 

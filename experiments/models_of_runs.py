@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,8 @@ def load(
   )
   states, _ = saved.restore(program.host_state(program.init()))
   saved.close()
+  for sentence in saved.notes:
+    print(f'warning: {sentence}', file=sys.stderr)
   number = seeds.index(seed)
   pick = lambda tree: jax.tree.map(lambda x: x[number], tree)
   data = dataclasses.replace(built.test_data, partition=pick(built.runs.test))

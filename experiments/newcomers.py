@@ -413,7 +413,7 @@ def run(
       if path.exists():
         continue
       record = _run(plan, source, held_out, workdir, flag)
-      workdirs.write_json(path, record)
+      records_lib.write(path, record)
       _say(record, config)
     return _report(workdir, config)
 

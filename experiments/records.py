@@ -1,18 +1,44 @@
 """Records: what the finished parts of an experiment leave, read and checked.
 
-A file that was cut off or changed by hand is told with its name, before
-anything is run that would end in a report.
+A file that was cut off or changed since is told with its name, before anything
+is run that would end in a report.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from experiments import workdirs
+from fmtl_jax import digests
+
 Check = Callable[[Any], None]
 _SHARES = tuple(f'participation.{n}' for n in ('dropout', 'late', 'partial'))
+
+
+def write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Writes a JSON object for `read`, with a digest; all of it or nothing."""
+  workdirs.write_json(path, digests.seal(value))
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[Any]) -> None:
+  """Writes the rows of a part of a sweep for `read_rows`."""
+  write(path, {'rows': list(rows)})
+
+
+def read_rows(path: pathlib.Path) -> list[Any]:
+  """Reads the rows of a part of a sweep.
+
+  Raises:
+    ValueError: If they are damaged.
+  """
+
+  def check(value):
+    check_rows(value['rows'])
+
+  return read(path, check)['rows']
 
 
 def read(path: pathlib.Path, check: Check) -> Any:
@@ -27,6 +53,9 @@ def read(path: pathlib.Path, check: Check) -> Any:
   """
   try:
     value = json.loads(path.read_bytes())
+    if isinstance(value, list):  # Version 0 wrote rows so.
+      value = {'rows': value}
+    value = digests.unseal(value)
     check(value)
   except Exception as error:  # Whatever such a value can make it raise.
     reason = ' '.join(str(error).split())[:200] or type(error).__name__
@@ -105,6 +134,34 @@ def _check_idle(idle_rounds, losses):
     for number in numbers:
       if not 1 <= number <= len(losses) or losses[number - 1][seed] is not None:
         raise ValueError('idle_rounds are not those without a loss')
+
+
+def check_history(metadata: Any) -> None:
+  """Raises an error unless values are what a checkpoint keeps of a case."""
+  _fields(metadata, {'history': dict})
+  history = metadata['history']
+  _fields(
+    history,
+    {
+      'rounds': list,
+      'values': dict,
+      'client_values': dict,
+      'train_loss': list,
+      'per_round': dict,
+      'totals': dict,
+    },
+  )
+  _each('rounds', history['rounds'], int)
+  for name, values in history['values'].items():
+    if not values or len(values) > len(history['rounds']):
+      raise ValueError(f'{name} is not that of its rounds')
+    shape = np.shape(np.asarray(values, np.float64))
+    _array(name, values, (len(values), *shape[1:]))
+  losses = np.asarray(history['train_loss'], np.float64)
+  for name, values in history['per_round'].items():
+    _array(name, values, losses.shape)
+  _numbers(history['totals'], 'rounds', 'clients', 'slots', 'steps')
+  _numbers(history, 'seconds', 'compile_seconds')
 
 
 def check_newcomers(record: Any) -> None:

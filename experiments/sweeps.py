@@ -133,7 +133,7 @@ def run(
   )
   workdirs.check(workdir, identity, resume)
   for path in sorted((workdir / 'parts').glob('*.json')):
-    records.read(path, records.check_rows)  # Raises if it is damaged.
+    records.read_rows(path)  # Raises if it is damaged.
   if not config.data.validation_fraction:
     raise ValueError(
       'Expected data.validation_fraction > 0, got 0: a sweep compares settings '
@@ -176,8 +176,8 @@ def run(
         )
         seconds = time.perf_counter() - start
         part = rows_of(name, point, points, case_config, history, seconds)
-        workdirs.write_json(path, part)
-      rows += records.read(path, records.check_rows)
+        records.write_rows(path, part)
+      rows += records.read_rows(path)
   _report(workdir, config, rows)
   return rows
 

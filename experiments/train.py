@@ -25,6 +25,7 @@ from experiments import determinism
 from experiments import interrupts
 from experiments import processes
 from experiments import program as program_lib
+from experiments import records
 from experiments import reports
 from experiments import results
 from experiments import streamed_program
@@ -171,7 +172,7 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
         )
         record = make_record(name, case, case_config, history)
       head = record_head(name, config, source, overlapping)
-      workdirs.write_json(path, head | record)
+      records.write(path, head | record)
   if not processes.is_first():
     return {}
   return reports.write(workdir, config, environment())
@@ -425,9 +426,9 @@ def run_case(
   state, history, done = program.init(), History(), 0
   if saved.latest is not None:
     host, metadata, done, damaged = saved.restore_latest(
-      program.host_state(state)
+      program.host_state(state), records.check_history
     )
-    for sentence in damaged:
+    for sentence in damaged + saved.notes:
       print(f'warning: {sentence}', file=sys.stderr)
     state, history = program.device_state(host), History(metadata['history'])
   if jax.process_count() > 1:  # The first one may go on with a run.

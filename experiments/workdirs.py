@@ -13,6 +13,7 @@ import tempfile
 from typing import Any
 
 from fmtl_jax import checkpoints
+from fmtl_jax import digests
 
 CONFIG = 'config.json'
 _LOCK = '.lock'
@@ -51,9 +52,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       'run of experiments.main.'
     )
   try:
-    saved = json.loads(path.read_text())
-    if not isinstance(saved, dict):
-      raise ValueError('it is no JSON object')
+    saved = digests.unseal(json.loads(path.read_bytes()))
     if not isinstance(saved.get('identity'), dict):
       raise ValueError('it has no identity')
   except ValueError as error:
@@ -230,10 +229,8 @@ def prepare(
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():  # It says whose folder this is.
-      write_json(
-        workdir / CONFIG,
-        {'identity': dict(identity), 'config': dict(config)},
-      )
+      content = {'identity': dict(identity), 'config': dict(config)}
+      write_json(workdir / CONFIG, digests.seal(content))
     (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
     raise _cannot_write(workdir, error) from error

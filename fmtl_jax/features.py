@@ -10,11 +10,14 @@ import concurrent.futures
 import hashlib
 import os
 import pathlib
-from typing import Any
+from typing import IO, Any
 import warnings
 
 import jax
 import numpy as np
+
+from fmtl_jax import digests
+from fmtl_jax import temporaries
 
 
 def precompute(
@@ -102,36 +105,71 @@ def cached(
   folder: str | os.PathLike[str],
   key: str,
   compute: Callable[[], np.ndarray],
+  like: jax.ShapeDtypeStruct | None = None,
 ) -> np.ndarray:
   """Reads features from a file, or computes them and writes it.
 
-  A file that is damaged (it has checksums), or that was renamed to look like
-  another one, is computed anew with a warning.
+  A file that is damaged, that was renamed to look like another one or that has
+  features of another shape or dtype is computed anew with a warning.
 
   Args:
     folder: Where files are kept; it is made if missing.
     key: What the features depend on, see `fingerprint`.
     compute: Computes them.
+    like: Their shape and dtype, where they are known.
   """
   path = pathlib.Path(folder).expanduser() / f'features_{key[:16]}.npz'
   if path.exists():
     try:
-      with np.load(path) as file:
-        if str(file['key']) == key:
-          return file['features']
-      problem = 'belongs to other weights, data or preprocessing'
+      problem, found = _read(path, key, like)
+      if found is not None:
+        return found
     except Exception as error:  # Whatever a reader makes of damaged files.
       problem = f'cannot be read ({error!r})'
     warnings.warn(
       f'{path} {problem}; its features are computed anew.', stacklevel=2
     )
   features = compute()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
-    with temporary.open('wb') as opened:
-      np.savez(opened, key=np.array(key), features=features)
-    temporary.replace(path)  # A reader sees all of a file or none.
-  finally:
-    temporary.unlink(missing_ok=True)
+  digest = digests.of_arrays({key: features})
+  with (
+    temporaries.renamed(path) as temporary,
+    temporary.open('wb') as opened,
+  ):
+    np.savez(
+      opened, key=np.array(key), features=features, digest=np.array(digest)
+    )
   return features
+
+
+def _read(
+  path: pathlib.Path, key: str, like: jax.ShapeDtypeStruct | None
+) -> tuple[str, np.ndarray | None]:
+  """What is wrong with a file of features, or what it holds."""
+  with np.load(path) as file:  # It reads no pickles.
+    if str(file['key']) != key:
+      return 'belongs to other weights, data or preprocessing', None
+    # Before they take memory: a small file may hold many zeros.
+    there = _shape(file.zip.open('features.npy'))
+    if like is not None and there != jax.ShapeDtypeStruct(
+      like.shape, like.dtype
+    ):
+      return (
+        f'has features of shape {there.shape} and dtype {there.dtype}, not '
+        f'{like.shape} and {np.dtype(like.dtype)}'
+      ), None
+    features = file['features']
+    # Version 0 wrote none; zip has a checksum of its own.
+    if 'digest' in file and str(file['digest']) != digests.of_arrays(
+      {key: features}
+    ):
+      return 'has other features than were written', None
+  return '', features
+
+
+def _shape(file: IO[bytes]) -> jax.ShapeDtypeStruct:
+  """What the header of an array in NumPy's format says of it."""
+  with file:
+    if np.lib.format.read_magic(file) != (1, 0):
+      raise ValueError('its features are in another version of the format')
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+  return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,10 +1,12 @@
 """Laws of checkpoints: what was saved comes back, and nothing is replaced."""
 
 import errno
+import json
 import pathlib
 import shutil
 import tempfile
 from unittest import mock
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -404,6 +406,73 @@ class ParamsTest(_TestCase):
     params, metadata = checkpoints.load_params(self.folder)
     testing.assert_trees_equal(params, self.PARAMS)
     self.assertEqual(metadata, {'run': 1})
+
+  def test_a_stop_between_parameters_and_metadata_leaves_nothing(self):
+    write = pathlib.Path.write_text
+
+    def stopped(path, *args, **kwargs):
+      if path.name == 'model.json':
+        raise KeyboardInterrupt
+      return write(path, *args, **kwargs)
+
+    with (
+      mock.patch.object(pathlib.Path, 'write_text', stopped),
+      self.assertRaises(KeyboardInterrupt),
+    ):
+      checkpoints.save_params(self.folder, self.PARAMS)
+    self.assertEmpty(list(self.folder.parent.iterdir()))
+    checkpoints.save_params(self.folder, self.PARAMS)
+    testing.assert_trees_equal(
+      checkpoints.load_params(self.folder)[0], self.PARAMS
+    )
+
+  def test_a_flipped_bit_changes_nothing_or_is_told(self):
+    metadata = {'name': 'face network', 'accuracy': [0.5, 1.0]}
+    checkpoints.save_params(self.folder, self.PARAMS, metadata)
+    rng = np.random.default_rng(0)
+    files = sorted(p for p in self.folder.rglob('*') if p.is_file())
+    told = 0
+    for path in files * 3:
+      good = path.read_bytes()
+      bad = bytearray(good)
+      bad[rng.integers(len(bad))] ^= 1 << rng.integers(7)
+      path.write_bytes(bytes(bad))
+      with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter('always')
+        try:
+          params, kept = checkpoints.load_params(self.folder)
+        except ValueError as error:
+          self._assert_one_sentence(error, 'cannot be read (', 'save it again')
+          told += 1
+        else:
+          testing.assert_trees_equal(params, self.PARAMS)
+          if not noted:  # The name of the digest may be what was changed.
+            self.assertEqual(kept, metadata)
+      path.write_bytes(good)
+    self.assertGreater(told, 3)
+
+  def test_another_model_beside_the_metadata_is_told(self):
+    other = self.folder.with_name('other')
+    checkpoints.save_params(self.folder, self.PARAMS)
+    checkpoints.save_params(
+      other, jax.tree.map(lambda leaf: leaf + 1, self.PARAMS)
+    )
+    shutil.copy(self.folder / 'model.json', other / 'model.json')
+    with self.assertRaisesRegex(ValueError, 'it is not the one that was saved'):
+      checkpoints.load_params(other)
+
+  def test_one_of_version_0_is_read_and_told(self):
+    metadata = {'task': {'name': 'odd'}}
+    checkpoints.save_params(self.folder, self.PARAMS, metadata)
+    (self.folder / 'model.json').write_text(json.dumps(metadata))
+    with self.assertWarnsRegex(UserWarning, 'no digest, as those of version 0'):
+      params, kept = checkpoints.load_params(self.folder)
+    testing.assert_trees_equal(params, self.PARAMS)
+    self.assertEqual(kept, metadata)
+
+  def test_the_name_of_the_digest_is_taken(self):
+    with self.assertRaisesRegex(ValueError, "without the name 'digest'"):
+      checkpoints.save_params(self.folder, self.PARAMS, {'digest': 1})
 
   def test_an_empty_folder_is_not_replaced_either(self):
     self.folder.mkdir()

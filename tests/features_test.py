@@ -2,10 +2,12 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -87,7 +89,7 @@ class FingerprintTest(parameterized.TestCase):
     )
 
 
-class CacheTest(absltest.TestCase):
+class CacheTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     temporary = tempfile.TemporaryDirectory()
@@ -96,12 +98,12 @@ class CacheTest(absltest.TestCase):
     self.values = np.random.default_rng(0).normal(size=(5, 3))
     self.calls = 0
 
-  def read(self, key='a' * 64):
+  def read(self, key='a' * 64, like=None):
     def compute():
       self.calls += 1
       return self.values
 
-    values = features.cached(self.folder, key, compute)
+    values = features.cached(self.folder, key, compute, like)
     np.testing.assert_array_equal(values, self.values)
     self.assertEqual(values.dtype, self.values.dtype)
 
@@ -142,6 +144,54 @@ class CacheTest(absltest.TestCase):
         self.read()
       self.read()
     self.assertEqual(self.calls, 4)
+
+  @parameterized.named_parameters(
+    ('shape', np.zeros((5, 4))),
+    ('count', np.zeros((4, 3))),
+    ('dtype', np.zeros((5, 3), np.float32)),
+  )
+  def test_features_of_another_shape_are_noticed_and_replaced(self, other):
+    key = 'a' * 64
+    features.cached(self.folder, key, lambda: other)
+    like = jax.ShapeDtypeStruct(self.values.shape, self.values.dtype)
+    with self.assertWarnsRegex(UserWarning, r'not \(5, 3\) and float64; its'):
+      self.read(key, like)
+    self.read(key, like)
+    self.assertEqual(self.calls, 1)
+
+  def test_a_size_is_known_before_it_takes_memory(self):
+    """A small file may unpack to a large array."""
+    key = 'a' * 64
+    features.cached(self.folder, key, lambda: self.values)
+    [path] = self.folder.iterdir()
+    np.savez_compressed(path, key=np.array(key), features=np.zeros(200_000))
+    like = jax.ShapeDtypeStruct(self.values.shape, self.values.dtype)
+    with (
+      mock.patch.object(np.lib.format, 'read_array', side_effect=MemoryError),
+      self.assertWarnsRegex(UserWarning, 'cannot be read|not .5, 3'),
+    ):
+      self.read(key, like)
+
+  def test_other_values_under_the_same_key_are_noticed(self):
+    key = 'a' * 64
+    self.read(key)
+    [path] = self.folder.iterdir()
+    with np.load(path) as file:
+      content = dict(file)
+    content['features'] = content['features'] + 1
+    np.savez(path, **content)
+    with self.assertWarnsRegex(UserWarning, 'other features than were'):
+      self.read(key)
+    self.read(key)
+    self.assertEqual(self.calls, 2)
+
+  def test_a_file_of_version_0_is_read(self):
+    key = 'a' * 64
+    self.read(key)
+    [path] = self.folder.iterdir()
+    np.savez(path, key=np.array(key), features=self.values)
+    self.read(key)
+    self.assertEqual(self.calls, 1)
 
   def test_a_stop_while_computing_leaves_nothing(self):
     def interrupted():

@@ -143,17 +143,11 @@ def load(
   """
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
-  try:
-    builder = CelebA(data_dir=data_dir, file_format='array_record')
-  except ValueError as error:
-    raise ValueError(
-      'Expected CelebA to be prepared as array_record, or not at all, in '
-      f'data_dir {data_dir or tfds.core.constants.DATA_DIR}, got another '
-      f'format ({error}); give another data_dir.'
-    ) from error
+  builder = preparation.opened(CelebA, data_dir)
   if not builder.data_path.exists():
     _prepare(builder, manual_dir)
   try:
+    preparation.check(builder)
     return _read_prepared(builder)
   except Exception as error:  # Whatever a reader makes of damaged files.
     raise ValueError(
@@ -173,15 +167,7 @@ def _prepare(builder, manual_dir):
         f'from {URL}.'
       )
     manual_dir = os.fspath(folder)
-  try:
-    with preparation.leaving_nothing(builder.data_dir_root):
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-      )
-  except OSError:
-    # Another process may have prepared the same data in the meantime.
-    if not builder.data_path.exists():
-      raise
+  preparation.prepare(builder, manual_dir)
 
 
 def _names() -> list[str]:

@@ -165,26 +165,13 @@ def prepare(
   """
   with builder_class.open(manual_dir) as files:
     content = files.fingerprint()
-  if data_dir is None:
-    data_dir = str(builder_class(file_format='array_record').data_dir_root)
-  builder = builder_class(
-    data_dir=os.path.join(
-      os.path.expanduser(data_dir), f'{builder_class.name}_{content}'
-    ),
-    file_format='array_record',
+  root = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+  builder = preparation.opened(
+    builder_class, os.path.join(root, f'{builder_class.name}_{content}')
   )
+  preparation.prepare(builder, os.path.expanduser(manual_dir))
   try:
-    with preparation.leaving_nothing(builder.data_dir_root):
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-          manual_dir=os.path.expanduser(manual_dir)
-        )
-      )
-  except OSError:
-    # Another process may have prepared the same data in the meantime.
-    if not builder.data_path.exists():
-      raise
-  try:
+    preparation.check(builder)
     source = builder.as_data_source('train')
     columns: dict[str, list[Any]] = {}
     for example in source:

@@ -221,21 +221,14 @@ def load(
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
   if manual_dir is not None:
-    root = data_dir or str(UciHar(config=kind).data_dir_root)
+    root = data_dir or tfds.core.constants.DATA_DIR
     content = _fingerprint(_find_source(manual_dir))
     data_dir = os.path.join(root, f'uci_har_{content}')
-  builder = UciHar(config=kind, data_dir=data_dir, file_format='array_record')
+  builder = preparation.opened(UciHar, data_dir, config=kind)
   builder.allow_nonfinite = allow_nonfinite
+  preparation.prepare(builder, manual_dir)
   try:
-    with preparation.leaving_nothing(builder.data_dir_root):
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-      )
-  except OSError:
-    # Another process may have prepared the same data in the meantime.
-    if not builder.data_path.exists():
-      raise
-  try:
+    preparation.check(builder)
     found = _read_prepared(builder, kind)
   except Exception as error:  # Whatever a reader makes of damaged files.
     raise ValueError(

@@ -1255,7 +1255,7 @@ class RandomFileTest(RandomTestCase):
     self.write('part.json', content)
 
     def report():
-      rows = records.read(self.folder / 'part.json', records.check_rows)
+      rows = records.read_rows(self.folder / 'part.json')
       sweeps.best_of(rows)
       comparisons.best_of(rows)
 

@@ -146,8 +146,8 @@ def moments(rng):
 
 
 def without_times(value):
-  """JSON values without what no two runs share."""
-  times = (*train_test.TIMES, 'seconds', 'compile_seconds')
+  """JSON values without what no two runs share, and digests of it."""
+  times = (*train_test.TIMES, 'seconds', 'compile_seconds', 'digest')
   if isinstance(value, dict):
     return {k: without_times(v) for k, v in value.items() if k not in times}
   if isinstance(value, list):
@@ -297,10 +297,12 @@ class KillsTest(parameterized.TestCase):
         for part in ('params', 'server', 'clients'):
           leaves = jax.tree.leaves(wanted[part])
           self.assertTrue(any(np.any(leaf) for leaf in leaves), (name, part))
-        found, wanted = (
+        saved = [
           json.loads((folder / path / 'metadata' / 'metadata').read_text())
           for folder in (other, whole)
-        )
+        ]
+        found, wanted = (json.loads(metadata['content']) for metadata in saved)
+        self.assertEqual(found['digest'], wanted['digest'])  # Of the state.
         self.assertEqual(without_times(found), without_times(wanted))
 
 
