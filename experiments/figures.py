@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments import results
 from experiments import tables
+from experiments import workdirs
 from fmtl_jax import evaluation
 from fmtl_jax import layer_types
 
@@ -481,7 +482,9 @@ def _figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
       figsize=(_WIDTH, height), dpi=_DOTS_PER_INCH, layout='constrained'
     )
     yield figure
-    figure.savefig(path)
+    path = pathlib.Path(path)
+    with workdirs.writing(path) as temporary:
+      figure.savefig(temporary, format=path.suffix[1:])
 
 
 def _trained(records: Sequence[Record]) -> list[Record]:

@@ -8,7 +8,6 @@ evaluations, R seeds, T tasks and their mean, None where undefined.
 from collections.abc import Mapping, Sequence
 import csv
 import math
-import os
 import pathlib
 from typing import Any
 
@@ -293,8 +292,10 @@ def write_metrics_csv(
   one.
   """
   path = pathlib.Path(path)
-  temporary = path.with_suffix('.tmp')
-  with temporary.open('w', newline='') as file:
+  with (
+    workdirs.writing(path) as temporary,
+    temporary.open('w', newline='') as file,
+  ):
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(_CSV_HEADER)
     for record in records:
@@ -306,7 +307,6 @@ def write_metrics_csv(
               for task, value in zip(tasks, of_seed.tolist(), strict=True)
               if not math.isnan(value)
             )
-  os.replace(temporary, path)
 
 
 def _curves(record):

@@ -272,7 +272,10 @@ def _report(workdir, config, rows):
   workdirs.write_json(workdir / 'sweep.json', rows)
   fields = list(dict.fromkeys(f for row in rows for f in row['settings']))
   header = ['case', *fields, 'final', 'std', 'best', 'best_round', 'seconds']
-  with (workdir / 'sweep.csv').open('w', newline='') as file:
+  with (
+    workdirs.writing(workdir / 'sweep.csv') as path,
+    path.open('w', newline='') as file,
+  ):
     writer = csv.DictWriter(file, header, extrasaction='ignore')
     writer.writeheader()
     writer.writerows(row | row['settings'] for row in rows)
@@ -294,7 +297,8 @@ def _report(workdir, config, rows):
     rows=tuple(cells),
     notes=(f'{len(rows)} points; the best of each case first.',),
   )
-  (workdir / 'sweep.md').write_text(tables.to_markdown(table))
+  with workdirs.writing(workdir / 'sweep.md') as path:
+    path.write_text(tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
   figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')

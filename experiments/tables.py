@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from experiments import results
+from experiments import workdirs
 from fmtl_jax import evaluation
 from fmtl_jax import layer_types
 
@@ -922,4 +923,5 @@ def write(tables: Sequence[Table], folder: pathlib.Path, name: str) -> None:
   """Writes tables below each other, as `NAME.md` and `NAME.tex`."""
   for suffix, render in (('md', to_markdown), ('tex', to_latex)):
     text = '\n'.join(render(table) for table in tables)
-    (folder / f'{name}.{suffix}').write_text(text)
+    with workdirs.writing(folder / f'{name}.{suffix}') as path:
+      path.write_text(text)

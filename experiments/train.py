@@ -1,6 +1,7 @@
 """Train: runs the cases of a table and writes their records and reports."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import pathlib
 import platform
 import signal
@@ -101,7 +102,9 @@ def train_and_evaluate(
   Raises:
     ValueError: If anything about the input is wrong; nothing is written then.
     DivergedError: If a loss is not finite; finished cases are kept.
-    interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
+    interrupts.Interrupted: After a signal, when the state is saved.
+    workdirs.MovedError: If the folder was renamed or removed; the state is
+      saved where it is.
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
@@ -151,7 +154,8 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
   """Runs what is not finished, and writes the report."""
   if source.backbone is not None and source.backbone.cost:
     workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
-  (workdir / 'partition.txt').write_text(datasets.describe(first) + '\n')
+  with workdirs.writing(workdir / 'partition.txt') as path:
+    path.write_text(datasets.describe(first) + '\n')
   with interrupts.noticed() as flag:
     for name in names:
       path = workdir / 'cases' / f'{name}.json'
@@ -379,9 +383,10 @@ def run_case(
   rounds, every = config.run.rounds, config.run.evaluate_every
   save_every = config.checkpoint.every_rounds
   program = make_program(case, config)
-  saved = checkpoints.Checkpoints(
-    folder, config.checkpoint.keep, about(case, config)
+  opened = lambda place: checkpoints.Checkpoints(
+    place, config.checkpoint.keep, about(case, config)
   )
+  saved = opened(folder)
   splits = splits_of(case.runs.test)
   state, history, done = program.init(), History(), 0
   if saved.latest is not None:
@@ -415,8 +420,14 @@ def run_case(
     bar.set_postfix(shown)
 
   def save():
+    nonlocal saved
     if not processes.is_first():
       return
+    moved = not workdirs.is_there(folder)
+    if moved:
+      with contextlib.suppress(OSError):  # It cannot write there.
+        saved.close()
+      saved = opened(workdirs.place_now(folder))
     # Time spent is part of the record: a resumed run adds to it.
     history.compile_seconds = compiled_before + program.compile_seconds
     score = None
@@ -430,12 +441,18 @@ def run_case(
       {'history': history.to_dict()},
       score,
     )
+    if moved:
+      saved.wait()
+      workdirs.check_there(folder)
 
-  compiled_before = history.compile_seconds
+  compiled_before, begun = history.compile_seconds, done
   try:
     if not evaluated and (done % every == 0 or done == rounds):
       evaluate()
     while done < rounds:
+      if done == begun and processes.any_of(flag.signal_number is not None):
+        # While programs were compiled: nothing is lost.
+        raise interrupts.Interrupted(flag.signal_number or signal.SIGTERM)
       steps = min(every - done % every, rounds - done)
       if save_every:
         steps = min(steps, save_every - done % save_every)
@@ -460,7 +477,9 @@ def run_case(
         evaluate()
       if done == rounds or (save_every and done % save_every == 0):
         save()
-      stopped = processes.any_of(flag.signal_number is not None)
+      stopped = processes.any_of(
+        flag.signal_number is not None or not workdirs.is_there(folder)
+      )
       if stopped and done < rounds:
         if saved.latest != done:
           save()
