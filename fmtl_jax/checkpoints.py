@@ -18,6 +18,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fmtl_jax import critical
+
 Tree = Any
 _DELETED = '.deleted'
 
@@ -144,7 +146,8 @@ class Checkpoints:
     # changing its lists.
     metadata = pickle.loads(pickle.dumps(dict(metadata)))
     self.wait()
-    with self._told(round_number):
+    # Across processes it is complete when `save` returns.
+    with critical.uninterrupted(), self._told(round_number):
       self._manager.save(
         round_number,
         args=ocp.args.Composite(
