@@ -423,11 +423,6 @@ def run_case(
     nonlocal saved
     if not processes.is_first():
       return
-    moved = not workdirs.is_there(folder)
-    if moved:
-      with contextlib.suppress(OSError):  # It cannot write there.
-        saved.close()
-      saved = opened(workdirs.place_now(folder))
     # Time spent is part of the record: a resumed run adds to it.
     history.compile_seconds = compiled_before + program.compile_seconds
     score = None
@@ -435,15 +430,29 @@ def run_case(
       value = history.last(metric)
       lower = results.lower_is_better(config.report.metric)
       score = (-value if lower else value) if np.isfinite(value) else None
-    saved.save(
-      done,
-      program.host_state(state),
-      {'history': history.to_dict()},
-      score,
-    )
-    if moved:
-      saved.wait()
-      workdirs.check_there(folder)
+
+    def write():
+      saved.save(
+        done,
+        program.host_state(state),
+        {'history': history.to_dict()},
+        score,
+      )
+      if done == rounds:
+        saved.wait()
+
+    if workdirs.is_there(folder):
+      try:
+        return write()
+      except OSError:
+        if workdirs.is_there(folder):
+          raise
+    with contextlib.suppress(OSError):  # It has no folder any more.
+      saved.close()
+    saved = opened(workdirs.place_now(folder))
+    write()
+    saved.wait()
+    workdirs.check_there(folder)  # Raises.
 
   compiled_before, begun = history.compile_seconds, done
   try:
@@ -487,7 +496,8 @@ def run_case(
     history.compile_seconds = compiled_before + program.compile_seconds
   finally:
     bar.close()
-    saved.close()
+    with workdirs.told(folder):
+      saved.close()
   return history
 
 
