@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from experiments import config as config_lib
 from experiments import determinism
 from experiments import exits
+from experiments import held_folders
 from experiments import interrupts
 from experiments import streams
 
@@ -264,7 +265,6 @@ def carry_out(
     quiet: Whether another process says where results are.
   """
   from experiments import train
-  from experiments import workdirs
 
   if not quiet:
     print(f'Results go to {workdir}.', flush=True)
@@ -277,10 +277,9 @@ def carry_out(
       file=sys.stderr,
     )
     return stop.exit_code
-  except workdirs.MovedError as error:
+  except held_folders.MovedError as error:
     print(
-      f'error: {error}; what was done is saved in {error.workdir}. '
-      f'{how_to_go_on(module, error.workdir)}',
+      f'error: {error}. {how_to_go_on(module, error.workdir)}',
       file=sys.stderr,
     )
     return USER_ERROR

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments import files
 from experiments import results
 from experiments import tables
-from experiments import workdirs
 from fmtl_jax import evaluation
 from fmtl_jax import layer_types
 
@@ -483,8 +483,8 @@ def _figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
     )
     yield figure
     path = pathlib.Path(path)
-    with workdirs.writing(path) as temporary:
-      figure.savefig(temporary, format=path.suffix[1:])
+    with files.replacing(path) as unfinished:
+      figure.savefig(unfinished, format=path.suffix.removeprefix('.'))
 
 
 def _trained(records: Sequence[Record]) -> list[Record]:

@@ -22,6 +22,7 @@ from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import figures
+from experiments import files
 from experiments import interrupts
 from experiments import records
 from experiments import results
@@ -273,7 +274,7 @@ def _report(workdir, config, rows):
   fields = list(dict.fromkeys(f for row in rows for f in row['settings']))
   header = ['case', *fields, 'final', 'std', 'best', 'best_round', 'seconds']
   with (
-    workdirs.writing(workdir / 'sweep.csv') as path,
+    files.replacing(workdir / 'sweep.csv') as path,
     path.open('w', newline='') as file,
   ):
     writer = csv.DictWriter(file, header, extrasaction='ignore')
@@ -297,8 +298,7 @@ def _report(workdir, config, rows):
     rows=tuple(cells),
     notes=(f'{len(rows)} points; the best of each case first.',),
   )
-  with workdirs.writing(workdir / 'sweep.md') as path:
-    path.write_text(tables.to_markdown(table))
+  files.write_text(workdir / 'sweep.md', tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
   figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')

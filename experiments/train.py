@@ -23,6 +23,8 @@ from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import determinism
+from experiments import files
+from experiments import held_folders
 from experiments import interrupts
 from experiments import processes
 from experiments import program as program_lib
@@ -103,7 +105,7 @@ def train_and_evaluate(
     ValueError: If anything about the input is wrong; nothing is written then.
     DivergedError: If a loss is not finite; finished cases are kept.
     interrupts.Interrupted: After a signal, when the state is saved.
-    workdirs.MovedError: If the folder was renamed or removed; the state is
+    held_folders.MovedError: If the folder was renamed or removed; the state is
       saved where it is.
   """
   workdir = pathlib.Path(workdir)
@@ -154,8 +156,7 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
   """Runs what is not finished, and writes the report."""
   if source.backbone is not None and source.backbone.cost:
     workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
-  with workdirs.writing(workdir / 'partition.txt') as path:
-    path.write_text(datasets.describe(first) + '\n')
+  files.write_text(workdir / 'partition.txt', datasets.describe(first) + '\n')
   with interrupts.noticed() as flag:
     for name in names:
       path = workdir / 'cases' / f'{name}.json'
@@ -441,18 +442,18 @@ def run_case(
       if done == rounds:
         saved.wait()
 
-    if workdirs.is_there(folder):
+    if held_folders.is_there(folder):
       try:
         return write()
       except OSError:
-        if workdirs.is_there(folder):
+        if held_folders.is_there(folder):
           raise
     with contextlib.suppress(OSError):  # It has no folder any more.
       saved.close()
-    saved = opened(workdirs.place_now(folder))
+    saved = opened(held_folders.place_now(folder))
     write()
     saved.wait()
-    workdirs.check_there(folder)  # Raises.
+    held_folders.check(folder)  # Raises.
 
   compiled_before, begun = history.compile_seconds, done
   try:
@@ -487,7 +488,7 @@ def run_case(
       if done == rounds or (save_every and done % save_every == 0):
         save()
       stopped = processes.any_of(
-        flag.signal_number is not None or not workdirs.is_there(folder)
+        flag.signal_number is not None or not held_folders.is_there(folder)
       )
       if stopped and done < rounds:
         if saved.latest != done:
@@ -496,7 +497,7 @@ def run_case(
     history.compile_seconds = compiled_before + program.compile_seconds
   finally:
     bar.close()
-    with workdirs.told(folder):
+    with files.told(folder):
       saved.close()
   return history
 

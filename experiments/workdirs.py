@@ -11,10 +11,11 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any
 
+from experiments import files
+from experiments import held_folders
 from fmtl_jax import checkpoints
-from fmtl_jax import critical
 
 CONFIG = 'config.json'
 _LOCK = '.lock'
@@ -22,33 +23,6 @@ _LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-
-
-class MovedError(Exception):
-  """A folder was renamed or removed while a run wrote into it.
-
-  Attributes:
-    workdir: Where it is now, with what was done.
-  """
-
-  def __init__(self, sentence: str, workdir: pathlib.Path):
-    super().__init__(sentence)
-    self.workdir = workdir
-
-
-class _Held(NamedTuple):
-  """A folder that a run writes into.
-
-  Attributes:
-    descriptor: Of the folder, whatever its name.
-    config: What its config file holds.
-  """
-
-  descriptor: int
-  config: bytes
-
-
-_held: dict[pathlib.Path, _Held] = {}
 
 
 def default(name: str) -> pathlib.Path:
@@ -59,57 +33,7 @@ def default(name: str) -> pathlib.Path:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON so that the file is either the old or the new one."""
-  with writing(path) as temporary:
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
-
-
-def _temporary(path: pathlib.Path) -> pathlib.Path:
-  """What `writing` yields: the file before it is complete."""
-  return path.with_suffix('.tmp')
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields where to write a file, which is then either the old or the new one.
-
-  Args:
-    path: The file.
-
-  Raises:
-    OSError: If it cannot be written: a sentence with the file.
-    MovedError: If its folder is not there any more.
-  """
-  temporary = _temporary(path)
-  with told(path):
-    try:
-      yield temporary
-      with critical.uninterrupted():
-        os.replace(temporary, path)
-    except BaseException:
-      with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
-      raise
-
-
-@contextlib.contextmanager
-def told(path: pathlib.Path) -> Iterator[None]:
-  """Turns what goes wrong while a file of a run is written into a sentence.
-
-  Raises:
-    OSError: If it cannot be written.
-    MovedError: If its folder is not there any more.
-  """
-  check_there(path)
-  try:
-    yield
-  except OSError as error:
-    check_there(path)
-    if error.errno is None:  # A sentence already.
-      raise
-    raise OSError(
-      f'Could not write {path} ({error.strerror}); make room or see to it that '
-      'it can be written, and the same command goes on with what was saved.'
-    ) from error
+  files.write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -165,7 +89,9 @@ def check(
       f'There is no run in --workdir={workdir} to go on with; name the folder '
       'of one, or leave --resume=must out.'
     )
-  started = _temporary(workdir / CONFIG)  # By a process that was killed then.
+  started = files.temporary(
+    workdir / CONFIG
+  )  # By a process that was killed then.
   if not workdir.exists() or set(workdir.iterdir()) <= {started}:
     return
   if resume == 'never' and (workdir / CONFIG).is_file():
@@ -285,75 +211,8 @@ def locked(workdir: pathlib.Path, quiet: bool = False) -> Iterator[None]:
           f'({error.strerror}); see to it that no other process runs there.',
           file=sys.stderr,
         )
-    descriptor = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
-    place = workdir.absolute()
-    config = workdir / CONFIG
-    try:
-      _held[place] = _Held(
-        descriptor, config.read_bytes() if config.is_file() else b''
-      )
+    with held_folders.held(workdir, CONFIG):
       yield
-    finally:
-      _held.pop(place, None)
-      os.close(descriptor)
-
-
-def place_now(path: pathlib.Path) -> pathlib.Path:
-  """Where a path in a `locked` folder is, if the folder was renamed.
-
-  A folder that was removed is made again, with its config file.
-  """
-  for workdir, held in _held.items():
-    if path.absolute().is_relative_to(workdir) and not _is(workdir, held):
-      now = _renamed_to(held)
-      if now is None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / CONFIG).write_bytes(held.config)
-        now = workdir
-      return now / path.absolute().relative_to(workdir)
-  return path
-
-
-def is_there(path: pathlib.Path) -> bool:
-  """Whether the `locked` folder of a path has its name still."""
-  return all(
-    _is(workdir, held)
-    for workdir, held in _held.items()
-    if path.absolute().is_relative_to(workdir)
-  )
-
-
-def check_there(path: pathlib.Path) -> None:
-  """Raises a MovedError if the `locked` folder of a path has not its name."""
-  for workdir, held in _held.items():
-    if path.absolute().is_relative_to(workdir) and not _is(workdir, held):
-      now = _renamed_to(held)
-      if now is None:
-        raise MovedError(
-          f'--workdir={workdir} was removed while the run wrote into it',
-          workdir,
-        )
-      raise MovedError(
-        f'--workdir={workdir} was renamed to {now} while the run wrote into it',
-        now,
-      )
-
-
-def _is(workdir, held):
-  """Whether a path leads to the folder that is held."""
-  try:
-    return os.path.samestat(os.stat(workdir), os.fstat(held.descriptor))
-  except OSError:
-    return False
-
-
-def _renamed_to(held):
-  """The path of a folder that was renamed; None if it is gone or unknown."""
-  try:
-    path = pathlib.Path(os.readlink(f'/proc/self/fd/{held.descriptor}'))
-  except OSError:
-    return None  # Linux alone knows.
-  return path if _is(path, held) else None
 
 
 def check_space(workdir: pathlib.Path, needed: int) -> None:
