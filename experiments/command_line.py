@@ -5,12 +5,12 @@ set.
 """
 
 from collections.abc import Callable, Sequence
+import errno
 import importlib.machinery
 import os
 import pathlib
 import re
 import shlex
-import signal
 import sys
 import traceback
 import types
@@ -26,8 +26,14 @@ from ml_collections import config_flags
 
 from experiments import config as config_lib
 from experiments import determinism
+from experiments import exits
+from experiments import held_folders
+from experiments import interrupts
+from experiments import streams
 
-USER_ERROR = 2
+USER_ERROR = exits.USER_ERROR
+# Of the disk, rather than of a name: what the sentence of an error lacks.
+_OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 _DEBUG = flags.DEFINE_bool(
   'debug', False, 'Show the traceback of an error instead of its sentence.'
@@ -299,13 +305,18 @@ def fail(message: str, exit_code: int = USER_ERROR) -> None:
   sys.exit(exit_code)
 
 
-def how_to_go_on(module: str, stop: Exception, workdir: pathlib.Path) -> str:
-  """What to type after an interrupt."""
-  again = [arg for arg in sys.argv[1:] if not arg.startswith('--workdir')]
-  command = f'python -m experiments.{module} {shlex.join(again)}'
+def how_to_go_on(module: str, workdir: pathlib.Path) -> str:
+  """What to type after a stop."""
+  again, skip = [], False
+  for argument in sys.argv[1:]:
+    name, equals, _ = argument.lstrip('-').partition('=')
+    if skip or (argument.startswith('-') and name == 'workdir'):
+      skip = not skip and not equals  # `--workdir DIR` are two.
+    else:
+      again.append(argument)
+  command = ['python', '-m', f'experiments.{module}', *again]
   return (
-    f'Stopped by {stop}; what was done is saved. To go on: {command} '
-    f'--workdir={shlex.quote(str(workdir))}'
+    f'To go on: {shlex.join(command)} --workdir={shlex.quote(str(workdir))}'
   )
 
 
@@ -323,7 +334,6 @@ def carry_out(
     work: Raises what `train.train_and_evaluate` does.
     quiet: Whether another process says where results are.
   """
-  from experiments import interrupts
   from experiments import train
 
   if not quiet:
@@ -331,11 +341,29 @@ def carry_out(
   try:
     work()
   except interrupts.Interrupted as stop:
-    print(how_to_go_on(module, stop, workdir), file=sys.stderr)
+    print(
+      f'Stopped by {stop}; what was done is saved. '
+      f'{how_to_go_on(module, workdir)}',
+      file=sys.stderr,
+    )
     return stop.exit_code
+  except held_folders.MovedError as error:
+    print(
+      f'error: {error}. {how_to_go_on(module, error.workdir)}',
+      file=sys.stderr,
+    )
+    return USER_ERROR
   except train.DivergedError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
+  except OSError as error:
+    if error.errno not in _OF_DISK:
+      raise
+    raise OSError(
+      f'Could not write {error.filename or workdir} ({error.strerror}); make '
+      'room, and the same command goes on with what was saved in '
+      f'--workdir={workdir}.'
+    ) from error
   if not quiet:
     print(f'Results are in {workdir}.')
   return 0
@@ -348,6 +376,7 @@ def run(main: Callable[[], int]) -> None:
     main: Returns the exit code; a ValueError or OSError that it raises is shown
       as a sentence.
   """
+  streams.keep()
   use_all_cores()
   use_compilation_cache()
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):
@@ -361,23 +390,38 @@ def run(main: Callable[[], int]) -> None:
       determinism.use()
       print(f'Deterministic: {determinism.GUARANTEE}.', flush=True)
     try:
-      return main()
-    except (ValueError, OSError) as error:
-      if _DEBUG.value:
+      code = _outcome(main)
+    except Exception:
+      if not exits.is_at_once():
         raise
-      fail(_one_sentence(str(error)))
-    except MemoryError as error:
-      if _DEBUG.value:
-        raise
-      fail(
-        f'Not enough memory ({_one_sentence(str(error))}); use fewer or '
-        'smaller examples, or a smaller network.'
-      )
-    except KeyboardInterrupt:  # Outside of the rounds, or for a second time.
-      print(
-        'Stopped by SIGINT at once; what was saved is kept.', file=sys.stderr
-      )
-      return 128 + signal.SIGINT
-    return USER_ERROR
+      traceback.print_exc()
+      code = 1
+    if exits.is_at_once():
+      exits.end(code)
+    return code
 
   app.run(guarded, flags_parser=parse_flags)
+
+
+def _outcome(main: Callable[[], int]) -> int:
+  """The exit code of a program; a mistake is a sentence."""
+  try:
+    interrupts.raise_and_note()
+    return main()
+  except (ValueError, OSError) as error:
+    if _DEBUG.value:
+      raise
+    message = _one_sentence(str(error))
+  except MemoryError as error:
+    if _DEBUG.value:
+      raise
+    message = (
+      f'Not enough memory ({_one_sentence(str(error))}); use fewer or '
+      'smaller examples, or a smaller network.'
+    )
+  except KeyboardInterrupt:  # Outside of the rounds, or for a second time.
+    print(interrupts.AT_ONCE, file=sys.stderr)
+    exits.at_once()  # What is compiled or read has no one to wait for it.
+    return interrupts.EXIT_CODE
+  print(f'error: {message}', file=sys.stderr)
+  return USER_ERROR

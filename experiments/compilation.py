@@ -22,9 +22,12 @@ def compile_all(
   Returns:
     The compiled programs by name.
   """
-  with futures.ThreadPoolExecutor() as pool:
+  pool = futures.ThreadPoolExecutor()
+  try:
     compiling = {
       name: pool.submit(lowered.compile, dict(options))
       for name, lowered, options in programs
     }
     return {name: found.result() for name, found in compiling.items()}
+  finally:  # Ctrl-C does not wait for the compiler.
+    pool.shutdown(wait=False, cancel_futures=True)

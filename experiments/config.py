@@ -229,6 +229,11 @@ _NOT_IDENTITY = (
   'unseen',
 )
 _CACHES = ('data.feature_dir',)
+# Where files lie.
+_PLACES = (
+  *('data.manual_dir', 'data.data_dir', 'data.feature_dir'),
+  *('model.backbone_weights', 'model.pretrained'),
+)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,6 +252,11 @@ def command_line_identity(command_line: Mapping[str, Any]) -> list[str]:
     for name in command_line
     if name.split('.')[0] not in _NOT_IDENTITY and name not in _CACHES
   )
+
+
+def is_place(name: str) -> bool:
+  """Whether a field says where files lie, which may differ by machine."""
+  return name in _PLACES
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments import config as config_lib
+from experiments import files
 from experiments import results
 from experiments import tables
 from fmtl_jax import evaluation
@@ -496,7 +497,9 @@ def _figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
       figsize=(_WIDTH, height), dpi=_DOTS_PER_INCH, layout='constrained'
     )
     yield figure
-    figure.savefig(path)
+    path = pathlib.Path(path)
+    with files.replacing(path) as unfinished:
+      figure.savefig(unfinished, format=path.suffix.removeprefix('.'))
 
 
 def _trained(records: Sequence[Record]) -> list[Record]:

@@ -1,9 +1,19 @@
-"""Interrupts: SIGINT and SIGTERM end a run between two rounds, with a save."""
+"""Interrupts: signals end a run between two rounds, with a save.
+
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) do. Outside of the
+rounds SIGINT ends the program.
+"""
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
 import threading
+
+AT_ONCE = 'Stopped by SIGINT at once; what was saved is kept.'
+EXIT_CODE = 128 + signal.SIGINT
+
+_swallowed = False
 
 
 class Interrupted(Exception):
@@ -31,19 +41,64 @@ class Flag:
     self.signal_number = signal_number
 
 
+def end_at_once() -> None:
+  """Lets SIGINT end the process at once, while nothing is lost by that.
+
+  What is imported then would show a traceback, or swallow it.
+  """
+
+  signal.signal(signal.SIGINT, lambda number, frame: _end())
+
+
+def _end():
+  """Ends the process from a signal handler."""
+  with contextlib.suppress(OSError):
+    os.write(2, f'{AT_ONCE}\n'.encode())
+  os._exit(EXIT_CODE)
+
+
+def raise_and_note() -> None:
+  """Lets SIGINT raise a KeyboardInterrupt that is raised again if swallowed.
+
+  Libraries cannot let it through where C++ calls them, and say no more than
+  that they ignore it. A second one ends the process.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return
+
+  def note(unused_number, unused_frame):
+    global _swallowed
+    if _swallowed:
+      _end()
+    _swallowed = True
+    raise KeyboardInterrupt
+
+  signal.signal(signal.SIGINT, note)
+
+
+def check() -> None:
+  """Raises the KeyboardInterrupt that somebody has swallowed, if so."""
+  if _swallowed:
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def noticed() -> Iterator[Flag]:
-  """Catches SIGINT and SIGTERM for the time of a with block."""
+  """Catches the signals for the time of a with block.
+
+  SIGHUP stays ignored where it is, as by `nohup`.
+  """
   flag = Flag()
   if threading.current_thread() is not threading.main_thread():
     yield flag  # Only the main thread may set handlers: a notebook's worker.
     return
   handler = lambda number, frame: flag.set(number)
-  old = {
-    number: signal.signal(number, handler)
-    for number in (signal.SIGINT, signal.SIGTERM)
-  }
+  numbers = [signal.SIGINT, signal.SIGTERM]
+  if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    numbers.append(signal.SIGHUP)
+  old = {number: signal.signal(number, handler) for number in numbers}
   try:
+    check()
     yield flag
   finally:
     for number, previous in old.items():

@@ -5,6 +5,7 @@ import pathlib
 from absl import flags
 
 from experiments import command_line
+from experiments import meeting
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_workdir()
@@ -25,19 +26,45 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id', -1, 'Which one this is, from 0 on; a cluster may know.'
 )
+_DISTRIBUTED_TIMEOUT = flags.DEFINE_float(
+  'distributed_timeout',
+  None,
+  'Seconds to wait for the others, and after which one that is silent has gone '
+  f'away; by default {meeting.WITHIN:g}, or as JAX does on a cluster.',
+)
 flags.mark_flag_as_required('config')
 
 
 def main() -> int:
   """Runs what the flags say."""
+  if not _DISTRIBUTED.value:
+    return _run(first=True)
+  from experiments import processes
+
+  run = processes.about(
+    _CONFIG.value, command_line.override_values(), _CASES.value
+  )
+  with processes.together(
+    _COORDINATOR.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+    run,
+    _DISTRIBUTED_TIMEOUT.value,
+  ):
+    code = _run(processes.is_first())
+    if code == command_line.USER_ERROR:  # The others have not seen it.
+      raise SystemExit(code)
+    return code
+
+
+def _run(first: bool) -> int:
+  """Runs the experiment, as the first process or as another one."""
   # Imported when flags are known to be right: it takes seconds.
   from experiments import describe
   from experiments import processes
   from experiments import train
   from experiments import workdirs
 
-  if _DISTRIBUTED.value:
-    processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   config = _CONFIG.value
   overrides = command_line.override_values()
   if _DRY_RUN.value:
@@ -52,12 +79,10 @@ def main() -> int:
         folder,
         _CASES.value,
         overrides,
-        _RESUME.value if processes.is_first() else 'auto',
+        _RESUME.value if first else 'auto',
       )
 
-  return command_line.carry_out(
-    'main', workdir, work, quiet=not processes.is_first()
-  )
+  return command_line.carry_out('main', workdir, work, quiet=not first)
 
 
 if __name__ == '__main__':

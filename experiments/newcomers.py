@@ -586,15 +586,17 @@ def evaluate(
     M newcomers, S slots. NaN where a slot is empty.
   """
   low = plan.config.execution.compile_effort == 'low'
-  found = jax.jit(
+  evaluate_fn = jax.jit(
     evaluation_fn(plan, newcomers),
     compiler_options=compilation.LOW_EFFORT if low else None,
-  )(
-    trained,
-    newcomers.partitions,
-    newcomers.data.examples,
-    newcomers.federation.frozen,
   )
+  with jax.debug_nans(False):  # NaN is what an empty slot has.
+    found = evaluate_fn(
+      trained,
+      newcomers.partitions,
+      newcomers.data.examples,
+      newcomers.federation.frozen,
+    )
   return jax.tree.map(np.asarray, found)
 
 

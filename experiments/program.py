@@ -254,11 +254,11 @@ class Program:
       Metrics as of `evaluation.evaluator`, `[R, ...]`, on the host.
     """
     self.compile()
-    return self._fetch(
-      self._compiled['evaluate'](
+    with jax.debug_nans(False):  # NaN is what a metric of nobody is.
+      found = self._compiled['evaluate'](
         state, self._runs, self._rows[split], self._examples, self._frozen
       )
-    )
+    return self._fetch(found)
 
   def _init(self, runs, examples):
     def one(run, examples):

@@ -8,12 +8,13 @@ evaluations, R seeds, T tasks and their mean, None where undefined.
 from collections.abc import Mapping, Sequence
 import csv
 import math
-import os
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
 
+from experiments import files
 from experiments import workdirs
 from fmtl_jax import evaluation
 
@@ -331,8 +332,10 @@ def write_metrics_csv(
   one.
   """
   path = pathlib.Path(path)
-  temporary = path.with_suffix('.tmp')
-  with temporary.open('w', newline='') as file:
+  with (
+    files.replacing(path) as temporary,
+    temporary.open('w', newline='') as file,
+  ):
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(_CSV_HEADER)
     for record in records:
@@ -344,7 +347,6 @@ def write_metrics_csv(
               for task, value in zip(tasks, of_seed.tolist(), strict=True)
               if not math.isnan(value)
             )
-  os.replace(temporary, path)
 
 
 def _curves(record):
@@ -370,16 +372,27 @@ def write_tensorboard(
   Each case is a run, each task a scalar of a metric. What an earlier call wrote
   for a case is replaced.
   """
-  import tensorboardX  # Not needed to read or tabulate records.
+  # Not needed to read or tabulate records.
+  from tensorboardX import event_file_writer
+  from tensorboardX import summary
+  from tensorboardX.proto import event_pb2
 
   for record in records:
     run = pathlib.Path(folder) / record['case']
     for old in run.glob('events.out.tfevents.*'):
       old.unlink()
-    with tensorboardX.SummaryWriter(str(run)) as writer:
+    with files.told(run):
+      run.mkdir(parents=True, exist_ok=True)
+      # SummaryWriter writes in a thread, and waits for ever if that fails.
+      writer = event_file_writer.EventsWriter(str(run / 'events'))
       for split, view, metric, tasks, rounds, values in _curves(record):
         for number, of_round in zip(rounds, values.mean(1), strict=True):
           for task, value in zip(tasks, of_round.tolist(), strict=True):
             if not math.isnan(value):
-              tag = f'{split}_{view}_{metric}/{task}'
-              writer.add_scalar(tag, value, number)
+              scalar = summary.scalar(f'{split}_{view}_{metric}/{task}', value)
+              writer.write_event(
+                event_pb2.Event(
+                  wall_time=time.time(), step=number, summary=scalar
+                )
+              )
+      writer.close()

@@ -23,6 +23,7 @@ from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import figures
+from experiments import files
 from experiments import interrupts
 from experiments import records
 from experiments import results
@@ -274,7 +275,10 @@ def _report(workdir, config, rows):
   workdirs.write_json(workdir / 'sweep.json', rows)
   fields = list(dict.fromkeys(f for row in rows for f in row['settings']))
   header = ['case', *fields, 'final', 'std', 'best', 'best_round', 'seconds']
-  with (workdir / 'sweep.csv').open('w', newline='') as file:
+  with (
+    files.replacing(workdir / 'sweep.csv') as path,
+    path.open('w', newline='') as file,
+  ):
     writer = csv.DictWriter(file, header, extrasaction='ignore')
     writer.writeheader()
     writer.writerows(
@@ -299,7 +303,7 @@ def _report(workdir, config, rows):
     rows=tuple(cells),
     notes=(f'{len(rows)} points; the best of each case first.',),
   )
-  (workdir / 'sweep.md').write_text(tables.to_markdown(table))
+  files.write_text(workdir / 'sweep.md', tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
   figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')

@@ -1,6 +1,7 @@
 """Train: runs the cases of a table and writes their records and reports."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import pathlib
 import platform
 import signal
@@ -22,6 +23,8 @@ from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
 from experiments import determinism
+from experiments import files
+from experiments import held_folders
 from experiments import interrupts
 from experiments import processes
 from experiments import program as program_lib
@@ -103,7 +106,9 @@ def train_and_evaluate(
   Raises:
     ValueError: If anything about the input is wrong; nothing is written then.
     DivergedError: If a loss is not finite; finished cases are kept.
-    interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
+    interrupts.Interrupted: After a signal, when the state is saved.
+    held_folders.MovedError: If the folder was renamed or removed; the state is
+      saved where it is.
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
@@ -156,7 +161,7 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
   """Runs what is not finished, and writes the report."""
   if source.backbone is not None and source.backbone.cost:
     workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
-  (workdir / 'partition.txt').write_text(datasets.describe(first) + '\n')
+  files.write_text(workdir / 'partition.txt', datasets.describe(first) + '\n')
   with interrupts.noticed() as flag:
     for name in names:
       path = workdir / 'cases' / f'{name}.json'
@@ -419,9 +424,10 @@ def run_case(
   rounds, every = config.run.rounds, config.run.evaluate_every
   save_every = config.checkpoint.every_rounds
   program = make_program(case, config)
-  saved = checkpoints.Checkpoints(
-    folder, config.checkpoint.keep, about(case, config)
+  opened = lambda place: checkpoints.Checkpoints(
+    place, config.checkpoint.keep, about(case, config)
   )
+  saved = opened(folder)
   splits = splits_of(case.runs.test)
   state, history, done = program.init(), History(), 0
   if saved.latest is not None:
@@ -461,6 +467,7 @@ def run_case(
     bar.set_postfix(shown)
 
   def save():
+    nonlocal saved
     if not processes.is_first():
       return
     # Time spent is part of the record: a resumed run adds to it.
@@ -470,18 +477,38 @@ def run_case(
       value = history.last(metric)  # Best of all runs, or of none.
       lower = results.lower_is_better(config.report.metric)
       score = (-value if lower else value) if np.isfinite(value) else None
-    saved.save(
-      done,
-      program.host_state(state),
-      {'history': history.to_dict()},
-      score,
-    )
 
-  compiled_before = history.compile_seconds
+    def write():
+      saved.save(
+        done,
+        program.host_state(state),
+        {'history': history.to_dict()},
+        score,
+      )
+      if done == rounds:
+        saved.wait()
+
+    if held_folders.is_there(folder):
+      try:
+        return write()
+      except OSError:
+        if held_folders.is_there(folder):
+          raise
+    with contextlib.suppress(OSError):  # It has no folder any more.
+      saved.close()
+    saved = opened(held_folders.place_now(folder))
+    write()
+    saved.wait()
+    held_folders.check(folder)  # Raises.
+
+  compiled_before, begun = history.compile_seconds, done
   try:
     if not evaluated and (done % every == 0 or done == rounds):
       evaluate()
     while done < rounds:
+      if done == begun and processes.any_of(flag.signal_number is not None):
+        # While programs were compiled: nothing is lost.
+        raise interrupts.Interrupted(flag.signal_number or signal.SIGTERM)
       steps = min(every - done % every, rounds - done)
       if save_every:
         steps = min(steps, save_every - done % save_every)
@@ -504,7 +531,9 @@ def run_case(
         evaluate()
       if done == rounds or (save_every and done % save_every == 0):
         save()
-      stopped = processes.any_of(flag.signal_number is not None)
+      stopped = processes.any_of(
+        flag.signal_number is not None or not held_folders.is_there(folder)
+      )
       if stopped and done < rounds:
         if saved.latest != done:
           save()
@@ -512,7 +541,8 @@ def run_case(
     history.compile_seconds = compiled_before + program.compile_seconds
   finally:
     bar.close()
-    saved.close()
+    with files.told(folder):
+      saved.close()
   return history
 
 

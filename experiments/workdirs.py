@@ -9,9 +9,12 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from typing import Any
 
+from experiments import files
+from experiments import held_folders
 from fmtl_jax import checkpoints
 from fmtl_jax import digests
 
@@ -19,6 +22,8 @@ CONFIG = 'config.json'
 _LOCK = '.lock'
 _LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def default(name: str) -> pathlib.Path:
@@ -29,14 +34,7 @@ def default(name: str) -> pathlib.Path:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON so that the file is either the old or the new one."""
-  temporary = _temporary(path)
-  temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
-  os.replace(temporary, path)
-
-
-def _temporary(path: pathlib.Path) -> pathlib.Path:
-  """What `write_json` writes before it is complete."""
-  return path.with_suffix('.tmp')
+  files.write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -90,7 +88,9 @@ def check(
       f'There is no run in --workdir={workdir} to go on with; name the folder '
       'of one, or leave --resume=must out.'
     )
-  started = _temporary(workdir / CONFIG)  # By a process that was killed then.
+  started = files.temporary(
+    workdir / CONFIG
+  )  # By a process that was killed then.
   if not workdir.exists() or set(workdir.iterdir()) <= {started}:
     return
   if resume == 'never' and (workdir / CONFIG).is_file():
@@ -106,7 +106,7 @@ def check(
   if not os.access(workdir, os.W_OK):
     raise _cannot_write(workdir, PermissionError(errno.EACCES, 'no permission'))
   if (workdir / _LOCK).exists():
-    with locked(workdir):
+    with locked(workdir, quiet=True):
       pass
 
 
@@ -183,8 +183,12 @@ def check_identity(
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: pathlib.Path, quiet: bool = False) -> Iterator[None]:
   """Keeps other processes out of a folder; it ends with the process at last.
+
+  Args:
+    workdir: It exists.
+    quiet: Whether a file system that has no locks is no news.
 
   Raises:
     ValueError: If another process has the folder.
@@ -197,7 +201,17 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         f'Another process is running in --workdir={workdir}; wait for it, or '
         'name another folder.'
       ) from error
-    yield
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+      if not quiet:
+        print(
+          f'warning: The file system of --workdir={workdir} has no locks '
+          f'({error.strerror}); see to it that no other process runs there.',
+          file=sys.stderr,
+        )
+    with held_folders.held(workdir, CONFIG):
+      yield
 
 
 def check_space(workdir: pathlib.Path, needed: int) -> None:
@@ -233,4 +247,5 @@ def prepare(
       write_json(workdir / CONFIG, digests.seal(content))
     (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
-    raise _cannot_write(workdir, error) from error
+    cause = error.__cause__ if error.errno is None else error
+    raise _cannot_write(workdir, cause) from error

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fmtl_jax import critical
 from fmtl_jax import digests
 from fmtl_jax import temporaries
 
@@ -181,15 +182,17 @@ class Checkpoints:
       'metadata': pickle.loads(copied),
     }
     text = json.dumps(content)
-    done = self._manager.save(
-      round_number,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(host),
-        metadata=ocp.args.JsonSave(
-          {'digest': digests.of_bytes(text.encode()), 'content': text}
+    # Across processes it is complete when `save` returns.
+    with critical.uninterrupted():
+      done = self._manager.save(
+        round_number,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(host),
+          metadata=ocp.args.JsonSave(
+            {'digest': digests.of_bytes(text.encode()), 'content': text}
+          ),
         ),
-      ),
-    )
+      )
     if done:  # There may be one of that round.
       self._scores[round_number] = score
 

@@ -19,7 +19,6 @@ import jax
 import numpy as np
 
 from experiments import command_line
-from experiments import interrupts
 from fmtl_jax import models
 from fmtl_jax import predictors
 
@@ -372,7 +371,7 @@ class InterruptTest(parameterized.TestCase):
       (
         *command,
         '--config.checkpoint.every_rounds=1',
-        '--workdir=a folder',
+        *('--workdir', 'a folder'),
       )
     )
     states = folder / 'a folder' / 'checkpoints' / 'multi_task_fl'
@@ -445,18 +444,28 @@ class HelpTest(commands.CommandTestCase):
 
 class HowToGoOnTest(parameterized.TestCase):
   @parameterized.parameters(
-    (('--config=a.py', '--cases=x,y'), '--config=a.py --cases=x,y '),
-    (('--config=a.py', '--workdir=old', '--debug'), '--config=a.py --debug '),
-    (('--config.model.hidden=(4, 2)',), "'--config.model.hidden=(4, 2)' "),
+    (('--config=a.py', '--cases=x,y'), ['--config=a.py', '--cases=x,y']),
+    (
+      ('--config=a.py', '--workdir=old', '--debug'),
+      ['--config=a.py', '--debug'],
+    ),
+    (('--config=a.py', '--workdir', 'old'), ['--config=a.py']),
+    (('-workdir', 'o', '--config', 'a.py'), ['--config', 'a.py']),
+    (('--workdir', '--odd name', '--debug'), ['--debug']),
+    (('-workdir=old', '--cases', 'workdir'), ['--cases', 'workdir']),
+    (
+      ('--config.model.hidden=(4, 2)', "--x='$HOME'"),
+      ['--config.model.hidden=(4, 2)', "--x='$HOME'"],
+    ),
   )
-  def test_it_is_the_command_with_its_folder(self, arguments, shown):
-    stop = interrupts.Interrupted(signal.SIGTERM)
+  def test_it_is_the_command_with_its_folder(self, arguments, wanted):
     with mock.patch.object(sys, 'argv', ['main.py', *arguments]):
-      found = command_line.how_to_go_on('main', stop, pathlib.Path('runs/a b'))
+      found = command_line.how_to_go_on('main', pathlib.Path("runs/a 'b"))
+    start = 'To go on: '
+    self.assertStartsWith(found, start)
     self.assertEqual(
-      found,
-      'Stopped by SIGTERM; what was done is saved. To go on: '
-      f"python -m experiments.main {shown}--workdir='runs/a b'",
+      shlex.split(found.removeprefix(start)),
+      ['python', '-m', 'experiments.main', *wanted, "--workdir=runs/a 'b"],
     )
 
 

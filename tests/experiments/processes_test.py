@@ -2,15 +2,18 @@
 
 import json
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from experiments import config as config_lib
 from experiments import processes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -65,19 +68,40 @@ print(json.dumps([sorted(source.clients[:2]), sorted(cohort)]))
 """
 
 
+# Works with the other one until it is killed or stopped; the folder of the
+# second process goes with it.
+ENDLESS = """
+import pathlib, sys
+from experiments import command_line, interrupts, processes
+sys.argv, (address, number) = sys.argv[:1], sys.argv[1:]
+
+def main():
+  with processes.together(address, 2, int(number), {}, 5.0):
+    from jax.experimental import multihost_utils
+    with processes.folder_of(pathlib.Path('run')) as folder:
+      print(folder.parent, flush=True)
+      while True:
+        multihost_utils.sync_global_devices('again')
+
+command_line.run(main)
+"""
+
+
+def _start(*command):
+  """Starts a process of the project."""
+  return subprocess.Popen(
+    [sys.executable, *command],
+    cwd=commands.ROOT,
+    env=commands.environment() | {'JAX_NUM_CPU_DEVICES': '1'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
 def _together(*programs):
   """Runs processes at the same time; returns what they printed."""
-  running = [
-    subprocess.Popen(
-      [sys.executable, *command],
-      cwd=commands.ROOT,
-      env=commands.environment() | {'JAX_NUM_CPU_DEVICES': '1'},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for command in programs
-  ]
+  running = [_start(*command) for command in programs]
   outputs = []
   try:
     for process in running:
@@ -152,6 +176,93 @@ class ProcessesTest(parameterized.TestCase):
   def test_numbers_that_do_not_fit_are_told(self, *arguments):
     with self.assertRaisesRegex(ValueError, 'Expected --coordinator'):
       processes.join(*arguments)
+
+  @parameterized.parameters(0.0, 1.0, -5.0, float('inf'), float('nan'))
+  def test_a_time_that_says_nothing_is_told(self, seconds):
+    with self.assertRaisesRegex(ValueError, '--distributed_timeout >= 2'):
+      processes.join('localhost:1', 2, 0, {}, seconds)
+
+  def test_where_files_lie_may_differ(self):
+    one, two = (config_lib.default_config() for _ in range(2))
+    two.data.manual_dir, two.data.feature_dir = '/there', '/features'
+    about = lambda config, *given: processes.about(
+      config, dict.fromkeys(given), ['fedavg']
+    )
+    self.assertEqual(about(one), about(two, 'data.manual_dir'))
+    self.assertNotEqual(about(one), about(one, 'run.rounds'))
+    for field, value in (('run.rounds', 3), ('checkpoint.every_rounds', 5)):
+      config_lib.set_field(two, field, value)
+      self.assertNotEqual(about(one)[field], about(two)[field])
+
+
+class FaultsTest(parameterized.TestCase):
+  """The real command: a sentence and exit code 2, soon."""
+
+  def check_sentences(self, running, sentences):
+    for process, sentence in zip(running, sentences, strict=True):
+      self.addCleanup(process.kill)
+      _, errors = process.communicate(timeout=60)
+      self.assertRegex(errors, f'^error: .*(?:{sentence})')
+      self.assertEqual(errors.count('\n'), 1, errors)
+      self.assertEqual(process.returncode, 2)
+
+  @parameterized.named_parameters(
+    ('missing', ((2, 0),), ('Process 1 of --num_processes=2 did not come',)),
+    (
+      'unlike_numbers',
+      ((2, 0), (3, 1)),
+      ('--num_processes=3 and process 0 with 2|did not come',) * 2,
+    ),
+    ('no_first', ((2, 1),), ('Process 1 waited 2 s for process 0',)),
+  )
+  def test_processes_that_do_not_fit_end(self, who, sentences):
+    address = _address()
+    running = [
+      _start(
+        *('-m', 'experiments.main', *RUN),
+        *('--distributed', f'--coordinator={address}'),
+        *(f'--num_processes={count}', f'--process_id={number}'),
+        f'--distributed_timeout={2 if len(who) == 1 else 20}',
+      )
+      for count, number in who
+    ]
+    self.check_sentences(running, sentences)
+
+  def test_a_coordinator_without_a_port(self):
+    process = _start(
+      *('-m', 'experiments.main', *RUN, '--distributed'),
+      *('--coordinator=localhost', '--num_processes=2', '--process_id=0'),
+    )
+    self.check_sentences([process], ['with a port from 1 to 65535'])
+
+  @parameterized.parameters(
+    (0, signal.SIGKILL, 'Process 0 went away', -signal.SIGKILL),
+    (1, signal.SIGKILL, 'Process 1 went away', -signal.SIGKILL),
+    (1, signal.SIGINT, 'it was stopped by SIGINT', 128 + signal.SIGINT),
+  )
+  def test_one_that_goes_away_ends_the_other(self, number, how, sentence, code):
+    address = _address()
+    running = [_start('-c', ENDLESS, address, str(n)) for n in range(2)]
+    for process in running:
+      self.addCleanup(process.kill)
+    folders = [self._folder(process) for process in running]
+    time.sleep(0.5)
+    start = time.monotonic()
+    running[number].send_signal(how)
+    self.check_sentences([running[1 - number]], [sentence])
+    self.assertLess(time.monotonic() - start, 10)
+    _, errors = running[number].communicate(timeout=60)
+    self.assertEqual(running[number].returncode, code, errors)
+    if code > 0:
+      self.assertRegex(errors, '^Stopped by SIGINT at once; .*\n$')
+    if not number:
+      self.assertFalse(folders[1].exists())
+
+  def _folder(self, process):
+    """What it prints first, below what connects the processes."""
+    while (line := process.stdout.readline()).startswith('['):
+      pass
+    return pathlib.Path(line.strip())
 
 
 if __name__ == '__main__':

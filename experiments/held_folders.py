@@ -1,0 +1,135 @@
+"""Held folders: what becomes of a run whose folder is renamed or removed.
+
+A descriptor leads to the folder whatever its name. A run that finds that its
+folder is not where it was saves its state where it is, and ends.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+from typing import NamedTuple
+
+
+class MovedError(Exception):
+  """A folder was renamed or removed while a run wrote into it.
+
+  Attributes:
+    workdir: Where it is now.
+  """
+
+  def __init__(self, sentence: str, workdir: pathlib.Path):
+    super().__init__(sentence)
+    self.workdir = workdir
+
+
+class _Held(NamedTuple):
+  """A folder that a run writes into.
+
+  Attributes:
+    path: Where it was.
+    descriptor: Of the folder.
+    first: Its files that say what it is, by name.
+  """
+
+  path: pathlib.Path
+  descriptor: int
+  first: dict[str, bytes]
+
+  def is_there(self) -> bool:
+    """Whether its path still leads to it."""
+    return _leads_to(self.path, self.descriptor)
+
+  def now(self) -> pathlib.Path | None:
+    """Where it is; None if it is gone, or nobody knows."""
+    if self.is_there():
+      return self.path
+    try:
+      path = pathlib.Path(os.readlink(f'/proc/self/fd/{self.descriptor}'))
+    except OSError:
+      return None  # Linux alone knows.
+    return path if _leads_to(path, self.descriptor) else None
+
+
+_held: list[_Held] = []
+
+
+def _leads_to(path: pathlib.Path, descriptor: int) -> bool:
+  try:
+    return os.path.samestat(os.stat(path), os.fstat(descriptor))
+  except OSError:
+    return False
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path, *first: str) -> Iterator[None]:
+  """Looks after a folder for the time of a with block.
+
+  Args:
+    folder: It exists.
+    first: Names of its files that say what it is.
+  """
+  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+  kept = {
+    name: (folder / name).read_bytes()
+    for name in first
+    if (folder / name).is_file()
+  }
+  _held.append(_Held(folder.absolute(), descriptor, kept))
+  try:
+    yield
+  finally:
+    _held.pop()
+    os.close(descriptor)
+
+
+def _moved(path: pathlib.Path) -> _Held | None:
+  """The held folder of a path, if it is not where it was."""
+  for folder in _held:
+    if path.absolute().is_relative_to(folder.path) and not folder.is_there():
+      return folder
+  return None
+
+
+def is_there(path: pathlib.Path) -> bool:
+  """Whether the held folder of a path is where it was, if there is one."""
+  return _moved(path) is None
+
+
+def place_now(path: pathlib.Path) -> pathlib.Path:
+  """What a path is now, if its held folder was renamed.
+
+  A folder that was removed is made again, with its first files.
+  """
+  folder = _moved(path)
+  if folder is None:
+    return path
+  now = folder.now()
+  if now is None:
+    now = folder.path
+    now.mkdir(parents=True, exist_ok=True)
+    for name, content in folder.first.items():
+      (now / name).write_bytes(content)
+  return now / path.absolute().relative_to(folder.path)
+
+
+def check(path: pathlib.Path) -> None:
+  """Raises a MovedError if the held folder of a path is not where it was."""
+  folder = _moved(path)
+  if folder is None:
+    return
+  now = folder.now()
+  if now is not None:
+    sentence = f'renamed to {now} while the run wrote into it; it holds'
+  elif folder.path.is_dir():
+    sentence = 'removed while the run wrote into it; it was made again with'
+  else:
+    raise MovedError(
+      f'--workdir={folder.path} was removed while the run wrote into it, with '
+      'what was saved',
+      folder.path,
+    )
+  raise MovedError(
+    f'--workdir={folder.path} was {sentence} the state of the case that ran',
+    now or folder.path,
+  )
