@@ -5,6 +5,7 @@ set.
 """
 
 from collections.abc import Callable, Sequence
+import io
 import os
 import pathlib
 import shlex
@@ -22,6 +23,7 @@ from ml_collections import config_flags
 
 from experiments import config as config_lib
 from experiments import determinism
+from experiments import logs
 
 USER_ERROR = 2
 
@@ -238,6 +240,7 @@ def how_to_go_on(module: str, stop: Exception, workdir: pathlib.Path) -> str:
   )
 
 
+@logs.kept()
 def carry_out(
   module: str,
   workdir: pathlib.Path,
@@ -279,6 +282,9 @@ def run(main: Callable[[], int]) -> None:
   """
   use_all_cores()
   use_compilation_cache()
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # It may know less than UTF-8.
+      stream.reconfigure(errors='backslashreplace')
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):
     # `--help` shows the flags of the program: these are its own.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

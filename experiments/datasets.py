@@ -78,6 +78,7 @@ class Source(NamedTuple):
     settings: The values of `SETTINGS` that it was loaded with, if known.
     unsound: `[N]` bool, examples whose features are not finite; None if there
       are none. Nobody is evaluated on them.
+    fingerprint: What the data are, see `experiments/fingerprints.py`.
   """
 
   features: Any
@@ -91,6 +92,7 @@ class Source(NamedTuple):
   backbone: Backbone | None = None
   settings: Mapping[str, Any] = types.MappingProxyType({})
   unsound: np.ndarray | None = None
+  fingerprint: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _digits(data: ml_collections.ConfigDict) -> Source:

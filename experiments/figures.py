@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import files
 from experiments import results
 from experiments import tables
 from fmtl_jax import evaluation
@@ -481,7 +482,9 @@ def _figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
       figsize=(_WIDTH, height), dpi=_DOTS_PER_INCH, layout='constrained'
     )
     yield figure
-    figure.savefig(path)
+    path = pathlib.Path(path)
+    with files.replacing(path) as unfinished:
+      figure.savefig(unfinished, format=path.suffix.removeprefix('.'))
 
 
 def _trained(records: Sequence[Record]) -> list[Record]:

@@ -5,15 +5,16 @@ loop writes one for each case. Its curve holds `[E][R][T + 1]` nested lists: E
 evaluations, R seeds, T tasks and their mean, None where undefined.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import math
-import os
 import pathlib
+import types
 from typing import Any
 
 import numpy as np
 
+from experiments import files
 from experiments import workdirs
 from fmtl_jax import evaluation
 
@@ -293,12 +294,14 @@ def write_metrics_csv(
   one.
   """
   path = pathlib.Path(path)
-  temporary = path.with_suffix('.tmp')
-  with temporary.open('w', newline='') as file:
+  with (
+    files.replacing(path) as unfinished,
+    unfinished.open('w', encoding=files.ENCODING, newline='') as file,
+  ):
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(_CSV_HEADER)
     for record in records:
-      for split, view, metric, tasks, rounds, values in _curves(record):
+      for split, view, metric, tasks, rounds, values in curves(record):
         for number, of_round in zip(rounds, values, strict=True):
           for seed, of_seed in zip(record['seeds'], of_round, strict=True):
             writer.writerows(
@@ -306,42 +309,33 @@ def write_metrics_csv(
               for task, value in zip(tasks, of_seed.tolist(), strict=True)
               if not math.isnan(value)
             )
-  os.replace(temporary, path)
 
 
-def _curves(record):
-  """Split, view, metric, tasks `[L]`, rounds `[E]`, values `[E, R, L]`."""
-  for name in record['curve']['values']:
+def curves(
+  record: Record, seen: Mapping[str, int] = types.MappingProxyType({})
+) -> Iterator[tuple[str, str, str, Sequence[str], Sequence[int], np.ndarray]]:
+  """All curves of a record, those of every round last.
+
+  Args:
+    record: Of one case: `tasks`, `seeds`, `curve`, `train_loss`, `per_round`.
+    seen: How many values of a `split/view/metric` to leave out at its start.
+
+  Yields:
+    Split, view, metric, tasks `[L]`, rounds `[E]` and values `[E, R, L]`.
+  """
+  num_seeds = len(record['seeds'])
+  tasks = (*record['tasks'], MEAN)
+  for name, rows in record['curve']['values'].items():
     split, view, metric = name.split('/')
-    values = curve(record, split, view, metric)
-    tasks = (*record['tasks'], MEAN)
-    yield split, view, metric, tasks, record['curve']['round'], values
+    first = seen.get(name, 0)
+    values = np.asarray(rows[first:], np.float64)
+    values = values.reshape(len(rows) - first, num_seeds, len(tasks))
+    rounds = record['curve']['round'][first:]
+    yield split, view, metric, tasks, rounds, values
   split, view, metric = TRAIN
   per_round = {metric: record['train_loss'], **record.get('per_round', {})}
   for name, rows in per_round.items():
-    values = np.asarray(rows, np.float64)
-    values = values.reshape(len(values), len(record['seeds']), 1)
-    yield split, view, name, (MEAN,), range(1, len(values) + 1), values
-
-
-def write_tensorboard(
-  folder: str | pathlib.Path, records: Sequence[Record]
-) -> None:
-  """Writes the mean over seeds of every curve for TensorBoard.
-
-  Each case is a run, each task a scalar of a metric. What an earlier call wrote
-  for a case is replaced.
-  """
-  import tensorboardX  # Not needed to read or tabulate records.
-
-  for record in records:
-    run = pathlib.Path(folder) / record['case']
-    for old in run.glob('events.out.tfevents.*'):
-      old.unlink()
-    with tensorboardX.SummaryWriter(str(run)) as writer:
-      for split, view, metric, tasks, rounds, values in _curves(record):
-        for number, of_round in zip(rounds, values.mean(1), strict=True):
-          for task, value in zip(tasks, of_round.tolist(), strict=True):
-            if not math.isnan(value):
-              tag = f'{split}_{view}_{metric}/{task}'
-              writer.add_scalar(tag, value, number)
+    first = seen.get(f'{split}/{view}/{name}', 0)
+    values = np.asarray(rows[first:], np.float64)
+    values = values.reshape(len(rows) - first, num_seeds, 1)
+    yield split, view, name, (MEAN,), range(first + 1, len(rows) + 1), values

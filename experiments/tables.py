@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
+from experiments import files
 from experiments import results
 from fmtl_jax import evaluation
 from fmtl_jax import layer_types
@@ -922,4 +923,4 @@ def write(tables: Sequence[Table], folder: pathlib.Path, name: str) -> None:
   """Writes tables below each other, as `NAME.md` and `NAME.tex`."""
   for suffix, render in (('md', to_markdown), ('tex', to_latex)):
     text = '\n'.join(render(table) for table in tables)
-    (folder / f'{name}.{suffix}').write_text(text)
+    files.write_text(folder / f'{name}.{suffix}', text)

@@ -12,9 +12,11 @@ import shutil
 import tempfile
 from typing import Any
 
+from experiments import files
 from fmtl_jax import checkpoints
 
 CONFIG = 'config.json'
+DATA = 'data'  # In the config: what they are.
 _LOCK = '.lock'
 _LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
@@ -28,14 +30,7 @@ def default(name: str) -> pathlib.Path:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON so that the file is either the old or the new one."""
-  temporary = _temporary(path)
-  temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
-  os.replace(temporary, path)
-
-
-def _temporary(path: pathlib.Path) -> pathlib.Path:
-  """What `write_json` writes before it is complete."""
-  return path.with_suffix('.tmp')
+  files.write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -51,7 +46,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       'run of experiments.main.'
     )
   try:
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding=files.ENCODING))
     if not isinstance(saved, dict):
       raise ValueError('it is no JSON object')
     if not isinstance(saved.get('identity'), dict):
@@ -91,7 +86,8 @@ def check(
       f'There is no run in --workdir={workdir} to go on with; name the folder '
       'of one, or leave --resume=must out.'
     )
-  started = _temporary(workdir / CONFIG)  # By a process that was killed then.
+  # Left by a process that was killed then.
+  started = files.temporary(workdir / CONFIG)
   if not workdir.exists() or set(workdir.iterdir()) <= {started}:
     return
   if resume == 'never' and (workdir / CONFIG).is_file():
@@ -103,7 +99,12 @@ def check(
     raise ValueError(
       f'--workdir={workdir} holds files of something else; name a new folder.'
     )
-  check_identity(workdir, read_config(workdir)['identity'], identity)
+  saved = read_config(workdir)
+  there = saved['identity']
+  if isinstance(config := saved.get('config'), dict):
+    # Fields that were no part of the identity then are known from there.
+    there = {f: v for f, v in config.items() if f in identity} | there
+  check_identity(workdir, there, identity)
   if not os.access(workdir, os.W_OK):
     raise _cannot_write(workdir, PermissionError(errno.EACCES, 'no permission'))
   if (workdir / _LOCK).exists():
@@ -190,7 +191,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
   Raises:
     ValueError: If another process has the folder.
   """
-  with open(workdir / _LOCK, 'a') as file:
+  with open(workdir / _LOCK, 'ab') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -221,19 +222,29 @@ def prepare(
   workdir: pathlib.Path,
   identity: Mapping[str, Any],
   config: Mapping[str, Any],
+  data: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes the folder and writes the config, unless it is there.
+
+  Args:
+    workdir: The folder.
+    identity: What the results depend on, by field.
+    config: All fields.
+    data: Their fingerprint, if known; it is added to a config without one.
 
   Raises:
     ValueError: If it cannot be written.
   """
+  more = {} if data is None else {DATA: dict(data)}
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():  # It says whose folder this is.
       write_json(
         workdir / CONFIG,
-        {'identity': dict(identity), 'config': dict(config)},
+        {'identity': dict(identity), 'config': dict(config), **more},
       )
+    elif more and DATA not in (saved := read_config(workdir)):
+      write_json(workdir / CONFIG, saved | more)
     (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
     raise _cannot_write(workdir, error) from error

@@ -388,7 +388,7 @@ def save_params(
   text = json.dumps(dict(metadata or {}), indent=2)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(folder, _to_host(params))
-  (folder / 'model.json').write_text(text)
+  (folder / 'model.json').write_text(text, encoding='utf-8')
 
 
 def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
@@ -410,7 +410,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
         lambda x: np.zeros(x.shape, x.dtype), dict(item.tree)
       )
       params = checkpointer.restore(folder, abstract)
-    metadata = json.loads(path.read_text())
+    metadata = json.loads(path.read_bytes())
     if not isinstance(metadata, dict):
       raise ValueError('model.json is no JSON object')
   except Exception as error:  # Whatever bytes on disk can make it raise.
