@@ -5,6 +5,7 @@ round; rounds run on what it computed. A file keeps that for the next run.
 """
 
 from collections.abc import Callable
+import contextlib
 import functools
 import pathlib
 import sys
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import fingerprints
 from experiments import hardware
+from experiments import progress as progress_lib
 from fmtl_jax import faults
 from fmtl_jax import features as features_lib
 from fmtl_jax import models
@@ -72,8 +74,10 @@ def load_source(
   allowed = config.faults.nonfinite != faults.STOP
   source = datasets.load(config.data, allowed)
   flat = config_lib.flatten(config)
+  fingerprint = fingerprints.of_source(source, config.data.name)
   source = source._replace(
-    settings={field: flat[field] for field in datasets.SETTINGS}
+    settings={field: flat[field] for field in datasets.SETTINGS},
+    fingerprint=fingerprint | fingerprints.of_weights(config),
   )
   if allowed and isinstance(source.features, np.ndarray):
     values = source.features.reshape(len(source.features), -1)
@@ -93,6 +97,12 @@ def load_source(
   )
   batch = jax.ShapeDtypeStruct(
     (_BATCH, *source.features.shape[1:]), source.features.dtype
+  )
+  source = source._replace(
+    fingerprint={
+      **source.fingerprint,
+      'model.backbone_weights': features_lib.fingerprint(params),
+    }
   )
   # Raises for images of another size.
   jaxpr = jax.make_jaxpr(model.apply)(params, batch)
@@ -158,9 +168,8 @@ def _run(
   """
   clock: list[float] = []  # When the work began, then when each batch ended.
   counts: list[int] = []
-  with tqdm.tqdm(
-    total=len(examples), desc=name, unit='image', disable=None
-  ) as bar:
+  bar = progress_lib.Progress(name, len(examples), 'image')
+  with contextlib.closing(bar):
 
     def progress(count):
       clock.append(time.perf_counter())

@@ -7,6 +7,7 @@ set.
 from collections.abc import Callable, Sequence
 import errno
 import importlib.machinery
+import io
 import os
 import pathlib
 import re
@@ -29,6 +30,7 @@ from experiments import determinism
 from experiments import exits
 from experiments import held_folders
 from experiments import interrupts
+from experiments import logs
 from experiments import streams
 
 USER_ERROR = exits.USER_ERROR
@@ -320,6 +322,7 @@ def how_to_go_on(module: str, workdir: pathlib.Path) -> str:
   )
 
 
+@logs.kept()
 def carry_out(
   module: str,
   workdir: pathlib.Path,
@@ -379,6 +382,9 @@ def run(main: Callable[[], int]) -> None:
   streams.keep()
   use_all_cores()
   use_compilation_cache()
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # It may know less than UTF-8.
+      stream.reconfigure(errors='backslashreplace')
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):
     # `--help` shows the flags of the program: these are its own.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

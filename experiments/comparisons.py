@@ -11,6 +11,7 @@ experiment, but for the list of algorithms.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import pathlib
 import sys
 import time
@@ -25,8 +26,11 @@ from experiments import cases as cases_lib
 from experiments import checks
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import environments
 from experiments import figures
+from experiments import fingerprints
 from experiments import interrupts
+from experiments import logs
 from experiments import records as records_lib
 from experiments import reports
 from experiments import results
@@ -46,8 +50,6 @@ _CHOSEN = (
 )
 # The same for all rows of one table.
 _SHARED = ('data', 'run')
-# The search chooses by what is shown.
-_CHOICE = ('report.metric', 'report.view')
 
 
 class Plan(NamedTuple):
@@ -188,7 +190,7 @@ def _identity(config):
     and field != 'algorithm.name'
   }
   search = {f: v for f, v in flat.items() if f.startswith('compare.')}
-  return shared | search | {field: flat[field] for field in _CHOICE}
+  return shared | search | {field: flat[field] for field in config_lib.CHOICE}
 
 
 def _identity_of_case(name, final):
@@ -249,6 +251,7 @@ def best_of(rows: Sequence[Row]) -> Row | None:
   return max(defined, key=lambda row: sign * row['final'])
 
 
+@logs.kept()
 def run(
   config: ml_collections.ConfigDict,
   workdir: str | pathlib.Path,
@@ -268,9 +271,9 @@ def run(
     resume: Whether there must or must not be one, see `workdirs.check`.
 
   Returns:
-    What `comparison.json` holds: `environment`, `results` and `cost` as in
-    `results.json`; `comparison`, see `summarize`; and `searches`, the rows of
-    `sweeps.rows_of` by algorithm.
+    What `comparison.json` holds: `environment`, `environments`, `results` and
+    `cost` as in `results.json`; `comparison`, see `summarize`; and `searches`,
+    the rows of `sweeps.rows_of` by algorithm.
 
   Raises:
     ValueError: If anything about the input is wrong; nothing is written then.
@@ -280,27 +283,54 @@ def run(
   plans = plans_of(config, only, command_line)
   _check_folder(workdir, config, plans, resume)
   source = backbones.load_source(config)
+  fingerprints.check(workdir, source.fingerprint)
   _check_plans(plans, source)  # Before anything is written.
   first = datasets.federate(source, config.data, train.seeds_of(config)[0])
   overlapping = datasets.overlapping_pairs(source, first)
   if note := datasets.unlabelled_tasks(first):
     print(f'warning: {note}', file=sys.stderr)
-  workdirs.prepare(workdir, _identity(config), config_lib.flatten(config))
+  workdirs.prepare(
+    workdir,
+    _identity(config),
+    config_lib.flatten(config),
+    source.fingerprint,
+  )
   (workdir / 'searches').mkdir(exist_ok=True)
   with workdirs.locked(workdir), interrupts.noticed() as flag:
-    for plan in plans:
+    logs.write_to(workdir)
+    trained = False
+    for number, plan in enumerate(plans):
       rows = _read_search(workdir, plan.name)
+      is_new = rows is None
       if rows is None:
         rows = _search(plan, source, workdir, flag)
         _say_search(plan, rows)
       best = best_of(rows)
-      if best is None or _record_path(workdir, plan.name).exists():
-        continue
-      head = train.record_head(plan.name, config, source, overlapping)
-      record = _run_final(plan, best['settings'], source, workdir, flag)
-      records_lib.write(_record_path(workdir, plan.name), head | record)
-      _say_final(head | record, config)
-  return _report(workdir, config)
+      if best is not None and not _record_path(workdir, plan.name).exists():
+        is_new = True
+        head = train.record_head(plan.name, config, source, overlapping)
+        record = _run_final(plan, best['settings'], source, workdir, flag)
+        records_lib.write(_record_path(workdir, plan.name), head | record)
+        _say_final(head | record, config)
+      trained = trained or is_new
+      if is_new and plan is not plans[-1]:
+        _report(workdir, config, [p.label for p in plans[number + 1 :]])
+    if not trained:
+      print(_nothing_trained(workdir, plans), flush=True)
+    return _report(workdir, config)
+
+
+def _nothing_trained(workdir, plans):
+  """Says that all was finished before, and when."""
+  parts = {f'{p.name}_search': _read_search(workdir, p.name) for p in plans}
+  paths = [_search_path(workdir, plan.name) for plan in plans]
+  records = [_record_path(workdir, plan.name) for plan in plans]
+  there = [path for path in records if path.exists()]
+  report = workdir / 'comparison.json'
+  spans = environments.of_rows(parts, report) | environments.of_records(
+    [records_lib.read(path, records_lib.check_case) for path in there], report
+  )
+  return environments.nothing_trained('algorithms', spans, [*paths, *there])
 
 
 def _check_plans(plans, source):
@@ -464,8 +494,11 @@ def _mean_and_std(values):
   return train.to_json(mean)[0], train.to_json(std)[0]
 
 
-def _report(workdir, config):
-  """Writes comparison.json, .md, .tex and .png; prints the tables."""
+def _report(workdir, config, missing=()):
+  """Writes comparison.json, .md, .tex and .png.
+
+  Tables are printed, too, if nothing is missing, by label.
+  """
   records = reports.load_records(workdir, config.cases)
   order = list(config.cases)
   found = sorted(
@@ -478,12 +511,19 @@ def _report(workdir, config):
     if (rows := _read_search(workdir, name)) is not None
   }
   rows = summarize(records, searches, config)
-  summary = results.build(records, train.environment()) | {
-    'comparison': rows,
-    'searches': searches,
-  }
-  results.write_json(workdir / 'comparison.json', summary)
-  shown = build_tables(rows, records, searches, config)
+  path = workdir / 'comparison.json'
+  made_with = environments.summary(
+    environments.of_records(records, path)
+    | environments.of_rows(
+      {f'{name}_search': of for name, of in searches.items()}, path
+    )
+  )
+  summary = made_with | results.build(records, made_with['environment'])
+  summary |= {'comparison': rows, 'searches': searches}
+  results.write_json(path, summary)
+  first, *others = build_tables(rows, records, searches, config)
+  notes = (*first.notes, *reports.unfinished(missing))
+  shown = [dataclasses.replace(first, notes=notes), *others]
   tables.write(shown, workdir, 'comparison')
   figures.comparison(
     workdir / 'comparison.png',
@@ -492,7 +532,8 @@ def _report(workdir, config):
     metric=config.report.metric,
     title=shown[0].title,
   )
-  print('\n' + '\n'.join(tables.to_text(table) for table in shown))
+  if not missing:
+    print('\n' + '\n'.join(tables.to_text(table) for table in shown))
   return summary
 
 
@@ -602,6 +643,8 @@ def describe(
   if folder is not None:
     _check_folder(folder, config, plans)
   source = backbones.load_source(config, compute=False)
+  if folder is not None:
+    fingerprints.check(folder, source.fingerprint)
   _check_plans(plans, source)
   first = datasets.federate(source, config.data, train.seeds_of(config)[0])
   rates = ', '.join(f'{rate:g}' for rate in config.compare.learning_rates)

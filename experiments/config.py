@@ -219,14 +219,16 @@ def default_config() -> ml_collections.ConfigDict:
   return config
 
 
-# What a config identifies: two runs that differ only in these are the same.
+# Sections that are no part of a run's identity: its numbers are the same
+# whatever they say, to rounding. All other fields are part of it, paths of data
+# and weights too.
 _NOT_IDENTITY = (
-  'execution',
-  'checkpoint',
-  'report',
-  'cases',
-  'compare',
-  'unseen',
+  'execution',  # How it is computed.
+  'checkpoint',  # What is kept of it.
+  'report',  # What is shown. Who chooses by it adds the metric: see CHOICE.
+  'cases',  # Which rows there are; a row depends on no other one.
+  'compare',  # Of experiments.compare alone, which adds it.
+  'unseen',  # Of experiments.unseen alone, which adds it.
 )
 _CACHES = ('data.feature_dir',)
 # Where files lie.
@@ -234,6 +236,8 @@ _PLACES = (
   *('data.manual_dir', 'data.data_dir', 'data.feature_dir'),
   *('model.backbone_weights', 'model.pretrained'),
 )
+# What sweeps and comparisons are about: they keep values of one metric.
+CHOICE = ('report.metric', 'report.view')
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

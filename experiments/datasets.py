@@ -82,6 +82,7 @@ class Source(NamedTuple):
       are none. Nobody is evaluated on them.
     center: `[...]` float64, what was subtracted from features that float32
       cannot hold, see `centered`; None if nothing was.
+    fingerprint: What the data are, see `experiments/fingerprints.py`.
   """
 
   features: Any
@@ -97,6 +98,7 @@ class Source(NamedTuple):
   settings: Mapping[str, Any] = types.MappingProxyType({})
   unsound: np.ndarray | None = None
   center: np.ndarray | None = None
+  fingerprint: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _digits(data: ml_collections.ConfigDict) -> Source:

@@ -1,4 +1,7 @@
-"""Files: what a run writes is the old or the new file, never a part of one."""
+"""Files: what a run writes is the old or the new file, never a part of one.
+
+Text is UTF-8 whatever the locale says.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -7,6 +10,8 @@ import pathlib
 
 from experiments import held_folders
 from fmtl_jax import critical
+
+ENCODING = 'utf-8'
 
 
 def temporary(path: pathlib.Path) -> pathlib.Path:
@@ -60,4 +65,4 @@ def told(path: pathlib.Path) -> Iterator[None]:
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file so that it is either the old or the new one."""
   with replacing(path) as unfinished:
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding=ENCODING)

@@ -13,6 +13,7 @@ from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import fingerprints
 from experiments import program as program_lib
 from experiments import tables
 from experiments import train
@@ -103,6 +104,8 @@ def load(
       f'No checkpoint of {case!r} in {workdir}; run that case there first.'
     )
   source = backbones.load_source(config)
+  # Standardization is that of the training examples.
+  fingerprints.check(workdir, source.fingerprint)
   case_config = cases_lib.resolve(case, config, command_line)
   built = build.build(case, case_config, source, seeds)
   if task:  # Before anything is compiled.

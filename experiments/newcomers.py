@@ -36,8 +36,11 @@ from experiments import cases as cases_lib
 from experiments import compilation
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import environments
 from experiments import figures
+from experiments import fingerprints
 from experiments import interrupts
+from experiments import logs
 from experiments import program as program_lib
 from experiments import records as records_lib
 from experiments import reports
@@ -369,6 +372,7 @@ def _check(config):
     )
 
 
+@logs.kept()
 def run(
   config: ml_collections.ConfigDict,
   workdir: str | pathlib.Path,
@@ -387,7 +391,8 @@ def run(
     resume: Whether there must or must not be one, see `workdirs.check`.
 
   Returns:
-    What `unseen.json` holds: `environment` and `results`, see `summarize`.
+    What `unseen.json` holds: `environment` and `environments` as in
+    `results.json`, and `results`, see `summarize`.
 
   Raises:
     ValueError: If anything about the input is wrong; nothing is written then.
@@ -401,20 +406,30 @@ def run(
   workdirs.check(workdir, identity, resume)
   reports.load_records(workdir, check=records_lib.check_newcomers)
   source = backbones.load_source(config)
+  fingerprints.check(workdir, source.fingerprint)
   held_out = [hold_out(source, config, s) for s in train.seeds_of(config)]
   plans = plans_of(config, source, held_out, only, command_line)
   for plan in plans:
     if plan.case.warning:
       print(f'warning: {plan.case.warning}', file=sys.stderr)
-  workdirs.prepare(workdir, identity, config_lib.flatten(config))
+  workdirs.prepare(
+    workdir, identity, config_lib.flatten(config), source.fingerprint
+  )
+  paths = [workdir / 'cases' / f'{plan.name}.json' for plan in plans]
   with workdirs.locked(workdir), interrupts.noticed() as flag:
-    for plan in plans:
-      path = workdir / 'cases' / f'{plan.name}.json'
-      if path.exists():
-        continue
+    logs.write_to(workdir)
+    missing = [
+      plan for plan, path in zip(plans, paths, strict=True) if not path.exists()
+    ]
+    if not missing:
+      check, report = records_lib.check_newcomers, workdir / 'unseen.json'
+      print(reports.nothing_trained(report, paths, check), flush=True)
+    for number, plan in enumerate(missing, start=1):
       record = _run(plan, source, held_out, workdir, flag)
-      records_lib.write(path, record)
+      records_lib.write(workdir / 'cases' / f'{plan.name}.json', record)
       _say(record, config)
+      if number < len(missing):
+        _report(workdir, config, [p.label for p in missing[number:]])
     return _report(workdir, config)
 
 
@@ -465,6 +480,7 @@ def _run(plan, source, held_out, workdir, flag):
     'rounds': plan.config.run.rounds,
     'protocol': plan.config.data.protocol,
     'overlapping_pairs': overlapping_pairs(source, held_out[0]),
+    environments.KEY: history.environments,
     'examples': list(plan.config.unseen.examples),
     'clients': [[int(i) for i in p.client_ids] for p in partitions],
     'test_examples': [p.test.sizes.tolist() for p in partitions],
@@ -793,8 +809,11 @@ def _span(numbers):
   return str(least) if least == most else f'{least} to {most}'
 
 
-def _report(workdir, config):
-  """Writes unseen.json, .md, .tex and .png; prints the table."""
+def _report(workdir, config, missing=()):
+  """Writes unseen.json, .md, .tex and .png.
+
+  The table is printed, too, if nothing is missing, by label.
+  """
   records = reports.load_records(
     workdir, config.cases, records_lib.check_newcomers
   )
@@ -809,10 +828,11 @@ def _report(workdir, config):
       f'{config.report.metric!r}.'
     )
   rows = summarize(records, config.report.metric)
+  path = workdir / 'unseen.json'
   results.write_json(
-    workdir / 'unseen.json',
+    path,
     {
-      'environment': train.environment(),
+      **environments.summary(environments.of_records(records, path)),
       'results': [row for name in metrics for row in summarize(records, name)],
     },
   )
@@ -821,14 +841,15 @@ def _report(workdir, config):
     records,
     metric=config.report.metric,
     title=config.report.title,
-    notes=_notes(records),
+    notes=[*_notes(records), *reports.unfinished(missing)],
   )
   tables.write([table], workdir, 'unseen')
   figures.newcomers(
     workdir / 'unseen.png', rows, metric=config.report.metric, title=table.title
   )
-  print('\n' + tables.to_text(table))
-  return json.loads((workdir / 'unseen.json').read_text())
+  if not missing:
+    print('\n' + tables.to_text(table))
+  return json.loads(path.read_bytes())
 
 
 def _say(record, config):
@@ -864,6 +885,8 @@ def describe(
   if folder is not None:
     workdirs.check(folder, _identity(config, command_line or {}))
   source = backbones.load_source(config, compute=False)
+  if folder is not None:
+    fingerprints.check(folder, source.fingerprint)
   seeds = train.seeds_of(config)
   held_out = [hold_out(source, config, seed) for seed in seeds]
   lines = [

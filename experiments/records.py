@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import environments
 from experiments import workdirs
 from fmtl_jax import digests
 
@@ -119,6 +120,7 @@ def check_case(record: Any) -> None:
     wanted = (seeds, *of_each)
     _array(name, values, wanted if '/' in name else wanted[:2])
   _check_cost(record['cost'])
+  _check_spans(record)
   _check_settings(record.get('settings'))
 
 
@@ -190,6 +192,7 @@ def check_newcomers(record: Any) -> None:
   _whole('overlapping_pairs', record['overlapping_pairs'])
   _numbers(record['way'], 'rate', 'pull')
   _check_settings(record['settings'], 'unseen.start')
+  _check_spans(record)
   _whole('unseen.epochs', record['settings']['unseen.epochs'])
   seeds, clients = len(record['seeds']), np.shape(record['clients'])
   if not seeds or not record['examples'] or not record['values']:
@@ -221,6 +224,7 @@ def check_rows(rows: Any) -> None:
     _each('rounds', row['rounds'], int)
     _array('curve', row['curve'], (len(row['rounds']),))
     _numbers(row, 'seconds')
+    _check_spans(row)
     _whole('best_round', row['best_round'])
     for name in ('final', 'std', 'best'):
       _array(name, row[name], ())
@@ -283,6 +287,17 @@ def _check_cost(cost):
   _numbers(
     cost, 'seconds_per_round', 'compile_seconds', 'client_steps_per_second'
   )
+
+
+def _check_spans(record):
+  """Checks what a record was made with, where that was kept."""
+  for span in record.get(environments.KEY, []):
+    _fields(span, {'rounds': list})
+    _each('rounds', span['rounds'], int)
+    if not isinstance(span['environment'], (dict, type(None))):
+      raise ValueError('its environment is no JSON object')
+    if not isinstance(span['until'], (str, type(None))):
+      raise ValueError('its environment has no date')
 
 
 def _check_settings(settings, *names):

@@ -11,6 +11,8 @@ import numpy as np
 
 from experiments import cases
 from experiments import datasets
+from experiments import environments
+from experiments import events
 from experiments import figures
 from experiments import records as records_lib
 from experiments import results
@@ -50,30 +52,64 @@ def load_records(
 def write(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
-  environment: Mapping[str, Any],
+  missing: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes results, tables and figures of all finished cases; prints tables.
+  """Writes results, tables and figures of all finished cases.
+
+  Tables are printed, too, if nothing is missing.
 
   Args:
     workdir: Holds the records of the cases.
     config: Its `report` says what is shown.
-    environment: What the numbers were made with.
+    missing: Cases that will be run.
 
   Returns:
     What `results.json` holds.
   """
   records = load_records(workdir, config.cases)
-  found = results.build(records, environment)
+  path = workdir / 'results.json'
+  made_with = environments.summary(environments.of_records(records, path))
+  found = made_with | results.build(records, made_with['environment'])
   if (workdir / FEATURES).exists():
     found['features'] = records_lib.read(workdir / FEATURES, lambda value: None)
-  results.write_json(workdir / 'results.json', found)
+  results.write_json(path, found)
   results.write_metrics_csv(workdir / 'metrics.csv', records)
-  results.write_tensorboard(workdir / 'tensorboard', records)
-  shown = build_tables(records, config)
-  tables.write(shown, workdir, 'results')
+  events.write_missing(workdir / 'tensorboard', records)
+  first, *others = build_tables(records, config)
+  labels = [cases.label(name, config) for name in missing]
+  first = dataclasses.replace(first, notes=(*first.notes, *unfinished(labels)))
+  tables.write([first, *others], workdir, 'results')
   write_figures(workdir, records, config)
-  print('\n' + '\n'.join(tables.to_text(table) for table in shown))
+  if not missing:
+    shown = [tables.to_text(table) for table in (first, *others)]
+    print('\n' + '\n'.join(shown))
   return found
+
+
+def nothing_trained(
+  path: pathlib.Path,
+  files: Sequence[pathlib.Path],
+  check: records_lib.Check = records_lib.check_case,
+) -> str:
+  """Says that all cases were finished before, and when.
+
+  Args:
+    path: The report that is there, such as `results.json`.
+    files: The records of the cases.
+    check: Of one record.
+  """
+  records = [records_lib.read(file, check) for file in files]
+  spans = environments.of_records(records, path)
+  return environments.nothing_trained('cases', spans, files)
+
+
+def unfinished(labels: Sequence[str]) -> list[str]:
+  """Notes of a table that is written as a run goes.
+
+  Args:
+    labels: Of what is still to be run, or goes on now.
+  """
+  return [f'Not finished yet: {", ".join(labels)}.'] if labels else []
 
 
 def references(records: Sequence[results.Record]) -> list[str]:

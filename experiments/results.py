@@ -5,11 +5,11 @@ loop writes one for each case. Its curve holds `[E][R][T + 1]` nested lists: E
 evaluations, R seeds, T tasks and their mean, None where undefined.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import math
 import pathlib
-import time
+import types
 from typing import Any
 
 import numpy as np
@@ -333,13 +333,13 @@ def write_metrics_csv(
   """
   path = pathlib.Path(path)
   with (
-    files.replacing(path) as temporary,
-    temporary.open('w', newline='') as file,
+    files.replacing(path) as unfinished,
+    unfinished.open('w', encoding=files.ENCODING, newline='') as file,
   ):
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(_CSV_HEADER)
     for record in records:
-      for split, view, metric, tasks, rounds, values in _curves(record):
+      for split, view, metric, tasks, rounds, values in curves(record):
         for number, of_round in zip(rounds, values, strict=True):
           for seed, of_seed in zip(record['seeds'], of_round, strict=True):
             writer.writerows(
@@ -349,50 +349,31 @@ def write_metrics_csv(
             )
 
 
-def _curves(record):
-  """Split, view, metric, tasks `[L]`, rounds `[E]`, values `[E, R, L]`."""
-  for name in record['curve']['values']:
+def curves(
+  record: Record, seen: Mapping[str, int] = types.MappingProxyType({})
+) -> Iterator[tuple[str, str, str, Sequence[str], Sequence[int], np.ndarray]]:
+  """All curves of a record, those of every round last.
+
+  Args:
+    record: Of one case: `tasks`, `seeds`, `curve`, `train_loss`, `per_round`.
+    seen: How many values of a `split/view/metric` to leave out at its start.
+
+  Yields:
+    Split, view, metric, tasks `[L]`, rounds `[E]` and values `[E, R, L]`.
+  """
+  num_seeds = len(record['seeds'])
+  tasks = (*record['tasks'], MEAN)
+  for name, rows in record['curve']['values'].items():
     split, view, metric = name.split('/')
-    values = curve(record, split, view, metric)
-    tasks = (*record['tasks'], MEAN)
-    yield split, view, metric, tasks, record['curve']['round'], values
+    first = seen.get(name, 0)
+    values = np.asarray(rows[first:], np.float64)
+    values = values.reshape(len(rows) - first, num_seeds, len(tasks))
+    rounds = record['curve']['round'][first:]
+    yield split, view, metric, tasks, rounds, values
   split, view, metric = TRAIN
   per_round = {metric: record['train_loss'], **record.get('per_round', {})}
   for name, rows in per_round.items():
-    values = np.asarray(rows, np.float64)
-    values = values.reshape(len(values), len(record['seeds']), 1)
-    yield split, view, name, (MEAN,), range(1, len(values) + 1), values
-
-
-def write_tensorboard(
-  folder: str | pathlib.Path, records: Sequence[Record]
-) -> None:
-  """Writes the mean over seeds of every curve for TensorBoard.
-
-  Each case is a run, each task a scalar of a metric. What an earlier call wrote
-  for a case is replaced.
-  """
-  # Not needed to read or tabulate records.
-  from tensorboardX import event_file_writer
-  from tensorboardX import summary
-  from tensorboardX.proto import event_pb2
-
-  for record in records:
-    run = pathlib.Path(folder) / record['case']
-    for old in run.glob('events.out.tfevents.*'):
-      old.unlink()
-    with files.told(run):
-      run.mkdir(parents=True, exist_ok=True)
-      # SummaryWriter writes in a thread, and waits for ever if that fails.
-      writer = event_file_writer.EventsWriter(str(run / 'events'))
-      for split, view, metric, tasks, rounds, values in _curves(record):
-        for number, of_round in zip(rounds, values.mean(1), strict=True):
-          for task, value in zip(tasks, of_round.tolist(), strict=True):
-            if not math.isnan(value):
-              scalar = summary.scalar(f'{split}_{view}_{metric}/{task}', value)
-              writer.write_event(
-                event_pb2.Event(
-                  wall_time=time.time(), step=number, summary=scalar
-                )
-              )
-      writer.close()
+    first = seen.get(f'{split}/{view}/{name}', 0)
+    values = np.asarray(rows[first:], np.float64)
+    values = values.reshape(len(rows) - first, num_seeds, 1)
+    yield split, view, name, (MEAN,), range(first + 1, len(rows) + 1), values

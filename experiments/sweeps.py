@@ -7,6 +7,7 @@ validation data, test data are not looked at.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import csv
 import itertools
 import pathlib
@@ -16,16 +17,20 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-import tqdm
 
 from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
+from experiments import environments
 from experiments import figures
 from experiments import files
+from experiments import fingerprints
 from experiments import interrupts
+from experiments import logs
+from experiments import progress
 from experiments import records
+from experiments import reports
 from experiments import results
 from experiments import tables
 from experiments import train
@@ -82,6 +87,7 @@ def product(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
   ]
 
 
+@logs.kept()
 def run(
   config: ml_collections.ConfigDict,
   sweep: ml_collections.ConfigDict,
@@ -116,6 +122,7 @@ def run(
     raise ValueError(
       'Expected cases that train something, got the majority class alone.'
     )
+  flat = config_lib.flatten(config)
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
   if not swept:
     raise ValueError('Expected fields to sweep, got none; see configs/sweeps.')
@@ -130,6 +137,7 @@ def run(
   identity = (
     config_lib.identity(config)
     | {'command_line': config_lib.command_line_identity(command_line)}
+    | {field: flat[field] for field in config_lib.CHOICE}
     | swept
   )
   workdirs.check(workdir, identity, resume)
@@ -154,33 +162,59 @@ def run(
         mapped_point.update({field: flat[field] for field in mapped_point})
       plans.append((name, number, point, points, case_config))
   source = backbones.load_source(config)
+  fingerprints.check(workdir, source.fingerprint)
   for plan in plans:  # Finds mistakes before anything is written.
     _build(plan, source)
-  workdirs.prepare(workdir, identity, config_lib.flatten(config))
+  workdirs.prepare(
+    workdir, identity, config_lib.flatten(config), source.fingerprint
+  )
   (workdir / 'parts').mkdir(exist_ok=True)
-  rows = []
-  with workdirs.locked(workdir), interrupts.noticed() as flag:
-    for plan in tqdm.tqdm(plans, desc='programs', unit='program', disable=None):
-      name, number, point, points, case_config = plan
-      path = workdir / 'parts' / f'{name}_{number}.json'
-      if not path.exists():
-        start = time.perf_counter()
-        case = _build(plan, source)
-        history = train.run_case(
-          cases_lib.label(name, config),
-          case,
-          case_config,
-          workdir / 'checkpoints' / f'{name}_{number}',
-          flag,
-          stop_if_diverged=False,
-          point_size=case_config.run.seeds,
-        )
-        seconds = time.perf_counter() - start
-        part = rows_of(name, point, points, case_config, history, seconds)
-        records.write_rows(path, part)
-      rows += records.read_rows(path)
-  _report(workdir, config, rows)
-  return rows
+  paths = [
+    workdir / 'parts' / f'{name}_{number}.json' for name, number, *_ in plans
+  ]
+  with (
+    workdirs.locked(workdir),
+    interrupts.noticed() as flag,
+    contextlib.closing(
+      progress.Progress('programs', len(plans), 'program')
+    ) as bar,
+  ):
+    logs.write_to(workdir)
+    parts = _finished(paths)
+    if len(parts) == len(plans):
+      spans = environments.of_rows(parts, workdir / 'sweep.json')
+      print(environments.nothing_trained('points', spans, paths), flush=True)
+      _report(workdir, config, parts)
+    for plan, path in zip(plans, paths, strict=True):
+      if path.stem not in parts:
+        records.write_rows(path, _run(plan, config, source, workdir, flag))
+        parts = _finished(paths)
+        _report(workdir, config, parts, len(plans) - len(parts))
+      bar.update(1)
+  return [row for rows in parts.values() for row in rows]
+
+
+def _finished(paths):
+  """The rows of the parts that are finished, by name."""
+  return {path.stem: records.read_rows(path) for path in paths if path.exists()}
+
+
+def _run(plan, config, source, workdir, flag):
+  """Runs one program: its rows."""
+  name, number, point, points, case_config = plan
+  start = time.perf_counter()
+  case = _build(plan, source)
+  history = train.run_case(
+    cases_lib.label(name, config),
+    case,
+    case_config,
+    workdir / 'checkpoints' / f'{name}_{number}',
+    flag,
+    stop_if_diverged=False,
+    point_size=case_config.run.seeds,
+  )
+  seconds = time.perf_counter() - start
+  return rows_of(name, point, points, case_config, history, seconds)
 
 
 def _build(plan, source):
@@ -202,7 +236,8 @@ def rows_of(
 
   `curve` is the mean over seeds of the metric at each of `rounds`, None where a
   seed diverged; `final` and `std` belong to the last round, `best` and
-  `best_round` to the best one; `seconds` is the time of the whole program.
+  `best_round` to the best one; `seconds` is the time of the whole program, and
+  `environments` says what it was run with.
   """
   metric = f'validation/{config.report.view}/{config.report.metric}'
   values = np.array(history.values[metric], np.float64)[:, :, -1]
@@ -232,6 +267,7 @@ def rows_of(
         'lower_is_better': sign < 0,
         'diverged_round': _first(ended.reshape(len(points), -1)[i]),
         'seconds': seconds,
+        environments.KEY: history.environments,
         'runs_in_program': values.shape[1] * values.shape[2],
       }
     )
@@ -270,14 +306,20 @@ def _merit(row: Mapping[str, Any]) -> float:
   return -row['best'] if row['lower_is_better'] else row['best']
 
 
-def _report(workdir, config, rows):
-  """Writes sweep.json, sweep.csv, sweep.md and sweep.png; prints the best."""
-  workdirs.write_json(workdir / 'sweep.json', rows)
+def _report(workdir, config, parts, missing=0):
+  """Writes sweep.json, sweep.csv, sweep.md and sweep.png.
+
+  The best points are printed if no program is missing.
+  """
+  rows = [row for rows in parts.values() for row in rows]
+  path = workdir / 'sweep.json'
+  made_with = environments.summary(environments.of_rows(parts, path))
+  workdirs.write_json(path, made_with | {'results': rows})
   fields = list(dict.fromkeys(f for row in rows for f in row['settings']))
   header = ['case', *fields, 'final', 'std', 'best', 'best_round', 'seconds']
   with (
-    files.replacing(workdir / 'sweep.csv') as path,
-    path.open('w', newline='') as file,
+    files.replacing(workdir / 'sweep.csv') as unfinished,
+    unfinished.open('w', encoding=files.ENCODING, newline='') as file,
   ):
     writer = csv.DictWriter(file, header, extrasaction='ignore')
     writer.writeheader()
@@ -301,12 +343,19 @@ def _report(workdir, config, rows):
     f'{config.run.seeds} seed(s)',
     header=('case', *fields, 'last round', 'best', 'best round'),
     rows=tuple(cells),
-    notes=(f'{len(rows)} points; the best of each case first.',),
+    notes=(
+      f'{len(rows)} points; the best of each case first.',
+      *reports.unfinished(
+        [tables.counted(missing, 'program')] if missing else []
+      ),
+    ),
   )
   files.write_text(workdir / 'sweep.md', tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
   figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
+  if missing:
+    return
   for name, row in best_of(rows).items():
     settings = shlex.join(
       f'--config.{field}={config_lib.shown(value)}'

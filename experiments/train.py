@@ -1,40 +1,39 @@
 """Train: runs the cases of a table and writes their records and reports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import functools
 import pathlib
-import platform
 import signal
 import sys
 import time
 from typing import Any
 
-import flax
 import jax
-import jaxlib
 import ml_collections
 import numpy as np
-import optax
-import tqdm
 
 from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
-from experiments import determinism
+from experiments import environments
+from experiments import events
 from experiments import files
+from experiments import fingerprints
 from experiments import held_folders
 from experiments import interrupts
+from experiments import logs
 from experiments import processes
 from experiments import program as program_lib
+from experiments import progress
 from experiments import records
 from experiments import reports
 from experiments import results
 from experiments import streamed_program
 from experiments import tables
 from experiments import workdirs
-import fmtl_jax
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import checkpoints
@@ -58,31 +57,13 @@ class DivergedError(FloatingPointError):
   """A client's loss is no longer a number."""
 
 
-def environment() -> dict[str, Any]:
-  """What the numbers were made with: who has the same gets the same bits."""
-  devices = jax.devices()
-  return {
-    'python': platform.python_version(),
-    'jax': jax.__version__,
-    'jaxlib': jaxlib.__version__,
-    'flax': flax.__version__,
-    'numpy': np.__version__,
-    'optax': optax.__version__,
-    'fmtl_jax': fmtl_jax.__version__,
-    'platform': devices[0].platform,
-    'device_kind': devices[0].device_kind,
-    'device_count': len(devices),
-    'xla_flags': determinism.flags_of_xla(),
-    'deterministic': determinism.is_used(),
-  }
-
-
 def seeds_of(config: ml_collections.ConfigDict) -> list[int]:
   """The seeds of all runs."""
   first = config.run.first_seed
   return list(range(first, first + config.run.seeds))
 
 
+@logs.kept()
 def train_and_evaluate(
   config: ml_collections.ConfigDict,
   workdir: str | pathlib.Path,
@@ -121,6 +102,7 @@ def train_and_evaluate(
   for name in names:  # Before anything that takes time.
     build.check(cases_lib.resolve(name, config, command_line))
   source = backbones.load_source(config)
+  fingerprints.check(workdir, source.fingerprint)
   built = {
     name: build_case(name, config, command_line, source) for name in names
   }
@@ -140,8 +122,11 @@ def train_and_evaluate(
   workdirs.check_space(
     workdir, sum(_bytes_of_checkpoints(*found) for found in built.values())
   )
-  workdirs.prepare(workdir, identity, config_lib.flatten(config))
+  workdirs.prepare(
+    workdir, identity, config_lib.flatten(config), source.fingerprint
+  )
   with workdirs.locked(workdir):
+    logs.write_to(workdir)
     return _run_cases(config, workdir, names, built, source, first, overlapping)
 
 
@@ -162,25 +147,48 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
   if source.backbone is not None and source.backbone.cost:
     workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
   files.write_text(workdir / 'partition.txt', datasets.describe(first) + '\n')
+  paths = {name: workdir / 'cases' / f'{name}.json' for name in names}
+  missing = [
+    name
+    for name, path in paths.items()
+    if not processes.as_first(np.array(path.exists()))
+  ]
+  if not missing and processes.is_first():
+    path = workdir / 'results.json'
+    print(reports.nothing_trained(path, [*paths.values()]), flush=True)
+  found: dict[str, Any] = {}
   with interrupts.noticed() as flag:
-    for name in names:
-      path = workdir / 'cases' / f'{name}.json'
-      if processes.as_first(np.array(path.exists())):
-        continue
+    for number, name in enumerate(missing):
       label = cases_lib.label(name, config)
       case_config, case = built[name]
+      head = record_head(name, config, source, overlapping)
       if case is None:
         record = majority(source, case_config)
       else:
-        history = run_case(
-          label, case, case_config, workdir / 'checkpoints' / name, flag
-        )
+        written = events.Events(workdir / 'tensorboard' / name)
+        with contextlib.closing(written):
+          history = run_case(
+            label,
+            case,
+            case_config,
+            workdir / 'checkpoints' / name,
+            flag,
+            watch=functools.partial(_add_events, written, head),
+          )
         record = make_record(name, case, case_config, history)
-      head = record_head(name, config, source, overlapping)
-      records.write(path, head | record)
+      records.write(paths[name], head | record)
+      if processes.is_first():
+        found = reports.write(workdir, config, missing[number + 1 :])
   if not processes.is_first():
     return {}
-  return reports.write(workdir, config, environment())
+  return found or reports.write(workdir, config)
+
+
+def _add_events(
+  written: events.Events, head: Record, history: 'History'
+) -> None:
+  """Writes what a case has measured since the last time."""
+  written.add(head | history.curves())
 
 
 def build_case(
@@ -228,6 +236,7 @@ def majority(
   zeros = {'common': 0, 'task': 0, 'personal': 0}
   return {
     'rounds': 0,
+    environments.KEY: environments.extended([], 0, 0),
     'clients': [str(i) for i in data.partition.client_ids],
     'client_tasks': np.asarray(data.partition.client_tasks).tolist(),
     'curve': {'round': [0], 'values': history.values},
@@ -271,10 +280,22 @@ class History:
     )
     self.seconds: float = saved.get('seconds', 0.0)
     self.compile_seconds: float = saved.get('compile_seconds', 0.0)
+    self.environments: list[environments.Span] = list(
+      saved.get(environments.KEY, environments.unknown(len(self.train_loss)))
+    )
 
   def to_dict(self) -> dict[str, Any]:
     """The same as JSON values."""
     return dict(vars(self))
+
+  def curves(self) -> dict[str, Any]:
+    """What a record has of them, as far as they go."""
+    return {
+      'curve': {'round': self.rounds, 'values': self.values},
+      'train_loss': self.train_loss,
+      'idle_rounds': self.idle_rounds,
+      'per_round': self.per_round,
+    }
 
   def going(self, num_runs: int, point_size: int = 1) -> np.ndarray:
     """Which runs have not diverged, `[R]` bool.
@@ -324,6 +345,9 @@ class History:
     too_large = loss > diverged_above * self._first_loss()[:, None]
     loss[np.logical_or.accumulate(too_large, axis=1)] = np.nan
     self.train_loss[done:] = to_json(loss.T)
+    self.environments = environments.extended(
+      self.environments, done + 1, len(self.train_loss)
+    )
     if 'skipped' in metrics:
       self._add_skipped(metrics, num_clients)
     if 'simulated_seconds' in metrics:
@@ -407,6 +431,7 @@ def run_case(
   flag: interrupts.Flag,
   stop_if_diverged: bool = True,
   point_size: int = 1,
+  watch: Callable[[History], None] = lambda history: None,
 ) -> History:
   """Runs one case to its last round; goes on from its last checkpoint.
 
@@ -420,6 +445,8 @@ def run_case(
       runs that diverge end there, see `faults.diverged_above`.
     point_size: How many neighbouring runs end together, such as the seeds of a
       point.
+    watch: Called at the start and after every evaluation with what was measured
+      so far.
   """
   rounds, every = config.run.rounds, config.run.evaluate_every
   save_every = config.checkpoint.every_rounds
@@ -440,13 +467,7 @@ def run_case(
   if jax.process_count() > 1:  # The first one may go on with a run.
     host, done = processes.as_first((program.host_state(state), done))
     state, done = program.device_state(host), int(done)
-  bar = tqdm.tqdm(
-    total=rounds,
-    initial=done,
-    desc=label,
-    unit='round',
-    disable=None if processes.is_first() else True,
-  )
+  bar = progress.Progress(label, rounds, 'round', done, processes.is_first())
   metric = f'validation/{config.report.view}/{config.report.metric}'
   evaluated = bool(history.rounds) and history.rounds[-1] == done
 
@@ -464,7 +485,8 @@ def run_case(
       shown[f'validation {config.report.metric}'] = (
         f'{history.last(metric, going_runs()):.2f}'
       )
-    bar.set_postfix(shown)
+    bar.tell(shown)
+    watch(history)
 
   def save():
     nonlocal saved
@@ -503,6 +525,8 @@ def run_case(
 
   compiled_before, begun = history.compile_seconds, done
   try:
+    if history.rounds:
+      watch(history)
     if not evaluated and (done % every == 0 or done == rounds):
       evaluate()
     while done < rounds:
@@ -680,11 +704,9 @@ def make_record(
     'rounds': config.run.rounds,
     'clients': [str(i) for i in case.test_data.partition.client_ids],
     'client_tasks': np.asarray(case.runs.test.client_tasks[0]).tolist(),
-    'curve': {'round': history.rounds, 'values': history.values},
-    'train_loss': history.train_loss,
-    'idle_rounds': history.idle_rounds,
-    'per_round': history.per_round,
+    **history.curves(),
     'client_values': history.client_values,
+    environments.KEY: history.environments,
     'settings': {
       field: value
       for field, value in config_lib.flatten(config).items()

@@ -19,6 +19,7 @@ from fmtl_jax import checkpoints
 from fmtl_jax import digests
 
 CONFIG = 'config.json'
+DATA = 'data'  # In the config: what they are.
 _LOCK = '.lock'
 _LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
@@ -88,9 +89,8 @@ def check(
       f'There is no run in --workdir={workdir} to go on with; name the folder '
       'of one, or leave --resume=must out.'
     )
-  started = files.temporary(
-    workdir / CONFIG
-  )  # By a process that was killed then.
+  # Left by a process that was killed then.
+  started = files.temporary(workdir / CONFIG)
   if not workdir.exists() or set(workdir.iterdir()) <= {started}:
     return
   if resume == 'never' and (workdir / CONFIG).is_file():
@@ -102,7 +102,12 @@ def check(
     raise ValueError(
       f'--workdir={workdir} holds files of something else; name a new folder.'
     )
-  check_identity(workdir, read_config(workdir)['identity'], identity)
+  saved = read_config(workdir)
+  there = saved['identity']
+  if isinstance(config := saved.get('config'), dict):
+    # Fields that were no part of the identity then are known from there.
+    there = {f: v for f, v in config.items() if f in identity} | there
+  check_identity(workdir, there, identity)
   if not os.access(workdir, os.W_OK):
     raise _cannot_write(workdir, PermissionError(errno.EACCES, 'no permission'))
   if (workdir / _LOCK).exists():
@@ -193,7 +198,7 @@ def locked(workdir: pathlib.Path, quiet: bool = False) -> Iterator[None]:
   Raises:
     ValueError: If another process has the folder.
   """
-  with open(workdir / _LOCK, 'a') as file:
+  with open(workdir / _LOCK, 'ab') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -234,17 +239,27 @@ def prepare(
   workdir: pathlib.Path,
   identity: Mapping[str, Any],
   config: Mapping[str, Any],
+  data: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes the folder and writes the config, unless it is there.
+
+  Args:
+    workdir: The folder.
+    identity: What the results depend on, by field.
+    config: All fields.
+    data: Their fingerprint, if known; it is added to a config without one.
 
   Raises:
     ValueError: If it cannot be written.
   """
+  more = {} if data is None else {DATA: dict(data)}
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():  # It says whose folder this is.
-      content = {'identity': dict(identity), 'config': dict(config)}
+      content = {'identity': dict(identity), 'config': dict(config), **more}
       write_json(workdir / CONFIG, digests.seal(content))
+    elif more and DATA not in (saved := read_config(workdir)):
+      write_json(workdir / CONFIG, digests.seal(saved | more))
     (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
     cause = error.__cause__ if error.errno is None else error

@@ -107,7 +107,9 @@ class ClientStore:
     with open(partial / 'rows.bin', 'wb') as file:
       for piece in _pieces(clients):
         file.write(self._records[piece].tobytes())
-    (partial / 'store.json').write_text(json.dumps(self._description()))
+    (partial / 'store.json').write_text(
+      json.dumps(self._description()), encoding='utf-8'
+    )
     os.replace(partial, folder)
 
   def load(self, folder: str | pathlib.Path) -> None:
@@ -119,7 +121,7 @@ class ClientStore:
     folder = pathlib.Path(folder)
     if not (folder / 'store.json').is_file():
       raise ValueError(f'No saved rows in {folder}: store.json is missing.')
-    saved = json.loads((folder / 'store.json').read_text())
+    saved = json.loads((folder / 'store.json').read_bytes())
     expected = self._description()
     for name in expected | saved:
       if saved.get(name) != expected.get(name):

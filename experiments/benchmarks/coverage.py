@@ -30,6 +30,7 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
+  from experiments import files
   from experiments import tables
   from experiments.benchmarks import coverages
   from experiments.benchmarks import kept_runs
@@ -48,7 +49,7 @@ def main() -> int:
     rare = int(np.argmin(config.data.coverage))
     shown = coverages.table(found, [task.name for task in tasks], rare)
     print(tables.to_text(shown))
-    (workdir / 'coverage.md').write_text(tables.to_markdown(shown))
+    files.write_text(workdir / 'coverage.md', tables.to_markdown(shown))
 
   return command_line.carry_out('benchmarks.coverage', workdir, work)
 

@@ -113,7 +113,9 @@ def main() -> int:
   for name, value in figures.items():
     print(f'{name}: {value:.6g}')
   if _OUTPUT.value:
-    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2) + '\n')
+    pathlib.Path(_OUTPUT.value).write_text(
+      json.dumps(figures, indent=2) + '\n', encoding='utf-8'
+    )
   if not figures.get('median_cosine', 1.0) >= _FLOOR.value:  # NaN as well.
     print(
       f'error: expected a median cosine of at least {_FLOOR.value}, got '

@@ -75,5 +75,5 @@ def run(
           row, case, case_config, folder, flag, stop_if_diverged=False
         )
         workdirs.write_json(path, history.values[metric][-1])
-      found[row] = np.array(json.loads(path.read_text()), np.float64)
+      found[row] = np.array(json.loads(path.read_bytes()), np.float64)
   return found, source.tasks

@@ -11,4 +11,4 @@ def show(figures: Mapping[str, Any], path: str) -> None:
   text = json.dumps(figures, indent=1)
   print(text)
   if path:
-    pathlib.Path(path).write_text(text + '\n')
+    pathlib.Path(path).write_text(text + '\n', encoding='utf-8')

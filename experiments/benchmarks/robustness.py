@@ -63,6 +63,7 @@ def table(
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
+  from experiments import files
   from experiments.benchmarks import kept_runs
   from fmtl_jax import attacks as attacks_lib
   from fmtl_jax import reducers as reducers_lib
@@ -94,7 +95,7 @@ def main() -> int:
     means = {cell: float(found[name(cell)][:, -1].mean()) for cell in cells}
     text = table(means, reducers, attacks)
     print(text)
-    (workdir / 'robustness.md').write_text(text + '\n')
+    files.write_text(workdir / 'robustness.md', text + '\n')
 
   return command_line.carry_out('benchmarks.robustness', workdir, work)
 

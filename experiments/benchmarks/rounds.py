@@ -62,9 +62,11 @@ _OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
 def _seconds_since_start() -> float:
   """Since the process began, interpreter included; NaN where not known."""
   try:
-    fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2]
+    fields = (
+      pathlib.Path('/proc/self/stat').read_text('utf-8').rpartition(')')[2]
+    )
     began = int(fields.split()[19]) / os.sysconf('SC_CLK_TCK')
-    now = float(pathlib.Path('/proc/uptime').read_text().split()[0])
+    now = float(pathlib.Path('/proc/uptime').read_text('utf-8').split()[0])
   except (OSError, ValueError, IndexError):
     return float('nan')
   return now - began

@@ -6,6 +6,7 @@ Where their features are cached, a second run decodes none of them.
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -135,10 +136,19 @@ class Images:
       self._background,
       _pillow().__version__,
     )
-    digest = hashlib.sha256(repr(how).encode())
-    for position in range(len(self)):
-      digest.update(hashlib.sha256(self._encoded[position]).digest())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(repr(how).encode() + self._digests).hexdigest()[:16]
+
+  def content(self) -> str:
+    """A name for the files' content alone: 64 hexadecimal digits."""
+    return hashlib.sha256(self._digests).hexdigest()
+
+  @functools.cached_property
+  def _digests(self) -> bytes:
+    """Those of all files, which are read once for them."""
+    return b''.join(
+      hashlib.sha256(self._encoded[position]).digest()
+      for position in range(len(self))
+    )
 
   def _decode(self, position, data):
     pillow = _pillow()

@@ -3,15 +3,12 @@
 import csv
 import json
 import pathlib
-import struct
 import tempfile
 from typing import Any
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
-from tensorboardX.proto import event_pb2
-
 from experiments import results
 
 _TASKS = ['odd', 'prime']
@@ -171,40 +168,6 @@ class MetricsCsvTest(absltest.TestCase):
     ]
     found = [[*row[:-1], float(row[-1])] for row in rows]
     self.assertCountEqual(found, expected)
-
-
-class TensorboardTest(absltest.TestCase):
-  def _scalars(self, folder):
-    """Every `(tag, step, value)` of a folder's only event file."""
-    (path,) = folder.glob('events.out.tfevents.*')
-    data, found = path.read_bytes(), []
-    while data:
-      (length,) = struct.unpack('<Q', data[:8])
-      event = event_pb2.Event.FromString(data[12 : 12 + length])
-      found += [
-        (value.tag, event.step, value.simple_value)
-        for value in event.summary.value
-      ]
-      data = data[16 + length :]
-    return found
-
-  def test_scalars_are_means_over_seeds_and_replace_older_ones(self):
-    record = _record(
-      {'test/pooled/accuracy': [[[1, None, 1], [3, 4, 5]]]},
-      train_loss=[[0.5, 1.5]],
-    )
-    folder = _folder(self)
-    (folder / 'toy').mkdir()
-    (folder / 'toy' / 'events.out.tfevents.123.host').write_text('older')
-    results.write_tensorboard(folder, [record])
-    self.assertEqual(
-      self._scalars(folder / 'toy'),
-      [
-        ('test_pooled_accuracy/odd', 0, 2.0),
-        ('test_pooled_accuracy/mean', 0, 3.0),
-        ('train_cohort_loss/mean', 1, 1.0),
-      ],
-    )
 
 
 class ClientDifferencesTest(absltest.TestCase):

@@ -40,6 +40,7 @@ FILES = {
   'communication.png',
   'config.json',
   'curves.png',
+  'log.txt',
   'metrics.csv',
   'partition.txt',
   'results.json',
@@ -111,7 +112,16 @@ def snapshot(folder):
 def without_times(record):
   """A record without what no two runs share, and the digest of it."""
   cost = {k: v for k, v in record['cost'].items() if k not in TIMES}
-  return record | {'cost': cost, 'digest': ''}
+  return without_dates(record | {'cost': cost, 'digest': ''})
+
+
+def without_dates(value):
+  """JSON values without when rounds were trained."""
+  if isinstance(value, dict):
+    return {k: without_dates(v) for k, v in value.items() if k != 'until'}
+  if isinstance(value, list):
+    return [without_dates(item) for item in value]
+  return value
 
 
 def new_folder(test):
@@ -173,7 +183,9 @@ class RunTest(program_test.ToyTestCase):
     self.assertIn('client', (self.finished / 'partition.txt').read_text())
 
   def test_results_have_these_keys_and_no_others(self):
-    self.assertEqual(set(self.results), {'environment', 'results', 'cost'})
+    self.assertEqual(
+      set(self.results), {'environment', 'environments', 'results', 'cost'}
+    )
     self.assertEqual(set(self.results['environment']), ENVIRONMENT)
     for entry in self.results['results']:
       self.assertEqual(set(entry), RESULT)
@@ -271,10 +283,18 @@ class RunTest(program_test.ToyTestCase):
   def test_a_second_call_trains_nothing(self):
     workdir = self.copy()
     before = snapshot(workdir)
-    with mock.patch.object(train, 'run_case') as run_case:
+    with (
+      contextlib.redirect_stdout(io.StringIO()) as printed,
+      mock.patch.object(train, 'run_case') as run_case,
+    ):
       again = train.train_and_evaluate(self.config(), workdir)
     run_case.assert_not_called()
     self.assertEqual(again, self.results)
+    self.assertRegex(
+      printed.getvalue(),
+      r'^All cases were finished: nothing was trained; results are of \d{4}(-\d\d'
+      r'){2} [0-9:]{8}\.\n',
+    )
     after = snapshot(workdir)
     for name, content in before.items():
       if name.startswith(('cases/', 'checkpoints/', 'config.json')):
@@ -287,7 +307,7 @@ class RunTest(program_test.ToyTestCase):
     with mock.patch.object(train, 'run_case') as run_case:
       added = train.train_and_evaluate(self.config(), workdir, ['majority'])
     run_case.assert_not_called()
-    self.assertEqual(added, self.results)
+    self.assertEqual(without_dates(added), without_dates(self.results))
     self.assertContainsSubset(before, snapshot(workdir / 'cases'))
 
   @parameterized.parameters('config', 'command line')

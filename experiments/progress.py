@@ -1,0 +1,103 @@
+"""Progress: a bar where somebody looks, lines in files and pipes."""
+
+from collections.abc import Callable, Mapping
+import sys
+import time
+
+import tqdm
+
+from experiments import logs
+
+SECONDS = 10.0  # Between two lines, at least.
+
+
+class Progress:
+  """Says how far something is.
+
+  On a terminal it is a bar, elsewhere lines: at the start, at the end, and now
+  and then between them. The log of a run has lines in either case.
+  """
+
+  def __init__(
+    self,
+    label: str,
+    total: int,
+    unit: str,
+    done: int = 0,
+    shown: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Begins.
+
+    Args:
+      label: Of what.
+      total: How many units there are.
+      unit: What they are: `round`.
+      done: How many were done before.
+      shown: Whether it says anything.
+      clock: Time in seconds.
+    """
+    self._label, self._total, self._unit = label, total, unit
+    self._first = self._done = done
+    self._shown, self._clock = shown, clock
+    self._values: dict[str, str] = {}
+    self._start = clock()
+    self._is_bar = shown and sys.stderr is not None and sys.stderr.isatty()
+    self._bar = tqdm.tqdm(
+      total=total,
+      initial=done,
+      desc=label,
+      unit=unit,
+      disable=not self._is_bar,
+    )
+    self._said = ''
+    self._say()
+
+  def update(self, count: int) -> None:
+    """Adds what was done."""
+    self._done += count
+    self._bar.update(count)
+    is_last = self._done >= self._total  # Of which more will be known.
+    if not is_last and self._clock() - self._last >= SECONDS:
+      self._say()
+
+  def tell(self, values: Mapping[str, str]) -> None:
+    """Says what is known now, by name."""
+    self._values = dict(values)
+    self._bar.set_postfix(self._values)
+
+  def close(self) -> None:
+    """Ends, where it was done or where it was stopped."""
+    self._bar.close()
+    if not self._is_bar:  # The log has its last state.
+      self._say()
+
+  def _say(self) -> None:
+    """Says a line that is another one than the last."""
+    self._last = self._clock()
+    what = [f'{self._label}: {self._unit} {self._done} of {self._total}']
+    what += [f'{name} {value}' for name, value in self._values.items()]
+    line = ', '.join(what)
+    if not self._shown or line == self._said:
+      return
+    self._said = line
+    new, seconds = self._done - self._first, self._last - self._start
+    if new:
+      line += f'; {_duration(seconds)}'
+      if self._done < self._total:
+        left = seconds / new * (self._total - self._done)
+        line += f', about {_duration(left)} left'
+    if self._is_bar:
+      logs.note(line)
+    else:
+      print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+  """`59 s`, `12:03 min` or `2:03 h`."""
+  minutes, rest = divmod(round(seconds), 60)
+  if not minutes:
+    return f'{rest} s'
+  if minutes < 60:
+    return f'{minutes}:{rest:02} min'
+  return f'{minutes // 60}:{minutes % 60:02} h'
