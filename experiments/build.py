@@ -358,6 +358,9 @@ def make_algorithm(
       )
       for name in config.server
     }
+    own = {
+      name: value(config_lib.own_field(algorithm, name)) for name in entry.own
+    }
     settings_of_round = algorithms.RoundSettings(
       clients_per_task=config.cohort.clients_per_task,
       slots=config.cohort.slots,
@@ -384,11 +387,6 @@ def make_algorithm(
         {name: value(f'balancing.{name}') for name in balancing.SETTINGS},
         config.balancing.weights,
       ),
-      participation=None
-      if centralized
-      else _participation(
-        config, federation, entry, value, any(map(_is_of_it, settings))
-      ),
       skip_nonfinite=config.faults.nonfinite != faults.STOP,
       execution=config.execution.name,
       memory_budget=budget // runs_at_once,
@@ -396,9 +394,21 @@ def make_algorithm(
       client_axis=program.CLIENT_AXIS,
       task_axis=program.TASK_AXIS if task_devices > 1 else None,
     )
-    own = {
-      name: value(config_lib.own_field(algorithm, name)) for name in entry.own
-    }
+    built = entry.build(federation, local, settings_of_round, **own)
+    takes_part = None
+    if not centralized:
+      takes_part = _participation(
+        config,
+        federation,
+        built.messages,
+        value,
+        any(map(_is_of_it, settings)),
+      )
+    if takes_part is None:
+      return built
+    settings_of_round = dataclasses.replace(
+      settings_of_round, participation=takes_part
+    )
     return entry.build(federation, local, settings_of_round, **own)
 
   return make
@@ -410,7 +420,7 @@ def _is_of_it(field: str) -> bool:
 
 
 def _participation(
-  config, federation, entry, value, is_swept
+  config, federation, messages_fn, value, is_swept
 ) -> participation.Participation | None:
   """How clients take part; None if all of them do in full."""
   given = config.participation
@@ -419,11 +429,11 @@ def _participation(
     return None
   clock = None
   if given.clock:
+    messages = messages_fn()
     once, each_slot = (
-      entry.sends
-      * sum(
-        sum(communication.cohort_bytes(federation, *counts, copies).values())
-        for copies in ((), entry.sends_all)
+      sum(
+        sum(communication.cohort_bytes(federation, way, *counts).values())
+        for way in (messages.up, messages.down)
       )
       for counts in ((1, 0), (0, 1))
     )

@@ -8,6 +8,7 @@ import ml_collections
 
 from experiments import backbones
 from experiments import cases as cases_lib
+from experiments import costs
 from experiments import datasets
 from experiments import program as program_lib
 from experiments import train
@@ -76,14 +77,31 @@ def layer_table(federation: federation_lib.Federation) -> list[str]:
   ]
 
 
+def _messages(
+  federation: federation_lib.Federation, messages: algorithms.Messages
+) -> list[str]:
+  """What a client sends and is sent, on one line if that is as much."""
+  ways = []
+  for message in (messages.up, messages.down):
+    once, each_slot = communication.message_bytes(federation, message)
+    sizes = ', '.join(f'{n} {b:,}' for n, b in {**once, **each_slot}.items())
+    note = ' (task-specific layers for each active task)' if each_slot else ''
+    ways.append(f'{sizes}{note}')
+  up, down = ways
+  if up == down:
+    return [f'bytes of one copy, each way: {up}']
+  return [
+    f'bytes of one copy, up: {up}',
+    f'bytes of one copy, down: {down}',
+  ]
+
+
 def _case(
   case: program_lib.Case, config: ml_collections.ConfigDict
 ) -> list[str]:
   """Layer types, parameters, bytes, memory, execution."""
   federation = case.federation
-  parameters = dict(communication.parameter_counts(federation))
-  parameters['pretrained'] += case.prefix_parameters
-  once, each_slot = communication.message_bytes(federation)
+  parameters = costs.parameters(case, {})
   program = program_lib.Program(
     case, config.run.evaluate_every, low_effort=True
   )
@@ -106,9 +124,7 @@ def _case(
     *layer_table(federation),
     'distinct parameters: '
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
-    'bytes of one copy, each way: '
-    + ', '.join(f'{name} {n:,}' for name, n in ({**once, **each_slot}).items())
-    + (' (task-specific layers for each active task)' if each_slot else ''),
+    *_messages(federation, algorithm.messages()),
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',

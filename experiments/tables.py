@@ -618,7 +618,8 @@ def cost_table(
     rows=tuple(rows),
     notes=(
       'Distinct parameters of all owners: a common layer counts once, a '
-      'task-specific layer once a task, a personal layer once a client.',
+      'task-specific layer once a task, a personal layer once a client, and so '
+      'does a whole model that a client keeps to predict with.',
       'A round: of one seed; without evaluation and compilation.',
       *(
         ('Simulated: time of all rounds by the clock of participation.',)

@@ -17,6 +17,7 @@ from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
+from experiments import costs
 from experiments import datasets
 from experiments import environments
 from experiments import events
@@ -37,7 +38,6 @@ from experiments import workdirs
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import checkpoints
-from fmtl_jax import communication
 from fmtl_jax import evaluation
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
@@ -684,22 +684,13 @@ def make_record(
   run_rounds = max(history.totals['rounds'], 1)
   clients = history.totals['clients'] / run_rounds
   slots = history.totals['slots'] / run_rounds
-  entry = algorithms.ALGORITHMS[case.algorithm]
-
-  def moved(all_copies):
-    sizes = communication.cohort_bytes(
-      case.federation, clients, slots, all_copies
-    )
-    return {name: entry.sends * size for name, size in sizes.items()}
-
-  up, down = moved(()), moved(entry.sends_all)
+  messages = case.make_algorithm(case.federation, {}).messages()
+  up, down = costs.moved(case, messages, clients, slots)
   if cases_lib.CASES[name].centralized:
     up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()
   }
-  parameters = dict(communication.parameter_counts(case.federation))
-  parameters['pretrained'] += case.prefix_parameters
   return {
     'rounds': config.run.rounds,
     'clients': [str(i) for i in case.test_data.partition.client_ids],
@@ -717,7 +708,7 @@ def make_record(
       )
     },
     'cost': {
-      'parameters': parameters,
+      'parameters': costs.parameters(case, history.client_values),
       'bytes_up_per_round': up,
       'bytes_down_per_round': down,
       'bytes_up_per_client': of_client(up),

@@ -258,6 +258,21 @@ class Federation:
       return (self.num_owners[owner.index], self.num_slots)
     return (self.num_owners[owner.index],)
 
+  def index_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of one client's `Cohort.index`, as far as layers need it."""
+    per_slot = layer_types_lib.split(self.per_slot, self.labels)[0]
+    shapes = {}
+    for label, of_slot in zip(
+      jax.tree.leaves(self.layer_types),
+      jax.tree.leaves(per_slot),
+      strict=True,
+    ):
+      owner = self.owners[label]
+      by_slot = (self.num_slots,) if of_slot and owner.averaged else ()
+      if owner.index is not None:
+        shapes[owner.index] = jax.ShapeDtypeStruct(by_slot, jnp.int32)
+    return shapes
+
   def of_clients(
     self, clients: jax.Array, group_sizes: Sequence[int]
   ) -> 'Federation':

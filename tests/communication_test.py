@@ -11,6 +11,7 @@ from fmtl_jax import communication
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import testing
+from fmtl_jax.algorithms import multi_task_fl
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
 FROZEN = layer_types.PRETRAINED
@@ -22,20 +23,31 @@ def _federation(types, num_slots=1, **settings):
   return testing.toy_federation(types, data, **settings)[0]
 
 
+def _message(federation):
+  """What a client of averaged layers sends, and is sent."""
+  (up, down, all_copies) = multi_task_fl.multi_task_fl(federation).messages()
+  assert up == down and not all_copies
+  return up
+
+
+def _bytes(federation):
+  return communication.message_bytes(federation, _message(federation))
+
+
 class MessageBytesTest(parameterized.TestCase):
   @parameterized.parameters(1, 2)
   def test_task_layers_move_for_each_slot(self, num_slots):
     federation = _federation([FROZEN, C, C, T, T], num_slots)
-    once, each_slot = communication.message_bytes(federation)
+    once, each_slot = _bytes(federation)
     self.assertEqual(once, {C: 4 * (20 + 20)})
     self.assertEqual(each_slot, {T: 4 * (20 + 25)})
 
   @parameterized.parameters(1, 2)
   def test_personal_and_pretrained_layers_stay(self, num_slots):
     federation = _federation([P, FROZEN, C, P], num_slots)
-    self.assertEqual(communication.message_bytes(federation), ({C: 80}, {}))
+    self.assertEqual(_bytes(federation), ({C: 80}, {}))
     federation = _federation([P, P], num_slots)
-    self.assertEqual(communication.message_bytes(federation), ({}, {}))
+    self.assertEqual(_bytes(federation), ({}, {}))
 
   def test_layers_of_a_cluster_move_once(self):
     data = testing.toy_data(7, 3, 2)
@@ -51,16 +63,12 @@ class MessageBytesTest(parameterized.TestCase):
       },
       num_owners={'cluster': 2},
     )
-    once, each_slot = communication.message_bytes(federation)
+    once, each_slot = _bytes(federation)
     self.assertEqual(once, {'cluster': 64, C: 100})
     self.assertEqual(each_slot, {})
     self.assertEqual(
-      communication.cohort_bytes(federation, 3, 5),
+      communication.cohort_bytes(federation, _message(federation), 3, 5),
       {'cluster': 192, C: 300, T: 0, P: 0},
-    )
-    self.assertEqual(
-      communication.cohort_bytes(federation, 3, 5, ['cluster']),
-      {'cluster': 2 * 192, C: 300, T: 0, P: 0},
     )
     self.assertEqual(communication.parameter_counts(federation)['cluster'], 32)
 
@@ -76,9 +84,7 @@ class MessageBytesTest(parameterized.TestCase):
       [('half', C), ('output', T)],
       testing.toy_data(),
     )
-    self.assertEqual(
-      communication.message_bytes(federation), ({C: 42}, {T: 140})
-    )
+    self.assertEqual(_bytes(federation), ({C: 42}, {T: 140}))
     self.assertEqual(
       communication.parameter_counts(federation),
       {FROZEN: 0, C: 21, T: 105, P: 0},
@@ -89,14 +95,14 @@ class CohortBytesTest(parameterized.TestCase):
   def test_a_common_layer_counts_once_and_a_head_for_each_slot(self):
     federation = _federation([FROZEN, C, T, P], 2)
     self.assertEqual(
-      communication.cohort_bytes(federation, 4, 6),
+      communication.cohort_bytes(federation, _message(federation), 4, 6),
       {C: 4 * 4 * 20, T: 6 * 4 * 20, P: 0},
     )
 
   def test_numbers_may_be_means(self):
     federation = _federation([C, T])
     self.assertEqual(
-      communication.cohort_bytes(federation, 2.5, 3.25),
+      communication.cohort_bytes(federation, _message(federation), 2.5, 3.25),
       {C: 2.5 * 64, T: 3.25 * 100, P: 0},
     )
 

@@ -1,4 +1,4 @@
-"""Laws of evaluation where it easily errs: NaN, rare classes, many tasks."""
+"""Laws of evaluation where it goes wrong: NaN, rare classes, many tasks."""
 
 from absl.testing import absltest
 from absl.testing import parameterized

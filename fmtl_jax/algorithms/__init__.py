@@ -43,6 +43,7 @@ from fmtl_jax.algorithms import scaffold
 from fmtl_jax.algorithms import separate_fl
 from fmtl_jax.algorithms import soft_sharing
 from fmtl_jax.algorithms.base import Algorithm as Algorithm
+from fmtl_jax.algorithms.base import Messages as Messages
 from fmtl_jax.algorithms.base import RoundSettings as RoundSettings
 
 
@@ -61,9 +62,6 @@ class Entry(NamedTuple):
       there, as in 'is fedavg with algorithm.mu=0'; '' if it is not.
     owners: `own settings -> number of owners` of the layer types that it adds,
       by name, which is that of their index, too.
-    sends_all: Those of them whose copies are all sent to every client.
-    sends: How many trees of the size of the averaged layers a client sends, and
-      is sent: more than one where control variates and the like go along.
     deviations: Where its defaults, or what it does, are not those of its paper,
       as the paragraph `Deviations` of its file says it; '' for nowhere.
   """
@@ -77,8 +75,6 @@ class Entry(NamedTuple):
     lambda unused_own, unused_federation: ''
   )
   owners: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda _: {}
-  sends_all: tuple[str, ...] = ()
-  sends: int = 1
   deviations: str = ''
 
   @property
@@ -191,7 +187,7 @@ ALGORITHMS: dict[str, Entry] = {
   ),
   'fednova': Entry(fednova.label_rules, fednova.fednova),
   'feddyn': Entry(feddyn.label_rules, feddyn.feddyn, own=('alpha',)),
-  'scaffold': Entry(scaffold.label_rules, scaffold.scaffold, sends=2),
+  'scaffold': Entry(scaffold.label_rules, scaffold.scaffold),
   'mt_fedavg': Entry(
     mt_fedavg.label_rules,
     mt_fedavg.mt_fedavg,
@@ -265,7 +261,6 @@ ALGORITHMS: dict[str, Entry] = {
     own=('clusters',),
     equals=_simpler('is fedavg', 'ifca.clusters', 1),
     owners=lambda own: {clusters.CLUSTER: own['clusters']},
-    sends_all=(clusters.CLUSTER,),
     deviations=f'{_PLAIN_MEANS} There is one start; the paper takes several.',
   ),
   'cfl': Entry(

@@ -24,6 +24,23 @@ Metrics = dict[str, jax.Array]
 State = federation_lib.FederationState
 
 
+class Messages(NamedTuple):
+  """What one client of all its slots sends and is sent in a round: shapes.
+
+  Each tree has the structure of a view, None where nothing is moved. How many
+  examples a client has, its metrics and its choices are not in them.
+
+  Attributes:
+    up: Its update, and what it reports beside it.
+    down: Its view, and what the server's rule sends beside it.
+    all_copies: The layer types of which it is sent the copies of all owners.
+  """
+
+  up: tuple[Tree, ...]
+  down: tuple[Tree, ...]
+  all_copies: tuple[str, ...] = ()
+
+
 class Algorithm(NamedTuple):
   """An algorithm: pure functions that close over its settings.
 
@@ -40,6 +57,7 @@ class Algorithm(NamedTuple):
     personal: Whether views differ between the clients of a task.
     form: `data -> (execution, reasons)`: the form in which rounds run and, by
       path, why a kernel is trained in factored form or not.
+    messages: `() -> Messages`, of a round.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
@@ -47,6 +65,7 @@ class Algorithm(NamedTuple):
   view: Callable[..., Tree]
   personal: bool
   form: Callable[[dataset_lib.FederatedDataset], tuple[str, dict[str, str]]]
+  messages: Callable[[], Messages]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

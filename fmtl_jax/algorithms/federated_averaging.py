@@ -17,7 +17,7 @@ References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, Algorithm 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -76,6 +76,7 @@ def federated_averaging(
   rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
   choose_fn: ChooseFn | None = None,
   regroup_fn: RegroupFn | None = None,
+  all_copies: Sequence[str] = (),
 ) -> base.Algorithm:
   """Builds rounds of federated averaging.
 
@@ -91,6 +92,8 @@ def federated_averaging(
       cohort, client_states)`: gives clients other owners between training and
       averaging, by their updates, `[C, ...]` by layer type; all of them are
       held for it.
+    all_copies: The layer types of which `choose_fn` needs the copies of all
+      owners, so that clients are sent them.
 
   Raises:
     ValueError: If K exceeds a task group, or updates cannot be balanced.
@@ -314,6 +317,24 @@ def federated_averaging(
     name, plan = choose(data)
     return name, {} if plan is None else plan.reasons
 
+  def messages():
+    params = jax.eval_shape(federation.init_params, jax.random.key(0))
+    index = federation.index_shapes()
+    own = jax.eval_shape(federation.broadcast, params, index)
+    view = jax.tree.map(
+      lambda label, one, every: every if label in all_copies else one,
+      federation.layer_types,
+      own,
+      params,
+    )
+    down = [federation.averaged(view)]
+    sent = aggregation.sent(jax.eval_shape(aggregation.init, params))
+    if sent is not None:
+      down.append(jax.eval_shape(federation.broadcast, sent, index))
+    report = jax.eval_shape(client_update.report, own)
+    up = [federation.averaged(own), *([] if report == () else [report])]
+    return base.Messages(tuple(up), tuple(down), tuple(all_copies))
+
   return base.Algorithm(
-    init, round_fn, view, federation.has_client_layers, form
+    init, round_fn, view, federation.has_client_layers, form, messages
   )

@@ -94,6 +94,7 @@ def ifca(
     client_updates.local_sgd(federation, local),
     settings,
     choose_fn=choose,
+    all_copies=(CLUSTER,),
   )
   apart = dataclasses.replace(
     federation, initialization=federation_lib.PER_OWNER

@@ -947,6 +947,24 @@ class CostTest(program_test.ToyTestCase):
       self.assertGreater(plain, 0)
       self.assertEqual(doubled, 2 * plain)
 
+  def test_empty_clusters_are_no_parameters(self):
+    """Of eight there may be, two runs have one and three with clients."""
+    config = program_test.toy_config({'cases': ('cfl',), 'run.seeds': 2})
+    config.cohort.clients_per_task = 0
+    case_config, case = train.build_case(
+      'cfl', config, {}, program_test.toy_source()
+    )
+    totals = {'rounds': 1.0, 'clients': 6.0, 'slots': 6.0, 'steps': 12.0}
+    for cluster, used in (
+      ({}, 1),
+      ({'cluster': [[0, 0, 0, 0, None], [2, 0, 1, 1, 0]]}, 2),
+      ({'cluster': [[0, 0, 0, 0, None], [1, 0, 1, 1, 0]]}, 1.5),
+    ):
+      history = train.History({'totals': totals, 'client_values': cluster})
+      cost = train.make_record('cfl', case, case_config, history)['cost']
+      # Layers of 3 x 4 + 4 and 4 + 1 values.
+      self.assertEqual(cost['parameters']['cluster'], used * 21)
+
 
 if __name__ == '__main__':
   absltest.main()
