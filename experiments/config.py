@@ -75,7 +75,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.algorithm.initialization = 'shared'  # Or per_owner.
   config.algorithm.mu = 0.1  # Proximal weight of fedprox.
   config.algorithm.finetune_epochs = 5  # Of fedavg_finetune and others.
-  # Of them, too; 0 is that of the last round.
+  # Of them, too; 0 is client.learning_rate, whatever its schedule.
   config.algorithm.finetune_learning_rate = 0.0
   for name, entry in algorithms.ALGORITHMS.items():
     own = {k: v for k, v in entry.defaults.items() if k not in _SEVERAL_HAVE}

@@ -37,7 +37,7 @@ class Adaptation(NamedTuple):
 
   Attributes:
     local: Settings of local training; of a schedule of learning rates, the one
-      of the last round that was run.
+      of the first round.
     trained: Whether a leaf is trained, with the structure of a view.
     pull: `pull / 2` times the squared distance from the start is added to the
       loss.
@@ -202,7 +202,7 @@ def adapted(
       None,
       frozen,
       local_data,
-      client_updates.last_round(state.round),
+      client_updates.FIRST_ROUND,
       penalty_fn,
       select,
     ).params

@@ -29,6 +29,9 @@ OptimizerFn = Callable[[jax.Array | float], optax.GradientTransformation]
 GradientFn = Callable[[Callable[..., Any], Tree, Any], tuple[Tree, Any]]
 
 ALL_EXAMPLES = 0
+# What is trained after the rounds has the learning rate of this one: a schedule
+# says nothing of rounds that are never run, and often ends at zero there.
+FIRST_ROUND = 0
 # Folded into a client's key, as numbers of epochs are.
 _BALANCING = np.uint32(2**32 - 1)
 
@@ -212,18 +215,6 @@ def for_each_batch(
 def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
   """The value of a constant or a schedule over rounds."""
   return schedule(round_number) if callable(schedule) else schedule
-
-
-def last_round(rounds: jax.Array) -> jax.Array:
-  """The last one of so many rounds, and the first one before any.
-
-  What is trained after the rounds has the learning rate of this one: a schedule
-  says nothing of a round that is never run, and often ends at zero there.
-
-  Args:
-    rounds: `[]` int32, how many were run.
-  """
-  return jnp.maximum(rounds - 1, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

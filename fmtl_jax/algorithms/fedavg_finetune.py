@@ -38,7 +38,7 @@ def fedavg_finetune(
     local: Settings of local training, also of fine-tuning.
     settings: Settings of the round.
     finetune_epochs: Epochs of fine-tuning; 0 is FedAvg.
-    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+    finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
   """
   rounds = federated_averaging.federated_averaging(

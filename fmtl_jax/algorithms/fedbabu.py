@@ -47,7 +47,7 @@ def fedbabu(
     settings: Settings of the round.
     finetune_epochs: Epochs of fine-tuning before a client predicts; with 0 it
       predicts with the initial head.
-    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+    finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
     finetune_head_only: Whether the body stays as it is there.
 

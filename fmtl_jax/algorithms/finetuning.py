@@ -1,10 +1,8 @@
 """Fine-tuning: a client trains what it received before it predicts.
 
 The rounds stay as they are; what a client arrives at is never sent, nor kept.
-Its learning rate is that of the last round that was run, whatever a schedule
-says of the round after it, or one of its own. The last rate of a cosine over R
-rounds is (pi / 2 R)^2 of the first one, about: fine-tuning behind it takes a
-rate of its own to move anything.
+Its learning rate is one of its own, by default that with which a schedule
+starts: where a schedule ends, such as a cosine, nothing would move any more.
 """
 
 import dataclasses
@@ -32,8 +30,8 @@ def finetuned(
     local: Settings of fine-tuning: it starts afresh each time, from the view of
       `rounds`.
     settings: Of the rounds: how a client balances its tasks.
-    learning_rate: Of fine-tuning; 0 is that of `local` in the last round that
-      was run. May be traced.
+    learning_rate: Of fine-tuning; 0 is that of `local` in the first round. May
+      be traced.
 
   Raises:
     ValueError: If the learning rate is negative.
@@ -59,7 +57,7 @@ def finetuned(
       finetune.init(received),
       frozen,
       settings.local_data(state, data, client),
-      client_updates.last_round(state.round),
+      client_updates.FIRST_ROUND,
     )
     return jax.tree.map(jnp.add, received, result.update)
 

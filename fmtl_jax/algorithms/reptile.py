@@ -59,7 +59,7 @@ def reptile(
     settings: Settings of the round.
     server_rate: epsilon, may be traced; 1 has the rounds of FedAvg.
     finetune_epochs: Epochs of fine-tuning before a client predicts.
-    finetune_learning_rate: Of fine-tuning; 0 is that of the last round. May be
+    finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
   """
 

@@ -26,16 +26,12 @@ def _cosine(number):
   return FIRST * 0.5 * (1 + jnp.cos(math.pi * number / ROUNDS))
 
 
-LAST = float(_cosine(ROUNDS - 1))  # A quarter of the first.
-
-
-def _views(name, rate, rounds=ROUNDS, **own):
+def _views(name, rate, **own):
   """The clients' models after some rounds, all of them from the same state.
 
   Args:
     name: Of the algorithm.
     rate: Of local training, a number or a schedule.
-    rounds: How many.
     **own: Settings of the algorithm's own.
   """
   types = ('common', 'personal' if name == 'fedbabu' else 'common')
@@ -43,16 +39,16 @@ def _views(name, rate, rounds=ROUNDS, **own):
   local = client_updates.LocalSgd(learning_rate=rate, batch_size=2)
   algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
   state = cases.start(algorithm, data)
-  state = dataclasses.replace(state, round=jnp.int32(rounds))
+  state = dataclasses.replace(state, round=jnp.int32(ROUNDS))
   return cases.views_of(algorithm, state, data)
 
 
 class FineTuningRateTest(parameterized.TestCase):
   @parameterized.parameters(*FINE_TUNED)
-  def test_it_is_that_of_the_last_round(self, name):
+  def test_it_is_that_before_the_schedule(self, name):
     found = _views(name, _cosine)
-    testing.assert_trees_close(found, _views(name, LAST))
-    untrained = _views(name, LAST, finetune_epochs=0)
+    testing.assert_trees_close(found, _views(name, FIRST))
+    untrained = _views(name, FIRST, finetune_epochs=0)
     self.assertGreater(_distance(found, untrained), 0.01)
 
   @parameterized.parameters(*FINE_TUNED)
@@ -60,17 +56,11 @@ class FineTuningRateTest(parameterized.TestCase):
     found = _views(name, _cosine, finetune_learning_rate=0.3)
     testing.assert_trees_close(found, _views(name, 0.3))
 
-  @parameterized.parameters((0.0, LAST), (0.3, 0.3))
+  @parameterized.parameters((0.0, FIRST), (0.3, 0.3))
   def test_a_traced_one_is_as_a_number(self, own, rate):
     name = 'fedavg_finetune'
     found = _views(name, _cosine, finetune_learning_rate=jnp.float32(own))
     testing.assert_trees_close(found, _views(name, rate))
-
-  def test_before_any_round_it_is_that_of_the_first(self):
-    found = _views('fedavg_finetune', _cosine, rounds=0)
-    testing.assert_trees_close(
-      found, _views('fedavg_finetune', FIRST, rounds=0)
-    )
 
   def test_a_client_ends_where_that_rate_leads(self):
     """A mean of 2, and a client's of 4: E steps go 1 - (1 - 2 eta)^E there."""
@@ -85,7 +75,7 @@ class FineTuningRateTest(parameterized.TestCase):
       {'finetune_epochs': 4},
     )
     shared = float(state.params['output']['bias'][0])
-    left = (1 - 2 * LAST) ** 4
+    left = (1 - 2 * FIRST) ** 4
     np.testing.assert_allclose(
       views['output']['bias'][:, 0],
       [left * shared, 4 + left * (shared - 4)],
@@ -118,7 +108,7 @@ class FineTuningRateTest(parameterized.TestCase):
     views = cases.views_of(adapted, trained, data)
     np.testing.assert_allclose(
       views['output']['bias'][:, 0],
-      [2 - 4 * LAST, 2 + 4 * LAST],
+      [2 - 4 * FIRST, 2 + 4 * FIRST],
       rtol=1e-5,
     )
 
