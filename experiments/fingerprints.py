@@ -80,11 +80,12 @@ def of_code(function: Callable[..., Any]) -> str:
   while isinstance(function, functools.partial):
     function = function.func
   function = inspect.unwrap(function)
-  if not hasattr(function, '__code__'):  # An object that is called.
-    function = type(function)
-  if str(function.__module__).split('.')[0] in _OWN:
+  if not inspect.isroutine(function):  # An object that is called.
+    function = type(function).__call__
+  module = str(getattr(function, '__module__', None))
+  if module.split('.')[0] in _OWN:
     return f'fmtl_jax {fmtl_jax.__version__}'
-  name = f'{function.__module__}.{function.__qualname__}'
+  name = f'{module}.{function.__qualname__}'
   try:
     content = pathlib.Path(inspect.getfile(function)).read_bytes()
   except (OSError, TypeError):  # Typed in, or compiled.

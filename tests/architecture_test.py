@@ -121,7 +121,8 @@ class ImportsTest(parameterized.TestCase):
     super().setUp()
     self.files = _files()
     self.imports = {
-      module: imports(path.read_text()) for module, path in self.files.items()
+      module: imports(path.read_text(encoding='utf-8'))
+      for module, path in self.files.items()
     }
 
   def test_all_imports_are_seen(self):
@@ -191,6 +192,76 @@ def f():
       for module, names in self.imports.items()
     }
     graphlib.TopologicalSorter(graph).prepare()  # Raises at a cycle.
+
+
+def texts_without_encoding(source: str) -> list[int]:
+  """Lines in which a text file is opened as the locale says."""
+  found = []
+  for node in ast.walk(ast.parse(source)):
+    if not isinstance(node, ast.Call):
+      continue
+    arguments, keywords = node.args, {k.arg: k.value for k in node.keywords}
+    if isinstance(node.func, ast.Attribute):
+      name = node.func.attr
+      if name == 'open' and not (
+        not arguments or _is_mode(arguments[0]) or 'mode' in keywords
+      ):
+        continue  # Another `open`, of an archive or an image.
+    else:
+      name = getattr(node.func, 'id', '')
+      arguments = arguments[1:]
+    if name in ('open', 'fdopen', 'TemporaryFile', 'NamedTemporaryFile'):
+      mode = keywords.get('mode', arguments[0] if arguments else None)
+      usual = 'r' if name in ('open', 'fdopen') else 'w+b'
+      value = usual if mode is None else getattr(mode, 'value', '')
+      is_text, place = 'b' not in str(value), 2
+    elif isinstance(node.func, ast.Attribute):
+      is_text = name in ('read_text', 'write_text')
+      place = 0 if name == 'read_text' else 1
+    else:
+      continue
+    if is_text and 'encoding' not in keywords and len(arguments) <= place:
+      found.append(node.lineno)
+  return found
+
+
+def _is_mode(node: ast.expr) -> bool:
+  return (
+    isinstance(node, ast.Constant)
+    and isinstance(node.value, str)
+    and set(node.value) <= set('rwaxbt+')
+  )
+
+
+class EncodingTest(parameterized.TestCase):
+  """Text files are UTF-8 wherever a locale says something else."""
+
+  @parameterized.parameters(
+    ("open(path, 'w')", True),
+    ('open(path)', True),
+    ("open(path, mode='a')", True),
+    ("open(path, 'rb')", False),
+    ("open(path, 'w', encoding='utf-8')", False),
+    ('path.open()', True),
+    ("path.open('w', newline='')", True),
+    ("path.open('wb')", False),
+    ("path.open('w', encoding='utf-8')", False),
+    ('archive.open(name)', False),
+    ('path.read_text()', True),
+    ("path.read_text('utf-8')", False),
+    ('path.write_text(text)', True),
+    ("path.write_text(text, encoding='utf-8')", False),
+    ("tempfile.NamedTemporaryFile('w')", True),
+    ('tempfile.NamedTemporaryFile()', False),
+  )
+  def test_all_are_seen(self, source, is_text):
+    self.assertEqual(texts_without_encoding(source), [1] * is_text)
+
+  @parameterized.parameters('fmtl_jax', 'experiments', 'configs')
+  def test_every_text_file_has_an_encoding(self, folder):
+    for path in (ROOT / folder).rglob('*.py'):
+      source = path.read_text(encoding='utf-8')
+      self.assertEqual(texts_without_encoding(source), [], path)
 
 
 class ImportTest(parameterized.TestCase):

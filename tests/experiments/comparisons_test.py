@@ -39,6 +39,7 @@ FILES = {
   'comparison.png',
   'comparison.tex',
   'config.json',
+  'log.txt',
   'searches',
   '.lock',
 }
@@ -227,7 +228,20 @@ class RunTest(program_test.ToyTestCase):
     found = train_test.read_json(self.finished / 'comparison.json')
     self.assertEqual(found, self.returned)
     self.assertEqual(
-      set(found), {'environment', 'results', 'cost', 'comparison', 'searches'}
+      set(found),
+      {
+        *('environment', 'environments', 'results', 'cost'),
+        *('comparison', 'searches'),
+      },
+    )
+    (entry,) = found['environments']
+    self.assertEqual(
+      entry['cases'],
+      {
+        f'{name}{part}': [[1, 4]]
+        for name in ALGORITHMS
+        for part in ('', '_search')
+      },
     )
     for name in ('comparison.md', 'comparison.tex'):
       text = (self.finished / name).read_text()
@@ -272,7 +286,7 @@ class RunTest(program_test.ToyTestCase):
       self.assertEqual(rows[name], self.row(name))
     after = train_test.snapshot(workdir)
     for name, content in before.items():
-      if not name.startswith('comparison.'):
+      if not name.startswith(('comparison.', 'log.txt')):
         self.assertEqual(after[name], content, name)
 
   def test_fewer_algorithms_are_the_same_comparison(self):

@@ -108,15 +108,54 @@ class IdentityTest(parameterized.TestCase):
     config_lib.set_field(config, field, value)
     self.assertEqual(config_lib.identity(config), identity)
 
-  def test_every_other_field_is(self):
+  # Each section or field of the schema, and why.
+  NO_PART = {
+    'execution': 'the same numbers in another time, to rounding',
+    'checkpoint': 'what is kept of a run beside its results',
+    'report': 'what is shown; a choice by it is part of a sweep or comparison',
+    'cases': 'a row of the table depends on no other one',
+    'compare': 'nothing to a run; part of a comparison',
+    'unseen': 'nothing to a run; part of one with newcomers',
+    'data.feature_dir': 'a cache, which is checked when it is read',
+  }
+  PART = {
+    'name': 'says whose folder it is',
+    'data': 'which examples there are, and who has them',
+    'model': 'what is trained',
+    'layer_types': 'who shares it',
+    'algorithm': 'how it is trained',
+    'client': 'by clients',
+    'cohort': 'who takes part',
+    'balancing': 'what tasks weigh',
+    'aggregation': 'what clients weigh',
+    'reducer': 'how updates are combined',
+    'server': 'by the server',
+    'attack': 'who sends something else',
+    'participation': 'who drops out',
+    'faults': 'who is left out, and when a run ends',
+    'run': 'rounds, seeds and when curves are measured',
+    'overrides': 'the same of one case',
+  }
+
+  def test_each_field_is_part_of_it_or_not_for_a_reason(self):
     config = config_lib.default_config()
-    left = config_lib.flatten(config).keys() - config_lib.identity(config)
-    left -= {'data.feature_dir'}  # A cache.
-    sections = {field.split('.')[0] for field in left}
+    config.overrides.fedavg = {'client': {'momentum': 0.9}}
+    identity = config_lib.identity(config)
+    used = set()
+    for field in config_lib.flatten(config):
+      section = field.split('.')[0]
+      names = [n for n in (field, section) if n in self.NO_PART | self.PART]
+      self.assertNotEmpty(names, f'{field} has no reason')
+      self.assertEqual(field in identity, names[0] in self.PART, field)
+      used.add(names[0])
+    self.assertEqual(used, {*self.NO_PART, *self.PART})
     self.assertEqual(
-      sections,
-      {'execution', 'checkpoint', 'report', 'cases', 'compare', 'unseen'},
+      config_lib.command_line_identity(config_lib.flatten(config)),
+      sorted(identity),
     )
+
+  def test_what_a_case_has_of_its_own_is(self):
+    config = config_lib.default_config()
     config.overrides.fedavg = {'client': {'momentum': 0.9}}
     self.assertIn(
       'overrides.fedavg.client.momentum', config_lib.identity(config)

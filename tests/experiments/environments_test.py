@@ -20,7 +20,7 @@ def spans_of(*processes):
   """The spans of a case: environment and last round of each process."""
   spans, done = [], 0
   for found, last in processes:
-    with mock.patch.object(environments, 'environment', lambda: found):
+    with mock.patch.object(environments, 'environment', return_value=found):
       spans = environments.extended(spans, done + 1, last)
     done = last
   return spans

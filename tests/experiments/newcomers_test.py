@@ -1,6 +1,7 @@
 """Laws of newcomers: training never sees them, and they adapt as is said."""
 
 import contextlib
+import io
 import dataclasses
 import pathlib
 import shutil
@@ -37,6 +38,7 @@ FILES = {
   'cases',
   'checkpoints',
   'config.json',
+  'log.txt',
   'unseen.json',
   'unseen.md',
   'unseen.png',
@@ -439,6 +441,9 @@ class RunTest(program_test.ToyTestCase):
     self.assertEqual({p.name for p in self.finished.iterdir()}, FILES)
     found = train_test.read_json(self.finished / 'unseen.json')
     self.assertEqual(found, self.returned)
+    (entry,) = found['environments']
+    self.assertCountEqual(entry['cases'], ALGORITHMS)
+    self.assertEqual(entry['environment'], found['environment'])
     for name in ('unseen.md', 'unseen.tex'):
       text = (self.finished / name).read_text()
       for word in ('FedAvg', 'all layers', 'nothing', '2 epochs', '2 clients'):
@@ -472,8 +477,14 @@ class RunTest(program_test.ToyTestCase):
     self.assertTrue((tuned[:, 1:] != flat[:, 1:]).all())
 
   def test_a_second_call_does_nothing(self):
-    with mock.patch.object(train, 'run_case') as run_case:
+    with (
+      contextlib.redirect_stdout(io.StringIO()) as printed,
+      mock.patch.object(train, 'run_case') as run_case,
+    ):
       again = newcomers.run(_config(), self.copy())
+    self.assertIn(
+      'All cases were finished: nothing was trained', printed.getvalue()
+    )
     run_case.assert_not_called()
     self.assertEqual(again, self.returned)
 
@@ -519,7 +530,9 @@ class RunTest(program_test.ToyTestCase):
     self.assertEqual(caught.exception.exit_code, 143)
     self.assertFalse((workdir / 'cases' / 'fedavg.json').exists())
     again = newcomers.run(_config(), workdir)
-    self.assertEqual(again, self.returned)
+    self.assertEqual(
+      train_test.without_dates(again), train_test.without_dates(self.returned)
+    )
 
   def test_a_dry_run_says_who_is_new_and_how_they_adapt(self):
     text = newcomers.describe(_config(), self.finished)

@@ -4,7 +4,9 @@ A sweep's points are runs like any other: the numbers are those of running each
 point alone.
 """
 
+import contextlib
 import csv
+import io
 import pathlib
 import shutil
 import signal
@@ -88,6 +90,19 @@ class SweepTest(program_test.ToyTestCase):
     shutil.copytree(self.finished, workdir)
     return workdir
 
+  def settings(self):
+    """The points of the first program."""
+    return [row['settings'] for row in self.rows[: len(RATES)]]
+
+  def test_a_sweep_says_what_it_was_run_with(self):
+    found = train_test.read_json(self.finished / 'sweep.json')
+    (entry,) = found['environments']
+    self.assertEqual(
+      entry['cases'], {f'{CASE}_0': [[1, 4]], f'{CASE}_1': [[1, 4]]}
+    )
+    self.assertEqual(entry['environment'], found['environment'])
+    self.assertEqual(set(found['environment']), train_test.ENVIRONMENT)
+
   def test_there_are_as_many_programs_as_shapes(self):
     self.assertEqual(self.num_programs, len(SIZES))
     for row in self.rows:
@@ -167,7 +182,7 @@ class SweepTest(program_test.ToyTestCase):
       {'config.json', 'sweep.json', 'sweep.csv', 'sweep.md', 'sweep.png'}, names
     )
     self.assertEqual(
-      train_test.read_json(self.finished / 'sweep.json'), self.rows
+      train_test.read_json(self.finished / 'sweep.json')['results'], self.rows
     )
     with (self.finished / 'sweep.csv').open(newline='') as file:
       found = list(csv.DictReader(file))
@@ -181,10 +196,16 @@ class SweepTest(program_test.ToyTestCase):
 
   def test_finished_parts_are_not_run_again(self):
     workdir = self.copy()
-    with mock.patch.object(train, 'run_case') as run_case:
+    with (
+      contextlib.redirect_stdout(io.StringIO()) as printed,
+      mock.patch.object(train, 'run_case') as run_case,
+    ):
       again = sweeps.run(_config(), _sweep(), workdir)
     run_case.assert_not_called()
     self.assertEqual(again, self.rows)
+    self.assertIn(
+      'All points were finished: nothing was trained', printed.getvalue()
+    )
 
   def test_only_what_is_missing_is_run(self):
     workdir = self.copy()
@@ -208,7 +229,10 @@ class SweepTest(program_test.ToyTestCase):
       self.assertRaises(interrupts.Interrupted),
     ):
       sweeps.run(_config(), _sweep(), workdir)
-    self.assertFalse((workdir / 'sweep.json').exists())
+    found = train_test.read_json(workdir / 'sweep.json')
+    self.assertEqual([r['settings'] for r in found['results']], self.settings())
+    table = (workdir / 'sweep.md').read_text(encoding='utf-8')
+    self.assertIn('Not finished yet: 1 program.', table)
     with mock.patch.object(
       train, 'run_case', side_effect=[self.histories[1]]
     ) as run_case:
@@ -221,6 +245,8 @@ class SweepTest(program_test.ToyTestCase):
   @parameterized.parameters(
     ({'client.momentum': 0.5}, RATES, 'client.momentum .0.0 there, 0.5 now'),
     ({}, (0.05,), 'sweep.client.learning_rate'),
+    # Its rows are of one metric.
+    ({'report.metric': 'loss'}, RATES, "metric .'accuracy' there, 'loss' now"),
   )
   def test_another_sweep_is_refused(self, fields, rates, sentence):
     workdir = self.copy()

@@ -22,14 +22,17 @@ import numpy as np
 
 from experiments import backbones
 from experiments import datasets
+from experiments import environments
 from experiments import interrupts
 from experiments import program
 from experiments import records
 from experiments import results
 from experiments import sweeps
 from experiments import train
+from experiments import workdirs
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import events_test
 from tests.experiments import program_test
 
 FILES = {
@@ -122,6 +125,19 @@ def without_dates(value):
   if isinstance(value, list):
     return [without_dates(item) for item in value]
   return value
+
+
+def canned_history():
+  """Of a case of one round, one seed and two tasks."""
+  return train.History(
+    {
+      'rounds': [0],
+      'values': {'test/pooled/accuracy': [[[50.0, 50.0, 50.0]]]},
+      'train_loss': [[0.7]],
+      'totals': {'rounds': 1.0, 'clients': 1.0, 'slots': 1.0, 'steps': 1.0},
+      'seconds': 1.0,
+    }
+  )
 
 
 def new_folder(test):
@@ -292,8 +308,8 @@ class RunTest(program_test.ToyTestCase):
     self.assertEqual(again, self.results)
     self.assertRegex(
       printed.getvalue(),
-      r'^All cases were finished: nothing was trained; results are of \d{4}(-\d\d'
-      r'){2} [0-9:]{8}\.\n',
+      '^All cases were finished: nothing was trained; results are of '
+      r'\d{4}(-\d\d){2} [0-9:]{8}\.\n',
     )
     after = snapshot(workdir)
     for name, content in before.items():
@@ -309,6 +325,34 @@ class RunTest(program_test.ToyTestCase):
     run_case.assert_not_called()
     self.assertEqual(without_dates(added), without_dates(self.results))
     self.assertContainsSubset(before, snapshot(workdir / 'cases'))
+
+  @parameterized.parameters(False, True)
+  def test_a_folder_of_version_0_1_is_read(self, reported):
+    """Its records and its config know less."""
+    workdir = self.copy()
+    for name in CASES:
+      path = workdir / 'cases' / f'{name}.json'
+      record = {k: v for k, v in read_json(path).items() if k != 'environments'}
+      workdirs.write_json(path, record)
+    config = workdirs.read_config(workdir)
+    del config['data']
+    workdirs.write_json(workdir / 'config.json', config)
+    if reported:
+      there = {k: v for k, v in self.results.items() if k != 'environments'}
+      there['environment'] = there['environment'] | {'jax': '0.1'}
+      workdirs.write_json(workdir / 'results.json', there)
+    else:
+      (workdir / 'results.json').unlink()
+    (workdir / 'log.txt').unlink()
+    found = train.train_and_evaluate(self.config(), workdir)
+    self.assertEqual(found['results'], self.results['results'])
+    self.assertEqual(found['environment']['jax'], '0.1' if reported else None)
+    (entry,) = found['environments']
+    self.assertCountEqual(entry['cases'], CASES)
+    metrics = 'metrics.csv'
+    self.assertEqual(
+      (workdir / metrics).read_bytes(), (self.finished / metrics).read_bytes()
+    )
 
   @parameterized.parameters('config', 'command line')
   def test_what_is_shown_may_change_without_training(self, where):
@@ -348,16 +392,7 @@ class RunTest(program_test.ToyTestCase):
 class CasesTest(program_test.ToyTestCase):
   def run_cases(self, only=(), **fields):
     """The cases of the results, without training any."""
-    history = train.History(
-      {
-        'rounds': [0],
-        'values': {'test/pooled/accuracy': [[[50.0, 50.0, 50.0]]]},
-        'train_loss': [[0.7]],
-        'totals': {'rounds': 1.0, 'clients': 1.0, 'slots': 1.0, 'steps': 1.0},
-        'seconds': 1.0,
-      }
-    )
-    with mock.patch.object(train, 'run_case', return_value=history):
+    with mock.patch.object(train, 'run_case', return_value=canned_history()):
       results = train.train_and_evaluate(
         program_test.toy_config({'run.seeds': 1} | fields),
         new_folder(self),
@@ -376,6 +411,44 @@ class CasesTest(program_test.ToyTestCase):
       cases=('majority', 'fedavg'), **{'algorithm.name': 'lg_fedavg'}
     )
     self.assertEqual(found, ['lg_fedavg'])
+
+
+class AsItGoesTest(program_test.ToyTestCase):
+  """Law: what is finished can be looked at while the rest runs."""
+
+  def test_there_is_a_report_after_each_case(self):
+    workdir, seen = new_folder(self), []
+
+    def run_case(*unused_args, **unused_settings):
+      if (workdir / 'results.json').exists():
+        found = read_json(workdir / 'results.json')
+        table = (workdir / 'results.md').read_text(encoding='utf-8')
+        rows = (workdir / 'metrics.csv').read_text(encoding='utf-8')
+        names = {path.name for path in workdir.iterdir()}
+        seen.append(([c['case'] for c in found['cost']], table, rows, names))
+      return canned_history()
+
+    config = program_test.toy_config(
+      {'cases': ('fedavg', 'majority', 'fedper'), 'run.seeds': 1}
+    )
+    with (
+      contextlib.redirect_stdout(io.StringIO()) as printed,
+      mock.patch.object(train, 'run_case', run_case),
+    ):
+      found = train.train_and_evaluate(config, workdir)
+    ((cases, table, rows, names),) = seen  # When the last one begins.
+    self.assertEqual(cases, ['fedavg', 'majority'])
+    self.assertIn('Not finished yet: FedPer.', table)
+    self.assertIn('fedavg,0,0,test,pooled,left,accuracy,50.0\n', rows)
+    self.assertContainsSubset({'cases.png', 'tensorboard', 'log.txt'}, names)
+    # Nothing is left of that, and the terminal is told the end alone.
+    self.assertEqual(
+      [c['case'] for c in found['cost']], ['fedavg', 'majority', 'fedper']
+    )
+    table = (workdir / 'results.md').read_text(encoding='utf-8')
+    self.assertNotIn('Not finished', table)
+    self.assertEqual(printed.getvalue().count('Aggregation weights'), 1)
+    self.assertEmpty(list(workdir.glob('*.tmp')))
 
 
 class ResumeTest(program_test.ToyTestCase):
@@ -451,6 +524,11 @@ class ResumeTest(program_test.ToyTestCase):
     self.assertEqual(
       (workdir / name).read_bytes(), (self.uninterrupted / name).read_bytes()
     )
+    run = 'tensorboard/fedper'
+    self.assertCountEqual(
+      events_test.scalars(workdir / run),
+      events_test.scalars(self.uninterrupted / run),
+    )
     return sum(calls)
 
   @parameterized.product(stop_after=(1, 2, 3), every_rounds=(0, 2, 3))
@@ -488,6 +566,13 @@ class ResumeTest(program_test.ToyTestCase):
     crash = RuntimeError('no power')
     with self.counted(call, crash), self.assertRaisesRegex(RuntimeError, 'no'):
       train.train_and_evaluate(config, workdir)
+    rounds = {
+      step
+      for _, step, _ in events_test.scalars(workdir / 'tensorboard' / 'fedper')
+    }
+    self.assertEqual(rounds, set(range(saved + 1)))  # Saves are evaluations.
+    log = (workdir / 'log.txt').read_text(encoding='utf-8')
+    self.assertRegex(log, 'Ended by RuntimeError: no power\n$')
     self.assertEqual(self.go_on(config, workdir), 7 - saved)
 
 
@@ -679,6 +764,17 @@ class UnevenTest(program_test.ToyTestCase):
 
 
 class HistoryTest(parameterized.TestCase):
+  def test_rounds_of_which_nothing_was_kept_are_of_no_known_environment(self):
+    before = train.History({'train_loss': [[1.0], [2.0]]})
+    before.add_rounds(self.metrics([[1]]), 1, 1)
+    first, second = before.environments
+    self.assertEqual((first['environment'], first['rounds']), (None, [1, 2]))
+    self.assertEqual(second['rounds'], [3, 3])
+    self.assertEqual(second['environment'], environments.environment())
+    saved = json.loads(json.dumps(before.to_dict()))
+    self.assertEqual(train.History(saved).environments, before.environments)
+    self.assertEmpty(train.History().environments)
+
   def metrics(self, losses):
     """Of one client with one task and one example."""
     loss = np.array(losses, float)[:, :, None, None]
