@@ -12,6 +12,7 @@ from experiments import backbones
 from experiments import build
 from experiments import cases as cases_lib
 from experiments import config as config_lib
+from experiments import datasets
 from experiments import program as program_lib
 from experiments import train
 from experiments import workdirs
@@ -80,6 +81,12 @@ def load(
   if not folder.is_dir():
     raise ValueError(
       f'No checkpoint of {case!r} in {workdir}; run that case there first.'
+    )
+  if config.data.name not in datasets.SOURCES:
+    raise ValueError(
+      f'The run in {workdir} is on the data set {config.data.name!r}, which is '
+      'none of this package; give the config file that adds it to '
+      'datasets.SOURCES as --config.'
     )
   source = backbones.load_source(config)
   case_config = cases_lib.resolve(case, config, command_line)

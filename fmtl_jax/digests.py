@@ -36,7 +36,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     shape = list(np.shape(arrays[name]))
     digest.update(json.dumps([name, array.dtype.name, shape]).encode() + b'\n')
     # Some dtypes of JAX, such as bfloat16, are no buffers.
-    digest.update(memoryview(array.reshape(-1).view(np.uint8)))
+    digest.update(array.reshape(-1).view(np.uint8).data)
   return digest.hexdigest()
 
 
