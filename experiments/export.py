@@ -1,4 +1,8 @@
-"""Saves one trained model: python -m experiments.export --workdir=RUN ..."""
+"""Saves one trained model: python -m experiments.export --workdir=RUN ...
+
+The settings are those of the run. `--config=FILE.py` is for a run on a data set
+that the file itself adds to `datasets.SOURCES`: it is read, and nothing else.
+"""
 
 import pathlib
 
@@ -6,6 +10,7 @@ from absl import flags
 
 from experiments import command_line
 
+command_line.define_config()
 _WORKDIR = command_line.define_path(
   'workdir', 'The folder of a run of experiments.main.'
 )
@@ -28,6 +33,12 @@ def main() -> int:
   for flag in (_WORKDIR, _CASE, _OUTPUT):
     if not flag.value:
       raise ValueError(f'Give --{flag.name}; --helpshort says what it is.')
+  given = flags.FLAGS['config'].present
+  if given and (fields := command_line.override_values()):
+    raise ValueError(
+      f'Expected no --config.{min(fields)}: the run has its settings already; '
+      'give --config=FILE.py alone, for what it defines.'
+    )
   if bool(_TASK.value) == (_CLIENT.value is not None):
     raise ValueError('Give either --task or --client.')
   output = pathlib.Path(_OUTPUT.value)

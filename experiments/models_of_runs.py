@@ -103,6 +103,12 @@ def load(
     raise ValueError(
       f'No checkpoint of {case!r} in {workdir}; run that case there first.'
     )
+  if config.data.name not in datasets.SOURCES:
+    raise ValueError(
+      f'The run in {workdir} is on the data set {config.data.name!r}, which is '
+      'none of this package; give the config file that adds it to '
+      'datasets.SOURCES as --config.'
+    )
   source = backbones.load_source(config)
   # Standardization is that of the training examples.
   fingerprints.check(workdir, source.fingerprint)
