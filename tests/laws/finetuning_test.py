@@ -72,10 +72,10 @@ class FineTuningRateTest(parameterized.TestCase):
       data,
       local,
       ROUNDS,
-      {'finetune_epochs': 4},
+      {'finetune_epochs': 2},
     )
     shared = float(state.params['output']['bias'][0])
-    left = (1 - 2 * FIRST) ** 4
+    left = (1 - 2 * FIRST) ** 2
     np.testing.assert_allclose(
       views['output']['bias'][:, 0],
       [left * shared, 4 + left * (shared - 4)],
