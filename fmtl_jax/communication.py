@@ -102,12 +102,12 @@ def kept_models(
     lambda data: jax.tree.map(lambda x: x[0], cohorts.everyone(data)), data
   )
   view = jax.eval_shape(federation.broadcast, state.params, client.index)
-  structure = jax.tree.structure(view)
+  structure: Any = jax.tree.structure(view)
   of_view = [leaf.shape for leaf in jax.tree.leaves(view)]
 
   def is_model(tree):
     return (
-      jax.tree.structure(tree) == structure
+      structure == jax.tree.structure(tree)
       and [leaf.shape[1:] for leaf in jax.tree.leaves(tree)] == of_view
     )
 
@@ -123,9 +123,9 @@ def kept_models(
     state.clients, state, data, client, federation.frozen
   ).jaxpr
   _, is_read = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  treedef = jax.tree.structure(state.clients)
+  treedef: Any = jax.tree.structure(state.clients)
   reads = jax.tree.unflatten(treedef, is_read[: treedef.num_leaves])
-  outer = jax.tree.structure(state.clients, is_leaf=is_model)
+  outer: Any = jax.tree.structure(state.clients, is_leaf=is_model)
   return [
     part
     for part, flags in zip(parts, outer.flatten_up_to(reads), strict=True)
@@ -151,9 +151,11 @@ def parameter_counts(
       name; by default all.
   """
   used = {**federation.num_owners, **(num_owners or {})}
-  counts: dict[str, float] = dict.fromkeys(
-    (layer_types.PRETRAINED, layer_types.COMMON, layer_types.TASK), 0
-  ) | {layer_types.PERSONAL: 0}
+  names = (
+    *(layer_types.PRETRAINED, layer_types.COMMON),
+    *(layer_types.TASK, layer_types.PERSONAL),
+  )
+  counts: dict[str, float] = dict.fromkeys(names, 0)
   for label, per_slot, leaf in zip(
     jax.tree.leaves(federation.labels),
     jax.tree.leaves(federation.per_slot),

@@ -99,7 +99,7 @@ def example_metrics(
   labels: jax.Array,
   valid: jax.Array,
   task: jax.Array,
-) -> Metrics:
+) -> dict[str, Any]:
   """The metrics of one model on the examples of one task.
 
   Args:

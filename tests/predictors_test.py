@@ -73,6 +73,21 @@ def _apply(params, x):
   return x @ params['output']['w']
 
 
+class NonFiniteTest(parameterized.TestCase):
+  @parameterized.parameters(BINARY, MULTI)
+  def test_an_answer_that_is_no_number_is_no_class(self, task):
+    predictor = predictors.Predictor(
+      apply_fn=lambda unused_params, x: x, params={}, task=task
+    )
+    outputs = np.zeros((4, 4), np.float32)
+    outputs[:3, 0] = [np.nan, np.inf, -np.inf]
+    outputs[:, 3] = np.nan  # That neither task has.
+    np.testing.assert_array_equal(predictor.predict(outputs), [-1, -1, -1, 0])
+    found = np.isnan(predictor.probabilities(outputs)).any(1)
+    self.assertTrue(found[0])
+    self.assertFalse(found[3])
+
+
 class EvaluationTest(parameterized.TestCase):
   def _evaluate(self, federation, algorithm, data, rows, *frozen):
     """Every client and every task on the same rows."""

@@ -170,6 +170,41 @@ class MetricsCsvTest(absltest.TestCase):
     self.assertCountEqual(found, expected)
 
 
+class BrokenClientTest(parameterized.TestCase):
+  """A client whose outputs are not finite is worse off than any other."""
+
+  def _record(self, values, losses, counts):
+    shape = lambda row: [[[x] for x in row]]
+    record = _clients(['a', 'b', 'c', 'd'], [[0]] * 4, shape(values))
+    record['client_values'] |= {
+      'test/loss': shape(losses),
+      'test/count': shape(counts),
+    }
+    return record
+
+  def test_it_counts_and_one_without_labels_does_not(self):
+    base = self._record([80, 80, None, None], [1, 1, None, None], [3, 3, 3, 0])
+    case = self._record([90, None, 10, None], [1, None, 1, None], [3, 3, 3, 0])
+    arguments = case, base, 'test', 'accuracy'
+    np.testing.assert_array_equal(
+      results.client_differences(*arguments), [[10, -np.inf, np.inf, np.nan]]
+    )
+    np.testing.assert_allclose(results.negative_transfer(*arguments), [100 / 3])
+    for record in (case, base):
+      record['client_values']['test/mse'] = record['client_values'].pop(
+        'test/accuracy'
+      )
+    np.testing.assert_array_equal(
+      results.client_differences(case, base, 'test', 'mse'),
+      [[10, np.inf, -np.inf, np.nan]],
+    )
+
+  def test_both_broken_cannot_be_compared(self):
+    case = self._record([None] * 4, [None] * 4, [3, 3, 3, 3])
+    differences = results.client_differences(case, case, 'test', 'accuracy')
+    self.assertTrue(np.isnan(differences).all())
+
+
 class ClientDifferencesTest(absltest.TestCase):
   def test_clients_and_seeds_are_matched_by_name(self):
     record = _clients(

@@ -83,6 +83,33 @@ class ResultsTableTest(parameterized.TestCase):
       marked = {table.rows[row][0] for row, c in table.bold if c == column}
       self.assertEqual(marked, best)
 
+  def test_tasks_that_a_mean_leaves_out_are_named(self):
+    tasks = ('odd', 'prime')
+    whole = _record('whole', [[[80, 90, 85]] * 2], tasks=tasks)
+    without = _record('b', [[[80, np.nan, 80]] * 2], tasks=tasks)
+    broken = _record('c', [[[80, np.nan, np.nan]] * 2], tasks=tasks)
+    note = 'leave out prime, without the labels'
+    for records, said in (
+      ([whole], None),
+      ([without], f'Means {note}'),
+      ([whole, without], f'B: means {note}'),
+      ([broken], None),
+    ):
+      notes = ' '.join(tables.results_table(records).notes)
+      if said:
+        self.assertIn(said, notes)
+      else:
+        self.assertNotIn('leave out', notes)
+
+  def test_a_model_that_broke_is_told(self):
+    record = _last('toy', 94.0, 95.0)
+    losses = [[[0.5, 0.5], [0.5, None]]]
+    record['curve']['values']['test/client/loss'] = losses
+    notes = tables.results_table([record]).notes
+    self.assertIn(
+      'Toy: outputs were not finite with 1 seed of 2', ' '.join(notes)
+    )
+
   def test_many_tasks_become_statistics_over_clients(self):
     tasks = [f'site {number}' for number in range(9)]
     record = _record('toy', np.full((1, 1, 10), 90.0), tasks=tasks)

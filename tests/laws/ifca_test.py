@@ -13,6 +13,7 @@ from fmtl_jax import execution
 from fmtl_jax import task_devices
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import clusters
 from fmtl_jax.algorithms import ifca
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -218,6 +219,30 @@ class IfcaTest(parameterized.TestCase):
     )
     with self.assertRaisesRegex(ValueError, sentence):
       ifca.ifca(federation, clusters=given)
+
+
+class BrokenClusterTest(parameterized.TestCase):
+  """A model that diverged suits nobody, though its loss is in no order."""
+
+  @parameterized.parameters(0, 1)
+  def test_nobody_chooses_it(self, broken):
+    data = testing.toy_data(4, 2).with_owners(['cluster'])
+    federation, _ = testing.toy_federation(
+      ['common', 'cluster'],
+      data,
+      owners=clusters.OWNERS,
+      num_owners={'cluster': 2},
+    )
+    algorithm = ifca.ifca(federation)
+    state = algorithm.init(jax.random.key(0), data)
+    params = jax.tree.map(
+      lambda label, x: x.at[broken].set(np.nan) if label == 'cluster' else x,
+      federation.layer_types,
+      state.params,
+    )
+    state = dataclasses.replace(state, params=params)
+    _, metrics = testing.jit(algorithm.round)(state, data)
+    np.testing.assert_array_equal(metrics['cluster'], 1 - broken)
 
 
 if __name__ == '__main__':
