@@ -14,12 +14,12 @@ References:
 import os
 import pathlib
 from typing import Any, NamedTuple
-import zipfile
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder
 
+from fmtl_jax import archives
 from fmtl_jax.data import images
 from fmtl_jax.data import preparation
 
@@ -116,7 +116,8 @@ class CelebA(
     }
 
   def _generate_examples(self, position, paths):
-    with zipfile.ZipFile(paths['img_align_celeba']) as archive:
+    path = paths['img_align_celeba']
+    with archives.Zip(path, images.MOST) as archive:
       # Stand for the images until these are needed.
       members = {name.rpartition('/')[2]: name for name in archive.namelist()}
       examples = super()._generate_examples(position, paths, members)

@@ -12,14 +12,16 @@ import io
 import os
 import pathlib
 from typing import Any, NamedTuple, Protocol
-import zipfile
 
 import numpy as np
+
+from fmtl_jax import archives
 
 _RESAMPLING = 'BILINEAR'
 # What is behind transparent pixels, as on a page.
 BACKGROUND = (255, 255, 255)
 SUFFIXES = ('.jpg', '.jpeg', '.png')
+MOST = 2**26  # Bytes of one file.
 
 
 class Encoded(Protocol):
@@ -239,7 +241,7 @@ def open_files(source: pathlib.Path, *suffixes: str) -> Iterator[Files]:
       read_file = lambda name: (source / name).read_bytes()
     else:
       try:
-        archive = stack.enter_context(zipfile.ZipFile(source))
+        archive = stack.enter_context(archives.Zip(source, MOST))
       # Damaged bytes surface as a dozen types of exceptions.
       except Exception as error:
         raise ValueError(

@@ -21,11 +21,11 @@ import os
 import pathlib
 import re
 from typing import Any, ClassVar, NamedTuple
-import zipfile
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fmtl_jax import archives
 from fmtl_jax.data import preparation
 
 URL = (
@@ -61,6 +61,7 @@ SPLITS = ('train', 'test')
 
 _SHAPES = {FEATURES: (NUM_FEATURES,), SIGNALS: (NUM_SAMPLES, len(CHANNELS))}
 _FOLDER = 'UCI HAR Dataset'
+_MOST = 2**28  # Bytes of one file: four times the largest one.
 _LABELS = 'activity_labels.txt'
 _COLUMNS = 'features.txt'
 _NAME = re.compile('har|human.activity.recognition', re.IGNORECASE)
@@ -365,19 +366,19 @@ def _open(source: pathlib.Path) -> Iterator[_Read]:
     yield read
 
 
-def _open_zip(source):
+def _open_zip(source, inside=False):
   """Opens the zip with the data: `source` itself, or one that it contains.
 
   Returns:
     The zip, and what comes before the names of the data set's files in it.
   """
-  archive = zipfile.ZipFile(source)
+  archive = archives.Zip(source, _MOST)
   names = [n for n in archive.namelist() if not n.startswith('__MACOSX/')]
   found = [name for name in names if name.endswith(_LABELS)]
   inner = [name for name in names if name.endswith('.zip')]
-  if inner and not found:
+  if inner and not found and not inside:  # No zip in a zip in a zip.
     with archive:
-      return _open_zip(io.BytesIO(archive.read(inner[0])))
+      return _open_zip(io.BytesIO(archive.read(inner[0])), inside=True)
   return archive, found[0].removesuffix(_LABELS) if found else ''
 
 
