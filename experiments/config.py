@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import ml_collections
@@ -276,7 +277,10 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 def cache_folder() -> pathlib.Path:
   """Where what can be made again is kept for the next run."""
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(cache, 'fmtl_jax').expanduser()
+  try:
+    return pathlib.Path(cache, 'fmtl_jax').expanduser()
+  except RuntimeError:  # A user without a home, as in some containers.
+    return pathlib.Path(tempfile.gettempdir(), f'fmtl_jax_{os.getuid()}')
 
 
 def apply_variants(
