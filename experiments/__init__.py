@@ -4,6 +4,7 @@ import gc
 import sys
 
 from experiments import interrupts
+from experiments import jax_settings
 from experiments import streams
 
 # Imports and tracing make millions of objects that stay. To look through them
@@ -14,3 +15,4 @@ gc.set_threshold(50_000, 20, 1_000)
 if sys.argv[:1] == ['-m']:  # A program begins: `python -m experiments.NAME`.
   streams.open_missing()
   interrupts.end_at_once()
+  jax_settings.import_jax()

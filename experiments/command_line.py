@@ -30,6 +30,7 @@ from experiments import determinism
 from experiments import exits
 from experiments import held_folders
 from experiments import interrupts
+from experiments import jax_settings
 from experiments import logs
 from experiments import streams
 
@@ -164,13 +165,28 @@ def use_all_cores() -> None:
 def use_compilation_cache() -> None:
   """Keeps compiled programs for the next process, unless the user says where.
 
-  `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+  `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, and so does a folder that
+  cannot be written: JAX would say so for each program.
   """
   if not jax.config.values['jax_compilation_cache_dir']:
     folder = str(config_lib.cache_folder() / 'xla')
     jax.config.update('jax_compilation_cache_dir', folder)
+  folder = jax.config.values['jax_compilation_cache_dir']
+  if '://' not in folder and not _can_be_written(pathlib.Path(folder)):
+    jax.config.update('jax_enable_compilation_cache', False)
+    print(
+      f'warning: Compiled programs cannot be kept in {folder}; '
+      'JAX_COMPILATION_CACHE_DIR=DIR names another folder.',
+      file=sys.stderr,
+    )
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def _can_be_written(folder: pathlib.Path) -> bool:
+  """Whether there is a folder that can be written, or can be made."""
+  place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+  return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def check_arguments(argv: Sequence[str]) -> None:
@@ -413,11 +429,18 @@ def _outcome(main: Callable[[], int]) -> int:
   """The exit code of a program; a mistake is a sentence."""
   try:
     interrupts.raise_and_note()
+    warning = jax_settings.check()
+    if warning:
+      print(f'warning: {warning}', file=sys.stderr)
     return main()
   except (ValueError, OSError) as error:
     if _DEBUG.value:
       raise
     message = _one_sentence(str(error))
+  except (RuntimeError, AssertionError):
+    message = '' if _DEBUG.value else jax_settings.why_not_started()
+    if not message:
+      raise
   except MemoryError as error:
     if _DEBUG.value:
       raise

@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import ml_collections
@@ -312,7 +313,10 @@ def expanded(path: str) -> str:
 def cache_folder() -> pathlib.Path:
   """Where what can be made again is kept for the next run."""
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(expanded(cache), 'fmtl_jax')
+  try:
+    return pathlib.Path(cache, 'fmtl_jax').expanduser()
+  except RuntimeError:  # A user without a home, as in some containers.
+    return pathlib.Path(tempfile.gettempdir(), f'fmtl_jax_{os.getuid()}')
 
 
 def apply_variants(

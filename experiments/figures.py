@@ -7,9 +7,12 @@ can tell apart. A case keeps its colour when it is drawn among the same cases.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
+import os
 import pathlib
+import sys
 import textwrap
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -486,10 +489,23 @@ def newcomers(
     _title(figure, f'{title}\n{_spread(rows[0])}')
 
 
+def _matplotlib() -> Any:
+  """Imports it: that is slow and not needed to train."""
+  try:
+    import matplotlib
+  except ValueError:  # MPLBACKEND is that of a notebook elsewhere.
+    for name in [*sys.modules]:
+      if name.partition('.')[0] == 'matplotlib':
+        del sys.modules[name]  # What was imported of it does not fit.
+    with mock.patch.dict(os.environ, MPLBACKEND='agg'):
+      import matplotlib
+  return matplotlib
+
+
 @contextlib.contextmanager
 def _figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
   """Yields an empty figure in the common style, and saves it."""
-  import matplotlib  # Slow to import and not needed to train.
+  matplotlib = _matplotlib()
   from matplotlib import figure as figure_lib
 
   with matplotlib.rc_context(_STYLE):

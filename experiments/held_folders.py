@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import shutil
 from typing import NamedTuple
 
 
@@ -37,12 +38,14 @@ class _Held(NamedTuple):
   first: dict[str, bytes]
 
   def is_there(self) -> bool:
-    """Whether its path still leads to it."""
-    return _leads_to(self.path, self.descriptor)
+    """Whether its path still leads to it, and to its first files."""
+    return _leads_to(self.path, self.descriptor) and all(
+      (self.path / name).is_file() for name in self.first
+    )
 
   def now(self) -> pathlib.Path | None:
     """Where it is; None if it is gone, or nobody knows."""
-    if self.is_there():
+    if _leads_to(self.path, self.descriptor):
       return self.path
     try:
       path = pathlib.Path(os.readlink(f'/proc/self/fd/{self.descriptor}'))
@@ -104,13 +107,30 @@ def place_now(path: pathlib.Path) -> pathlib.Path:
   folder = _moved(path)
   if folder is None:
     return path
-  now = folder.now()
-  if now is None:
-    now = folder.path
-    now.mkdir(parents=True, exist_ok=True)
-    for name, content in folder.first.items():
+  now = folder.now() or folder.path
+  now.mkdir(parents=True, exist_ok=True)
+  for name, content in folder.first.items():
+    if not (now / name).is_file():
       (now / name).write_bytes(content)
   return now / path.absolute().relative_to(folder.path)
+
+
+def clear(path: pathlib.Path) -> None:
+  """Removes what was made at the old path of a folder that was renamed.
+
+  Args:
+    path: Below it, with what was being written then.
+  """
+  folder = _moved(path)
+  if folder is None or folder.now() in (None, folder.path):
+    return
+  if any((folder.path / name).exists() for name in folder.first):
+    return  # Another run has begun there.
+  shutil.rmtree(path, ignore_errors=True)
+  for parent in path.absolute().parents:
+    if parent.is_relative_to(folder.path):
+      with contextlib.suppress(OSError):  # It holds something else.
+        parent.rmdir()
 
 
 def check(path: pathlib.Path) -> None:
@@ -119,9 +139,9 @@ def check(path: pathlib.Path) -> None:
   if folder is None:
     return
   now = folder.now()
-  if now is not None:
+  if now not in (None, folder.path):
     sentence = f'renamed to {now} while the run wrote into it; it holds'
-  elif folder.path.is_dir():
+  elif all((folder.path / name).is_file() for name in folder.first):
     sentence = 'removed while the run wrote into it; it was made again with'
   else:
     raise MovedError(

@@ -22,6 +22,7 @@ import numpy as np
 
 from experiments import config as config_lib
 from experiments import exits
+from experiments import jax_settings
 from experiments import meeting
 from experiments import watch
 import fmtl_jax
@@ -165,8 +166,8 @@ def join(
   try:
     jax.distributed.initialize(**arguments)
     _meet()
-  except (RuntimeError, ValueError) as error:
-    reason = _reason(error)
+  except (RuntimeError, ValueError, AssertionError) as error:
+    reason = jax_settings.why_not_started() or _reason(error)
     if watcher is not None:
       watcher.wait(_VERDICT)
       watcher.leave(f'Process {number} could not start JAX ({reason})')

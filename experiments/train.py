@@ -518,6 +518,7 @@ def run_case(
           raise
     with contextlib.suppress(OSError):  # It has no folder any more.
       saved.close()
+    held_folders.clear(folder)
     saved = opened(held_folders.place_now(folder))
     write()
     saved.wait()

@@ -5,8 +5,10 @@ Runs are those of `experiments.main`, called as a function.
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -19,10 +21,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ml_collections
 import numpy as np
+from tensorboardX import event_file_writer
 
 from experiments import backbones
 from experiments import datasets
 from experiments import environments
+from experiments import held_folders
 from experiments import interrupts
 from experiments import program
 from experiments import records
@@ -484,12 +488,13 @@ class ResumeTest(program_test.ToyTestCase):
     train.train_and_evaluate(config, cls.uninterrupted)
 
   @contextlib.contextmanager
-  def counted(self, stop_after=0, error=None):
+  def counted(self, stop_after=0, error=None, happens=None):
     """Counts the rounds of runs in the block, and stops one.
 
     Args:
       stop_after: The number of calls after which a signal comes.
       error: Raised in that call instead, if given.
+      happens: Called instead, if given.
     """
     flag = interrupts.Flag()
     run_rounds = self.compiled.run_rounds
@@ -500,7 +505,10 @@ class ResumeTest(program_test.ToyTestCase):
       if len(calls) == stop_after:
         if error is not None:
           raise error
-        flag.set(signal.SIGTERM)
+        if happens is None:
+          flag.set(signal.SIGTERM)
+        else:
+          happens()
       return run_rounds(state, num_rounds, going)
 
     with (
@@ -548,6 +556,92 @@ class ResumeTest(program_test.ToyTestCase):
     self.assertLen(calls, stop_after)
     self.assertFalse((workdir / 'results.json').exists())
     self.assertEqual(self.go_on(config, workdir), 7 - sum(calls))
+
+  @parameterized.product(
+    renamed=(True, False), call=(1, 2, 4), every_rounds=(0, 1)
+  )
+  def test_a_folder_that_is_not_there_any_more_loses_nothing(
+    self, renamed, call, every_rounds
+  ):
+    config = program_test.toy_config(
+      self.CONFIG
+      | {'checkpoint.every_rounds': every_rounds, 'run.evaluate_every': 2}
+    )
+    workdir = new_folder(self)
+    other = workdir.with_name('other')
+
+    def happens():
+      if renamed:
+        workdir.rename(other)
+      else:  # While it may be written to.
+        shutil.rmtree(workdir, ignore_errors=True)
+
+    with (
+      self.counted(call, happens=happens) as calls,
+      self.assertRaisesRegex(
+        held_folders.MovedError,
+        r'run was renamed to .*other while .*; it holds the state of the case'
+        if renamed
+        else r'run was removed while .*; it was made again with the state of',
+      ) as caught,
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertLen(calls, call)
+    self.assertEqual(caught.exception.workdir, other if renamed else workdir)
+    self.assertEqual(workdir.exists(), not renamed)
+    done = sum(calls)
+    self.assertEqual(self.go_on(config, caught.exception.workdir), 7 - done)
+
+  def test_a_signal_before_the_rounds_stops_there(self):
+    config = program_test.toy_config(self.CONFIG)
+    workdir = new_folder(self)
+    flag = interrupts.Flag()
+    flag.set(signal.SIGINT)
+    with (
+      self.counted() as calls,
+      mock.patch.object(
+        interrupts, 'noticed', lambda: contextlib.nullcontext(flag)
+      ),
+      self.assertRaises(interrupts.Interrupted),
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertEmpty(calls)
+    self.assertEqual(self.go_on(config, workdir), 7)
+
+  @parameterized.parameters(
+    *('results.json', 'metrics.csv', 'results.md', 'cases.png', 'tensorboard'),
+    'cases/fedper.json',
+  )
+  def test_a_full_disk_is_told_with_the_file_and_loses_nothing(self, name):
+    config = program_test.toy_config(self.CONFIG)
+    workdir = new_folder(self)
+    path, full = (
+      workdir / name,
+      OSError(errno.ENOSPC, 'No space left on device'),
+    )
+    if name == 'tensorboard':
+      patched = mock.patch.object(
+        event_file_writer.EventsWriter, 'write_event', side_effect=full
+      )
+      told = f'{path}.*'
+    else:
+      told, replace = str(path), os.replace
+
+      def fail(source, target):
+        if pathlib.Path(target) == path:
+          raise full
+        return replace(source, target)
+
+      patched = mock.patch.object(os, 'replace', fail)
+    with (
+      patched,
+      self.assertRaisesRegex(
+        OSError, f'^Could not write {told} .No space .* make room .*the same'
+      ),
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertEmpty(list(workdir.rglob('*.tmp')))
+    self.assertEqual(self.go_on(config, workdir), 0)
 
   def test_a_run_may_be_stopped_again_and_again(self):
     config = program_test.toy_config(self.CONFIG)

@@ -1,6 +1,9 @@
 """Laws of a run's folder: one run, never two; refusals change nothing."""
 
 import contextlib
+import errno
+import fcntl
+import io
 import json
 import os
 import pathlib
@@ -219,6 +222,34 @@ class LockTest(WorkdirTestCase):
         with self.assertRaisesRegex(ValueError, 'Another process is running'):
           call()
     workdirs.check(self.workdir, IDENTITY)
+
+  @parameterized.parameters(*workdirs._NO_LOCKS)
+  def test_a_file_system_without_locks_is_told_once(self, number):
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    (self.workdir / '.lock').touch()
+    with (
+      mock.patch.object(
+        fcntl, 'flock', side_effect=OSError(number, os.strerror(number))
+      ),
+      contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+      workdirs.check(self.workdir, IDENTITY)
+      with workdirs.locked(self.workdir):
+        workdirs.write_json(self.workdir / 'a.json', 1)
+    self.assertRegex(
+      errors.getvalue(),
+      r'^warning: The file system of --workdir=.* has no locks \(.*\); see to '
+      r'it that no other process runs there.\n$',
+    )
+
+  def test_another_error_of_the_lock_is_one(self):
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    with (
+      mock.patch.object(fcntl, 'flock', side_effect=OSError(errno.EIO, 'bad')),
+      self.assertRaisesRegex(OSError, 'bad'),
+      workdirs.locked(self.workdir),
+    ):
+      self.fail('It has no lock.')
 
   def test_a_process_that_was_killed_holds_nothing(self):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
