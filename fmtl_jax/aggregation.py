@@ -23,6 +23,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import low_rank
+from fmtl_jax import precision
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
@@ -152,7 +153,9 @@ class Aggregation:
     """What the rule sends to clients, `[owners, ...]`; None if nothing."""
     if not self._rule.sends:
       return None
-    return layer_types.merge(*(server[name].memory for name in self.averaged))
+    memory = layer_types.merge(*(server[n].memory for n in self.averaged))
+    shapes = layer_types.split(self._federation.shapes, self._federation.labels)
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), memory, shapes[0])
 
   def weights(self, cohort: cohorts.Cohort) -> dict[str, jax.Array]:
     """The weights of every averaged layer type, `[C]` or `[C, S]`."""
@@ -205,7 +208,7 @@ class Aggregation:
   def zeros(
     self, params: Tree, cohort: cohorts.Cohort, report: Tree = ()
   ) -> dict[str, Sums]:
-    """Sums over no client.
+    """Sums over no client, see `precision`.
 
     Args:
       params: `[owners, ...]`.
@@ -220,7 +223,7 @@ class Aggregation:
         shape = leaf.shape
         if owner is not None:  # Its own axes become that of the owners.
           shape = base.shape[:1] + shape[owner.ndim - 1 :]
-        return jnp.zeros(shape, leaf.dtype)
+        return jnp.zeros(shape, precision.wide(leaf.dtype))
 
       return jax.tree.map(zeros, self._of(name, report), self._of(name, params))
 
@@ -229,7 +232,7 @@ class Aggregation:
         return ()
       shape = (len(self._federation.tasks),) if name in self._by_task else ()
       return jax.tree.map(
-        lambda leaf: jnp.zeros(shape + leaf.shape, leaf.dtype),
+        lambda leaf: jnp.zeros(shape + leaf.shape, precision.wide(leaf.dtype)),
         self._of(name, params),
       )
 
@@ -285,7 +288,7 @@ class Aggregation:
     def add_by_task(values, sum_):
       counts = jax.vmap(self._by_tasks)(cohort.tasks, cohort.label_counts)
       counts = counts.reshape(counts.shape + (1,) * (values.ndim - 1))
-      weighted = counts.astype(values.dtype) * values[:, None]
+      weighted = counts.astype(sum_.dtype) * values[:, None].astype(sum_.dtype)
       return sum_ + jnp.where(counts > 0, weighted, 0).sum(0)
 
     return {name: add_type(name) for name in total}
@@ -390,7 +393,8 @@ class Aggregation:
 
     def add(old, update):
       shape = share.shape + (1,) * (old.ndim - share.ndim)
-      return jnp.where(share.reshape(shape) > 0, old + update, old)
+      new = (old + update).astype(old.dtype)
+      return jnp.where(share.reshape(shape) > 0, new, old)
 
     zeros = jax.tree.map(jnp.zeros_like, updates)
     others = layer_types.merge(zeros, reported.update)

@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import balancing
+from fmtl_jax import precision
 
 Tree = Any
 Number = jax.Array | float
@@ -59,7 +60,7 @@ def _received(updates: Tree, weights: jax.Array) -> tuple[Tree, jax.Array]:
   for leaf in jax.tree.leaves(updates):
     counted &= jnp.isfinite(leaf).all(axis=range(1, leaf.ndim))
   zero = lambda leaf: jnp.where(_along(counted, leaf), leaf, 0)
-  return jax.tree.map(zero, updates), counted
+  return precision.widen(jax.tree.map(zero, updates)), counted
 
 
 def _mean(updates: Tree, weights: jax.Array) -> Tree:

@@ -35,6 +35,7 @@ CORE = (
   'low_rank',
   'low_rank_sgd',
   'participation',
+  'precision',
   'reducers',
   'server_optimizers',
   'task_devices',

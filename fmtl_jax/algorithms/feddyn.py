@@ -94,7 +94,7 @@ def feddyn(
     new = jax.tree.map(
       lambda gradient, moved: jnp.where(
         reports, gradient - alpha * moved, gradient
-      ),
+      ).astype(gradient.dtype),
       old,
       federation.averaged(update),
     )
