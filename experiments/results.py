@@ -185,7 +185,7 @@ def is_idle(
     train_loss: `[rounds][R]`.
     idle_rounds: Their numbers, from 1, of each run; () if there are none.
   """
-  found = np.zeros(np.array(train_loss, np.float64).shape, bool)
+  found = np.zeros_like(np.array(train_loss, np.float64), bool)
   for run, numbers in enumerate(idle_rounds):
     found[np.array(numbers, int) - 1, run] = True
   return found

@@ -24,6 +24,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import low_rank
+from fmtl_jax import precision
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights as weights_lib
@@ -166,7 +167,9 @@ class Aggregation:
     """What the rule sends to clients, `[owners, ...]`; None if nothing."""
     if not self._rule.sends:
       return None
-    return layer_types.merge(*(server[name].memory for name in self.averaged))
+    memory = layer_types.merge(*(server[n].memory for n in self.averaged))
+    shapes = layer_types.split(self._federation.shapes, self._federation.labels)
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), memory, shapes[0])
 
   def totals(self, data: dataset_lib.FederatedDataset) -> Totals:
     """What all clients have by index of owners, if the rule has to know."""
@@ -262,7 +265,7 @@ class Aggregation:
   def zeros(
     self, params: Tree, cohort: cohorts.Cohort, report: Tree = ()
   ) -> dict[str, Sums]:
-    """Sums over no client.
+    """Sums over no client, see `precision`.
 
     Args:
       params: `[owners, ...]`.
@@ -277,7 +280,7 @@ class Aggregation:
         shape = leaf.shape
         if owner is not None:  # Its own axes become that of the owners.
           shape = base.shape[:1] + shape[owner.ndim - 1 :]
-        return jnp.zeros(shape, leaf.dtype)
+        return jnp.zeros(shape, precision.wide(leaf.dtype))
 
       return jax.tree.map(zeros, self._of(name, report), self._of(name, params))
 
@@ -286,7 +289,7 @@ class Aggregation:
         return ()
       shape = (len(self._federation.tasks),) if name in self._by_task else ()
       return jax.tree.map(
-        lambda leaf: jnp.zeros(shape + leaf.shape, leaf.dtype),
+        lambda leaf: jnp.zeros(shape + leaf.shape, precision.wide(leaf.dtype)),
         self._of(name, params),
       )
 
@@ -342,7 +345,7 @@ class Aggregation:
     def add_by_task(values, sum_):
       counts = jax.vmap(self._by_tasks)(cohort.tasks, cohort.label_counts)
       counts = counts.reshape(counts.shape + (1,) * (values.ndim - 1))
-      weighted = counts.astype(values.dtype) * values[:, None]
+      weighted = counts.astype(sum_.dtype) * values[:, None].astype(sum_.dtype)
       return sum_ + jnp.where(counts > 0, weighted, 0).sum(0)
 
     return {name: add_type(name) for name in total}
@@ -459,7 +462,8 @@ class Aggregation:
     def add(old, update):
       if reported.scale is not None:
         update = to_leaf(reported.scale, old) * update
-      return jnp.where(to_leaf(share, old) > 0, old + update, old)
+      new = (old + update).astype(old.dtype)
+      return jnp.where(to_leaf(share, old) > 0, new, old)
 
     zeros = jax.tree.map(jnp.zeros_like, updates)
     others = layer_types.merge(zeros, reported.update)

@@ -17,6 +17,7 @@ from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import precision
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
@@ -247,9 +248,14 @@ class Sgd:
     """The transformation at a learning rate."""
     momentum = self.momentum if self.has_momentum else None
     sgd = optax.sgd(learning_rate, momentum, self.nesterov)
-    if _is_zero(self.weight_decay):
-      return sgd
-    return optax.chain(optax.add_decayed_weights(self.weight_decay), sgd)
+    if not _is_zero(self.weight_decay):
+      sgd = optax.chain(optax.add_decayed_weights(self.weight_decay), sgd)
+
+    def update(grads, state, params=None):
+      changes, new = sgd.update(grads, state, params)
+      return changes, precision.like(new, state)  # Settings may be wider.
+
+    return optax.GradientTransformation(sgd.init, update)
 
 
 def _is_zero(value: jax.Array | float) -> bool:
@@ -308,7 +314,9 @@ def proximal_term(
     weight: `[]`.
   """
   averaged = federation.averaged
-  moved = jax.tree.map(jnp.subtract, averaged(params), averaged(view))
+  moved = precision.widen(
+    jax.tree.map(jnp.subtract, averaged(params), averaged(view))
+  )
   squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(moved)]
   return 0.5 * weight * sum(squares, jnp.float32(0))
 
@@ -373,7 +381,10 @@ def balanced_gradient(
     sums['count'] > 0,
     federation.slot_weights(batch, losses.dtype),
   )
-  gradient = layer_types.merge(found.direction, pullback(found.own)[1])
+  shared, _ = federation.by_slot(params)
+  gradient = layer_types.merge(
+    precision.like(found.direction, shared), pullback(found.own)[1]
+  )
   return gradient, sums, found.state
 
 

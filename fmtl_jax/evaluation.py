@@ -24,6 +24,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
@@ -204,6 +205,7 @@ def evaluator(
         rows.at(start + positions), task[None], positions < size
       )
       outputs = federation.apply_fn(params, batch.features)
+      outputs = precision.widen(outputs)
       labels = batch.labels[0]
       losses = federation.loss_fn(outputs, labels, task)
       return example_metrics(

@@ -24,6 +24,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import precision
 
 Tree = Any
 
@@ -162,7 +163,8 @@ def _clip(norm: jax.Array | float) -> optax.GradientTransformation:
   """Bounds the norm of gradients; those that are not finite become zero."""
 
   def update(grads, state, unused_params=None):
-    squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)]
+    leaves = jax.tree.leaves(precision.widen(grads))
+    squares = [jnp.square(leaf).sum() for leaf in leaves]
     size = jnp.sqrt(sum(squares, jnp.float32(0)))
     factor = jnp.minimum(1.0, norm / jnp.maximum(size, 1e-30))
     clipped = jax.tree.map(

@@ -26,6 +26,7 @@ import numpy as np
 
 from fmtl_jax import balancing as balancing_lib
 from fmtl_jax import layer_types as layer_types_lib
+from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -510,6 +511,7 @@ class Federation:
     """What `objective` is made of, and returns beside the loss."""
     view = self._without_shares(view, batch.task_shares)
     outputs, statistics = self.train_slots(view, frozen, batch, active)
+    outputs = precision.widen(outputs)
     losses = jax.vmap(self.loss_fn)(outputs, batch.labels, batch.tasks)
     chosen = batch.has_label & active[:, None]
     loss_sum = jnp.where(chosen, losses, 0).sum(1)
@@ -634,13 +636,15 @@ def owner_sum(
     weights: `[K]` or `[K, S]`; where zero, the value is not looked at.
     owner: As `weights`, int32, the owner of each value and none if out of
       range; None for a layer with a single copy.
-    total: `[...]` for a single copy, else `[owners, ...]`.
+    total: `[...]` for a single copy, else `[owners, ...]`; of its type is the
+      sum.
 
   Returns:
     `total` with the weighted values added.
   """
   shape = weights.shape + (1,) * (values.ndim - weights.ndim)
-  weights = weights.reshape(shape).astype(values.dtype)
+  weights = weights.reshape(shape).astype(total.dtype)
+  values = values.astype(total.dtype)
   weighted = jnp.where(weights > 0, values, 0) * weights  # `0 * nan` is nan.
   if owner is None:
     return total + weighted.sum(0)

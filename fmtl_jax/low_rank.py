@@ -116,7 +116,7 @@ def add(
   """Adds the weighted updates of clients to the sum of each owner.
 
   Args:
-    total: `[d, h]`, or `[owners, d, h]`.
+    total: `[d, h]`, or `[owners, d, h]`; of its type is the sum.
     update: Of K clients; with a leading axis, or two where there are slots.
     weights: `[K]` or `[K, S]`; where zero, the update is not looked at.
     owner: As `weights`, none if out of range; None for a single copy.
@@ -128,9 +128,11 @@ def add(
   weights = weights.reshape(-1).astype(total.dtype)
 
   def select(x):  # `0 * nan` is nan.
-    return jnp.where((weights > 0).reshape((-1,) + (1,) * (x.ndim - 1)), x, 0)
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    return jnp.where((weights > 0).reshape(shape), x.astype(total.dtype), 0)
 
   update = jax.tree.map(select, update)
+  base = base.astype(total.dtype)
   inputs, grads = update.factors
   inputs = inputs * (weights[:, None] * update.coefficients)[..., None]
   growth = weights * update.growth

@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import balancing
+from fmtl_jax import precision
 
 Tree = Any
 Number = jax.Array | float
@@ -66,7 +67,7 @@ def _received(updates: Tree, weights: jax.Array) -> tuple[Tree, jax.Array]:
   """The updates with zeros for those that do not count, and who counts."""
   counted = (weights > 0) & finite(updates)
   zero = lambda leaf: jnp.where(_along(counted, leaf), leaf, 0)
-  return jax.tree.map(zero, updates), counted
+  return precision.widen(jax.tree.map(zero, updates)), counted
 
 
 def _mean(updates: Tree, weights: jax.Array) -> Tree:

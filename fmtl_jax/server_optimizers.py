@@ -19,6 +19,7 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 
 Tree = Any
 
@@ -139,9 +140,16 @@ def init(
   has_owners: bool,
   rule: ServerRule = PLAIN,
 ) -> ServerState:
-  """The state for `[...]` or, with owners, `[owners, ...]` params."""
+  """The state for `[...]` or, with owners, `[owners, ...]` params.
+
+  It is that of parameters of the type of their sums, see `precision`.
+  """
   tx = server.optimizer(0.0)
-  one = lambda params: ServerState(tx.init(params), rule.init(params))
+
+  def one(params):
+    params = precision.widen(params)
+    return ServerState(tx.init(params), rule.init(params))
+
   return jax.vmap(one)(params) if has_owners else one(params)
 
 
@@ -173,11 +181,13 @@ def step(
     if reported.scale is not None:
       update = jax.tree.map(lambda x: reported.scale * x, update)
     grads = jax.tree.map(jnp.negative, update)
-    changes, optimizer = tx.update(grads, state.optimizer, params)
+    changes, optimizer = tx.update(
+      grads, state.optimizer, precision.widen(params)
+    )
     new = optax.apply_updates(params, changes), ServerState(optimizer, memory)
     return jax.tree.map(
       lambda new, old: jnp.where(reported.share > 0, new, old),
-      new,
+      precision.like(new, (params, state)),
       (params, state),
     )
 

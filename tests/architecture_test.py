@@ -37,6 +37,7 @@ CORE = (
   'low_rank',
   'low_rank_sgd',
   'participation',
+  'precision',
   'reducers',
   'server_optimizers',
   'task_devices',

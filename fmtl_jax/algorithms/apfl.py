@@ -70,7 +70,7 @@ class ClientState(NamedTuple):
 
 def mixture(own: Tree, shared: Tree, alpha: jax.Array) -> Tree:
   """The model with which a client predicts: `alpha` times its own, plus."""
-  mix = lambda v, w: alpha * v + (1 - alpha) * w
+  mix = lambda v, w: (alpha * v + (1 - alpha) * w).astype(v.dtype)
   return jax.tree.map(mix, own, shared)
 
 

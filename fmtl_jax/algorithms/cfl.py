@@ -39,6 +39,7 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
@@ -167,7 +168,7 @@ def cfl(
     return jnp.where(moves.any(0), target, cluster), origin
 
   def regroup(state, cohort, weights, updates, clients):
-    leaves = jax.tree.leaves(updates[CLUSTER])
+    leaves = jax.tree.leaves(precision.widen(updates[CLUSTER]))
     flat = [leaf.reshape(len(cohort.client), -1) for leaf in leaves]
     cluster, origin = split(
       clients.cluster, weights[CLUSTER], jnp.concatenate(flat, axis=1)

@@ -100,7 +100,7 @@ def feddyn(
     )
     update = jax.tree.map(jnp.subtract, params, view)
     new = jax.tree.map(
-      lambda gradient, moved: gradient - alpha * moved,
+      lambda gradient, moved: (gradient - alpha * moved).astype(gradient.dtype),
       old,
       federation.averaged(update),
     )

@@ -62,7 +62,7 @@ def meta_gradient(
 
   def gradient(grad_fn, params, batches):
     add = lambda scale, direction: jax.tree.map(
-      lambda w, d: w + scale * d, params, direction
+      lambda w, d: (w + scale * d).astype(w.dtype), params, direction
     )
     inner, _ = grad_fn(params, batches[1])
     outer, sums = grad_fn(add(-alpha, inner), batches[0])

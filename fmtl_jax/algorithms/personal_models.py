@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 
 Tree = Any
 
@@ -64,7 +65,7 @@ def init(local: client_updates.LocalSgd, view: Tree) -> Kept:
 
 def squared_distance(params: Tree, center: Tree) -> jax.Array:
   """The squared distance of all leaves, `[]`; None in both does not count."""
-  moved = jax.tree.map(jnp.subtract, params, center)
+  moved = precision.widen(jax.tree.map(jnp.subtract, params, center))
   squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(moved)]
   return sum(squares, jnp.float32(0))
 

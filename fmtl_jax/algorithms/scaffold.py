@@ -93,7 +93,7 @@ def scaffold(
     new = jax.tree.map(
       lambda own, c, moved: jnp.where(
         scale > 0, own - c - moved / jnp.where(scale > 0, scale, 1), own
-      ),
+      ).astype(own.dtype),
       variate,
       received,
       federation.averaged(update),

@@ -25,6 +25,7 @@ import jax
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import precision
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
@@ -73,7 +74,8 @@ def soft_sharing(
 
   def round_fn(state, data, frozen=None):
     mean = jax.tree.map(
-      lambda x: x.mean(0, keepdims=True), of_tasks(state.params)
+      lambda x: x.mean(0, keepdims=True),
+      precision.widen(of_tasks(state.params)),
     )
     if settings.task_axis is not None:  # A device has some of the tasks.
       mean = jax.lax.pmean(mean, settings.task_axis)

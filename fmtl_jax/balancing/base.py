@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import precision
+
 Tree = Any
 
 
@@ -69,7 +71,7 @@ class Balanced(NamedTuple):
   """What `combine` returns.
 
   Attributes:
-    direction: `[...]`, the common direction.
+    direction: `[...]`, the common direction, in the type of sums.
     own: `[n]`, how much each task's own layers take of their gradient.
     state: The method's.
   """
@@ -136,7 +138,9 @@ def combine(
   keep = lambda chosen, tree: jax.tree.map(
     lambda x: jnp.where(_like(chosen, x), x, 0), tree
   )
-  gradients, losses, weights = keep(active, (gradients, losses, weights))
+  gradients, losses, weights = precision.widen(
+    keep(active, (gradients, losses, weights))
+  )
   products = jnp.zeros((len(active),) * 2, losses.dtype)
   for leaf in jax.tree.leaves(gradients):
     flat = leaf.reshape(len(leaf), -1)
@@ -192,7 +196,7 @@ def along(problem: Problem, vector: Tree) -> jax.Array:
 def norm(vector: Tree) -> jax.Array:
   """The norm of all leaves, `[]`."""
   squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(vector)]
-  return jnp.sqrt(sum(squares, jnp.float32(0)))
+  return jnp.sqrt(sum(squares[1:], squares[0]))
 
 
 def ratio(values: jax.Array, divisor: jax.Array) -> jax.Array:

@@ -403,6 +403,7 @@ def named(
   local: Local = Local(rate=0.1, momentum=0.5, batch_size=2),
   own: Mapping[str, Any] | None = None,
   normalization: str = 'none',
+  dtype: Any = None,
   **settings: Any,
 ) -> tuple[
   federation_lib.Federation, dataset_lib.FederatedDataset, base.Algorithm
@@ -415,6 +416,7 @@ def named(
     local: Local training.
     own: Settings of the algorithm's own.
     normalization: Of the network.
+    dtype: Of parameters and what the network computes; by default float32.
     **settings: Of `RoundSettings`.
 
   Returns:
@@ -429,6 +431,12 @@ def named(
   outputs = tasks_lib.num_outputs(data.tasks)
   model = models.mlp(features, (4, 4), outputs, normalization)
   layers = [stage for stage, _ in model.stages]
+  if dtype is not None:
+    plain = model
+    model = model._replace(
+      init=lambda key: optax.tree.cast(plain.init(key), dtype),
+      apply=lambda params, x: plain.apply(params, x.astype(dtype)),
+    )
   rules = [
     *(entry.leaf_rules() if normalization != 'none' else ()),
     *entry.label_rules(layers, **{d: _DEPTHS[d] for d in entry.depths}),
