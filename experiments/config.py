@@ -250,6 +250,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def default_identity() -> dict[str, Any]:
+  """That of the defaults: what was done before there was a field."""
+  return identity(default_config())
+
+
 def command_line_identity(command_line: Mapping[str, Any]) -> list[str]:
   """The fields given on the command line that results depend on."""
   return sorted(

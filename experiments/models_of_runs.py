@@ -127,7 +127,10 @@ def load(
   )
   program = program_lib.Program(built, 1, low_effort=True)
   saved = checkpoints.Checkpoints(
-    folder, about=train.about(built, case_config), read_only=True
+    folder,
+    about=train.about(built, case_config),
+    read_only=True,
+    defaults=config_lib.default_identity(),
   )
   states, _ = saved.restore(program.host_state(program.init()))
   saved.close()

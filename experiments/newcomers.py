@@ -460,7 +460,10 @@ def _run(plan, source, held_out, workdir, flag):
   began = time.perf_counter()
   initial = initial_states(plan.case)
   saved = checkpoints.Checkpoints(
-    folder, plan.config.checkpoint.keep, train.about(plan.case, plan.config)
+    folder,
+    plan.config.checkpoint.keep,
+    train.about(plan.case, plan.config),
+    defaults=config_lib.default_identity(),
   )
   try:
     states, _ = saved.restore(initial)

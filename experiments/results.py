@@ -225,6 +225,8 @@ def ended(
     train_loss: As of `diverged`.
     idle_rounds: As of `is_idle`.
   """
+  if not train_loss:  # Of what is not trained.
+    return np.full((), np.nan)
   missing = np.array([[x is None for x in row] for row in train_loss])
   missing &= ~is_idle(train_loss, idle_rounds)
   return np.where(missing.any(0), missing.argmax(0) + 1.0, np.nan)

@@ -452,7 +452,10 @@ def run_case(
   save_every = config.checkpoint.every_rounds
   program = make_program(case, config)
   opened = lambda place: checkpoints.Checkpoints(
-    place, config.checkpoint.keep, about(case, config)
+    place,
+    config.checkpoint.keep,
+    about(case, config),
+    defaults=config_lib.default_identity(),
   )
   saved = opened(folder)
   splits = splits_of(case.runs.test)

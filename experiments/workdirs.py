@@ -13,6 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
+from experiments import config as config_lib
 from experiments import files
 from experiments import held_folders
 from fmtl_jax import checkpoints
@@ -107,6 +108,13 @@ def check(
   if isinstance(config := saved.get('config'), dict):
     # Fields that were no part of the identity then are known from there.
     there = {f: v for f, v in config.items() if f in identity} | there
+  # A field that there was none of then does by default what was done.
+  known = config_lib.default_identity()
+  there |= {
+    field: value
+    for field, value in identity.items()
+    if field not in there and field in known and known[field] == value
+  }
   check_identity(workdir, there, identity)
   if not os.access(workdir, os.W_OK):
     raise _cannot_write(workdir, PermissionError(errno.EACCES, 'no permission'))

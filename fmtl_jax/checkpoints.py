@@ -97,6 +97,7 @@ class Checkpoints:
     keep: int | None = 1,
     about: Mapping[str, Any] | None = None,
     read_only: bool = False,
+    defaults: Mapping[str, Any] | None = None,
   ):
     """Opens a folder of checkpoints; it is made with the first one.
 
@@ -107,9 +108,12 @@ class Checkpoints:
         types. They are saved along, and a checkpoint about something else is
         not restored.
       read_only: Whether another process may be writing there.
+      defaults: Values of `about` that one without them has: what was done
+        before there was a choice.
     """
     self._folder = pathlib.Path(folder).expanduser().absolute()
     self._about = json.loads(json.dumps(dict(about or {})))
+    self._defaults = json.loads(json.dumps(dict(defaults or {})))
     self._keep, self._read_only = keep, read_only
     self._scores: dict[int, float | None] = {}
     self.notes: list[str] = []
@@ -267,7 +271,9 @@ class Checkpoints:
       )
     host = _to_host(state)
     saved = self._read_metadata(round_number)
-    reason = differences(saved['about'], self._about) or differences(
+    missing = self._defaults.keys() & self._about.keys() - saved['about'].keys()
+    assumed = {name: self._defaults[name] for name in missing}
+    reason = differences(saved['about'] | assumed, self._about) or differences(
       saved['leaves'], _leaves(digests.flat(host))
     )
     if reason:

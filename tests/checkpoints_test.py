@@ -288,6 +288,23 @@ class KeptTest(_TestCase):
     self.assertEqual(self._open().rounds, [2])
     self.assertEqual([path.name for path in self.folder.iterdir()], ['2'])
 
+  def test_what_it_says_nothing_of_is_the_default(self):
+    state = {'leaf': jnp.array(1)}
+    opened = checkpoints.Checkpoints(self.folder, about={'rate': 0.1})
+    opened.save(3, state, {})
+    opened.close()
+    about = {'rate': 0.1, 'decay': 0.5}
+    for defaults, fits in (({'decay': 0.5}, True), ({'decay': 1.0}, False)):
+      again = checkpoints.Checkpoints(
+        self.folder, about=about, defaults=defaults | {'rate': 0.2}
+      )
+      if fits:
+        testing.assert_trees_equal(again.restore(state)[0], state)
+      else:
+        with self.assertRaisesRegex(ValueError, 'decay .1.0 there, 0.5 now'):
+          again.restore(state)
+      again.close()
+
   def test_what_it_is_about_is_checked(self):
     about = {'the layer type of a': 'common', 'client.learning_rate': 0.1}
     opened = checkpoints.Checkpoints(self.folder, about=about)

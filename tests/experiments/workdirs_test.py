@@ -68,6 +68,12 @@ class CheckTest(WorkdirTestCase):
     self.assertIn(str(self.workdir), str(caught.exception))
     self.assertNotIn('run.rounds', str(caught.exception))
 
+  def test_a_field_that_is_new_and_has_its_default_is_no_difference(self):
+    workdirs.prepare(self.workdir, IDENTITY, CONFIG)
+    workdirs.check(
+      self.workdir, IDENTITY | {'algorithm.finetune_learning_rate': 0.0}
+    )
+
   def test_a_long_list_of_differences_is_cut(self):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
     others = {f'field_{number}': number for number in range(9)}
