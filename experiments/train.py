@@ -188,7 +188,9 @@ def _add_events(
   written: events.Events, head: Record, history: 'History'
 ) -> None:
   """Writes what a case has measured since the last time."""
-  written.add(head | history.curves())
+  # Whoever saves the state tells that the folder is not there any more.
+  with contextlib.suppress(held_folders.MovedError):
+    written.add(head | history.curves())
 
 
 def build_case(

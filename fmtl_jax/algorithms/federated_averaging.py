@@ -328,7 +328,9 @@ def federated_averaging(
       params,
     )
     down = [federation.averaged(view)]
-    sent = aggregation.sent(jax.eval_shape(aggregation.init, params))
+    sent = jax.eval_shape(
+      lambda x: aggregation.sent(aggregation.init(x)), params
+    )
     if sent is not None:
       down.append(jax.eval_shape(federation.broadcast, sent, index))
     report = jax.eval_shape(client_update.report, own)
