@@ -4,6 +4,7 @@ Each case is a run, each task a scalar of a metric, the mean over seeds.
 """
 
 from collections.abc import Sequence
+import contextlib
 import math
 import pathlib
 import time
@@ -27,6 +28,7 @@ class Events:
     self._folder = folder
     self._writer: Any = None
     self._seen: dict[str, int] = {}
+    self._is_discarded = False
 
   def add(self, record: results.Record) -> None:
     """Writes what a record has more than the one before.
@@ -43,6 +45,8 @@ class Events:
     from tensorboardX import summary
     from tensorboardX.proto import event_pb2
 
+    if self._is_discarded:
+      return
     with files.told(self._folder):
       if self._writer is None:
         for old in self._folder.glob(_FILES):
@@ -67,10 +71,19 @@ class Events:
         self._seen[name] = self._seen.get(name, 0) + len(rounds)
       self._writer.flush()  # Whatever becomes of the process.
 
+  def discard(self) -> None:
+    """Removes what is written, for good: it is not all that there is."""
+    self._is_discarded = True
+    with contextlib.suppress(OSError):
+      self.close()
+    for path in self._folder.glob(_FILES):
+      path.unlink(missing_ok=True)
+
   def close(self) -> None:
     """Ends the file."""
     if self._writer is not None:
-      self._writer.close()
+      writer, self._writer = self._writer, None
+      writer.close()
 
 
 def write_missing(
