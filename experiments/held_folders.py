@@ -99,57 +99,58 @@ def is_there(path: pathlib.Path) -> bool:
   return _moved(path) is None
 
 
-def place_now(path: pathlib.Path) -> pathlib.Path:
-  """What a path is now, if its held folder was renamed.
-
-  A folder that was removed is made again, with its first files.
-  """
-  folder = _moved(path)
-  if folder is None:
-    return path
-  now = folder.now() or folder.path
-  now.mkdir(parents=True, exist_ok=True)
-  for name, content in folder.first.items():
-    if not (now / name).is_file():
-      (now / name).write_bytes(content)
-  return now / path.absolute().relative_to(folder.path)
-
-
-def clear(path: pathlib.Path) -> None:
-  """Removes what was made at the old path of a folder that was renamed.
-
-  Args:
-    path: Below it, with what was being written then.
-  """
-  folder = _moved(path)
-  if folder is None or folder.now() in (None, folder.path):
-    return
-  if any((folder.path / name).exists() for name in folder.first):
-    return  # Another run has begun there.
-  shutil.rmtree(path, ignore_errors=True)
-  for parent in path.absolute().parents:
-    if parent.is_relative_to(folder.path):
-      with contextlib.suppress(OSError):  # It holds something else.
-        parent.rmdir()
-
-
 def check(path: pathlib.Path) -> None:
   """Raises a MovedError if the held folder of a path is not where it was."""
   folder = _moved(path)
-  if folder is None:
-    return
+  if folder is not None:
+    raise _error(folder, 'it holds what was saved', 'with what was saved')
+
+
+def _error(folder, if_renamed, if_removed):
   now = folder.now()
-  if now not in (None, folder.path):
-    sentence = f'renamed to {now} while the run wrote into it; it holds'
-  elif all((folder.path / name).is_file() for name in folder.first):
-    sentence = 'removed while the run wrote into it; it was made again with'
-  else:
-    raise MovedError(
-      f'--workdir={folder.path} was removed while the run wrote into it, with '
-      'what was saved',
-      folder.path,
-    )
-  raise MovedError(
-    f'--workdir={folder.path} was {sentence} the state of the case that ran',
+  renamed = now not in (None, folder.path)
+  what = f'renamed to {now}' if renamed else 'removed'
+  return MovedError(
+    f'--workdir={folder.path} was {what} while the run wrote into it, '
+    f'{if_renamed if renamed else if_removed}',
     now or folder.path,
   )
+
+
+def rescue(path: pathlib.Path) -> tuple[pathlib.Path, MovedError]:
+  """Makes a place for what would be lost with a folder.
+
+  Args:
+    path: Below a held folder that is not where it was. What is there, written
+      after that, is removed.
+
+  Returns:
+    What the path is now, and what to raise when all is saved there. A folder
+    that was removed is made again, with its first files.
+  """
+  folder = _moved(path)
+  assert folder is not None
+  error = _error(
+    folder,
+    'it holds the state of the case that ran',
+    'it was made again with the state of the case that ran',
+  )
+  if error.workdir != folder.path:
+    _clear(folder, path.absolute())
+  for name, content in folder.first.items():
+    place = error.workdir / name
+    if not place.is_file():
+      place.parent.mkdir(parents=True, exist_ok=True)
+      place.write_bytes(content)
+  return error.workdir / path.absolute().relative_to(folder.path), error
+
+
+def _clear(folder, path):
+  """Removes what was being written when the folder was renamed."""
+  if any((folder.path / name).exists() for name in folder.first):
+    return  # Another run has begun there.
+  shutil.rmtree(path, ignore_errors=True)
+  for parent in path.parents:
+    if parent.is_relative_to(folder.path):
+      with contextlib.suppress(OSError):  # It holds something else.
+        parent.rmdir()

@@ -524,11 +524,11 @@ def run_case(
           raise
     with contextlib.suppress(OSError):  # It has no folder any more.
       saved.close()
-    held_folders.clear(folder)
-    saved = opened(held_folders.place_now(folder))
+    place, moved = held_folders.rescue(folder)
+    saved = opened(place)
     write()
     saved.wait()
-    held_folders.check(folder)  # Raises.
+    raise moved
 
   compiled_before, begun = history.compile_seconds, done
   try:
@@ -572,8 +572,11 @@ def run_case(
     history.compile_seconds = compiled_before + program.compile_seconds
   finally:
     bar.close()
-    with files.told(folder):
+    try:
       saved.close()
+    except OSError:
+      held_folders.check(folder)
+      raise
   return history
 
 
