@@ -169,7 +169,7 @@ class Aggregation:
       return None
     memory = layer_types.merge(*(server[n].memory for n in self.averaged))
     shapes = layer_types.split(self._federation.shapes, self._federation.labels)
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), memory, shapes[0])
+    return precision.like(memory, self._federation.averaged(shapes[0]))
 
   def totals(self, data: dataset_lib.FederatedDataset) -> Totals:
     """What all clients have by index of owners, if the rule has to know."""
