@@ -203,7 +203,8 @@ class MainTest(commands.CommandTestCase):
     )
     self.assertRegex(
       errors,
-      '^error: Multi-task FL: the loss of client . on task .* was not finite '
+      '^(Multi-task FL: round .*\n)+'
+      'error: Multi-task FL: the loss of client . on task .* was not finite '
       r'in round \d .seed 0.; use a smaller learning rate, or leave such '
       r'clients out of a round with faults.nonfinite=skip_client.\n$',
     )
