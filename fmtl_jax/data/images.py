@@ -157,9 +157,10 @@ class Images:
     _, height, width, channels = self.shape
     try:
       with pillow.Image.open(io.BytesIO(data)) as image:
+        is_png = image.format == 'PNG'
         image = pillow.ImageOps.exif_transpose(image)  # Upright.
         image = pillow.ImageOps.fit(
-          _opaque(image, self._background).convert(
+          _opaque(image, is_png, self._background).convert(
             'L' if channels == 1 else 'RGB'
           ),
           (width, height),
@@ -174,18 +175,19 @@ class Images:
     return np.asarray(image).reshape(height, width, channels)
 
 
-def _opaque(image, background):
+def _opaque(image, is_png, background):
   """An image of 8 bits a channel without transparency.
 
   Args:
     image: As Pillow opened it.
+    is_png: Whether it comes from a PNG, whose numbers have 16 bits at most.
     background: What transparent pixels show.
 
   Raises:
     ValueError: If its numbers have no range that stands for black to white.
   """
   pillow = _pillow()
-  if image.mode.startswith('I;16'):
+  if image.mode.startswith('I;16') or image.mode == 'I' and is_png:
     pixels = np.asarray(image).astype(np.uint32)
     level = image.info.get('transparency')
     image = pillow.Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

@@ -215,8 +215,11 @@ def describe(
   held = ((client_tasks >= 0) & (client_tasks < len(tasks))).sum(1)
   lines = [('task', 'clients', 'examples', 'min', 'median', 'max')]
   values = []
-  for number, task in enumerate(tasks):
-    holders = np.flatnonzero((client_tasks == number).any(1))
+  flat = np.where(client_tasks < 0, len(tasks), client_tasks).reshape(-1)
+  # By task, then by client.
+  order = np.argsort(flat, kind='stable') // client_tasks.shape[1]
+  ends = np.cumsum(np.bincount(flat, minlength=len(tasks))[: len(tasks)])
+  for task, holders in zip(tasks, np.split(order, ends)[:-1], strict=True):
     rows = [np.zeros(0, int), *(groups[int(client)] for client in holders)]
     values.append(labels[np.concatenate(rows), task.column])
     name = task.name

@@ -73,6 +73,7 @@ def _people(**changes):
     tasks=tuple(one),
     runs=source.strata,
     shared_labels=False,
+    task_keys={task.name: number for number, task in enumerate(one)},
   )
   return people._replace(**changes)
 
@@ -567,6 +568,7 @@ class LearningTest(program_test.ToyTestCase):
         for n in range(people)
       ),
       shared_labels=False,
+      task_keys={f'person {n}': n for n in range(people)},
     )
     config = _config(
       {
