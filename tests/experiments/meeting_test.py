@@ -186,22 +186,15 @@ class MeetTest(parameterized.TestCase):
   )
   def test_strangers_disturb_nobody(self, says):
     place = free_place()
-    strangers = []
-
-    def knock():
-      while not strangers:
-        with contextlib.suppress(OSError):
-          strangers.append(socket.create_connection(place))
-      strangers[0].sendall(says)
-
-    thread = threading.Thread(target=knock)
-    thread.start()
-    first, second = together(
-      *(meeting.Member(n, 2, SAME) for n in range(2)), place=place, seconds=10
-    )
-    thread.join()
-    strangers[0].close()
-    self.assertEqual([list(first.peers), list(second.peers)], [[1], [0]])
+    members = [meeting.Member(n, 2, SAME) for n in range(2)]
+    with futures.ThreadPoolExecutor() as pool:
+      first = pool.submit(together, members[0], place=place, seconds=10)
+      stranger = meeting.connect(place, time.monotonic() + 5)
+      with contextlib.closing(stranger.socket):
+        stranger.socket.sendall(says)
+        second = together(members[1], place=place, seconds=10)
+        met = [*first.result(), *second]
+    self.assertEqual([list(each.peers) for each in met], [[1], [0]])
 
   def test_one_who_left_may_come_again(self):
     place, me = free_place(), meeting.Member(1, 3, SAME)
