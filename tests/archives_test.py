@@ -65,9 +65,11 @@ class ZipTest(parameterized.TestCase):
     size = struct.pack('<I', MEGABYTE)
     self.assertEqual(content.count(size), 2)  # At the entry, and in the list.
     self.path.write_bytes(content.replace(size, struct.pack('<I', 100)))
-    with archives.Zip(self.path, most=1000) as archive:
-      with self.assertRaises(zipfile.BadZipFile):
-        archive.read('a')
+    with (
+      archives.Zip(self.path, most=1000) as archive,
+      self.assertRaises(zipfile.BadZipFile),
+    ):
+      archive.read('a')
 
   @parameterized.parameters(b'', b'no zip', zip_of({'a': b'b'})[:-30])
   def test_what_is_no_zip_is_an_error_of_zipfile(self, content):
