@@ -42,9 +42,7 @@ class ZipTest(parameterized.TestCase):
     self.path.write_bytes(zip_of({'a': bytes(1001), 'b': b'text'}))
     with archives.Zip(self.path, most=1000) as archive:
       for read in archive.read, archive.open:
-        with self.assertRaisesRegex(
-          ValueError, 'a .* 1,001 bytes, more'
-        ):
+        with self.assertRaisesRegex(ValueError, 'a .* 1,001 bytes, more'):
           read('a')
       self.assertEqual(archive.read('b'), b'text')
 
