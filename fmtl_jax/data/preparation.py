@@ -22,6 +22,7 @@ _Builder = TypeVar('_Builder', bound=tfds.core.DatasetBuilder)
 # TFDS writes it before it has anything of a data set with several configs.
 _NAMES_ONLY = 'metadata.json'
 _INCOMPLETE = f'{tfds.core.constants.INCOMPLETE_PREFIX}*'
+_OTHER_FORMAT = 'File format is already set'  # As TFDS says it.
 _DAY = 24 * 60 * 60  # Seconds.
 
 
@@ -36,21 +37,26 @@ def opened(
     **settings: Further arguments of the builder.
 
   Raises:
-    ValueError: If what says of a prepared data set what is in it is damaged.
+    ValueError: If what says of a prepared data set what is in it is damaged,
+      or if it is prepared in another format.
   """
   try:
     return builder_class(
       data_dir=data_dir, file_format='array_record', **settings
     )
   except Exception as error:  # Whatever TFDS makes of damaged files.
-    folder = os.path.join(
-      data_dir or tfds.core.constants.DATA_DIR, builder_class.name
-    )
+    place = data_dir or tfds.core.constants.DATA_DIR
     reason = ' '.join(str(error).split()) or repr(error)
+    if _OTHER_FORMAT in reason:  # It is sound: others may have prepared it.
+      raise ValueError(
+        f'Expected {builder_class.name} to be prepared as array_record, or not '
+        f'at all, in data_dir {place}, got another format ({reason}); give '
+        'another data_dir.'
+      ) from error
     raise ValueError(
-      f'Could not read the prepared data set in {folder}: its '
-      f'dataset_info.json is damaged or of another format ({reason}); give '
-      'another data_dir, or delete this folder and try again.'
+      'Could not read the prepared data set in '
+      f'{os.path.join(place, builder_class.name)}: its dataset_info.json is '
+      f'damaged ({reason}); delete this folder and try again.'
     ) from error
 
 

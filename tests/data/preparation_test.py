@@ -114,13 +114,21 @@ class DamageTest(_TestCase):
     lambda text: text[: len(text) // 2],
     lambda text: '[]',
     lambda text: text.replace('"1.0.0"', '"1.0.1"'),
-    lambda text: text.replace('array_record', 'tfrecord'),
   )
   def test_damaged_information_is_told(self, change):
     self.load()
     path = self.info()
     path.write_text(change(path.read_text()))
     self.assert_told('Could not read the prepared data set in .*dataset_info')
+
+  def test_another_format_is_no_damage(self):
+    self.load()
+    path = self.info()
+    path.write_text(path.read_text().replace('array_record', 'tfrecord'))
+    with self.assertRaisesRegex(
+      ValueError, 'Expected uci_har to be .* another format .*give another'
+    ):
+      self.load()
 
   @parameterized.parameters('4', '6')
   def test_another_number_of_examples_is_told(self, number):
