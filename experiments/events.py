@@ -99,5 +99,9 @@ def write_missing(
     of_case = folder / record['case']
     if not any(of_case.glob(_FILES)):
       events = Events(of_case)
-      events.add(record)
+      try:
+        events.add(record)
+      except BaseException:  # A part of them would count as all of them.
+        events.discard()
+        raise
       events.close()

@@ -190,7 +190,7 @@ def _add_events(
   """Writes what a case has measured since the last time."""
   try:
     written.add(head | history.curves())
-  except OSError:  # Rounds go on: the report writes them, or tells why not.
+  except (OSError, held_folders.MovedError):  # Rounds go on: see the report.
     written.discard()
 
 
