@@ -315,7 +315,7 @@ class ExportTest(commands.CommandTestCase):
     (('--task=odd', '--client=0'), 'Give either --task or --client'),
     ((), 'Give either --task or --client'),
     (('--task=odd',), 'No run in run: config.json is missing'),
-    (('--client=first',), '--client=first'),
+    (('--client=first',), 'No run in run: config.json is missing'),  # An id.
   )
   def test_a_mistake_is_one_sentence(self, arguments, sentence):
     if not sentence.startswith('Give --'):
