@@ -228,7 +228,7 @@ def build_tables(
   table = dataclasses.replace(table, notes=(*table.notes, *notes(records)))
   found = [table]
   trained = [record for record in records if record['rounds']]
-  for metric in report.more_metrics:
+  for metric in report.more_metrics if trained else ():
     found.append(
       tables.results_table(
         trained,
