@@ -75,14 +75,17 @@ def write(
   results.write_json(path, found)
   results.write_metrics_csv(workdir / 'metrics.csv', records)
   events.write_missing(workdir / 'tensorboard', records)
+  shown = f'test/{config.report.view}/{config.report.metric}'
+  if missing and not any(shown in r['curve']['values'] for r in records):
+    return found  # Majorities alone lack it.
   first, *others = build_tables(records, config)
   labels = [cases.label(name, config) for name in missing]
   first = dataclasses.replace(first, notes=(*first.notes, *unfinished(labels)))
   tables.write([first, *others], workdir, 'results')
   write_figures(workdir, records, config)
   if not missing:
-    shown = [tables.to_text(table) for table in (first, *others)]
-    print('\n' + '\n'.join(shown))
+    texts = [tables.to_text(table) for table in (first, *others)]
+    print('\n' + '\n'.join(texts))
   return found
 
 

@@ -177,10 +177,8 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
           )
         record = make_record(name, case, case_config, history)
       records.write(paths[name], head | record)
-      rest = missing[number + 1 :]
-      # Majorities alone lack metrics that are to be shown.
-      if processes.is_first() and (case is not None or not rest):
-        found = reports.write(workdir, config, rest)
+      if processes.is_first():
+        found = reports.write(workdir, config, missing[number + 1 :])
   if not processes.is_first():
     return {}
   return found or reports.write(workdir, config)
