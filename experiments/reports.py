@@ -247,7 +247,7 @@ def build_tables(
     found.append(tables.communication_table(trained))
     found.append(tables.cost_table(trained))
   targets = [*report.targets, *_target_of_case(trained, report)]
-  if targets:
+  if targets and trained:
     found.append(tables.target_table(trained, targets, **shown))
   return found
 
