@@ -32,7 +32,7 @@ GradientFn = Callable[[Callable[..., Any], Tree, Any], tuple[Tree, Any]]
 ALL_EXAMPLES = 0
 # What is trained after the rounds has the learning rate of this one: a schedule
 # says nothing of rounds that are never run, and often ends at zero there.
-FIRST_ROUND = 0
+FIRST_ROUND = np.int32(0)
 # Folded into a client's key, as numbers of epochs are.
 _BALANCING = np.uint32(2**32 - 1)
 
