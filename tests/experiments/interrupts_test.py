@@ -18,6 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 class NoticedTest(parameterized.TestCase):
   @parameterized.parameters(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
   def test_a_signal_is_noted_and_the_block_goes_on(self, number):
+    old = signal.signal(number, signal.default_int_handler)  # Not of `nohup`.
+    self.addCleanup(signal.signal, number, old)
     with interrupts.noticed() as flag:
       self.assertIsNone(flag.signal_number)
       signal.raise_signal(number)

@@ -30,10 +30,12 @@ RUN = (
 )
 # Two rounds of four clients; prints those whose examples this process read.
 SCRIPT = """
+import contextlib
 import json
 import sys
 from experiments import processes
-processes.join(sys.argv[1], 2, int(sys.argv[2]))
+stack = contextlib.ExitStack()
+stack.enter_context(processes.together(sys.argv[1], 2, int(sys.argv[2]), {}))
 import jax
 import numpy as np
 from fmtl_jax import client_updates, streaming, testing
@@ -65,6 +67,7 @@ with streaming.StreamedRounds(
   state, metrics = rounds.run_round(rounds.init(jax.random.key(0)))
   cohort = np.asarray(metrics['client']).tolist()
 print(json.dumps([sorted(source.clients[:2]), sorted(cohort)]))
+stack.close()
 """
 
 
