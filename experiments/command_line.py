@@ -395,12 +395,12 @@ def run(main: Callable[[], int]) -> None:
     main: Returns the exit code; a ValueError or OSError that it raises is shown
       as a sentence.
   """
-  streams.keep()
   use_all_cores()
   use_compilation_cache()
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):  # It may know less than UTF-8.
       stream.reconfigure(errors='backslashreplace')
+  streams.keep()
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):
     # `--help` shows the flags of the program: these are its own.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 from unittest import mock
@@ -14,8 +15,10 @@ import numpy as np
 from experiments import checks
 from experiments import command_line
 from experiments import config as config_lib
-from experiments import export  # noqa: F401  (Its flags are looked at.)
 from fmtl_jax import checkpoints
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.experiments import commands
 
 CONFIG = """
 from experiments import config as config_lib
@@ -25,6 +28,20 @@ def get_config(variants=''):
   config = config_lib.default_config()
   config.name = variants or 'none'
   return config
+"""
+
+
+# Two programs cannot define their flags in one process.
+FLAGS_OF_EXPORT = """
+import sys
+from absl import flags
+from experiments import export
+for name in ('workdir', 'output'):
+  for value in sys.argv[1:]:
+    try:
+      print(flags.FLAGS[name].parser.parse(value))
+    except ValueError as error:
+      print(error)
 """
 
 
@@ -69,13 +86,20 @@ class HomeTest(parameterized.TestCase):
     self.home = self.enterContext(tempfile.TemporaryDirectory())
     self.enterContext(mock.patch.dict(os.environ, HOME=self.home))
 
-  @parameterized.parameters('workdir', 'output')
-  def test_flags_know_the_home_folder(self, name):
-    parser = flags.FLAGS[name].parser
-    self.assertEqual(parser.parse('~/x'), f'{self.home}/x')
-    self.assertEqual(parser.parse('./~/x'), './~/x')
-    with self.assertRaisesRegex(ValueError, "home folder .* '~no body/x'"):
-      parser.parse('~no body/x')
+  def test_flags_know_the_home_folder(self):
+    found = subprocess.run(
+      [sys.executable, '-c', FLAGS_OF_EXPORT, '~/x', './~/x', '~no body/x'],
+      cwd=commands.ROOT,
+      env=commands.environment() | {'HOME': self.home},
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout.splitlines()
+    self.assertLen(found, 6)
+    for home, here, unknown in (found[:3], found[3:]):
+      self.assertEqual(home, f'{self.home}/x')
+      self.assertEqual(here, './~/x')
+      self.assertRegex(unknown, "home folder .* '~no body/x'")
 
   def test_a_config_file_may_be_there(self):
     pathlib.Path(self.home, 'c.py').write_text(CONFIG)

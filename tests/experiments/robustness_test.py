@@ -36,7 +36,10 @@ class RobustnessTest(absltest.TestCase):
       first = self._run(folder, '--reducers=mean/median', '--attacks=nan')
       rows = pathlib.Path(folder, 'rows')
       value, clean = [
-        np.mean(json.loads((rows / f'{name}.json').read_text()), axis=0)[-1]
+        np.mean(
+          np.array(json.loads((rows / f'{name}.json').read_text()), float),
+          axis=0,
+        )[-1]
         for name in ('mean_and_median_nan', 'mean_none')
       ]
       self.assertEqual(

@@ -31,6 +31,9 @@ def _case(name, fields):
   return build.build(name, resolved, program_test.toy_source(), [3])
 
 
+_FROM_GLOBAL = 'predicts as isolated training from the global model'
+
+
 class SharingTest(program_test.ToyTestCase):
   @parameterized.parameters(
     ('hard_sharing', 'centralized_joint', {}),
@@ -46,9 +49,9 @@ class SharingTest(program_test.ToyTestCase):
     testing.assert_trees_close(found, expected, 1e-4)
 
   @parameterized.parameters(
-    ('ditto', 'lam', 0.0, 'predicts as isolated training'),
+    ('ditto', 'lam', 0.0, _FROM_GLOBAL),
     ('apfl', 'alpha', 0.0, 'is fedavg'),
-    ('apfl', 'alpha', 1.0, 'predicts as isolated training'),
+    ('apfl', 'alpha', 1.0, _FROM_GLOBAL),
     ('mr_mtl', 'lam', 0.0, 'is isolated training'),
     ('soft_sharing', 'lam', 0.0, 'is centralized_separate'),
   )
