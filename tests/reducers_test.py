@@ -372,6 +372,21 @@ class WithinTasksTest(absltest.TestCase):
     second = np.median(updates[[2, 3, 4]], axis=0)
     np.testing.assert_allclose(found, (5 * first + 10 * second) / 15, rtol=1e-5)
 
+  def test_a_task_weighs_what_was_received_of_it(self):
+    updates = _updates(4, 2)
+    updates[1, 0] = np.nan
+    weights = np.float32([1, 6, 2, 2])
+    found = reducers.within_tasks(
+      reducers.median,
+      updates,
+      weights,
+      weights[:, None],
+      np.array([[0], [0], [1], [1]]),
+      2,
+    )
+    second = np.median(updates[2:], axis=0)
+    np.testing.assert_allclose(found, (updates[0] + 4 * second) / 5, rtol=1e-5)
+
   def test_tasks_that_pull_apart_are_no_attack(self):
     """Krum of all takes one task's side; within tasks it is their mean."""
     updates = np.float32([[0.0]] * 5 + [[-1.0]] * 5 + [[4.0]] * 5)

@@ -88,7 +88,8 @@ class BatchNorm(nnx.Module):
     for running, of_batch, known in moves:
       old = running[...]
       new = old + (1 - self.MOMENTUM) * (of_batch - old)
-      running[...] = jax.lax.stop_gradient(jnp.where(known, new, old))
+      new = jnp.where(known, new, old).astype(old.dtype)
+      running[...] = jax.lax.stop_gradient(new)
     return x, mean, divide(squares, count)
 
 

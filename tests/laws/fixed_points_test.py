@@ -56,6 +56,7 @@ _CASES = (
   (2, 'uniform', SOME_LATE, least_squares.one_task),
   (1, 'task_balanced', None, least_squares.two_tasks),
   (1, 'examples', SOME_LATE, least_squares.two_slots),
+  (1, 'task_balanced', SOME_LATE, least_squares.two_slots),
 )
 _OWN = {'feddyn': {'alpha': 1.0}, 'mr_mtl': {'lam': 0.8}}
 
@@ -63,7 +64,7 @@ _OWN = {'feddyn': {'alpha': 1.0}, 'mr_mtl': {'lam': 0.8}}
 class AnyParticipationTest(parameterized.TestCase):
   def assert_rests(self, name, problem, weighting, state, theta, views):
     """Compares what was found with the optimum and what is kept for it."""
-    weights, losses = problem.weights(weighting), problem.losses()
+    weights, losses = problem.weights(weighting), problem.losses(weighting)
     if name == 'mr_mtl':
       mean, models = _mean_regularized(problem, weights, losses, 0.8)
       np.testing.assert_allclose(theta, mean, rtol=2e-3, atol=2e-3)

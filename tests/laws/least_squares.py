@@ -98,11 +98,17 @@ class Problem:
     )
     return held * np.array([(~np.isnan(y)).sum(0) for y in self.labels])
 
-  def losses(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A and h of every client."""
+  def losses(self, weighting: str = '') -> list[tuple[np.ndarray, np.ndarray]]:
+    """A and h of every client, for which A theta - h is what it descends on.
+
+    With `task_balanced`, w sees the loss of a task times what the client has of
+    the task's labels, out of its shares of all of its tasks.
+    """
     found = []
-    for x, labels, counts in zip(
-      self.features, self.labels, self.counts(), strict=True
+    shares = self.counts() / self.counts().sum(0)
+    shares /= shares.sum(1, keepdims=True)
+    for x, labels, counts, share in zip(
+      self.features, self.labels, self.counts(), shares, strict=True
     ):
       a, h = np.zeros((self.size, self.size)), np.zeros(self.size)
       for task in np.flatnonzero(counts):
@@ -110,8 +116,11 @@ class Problem:
         one[:, task] = 1
         chosen = ~np.isnan(labels[:, task])
         inputs = np.concatenate([x, one], 1)[chosen]
-        a += 2 * inputs.T @ inputs / len(inputs)
-        h += 2 * inputs.T @ labels[chosen, task] / len(inputs)
+        seen = np.ones(self.size)
+        if weighting == 'task_balanced':
+          seen[: self.num_shared] = share[task]
+        a += 2 * seen[:, None] * (inputs.T @ inputs) / len(inputs)
+        h += 2 * seen * (inputs.T @ labels[chosen, task]) / len(inputs)
       found.append((a, h))
     return found
 

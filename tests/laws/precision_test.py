@@ -66,6 +66,16 @@ class TypesTest(parameterized.TestCase):
       self.assertEqual(leaf.dtype, precision.wide(leaf.dtype))
 
   @parameterized.parameters(*NARROW)
+  def test_running_statistics_keep_theirs(self, dtype):
+    federation, data, algorithm = _named('fedavg', dtype, normalization='batch')
+    start = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    end = jax.eval_shape(_scanned(algorithm, data), start)
+    statistics = jax.tree.leaves(federation.running_statistics(end.params))
+    self.assertNotEmpty(statistics)
+    for leaf in statistics:
+      self.assertEqual(leaf.dtype, dtype)
+
+  @parameterized.parameters(*NARROW)
   def test_traced_settings_do_not_change_those_of_an_optimizer(self, dtype):
     params = {'a': jnp.ones(3, dtype)}
 
