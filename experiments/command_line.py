@@ -328,7 +328,8 @@ def how_to_go_on(module: str, workdir: pathlib.Path) -> str:
   again, skip = [], False
   for argument in sys.argv[1:]:
     name, equals, _ = argument.lstrip('-').partition('=')
-    if skip or (argument.startswith('-') and name == 'workdir'):
+    # With `--resume=never` the folder that is there would be refused.
+    if skip or (argument.startswith('-') and name in ('workdir', 'resume')):
       skip = not skip and not equals  # `--workdir DIR` are two.
     else:
       again.append(argument)

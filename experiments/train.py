@@ -275,7 +275,8 @@ class History:
     self.values: dict[str, list[Any]] = dict(saved.get('values', {}))
     self.client_values: dict[str, Any] = dict(saved.get('client_values', {}))
     self.train_loss: list[Any] = list(saved.get('train_loss', []))
-    # Of each run, rounds (from 1) in which nobody trained: they have no loss.
+    # Of each run, rounds (from 1) without a loss: nobody trained, or nobody
+    # whose numbers were finite.
     self.idle_rounds: list[list[int]] = list(saved.get('idle_rounds', []))
     self.per_round: dict[str, list[Any]] = dict(saved.get('per_round', {}))
     self.totals: dict[str, float] = dict(

@@ -160,6 +160,9 @@ def adapted(
       'Expected newcomers to choose among the owners of one index, got '
       f'{", ".join(others)}; label the layers otherwise.'
     )
+  client_updates.check_first_rate(
+    adaptation.local.learning_rate, 'give adaptation one of its own'
+  )
   train = client_updates.local_training(federation, adaptation.local)
   any_trained = any(jax.tree.leaves(adaptation.trained))
 

@@ -218,6 +218,23 @@ def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
   return schedule(round_number) if callable(schedule) else schedule
 
 
+def check_first_rate(schedule: Schedule, cure: str) -> None:
+  """Raises a ValueError if what is trained after the rounds would not move.
+
+  Args:
+    schedule: The learning rate of the rounds; a constant may be anything.
+    cure: What to do about it, as a part of the sentence.
+  """
+  if not callable(schedule):
+    return
+  first = schedule(FIRST_ROUND)
+  if not isinstance(first, jax.core.Tracer) and not np.any(np.asarray(first)):
+    raise ValueError(
+      'Expected a learning rate whose schedule does not start at 0, the rate '
+      f'of what is trained after the rounds, got one that does; {cure}.'
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sgd:
   """SGD as `learning rate -> optax transformation`: linear in the gradients.

@@ -474,7 +474,8 @@ def majority_of_clients(
   honest = attacks.honest(data)
   if honest is not None:
     tasks[~np.asarray(honest)] = data.num_tasks
-  return each, _summarize(each, tasks, data.num_tasks)
+  with jax.debug_nans(False):  # NaN is what a metric of nobody is.
+    return each, _summarize(each, tasks, data.num_tasks)
 
 
 _summarize = jax.jit(summarize, static_argnums=2)

@@ -274,6 +274,12 @@ class MajorityTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(summary['accuracy_worst_decile'], [1, 0, 0])
 
+  def test_it_is_no_fault_where_nan_is_one(self):
+    data = self._data(([[0, 1]] * 2 + [[0, NAN]] * 2) * 3)
+    with jax.debug_nans(True):
+      _, summary = evaluation.majority_of_clients(data, data.partition.test)
+    np.testing.assert_array_equal(summary['accuracy'], [1, NAN, 1])
+
   def test_a_task_that_nobody_has_a_label_of_has_no_value(self):
     """Neither labels to train with (b), nor to test with (a)."""
     data = dataset.FederatedDataset.create(

@@ -43,6 +43,10 @@ def finetuned(
     return jnp.where(learning_rate > 0, learning_rate, of_rounds)
 
   own = isinstance(learning_rate, jax.Array) or learning_rate > 0
+  if not own:
+    client_updates.check_first_rate(
+      local.learning_rate, 'give the learning rate of fine-tuning'
+    )
   finetune = client_updates.local_sgd(
     federation,
     dataclasses.replace(local, learning_rate=schedule) if own else local,

@@ -63,9 +63,9 @@ def check_bounds(
       continue
     raise ValueError(
       f'Expected a lower bound of the loss of task '
-      f'{names[list(bounds).index(None)]!r}, of which the method of '
-      f'balancing.{place} takes the logarithm, got none; set its lower_bound, '
-      'or take another method.'
+      f'{names[list(bounds).index(None)]!r}, which the method of '
+      f'balancing.{place} compares by ratio, got none; set its lower_bound, or '
+      'take another method.'
     )
 
 

@@ -3,7 +3,8 @@
 All of them multiply the weights w_i by factors and keep their sum, so that they
 say how much a task counts against the others and never how long a step is: the
 learning rate does. They start with factors of one (FAMO's are 1 / L_i). A loss
-L_i is how far it is above its lower bound, where that is known.
+L_i is how far it is above its lower bound, which has to be known: what falls
+below zero has neither a ratio nor a logarithm.
 """
 
 from typing import NamedTuple
@@ -62,7 +63,7 @@ def uncertainty(rate: jax.Array | float = 0.025) -> base.Balancer:
     least = jnp.min(jnp.where(problem.active, state, jnp.inf))
     return jnp.exp(least - state), state - jnp.clip(rate * slope, -1, 1)
 
-  return _of_factors(jnp.zeros, factors)
+  return _of_factors(jnp.zeros, factors, needs_bounds=True)
 
 
 class _Averages(NamedTuple):
@@ -120,7 +121,7 @@ def dwa(temperature: jax.Array | float = 2.0) -> base.Balancer:
     took_part = state.steps > 0
     return jax.tree.map(lambda x, y: jnp.where(took_part, x, y), new, state)
 
-  return _of_factors(init, factors, end_round=end_round)
+  return _of_factors(init, factors, end_round=end_round, needs_bounds=True)
 
 
 class _Learned(NamedTuple):
@@ -206,7 +207,9 @@ def _gradnorm(alpha, rate, norms_fn):
     moved *= base.ratio(total(state.factors), total(moved))
     return state.factors, _Learned(moved, first)
 
-  return _of_factors(lambda n: _Learned(jnp.ones(n), jnp.zeros(n)), factors)
+  return _of_factors(
+    lambda n: _Learned(jnp.ones(n), jnp.zeros(n)), factors, needs_bounds=True
+  )
 
 
 class _Logits(NamedTuple):
@@ -239,8 +242,6 @@ def famo(
   Args:
     rate: beta of the paper.
     decay: gamma of the paper.
-
-  The lower bounds of the losses have to be known.
 
   References:
     Liu, Feng, Stone, Liu (2023), FAMO: fast adaptive multitask optimization,

@@ -265,6 +265,10 @@ def labels(values: Array) -> np.ndarray:
       f'Expected labels [examples] or [examples, columns], got the shape '
       f'{found.shape}.'
     )
+  if not found.size:
+    raise ValueError(
+      f'Expected labels of examples, got none: the shape {found.shape}.'
+    )
   return found.reshape(len(found), -1)
 
 
@@ -285,8 +289,9 @@ def not_one_hot(values: np.ndarray, tasks: Sequence[tasks_lib.Task]) -> None:
     if task.kind == tasks_lib.REGRESSION or width != task.num_classes:
       continue
     if len(read) < width and len(values):
-      is_one = values == 1
-      known = is_one | (values == 0)
+      given = values[~np.isnan(values).all(1)]
+      is_one = given == 1
+      known = is_one | (given == 0)
       if known.all() and (is_one.sum(1) == 1).all() and is_one.any(0).all():
         raise ValueError(
           f'Expected labels of task {task.name!r} to be class numbers, got '

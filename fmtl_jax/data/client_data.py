@@ -11,7 +11,6 @@ import math
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
@@ -304,6 +303,11 @@ def read_examples(
 def _checked(tables, client, size, read, allow_nonfinite):
   """What was read of a client, if it is what the tables say."""
   where = f' of client {client}'
+  if not isinstance(read, (tuple, list)) or len(read) != 2:
+    raise ValueError(
+      f'Expected `read` to return features and labels{where}, got '
+      f'{type(read).__name__}.'
+    )
   features, labels = read
   labels = checks.array(f'labels{where}', labels)
   if len(labels.shape[:1]) != 1 or len(labels) != size:
@@ -356,8 +360,8 @@ def _check_leaf(given, table, where):
       f'example, as its tables say, got {given.shape[1:]}.'
     )
   fits = np.can_cast(given.dtype, table.dtype)
-  if jnp.issubdtype(table.dtype, np.floating):
-    fits = True  # Whether digits are lost is asked of all features.
+  if table.dtype in (np.float32, np.float64):
+    fits = True  # Whether float32 loses digits is asked of all features.
   elif {given.dtype.kind, table.dtype.kind} <= {'i', 'u'} and given.size:
     info = np.iinfo(table.dtype)
     fits = info.min <= given.min() and given.max() <= info.max

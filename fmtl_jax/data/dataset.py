@@ -415,6 +415,8 @@ class FederatedDataset:
       client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
       tasks: The tasks; by default multi-class tasks as wide as the labels.
     """
+    if not len(labels):
+      raise ValueError('Expected clients with labels, got none.')
     lengths = {'features': len(features), 'client_tasks': len(client_tasks)}
     for name, count in lengths.items():
       if count != len(labels):

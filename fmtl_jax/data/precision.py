@@ -43,7 +43,8 @@ def blurred_columns(
   """Which columns `[...]` of `[N, ...]` a cast to float32 would blur.
 
   These are the ones in which a number moves by more than `LOST_DIGITS` standard
-  deviations. A column that is constant, up to rounding, is none.
+  deviations, or becomes infinite. A column that is constant, up to rounding, is
+  none.
   """
   shape = values.shape[1:]
   if not is_wide(values.dtype):
@@ -64,9 +65,10 @@ def _blurs(columns):
   count = np.maximum(known.sum(0), 1)
   columns = np.where(known, columns, 0)
   mean = columns.sum(0) / count
-  deviation = np.where(known, columns - mean, 0)
-  spread = np.sqrt(np.square(deviation).sum(0) / count)
-  with np.errstate(over='ignore'):
+  with np.errstate(over='ignore', invalid='ignore'):
+    deviation = np.where(known, columns - mean, 0)
+    spread = np.sqrt(np.square(deviation).sum(0) / count)
     moved = np.abs(columns - columns.astype(np.float32)).max(0, initial=0)
   rounding = 8 * np.finfo(np.float64).eps * np.abs(columns).max(0, initial=0)
-  return (spread > rounding) & (moved > LOST_DIGITS * spread)
+  lost = (spread > rounding) & (moved > LOST_DIGITS * spread)
+  return lost | np.isinf(moved)

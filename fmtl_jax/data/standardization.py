@@ -43,6 +43,9 @@ def client_moments(features: np.ndarray) -> Moments:
   if jnp.issubdtype(given.dtype, np.floating):
     rounding = max(rounding, float(jnp.finfo(given.dtype).eps))
   values = given.astype(np.float64)
+  if not len(values):
+    zeros = np.zeros(values.shape[1:])
+    return Moments(0, zeros, zeros, rounding)
   # From the first example on, so that what is constant is so exactly.
   first = values[0]
   mean = first + (values - first).mean(0)
@@ -55,7 +58,7 @@ def combine(
   """Mean and scale for all clients.
 
   Args:
-    moments: Of each client, of one example at least.
+    moments: Of each client; one of them has an example at least.
     axes: Axes of one example that share a mean and a scale, such as time.
 
   Returns:
@@ -129,7 +132,8 @@ def targets(
   ```
 
   The tasks know how to go back: predictions and mean squared errors are in
-  their own unit, losses are not.
+  their own unit, losses are not. Labels that were standardized before go back
+  all the way.
 
   Args:
     labels: `[N]` or `[N, L]`, NaN where one is missing.
@@ -147,6 +151,11 @@ def targets(
   found = given.astype(np.float32)
   units = {}
   for column in {t.column for t in tasks if t.kind == tasks_lib.REGRESSION}:
+    if column >= given.shape[1]:
+      raise ValueError(
+        f'Expected task columns below the {given.shape[1]} columns of labels, '
+        f'got {column}.'
+      )
     others = [
       t.name
       for t in tasks
@@ -163,8 +172,15 @@ def targets(
     units[column] = float(mean), float(1 / scale) if scale else 1.0
     found[:, column] = (given[:, column] - mean) / units[column][1]
   return found, tuple(
-    dataclasses.replace(t, offset=units[t.column][0], unit=units[t.column][1])
-    if t.kind == tasks_lib.REGRESSION
-    else t
+    _in_units(t, *units[t.column]) if t.kind == tasks_lib.REGRESSION else t
     for t in tasks
+  )
+
+
+def _in_units(
+  task: tasks_lib.Task, offset: float, unit: float
+) -> tasks_lib.Task:
+  """The task of labels `(label - offset) / unit`; its way back goes on."""
+  return dataclasses.replace(
+    task, offset=task.offset + task.unit * offset, unit=task.unit * unit
   )

@@ -8,6 +8,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
@@ -190,6 +191,28 @@ class WrongInputTest(parameterized.TestCase):
     source.read = lambda client: (np.zeros((4, 3)), np.zeros((4, 1)))
     with self.assertRaisesRegex(ValueError, 'Expected 5 examples of client 0'):
       client_data.read_clients(source, np.array([0]))
+
+  @parameterized.parameters(None, 3, 'ab')
+  def test_a_read_that_returns_something_else(self, found):
+    source = client_data.DatasetClients(testing.toy_data(3, 1))
+    source.read = lambda client: found
+    with self.assertRaisesRegex(ValueError, '`read` to return .* of client 0'):
+      client_data.read_clients(source, np.array([0]))
+
+  @parameterized.parameters(np.float16, jnp.bfloat16)
+  def test_narrow_tables_take_no_wider_values(self, dtype):
+    tables = client_data.tables(
+      features=np.zeros(2, dtype),
+      tasks=[tasks_lib.Task(name='a')],
+      client_tasks=[0],
+      sizes=[1],
+    )
+    read = lambda values: client_data.read_clients(
+      mock.Mock(tables=tables, read=lambda _: (values, [[0]])), np.array([0])
+    )
+    read(np.array([[1, 2048]], dtype))
+    with self.assertRaisesRegex(ValueError, 'whose values it cannot hold'):
+      read(np.float32([[1e6, 2048.4]]))
 
   @parameterized.parameters(
     (np.float32([[0.5, 2]]), [[0]], 'type int32, .* got float32'),

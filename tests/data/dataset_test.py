@@ -373,6 +373,8 @@ class MistakesTest(parameterized.TestCase):
     sentence = "'kind' to be class numbers, .* 4 columns .* labels.argmax"
     changes = {'tasks': [KIND], 'client_tasks': [0] * 4}
     self._raises(sentence, labels=one_hot, **changes)
+    unlabelled = np.where(np.arange(12)[:, None] == 3, np.nan, one_hot)
+    self._raises(sentence, labels=unlabelled, **changes)
     one_hot[0] = 0  # Columns of a table, of which one is used.
     self.assertEqual(_create(labels=one_hot, **changes).num_tasks, 1)
 
@@ -412,6 +414,17 @@ class MistakesTest(parameterized.TestCase):
     self._raises(r'float32 can hold, got a column \[1\]', features=features)
     features[:, 1] = 1_700_000_000  # No digits differ.
     self.assertEqual(_create(features=features).num_tasks, 3)
+
+  @parameterized.parameters(0.0, 1.0)
+  def test_features_that_become_infinite(self, spread):
+    features = np.array([[0, 1e300]] * 12)
+    features[0, 1] += spread * 1e299
+    self._raises(r'float32 can hold, got a column \[1\]', features=features)
+
+  def test_no_examples_at_all(self):
+    self._raises('labels of examples, got none', labels=np.zeros((0, 3)))
+    with self.assertRaisesRegex(ValueError, 'clients with labels, got none'):
+      dataset.FederatedDataset.from_clients([], [], [])
 
 
 class ManyTasksTest(absltest.TestCase):

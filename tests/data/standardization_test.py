@@ -131,6 +131,19 @@ class CenteredTest(absltest.TestCase):
       self.assertIsNone(standardization.centered(features))
 
 
+class NobodyTest(absltest.TestCase):
+  def test_a_client_without_examples_changes_nothing(self):
+    values = np.float32([[1, 2], [3, 5]])
+    some = standardization.client_moments(values)
+    none = standardization.client_moments(values[:0])
+    for found, expected in zip(
+      standardization.combine([none, some, none]),
+      standardization.combine([some]),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(found, expected)
+
+
 class TargetsTest(absltest.TestCase):
   tasks = (
     tasks_lib.Task(name='time', kind=tasks_lib.REGRESSION, column=1),
@@ -146,6 +159,21 @@ class TargetsTest(absltest.TestCase):
     np.testing.assert_array_equal(
       time.offset + time.unit * found[:, 1].astype(np.float64), labels[:, 1]
     )
+
+  def test_labels_that_were_standardized_go_back_all_the_way(self):
+    labels = np.array([[1, 10.0], [0, 14.0], [1, 30.0]])
+    first, tasks = standardization.targets(labels, self.tasks, np.array([0, 1]))
+    second, (time, _) = standardization.targets(first, tasks)
+    self.assertAlmostEqual(float(second[:, 1].mean()), 0, delta=1e-6)
+    np.testing.assert_allclose(
+      time.offset + time.unit * second[:, 1].astype(np.float64),
+      labels[:, 1],
+      rtol=1e-6,
+    )
+
+  def test_a_column_that_is_not_there(self):
+    with self.assertRaisesRegex(ValueError, 'below the 1 columns .* got 1'):
+      standardization.targets(np.zeros((3, 1)), self.tasks)
 
   def test_columns_of_classes_are_refused(self):
     shared = [dataclasses.replace(task, column=0) for task in self.tasks]

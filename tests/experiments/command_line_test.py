@@ -453,6 +453,7 @@ class HowToGoOnTest(parameterized.TestCase):
     (('--config=a.py', '--workdir', 'old'), ['--config=a.py']),
     (('-workdir', 'o', '--config', 'a.py'), ['--config', 'a.py']),
     (('--workdir', '--odd name', '--debug'), ['--debug']),
+    (('--resume=never', '--debug', '--resume', 'must'), ['--debug']),
     (('-workdir=old', '--cases', 'workdir'), ['--cases', 'workdir']),
     (
       ('--config.model.hidden=(4, 2)', "--x='$HOME'"),

@@ -510,12 +510,15 @@ class LowerBoundTest(parameterized.TestCase):
       _of_places(places, 64.0, -64.0), _of_places(places, 0.0, 0.0), 1e-3, 1e-4
     )
 
-  @parameterized.parameters('client', 'server')
-  def test_famo_refuses_a_loss_without_one(self, place):
+  @parameterized.product(
+    place=['client', 'server'],
+    name=['famo', 'gradnorm', 'dwa', 'uncertainty'],
+  )
+  def test_a_loss_without_one_has_no_ratio(self, place, name):
     with self.assertRaisesRegex(
       ValueError, f"loss of task 'height'.*balancing.{place}"
     ):
-      _of_places({place: 'famo'}, 0.0, None)
+      _of_places({place: name}, 0.0, None)
 
   def test_losses_of_the_kinds_have_one(self):
     federation, _ = testing.toy_federation()

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
@@ -61,6 +62,17 @@ class FineTuningRateTest(parameterized.TestCase):
     name = 'fedavg_finetune'
     found = _views(name, _cosine, finetune_learning_rate=jnp.float32(own))
     testing.assert_trees_close(found, _views(name, rate))
+
+  @parameterized.parameters(*FINE_TUNED)
+  def test_a_schedule_that_starts_at_zero_needs_one(self, name):
+    warm = optax.linear_schedule(0.0, FIRST, 2)
+    with self.assertRaisesRegex(ValueError, 'does not start at 0'):
+      _views(name, warm)
+    found = _views(name, warm, finetune_learning_rate=0.3)
+    untrained = _views(
+      name, warm, finetune_learning_rate=0.3, finetune_epochs=0
+    )
+    self.assertGreater(_distance(found, untrained), 0.01)
 
   def test_a_client_ends_where_that_rate_leads(self):
     """A mean of 2, and a client's of 4: E steps go 1 - (1 - 2 eta)^E there."""
