@@ -146,11 +146,9 @@ def targets(
   given = checks.labels(labels).astype(np.float64)
   found = given.astype(np.float32)
   units = {}
-  for column in {t.column for t in tasks if t.kind == tasks_lib.REGRESSION}:
+  for column in {t.column for t in tasks if t.definition.has_unit}:
     others = [
-      t.name
-      for t in tasks
-      if t.column == column and t.kind != tasks_lib.REGRESSION
+      t.name for t in tasks if t.column == column and not t.definition.has_unit
     ]
     values = given[:, column] if rows is None else given[rows, column]
     values = values[~np.isnan(values)]
@@ -164,7 +162,7 @@ def targets(
     found[:, column] = (given[:, column] - mean) / units[column][1]
   return found, tuple(
     dataclasses.replace(t, offset=units[t.column][0], unit=units[t.column][1])
-    if t.kind == tasks_lib.REGRESSION
+    if t.definition.has_unit
     else t
     for t in tasks
   )
