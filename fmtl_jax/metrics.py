@@ -43,6 +43,8 @@ class Answers(NamedTuple):
       label of the task.
     predictions: What the kind makes of the outputs, `[B, ...]`.
     losses: `[B]`.
+    count: `[]`, how many are valid.
+    labelled: `[]` bool, whether any is.
     num_classes: The most classes of any task, a number that is not traced.
     unit: `[]`, the task's unit, see `tasks.Task`.
   """
@@ -53,12 +55,14 @@ class Answers(NamedTuple):
   valid: jax.Array
   predictions: Any
   losses: jax.Array
+  count: jax.Array
+  labelled: jax.Array
   num_classes: int
   unit: jax.Array
 
   def mean(self, values: jax.Array) -> jax.Array:
     """The mean of `[B]` values over the examples that count."""
-    return jnp.where(self.valid, values, 0).sum() / self.valid.sum()
+    return jnp.where(self.valid, values, 0).sum() / self.count
 
 
 class Value(NamedTuple):
@@ -132,7 +136,7 @@ class Metric:
     found = self.values(answers)  # type: ignore[misc]
     if not isinstance(found, tuple):
       self._check(answers.valid.shape, found)
-      return Value(answers.mean(found), answers.valid.any())
+      return Value(answers.mean(found), answers.labelled)
     sums, counts = found
     self._check(answers.valid.shape, sums, counts)
     total = lambda x: jnp.where(answers.valid, x, 0).sum()
@@ -202,7 +206,7 @@ def _balanced_accuracy(answers):
   of_class = answers.valid & (answers.targets.astype(jnp.int32) == classes)
   count = of_class.sum(1)
   recall = (of_class & correct).sum(1) / jnp.maximum(count, 1)
-  return recall.sum() / (count > 0).sum(), answers.valid.any()
+  return recall.sum() / (count > 0).sum(), answers.labelled
 
 
 def _auc(answers):
@@ -213,7 +217,7 @@ def _auc(answers):
 
 def _squared_error(answers):
   errors = answers.mean(jnp.square(answers.outputs[:, 0] - answers.targets))
-  return errors * jnp.square(answers.unit), answers.valid.any()
+  return errors * jnp.square(answers.unit), answers.labelled
 
 
 ACCURACY = Metric(

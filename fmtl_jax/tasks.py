@@ -340,6 +340,7 @@ def answers(
 ) -> metrics_lib.Answers:
   """What metrics of a kind see of one model on examples of one task."""
   own = own_outputs(kind, tasks, outputs, task)
+  count = valid.sum()
   return metrics_lib.Answers(
     outputs=own,
     targets=targets,
@@ -347,6 +348,8 @@ def answers(
     valid=valid,
     predictions=kind.predict(own),
     losses=losses,
+    count=count,
+    labelled=count > 0,
     num_classes=max(t.num_classes for t in tasks),
     unit=of_task(np.array([t.unit for t in tasks], outputs.dtype), task),
   )

@@ -270,8 +270,11 @@ class FederatedDataset:
     examples = self.examples
     columns = jnp.asarray(examples.columns)
     column = jnp.take(columns, tasks, mode='clip')
-    present = jnp.take(gather(examples.present), column, axis=1)
-    has_label = present & (tasks < self.num_tasks)
+    # As numbers: selects of bools compile to losses with other last bits.
+    present = jnp.take(
+      gather(jnp.asarray(examples.present).astype(jnp.int32)), column, axis=1
+    )
+    has_label = present.astype(bool) & (tasks < self.num_tasks)
 
     def of_slots(leaf):
       taken = jnp.take(gather(leaf), column, axis=1)
