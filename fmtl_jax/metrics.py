@@ -43,7 +43,7 @@ class Answers(NamedTuple):
       label of the task.
     predictions: What the kind makes of the outputs, `[B, ...]`.
     losses: `[B]`.
-    count: `[]`, how many are valid.
+    num_valid: `[]`, how many examples count.
     labelled: `[]` bool, whether any is.
     num_classes: The most classes of any task, a number that is not traced.
     unit: `[]`, the task's unit, see `tasks.Task`.
@@ -55,14 +55,14 @@ class Answers(NamedTuple):
   valid: jax.Array
   predictions: Any
   losses: jax.Array
-  count: jax.Array
+  num_valid: jax.Array
   labelled: jax.Array
   num_classes: int
   unit: jax.Array
 
   def mean(self, values: jax.Array) -> jax.Array:
     """The mean of `[B]` values over the examples that count."""
-    return jnp.where(self.valid, values, 0).sum() / self.count
+    return jnp.where(self.valid, values, 0).sum() / self.num_valid
 
 
 class Value(NamedTuple):

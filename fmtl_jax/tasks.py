@@ -348,7 +348,7 @@ def answers(
     valid=valid,
     predictions=kind.predict(own),
     losses=losses,
-    count=count,
+    num_valid=count,
     labelled=count > 0,
     num_classes=max(t.num_classes for t in tasks),
     unit=of_task(np.array([t.unit for t in tasks], outputs.dtype), task),
