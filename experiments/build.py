@@ -479,7 +479,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   choices = {
     'report.view': ('pooled', 'client'),
-    'report.metric': evaluation.METRICS,
     'execution.clients_on': ('device', 'host'),
   }
   for field, known in choices.items():
@@ -488,12 +487,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'Expected {field} to be one of {", ".join(known)}, got '
         f'{flat[field]!r}.'
       )
-  unknown = set(config.report.more_metrics) - set(evaluation.METRICS)
-  if unknown:
-    raise ValueError(
-      f'Expected report.more_metrics out of {", ".join(evaluation.METRICS)}, '
-      f'got {", ".join(map(repr, sorted(unknown)))}.'
-    )
+  if config.data.name in datasets.OF_THE_PACKAGE:
+    checks.check_metric_names(config, evaluation.METRICS, 'one of')
   fractions = (config.data.test_fraction, config.data.validation_fraction)
   if min(fractions) < 0 or sum(fractions) >= 1:
     raise ValueError(

@@ -192,13 +192,26 @@ def check_metrics(
 ) -> None:
   """Raises a ValueError for a metric that none of the tasks has."""
   known = evaluation.metric_names(tuple(tasks))
+  check_metric_names(config, known, 'one that the tasks have,')
+
+
+def check_metric_names(
+  config: ml_collections.ConfigDict, known: Sequence[str], rule: str
+) -> None:
+  """Raises a ValueError for a metric that is not known.
+
+  Args:
+    config: Its `report` names metrics.
+    known: Names of metrics.
+    rule: What they are, for the sentence.
+  """
   for field in ('metric', 'more_metrics'):
     given = config.report[field]
     for name in (given,) if isinstance(given, str) else given:
       if name not in known:
         raise ValueError(
-          f'Expected report.{field} to be one that the tasks have, '
-          f'{", ".join(known)}, got {name!r}.'
+          f'Expected report.{field} to be {rule} {", ".join(known)}, got '
+          f'{name!r}.{config_lib.nearest(name, known)}'
         )
 
 

@@ -373,8 +373,9 @@ def _search(plan, source, workdir, flag):
     stop_if_diverged=False,
   )
   seconds = time.perf_counter() - start
+  own = results.own_metrics(source.tasks)
   rows = sweeps.rows_of(
-    plan.name, {}, plan.points, plan.search, history, seconds
+    plan.name, {}, plan.points, plan.search, history, seconds, own
   )
   records_lib.write(path, unfinished | {'rows': rows})
   return rows
@@ -437,6 +438,8 @@ def summarize(
       'validation': None if best is None else best['final'],
       'at_edge': len(rates) > 1 and chosen in (min(rates), max(rates)),
     }
+    if points and results.METRICS in points[0]:
+      row[results.METRICS] = points[0][results.METRICS]
     rows.append(row | _summary(by_case.get(name), reference, config))
   return rows
 
@@ -615,7 +618,7 @@ def _say_final(record, config):
   found = (
     f'diverged with {tables.counted(len(diverged), "seed")} of {len(values)}'
     if diverged
-    else f'{results.describe("test", metric)} {values.mean():.2f}'
+    else f'{results.describe("test", metric, [record])} {values.mean():.2f}'
   )
   print(f'{record["label"]}: {found}', flush=True)
 

@@ -65,7 +65,8 @@ class Source(NamedTuple):
 
   Attributes:
     features: `[N, ...]`: an array, or `images.Images` for a backbone.
-    labels: `[N, L]` float32, NaN where missing.
+    labels: `[N, L]` float32, NaN where missing; or a tree of `[N, L, ...]`
+      targets, see `FederatedDataset.create`.
     tasks: The T tasks.
     strata: `[N]`, what splits keep the proportions of.
     keys: `[N]`, a natural owner of each example (a person, a site), or None.
@@ -86,7 +87,7 @@ class Source(NamedTuple):
   """
 
   features: Any
-  labels: np.ndarray
+  labels: Any
   tasks: tuple[tasks_lib.Task, ...]
   strata: np.ndarray
   keys: np.ndarray | None = None
@@ -233,6 +234,8 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
   'face_folder': _face_folder,
   'celeb_a': _celeb_a,
 }
+# Of this package; their tasks have its metrics alone.
+OF_THE_PACKAGE = tuple(SOURCES)
 # Those that would refuse NaN otherwise.
 _WITH_NONFINITE = {'uci_har': functools.partial(_uci_har, allow_nonfinite=True)}
 
@@ -573,10 +576,10 @@ def centralize(
     if not shared_labels:
       rows = [np.concatenate(group) for group in members]
   examples = dataset.examples
-  labels = np.where(examples.present, examples.labels, np.nan)
   central = dataset_lib.FederatedDataset.create(
     features=examples.features,
-    labels=labels,
+    labels=examples.labels,
+    present=examples.present,
     tasks=tasks,
     client_tasks=client_tasks,
     train=rows,
@@ -587,9 +590,10 @@ def centralize(
 
 def describe(dataset: dataset_lib.FederatedDataset) -> str:
   """What a partition made: sizes, labels, coverage."""
+  labels, present = dataset.examples.labels, dataset.examples.present
   return partitioners.describe(
     dataset.partition.train.groups(),
-    np.where(dataset.examples.present, dataset.examples.labels, np.nan),
+    np.where(present, labels if getattr(labels, 'ndim', 0) == 2 else 0, np.nan),
     dataset.partition.client_tasks,
     dataset.tasks,
   )

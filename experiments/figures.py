@@ -102,9 +102,8 @@ def task_curves(
     for place, (column, label) in enumerate(chosen.items()):
       _line(panels, place, label, rounds, mean[:, column], std[:, column])
     shown = [*chosen] if len(tasks) <= _MOST_LINES else slice(None)
-    _finish_curves(
-      figure, panels, split, metric, mean[-1, shown], std[-1, shown]
-    )
+    words = results.describe(split, metric, [record])
+    _finish_curves(figure, panels, words, mean[-1, shown], std[-1, shown])
     _title(figure, f'{record["label"]}: {_spread(record)}')
 
 
@@ -156,7 +155,8 @@ def case_curves(
             linewidth=1.2,
             label=record['label'],
           )
-    _finish_curves(figure, panels, split, metric, *np.reshape(last, (-1, 2)).T)
+    words = results.describe(split, metric, records)
+    _finish_curves(figure, panels, words, *np.reshape(last, (-1, 2)).T)
     if by_time:
       for axes in panels:
         axes.set_xlabel('simulated time (s)')
@@ -203,7 +203,7 @@ def client_dots(
       panels.append((record, names, np.nanmean(by_seed[:, defined], 0)))
   if not panels:
     return False
-  sign = -1 if results.lower_is_better(metric) else 1
+  sign = -1 if results.lower_is_better(metric, records) else 1
   columns = min(2, len(panels))
   num_rows = math.ceil(len(panels) / columns)
   with _figure(path, height=0.9 + 2.0 * num_rows) as figure:
@@ -238,11 +238,14 @@ def client_dots(
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5)
     for axes in list(grid.flat)[len(panels) :]:
       axes.set_axis_off()
-    unit = ' (percentage points)' if results.in_percent(metric) else ''
+    unit = ''
+    if results.in_percent(metric, records):
+      unit = ' (percentage points)'
     figure.supylabel(f'difference{unit}', fontsize=10)
     figure.supxlabel('client, sorted by its difference', fontsize=10)
     count = len(base[0]['seeds'])
-    words = results.describe(split, metric).removesuffix(results.PERCENT)
+    words = results.describe(split, metric, records)
+    words = words.removesuffix(results.PERCENT)
     _title(
       figure,
       f'{words.capitalize()} against {base[0]["label"]}: '
@@ -380,7 +383,7 @@ def comparison(
     metric: What the rows are about.
     title: One line.
   """
-  sign = -1 if results.lower_is_better(metric) else 1
+  sign = -1 if results.lower_is_better(metric, rows) else 1
   defined = [row for row in rows if row['mean'] is not None]
   missing = [row for row in rows if row['mean'] is None]
   ordered = sorted(defined, key=lambda row: -sign * row['mean']) + missing
@@ -425,7 +428,7 @@ def comparison(
             color=_GREY,
           )
       axes.set_title(heading)
-      axes.set_xlabel(results.describe('test', metric))
+      axes.set_xlabel(results.describe('test', metric, rows))
       axes.tick_params(axis='y', length=0)
     panels[0].set_yticks(places, [_wrapped(row['label']) for row in ordered])
     panels[0].set_ylim(len(ordered) - 0.4, -0.6)
@@ -470,7 +473,7 @@ def newcomers(
       axes.set_xticks(places, [str(count) for count in examples])
       axes.set_xlabel('examples that a newcomer adapts with')
       axes.margins(x=0)
-    words = results.describe('test', metric)
+    words = results.describe('test', metric, rows)
     panels[0].set_ylabel(words[:1].upper() + words[1:])
     panels[0].set_title('all values')
     panels[1].set_title('close-up')
@@ -550,8 +553,7 @@ def _line(
 def _finish_curves(
   figure: Any,
   panels: Sequence[Any],
-  split: str,
-  metric: str,
+  words: str,
   last: np.ndarray,
   last_std: np.ndarray,
 ) -> None:
@@ -560,8 +562,7 @@ def _finish_curves(
   Args:
     figure: Of the panels.
     panels: Two axes with the same lines.
-    split: Names the axis.
-    metric: Names the axis.
+    words: Name the axis.
     last: `[lines]` last values, which the close-up shows.
     last_std: `[lines]`, NaN for one seed.
   """
@@ -572,8 +573,7 @@ def _finish_curves(
     axes.set_xlabel('round')
     axes.margins(x=0)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-  shown = results.describe(split, metric)
-  panels[0].set_ylabel(shown[:1].upper() + shown[1:])
+  panels[0].set_ylabel(words[:1].upper() + words[1:])
   panels[0].set_title('all values')
   panels[1].set_title('close-up of the last values')
   last_std = np.nan_to_num(last_std)

@@ -21,6 +21,7 @@ import pathlib
 import sys
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -30,6 +31,7 @@ from experiments import workdirs
 import fmtl_jax
 from fmtl_jax import checkpoints
 from fmtl_jax import features
+from fmtl_jax.data import checks
 from fmtl_jax.data import images
 
 SAMPLE = 1024  # Rows of an array that is not in memory.
@@ -50,10 +52,14 @@ def of_source(source: datasets.Source, name: str) -> dict[str, Any]:
     name: Of `datasets.SOURCES`.
   """
   found: dict[str, Any] = {
-    field: _of_array(getattr(source, field)) for field in _ARRAYS
+    field: _of_arrays(getattr(source, field)) for field in _ARRAYS
   }
   found['tasks'] = [
-    [task.name, task.kind, task.column] for task in source.tasks
+    [
+      *(task.name, task.definition.name, task.column),
+      *(metric.name for metric in task.metrics),
+    ]
+    for task in source.tasks
   ]
   found |= {field: getattr(source, field) for field in _PLAIN}
   found[CODE] = of_code(datasets.SOURCES[name])
@@ -91,6 +97,17 @@ def of_code(function: Callable[..., Any]) -> str:
   except (OSError, TypeError):  # Typed in, or compiled.
     return name
   return f'{name} {hashlib.sha256(content).hexdigest()}'
+
+
+def _of_arrays(arrays: Any) -> Any:
+  """The fingerprint of an array; of a tree, those of its arrays by path."""
+  if not checks.is_tree(arrays) or isinstance(arrays, images.Images):
+    return _of_array(arrays)
+  paths, _ = jax.tree.flatten_with_path(arrays)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): _of_array(leaf)
+    for path, leaf in paths
+  }
 
 
 def _of_array(array: Any) -> dict[str, Any] | None:

@@ -476,6 +476,7 @@ def _run(plan, source, held_out, workdir, flag):
   )
   partitions = [data.newcomers.partition for data in held_out]
   flat = config_lib.flatten(plan.config)
+  own = results.own_metrics(source.tasks)
   return {
     'case': plan.name,
     'label': plan.label,
@@ -490,11 +491,12 @@ def _run(plan, source, held_out, workdir, flag):
     'adapted': adapted_layers(plan),
     'way': plan.way._asdict(),
     'values': {
-      name: train.to_json(100 * x if results.in_percent(name) else x)
+      name: train.to_json(100 * x if results.in_percent(name, [own]) else x)
       for name, x in each.items()
       if name != 'count'
     },
     'counts': train.to_json(each['count'][:, 0]),  # The same for all numbers.
+    **own,
     'training_clients': {
       name.removeprefix('test/client/'): [of_seed[-1] for of_seed in values[-1]]
       for name, values in history.values.items()
@@ -746,6 +748,7 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
         'way': record['way'],
         'learned': record['settings']['unseen.start'] != INITIAL,
       }
+      | {k: record[k] for k in (results.METRICS,) if k in record}
     )
   return rows
 
@@ -862,7 +865,7 @@ def _say(record, config):
     f'{count}: {mean:.2f}'
     for count, mean in zip(row['examples'], row['mean'], strict=True)
   )
-  shown = results.describe('test', config.report.metric)
+  shown = results.describe('test', config.report.metric, [record])
   print(f'{row["label"]}: {shown} by examples {found}', flush=True)
 
 

@@ -258,7 +258,7 @@ def _target_of_case(records, report) -> list[float]:
   for record in records:
     if record['case'] == report.target_case:
       curve = results.curve(record, 'test', report.view, report.metric)
-      sign = -1 if results.lower_is_better(report.metric) else 1
+      sign = -1 if results.lower_is_better(report.metric, records) else 1
       end = float(curve[-1, :, -1].mean())
       if math.isfinite(end):  # One seed that diverged has no end.
         found.append(end - sign * report.target_margin)

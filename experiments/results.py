@@ -5,7 +5,7 @@ loop writes one for each case. Its curve holds `[E][R][T + 1]` nested lists: E
 evaluations, R seeds, T tasks and their mean, None where undefined.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 import math
 import pathlib
@@ -17,6 +17,8 @@ import numpy as np
 from experiments import files
 from experiments import workdirs
 from fmtl_jax import evaluation
+from fmtl_jax import metrics as metrics_lib
+from fmtl_jax import tasks as tasks_lib
 
 Record = Mapping[str, Any]
 
@@ -25,8 +27,9 @@ PERCENT = ' (%)'
 # The training loss is that of the examples a round's cohort trained on.
 TRAIN = ('train', 'cohort', evaluation.LOSS)
 
-_PERCENT = (evaluation.ACCURACY, evaluation.BALANCED_ACCURACY)
-_ABBREVIATIONS = {evaluation.AUC: 'AUC', evaluation.MSE: 'MSE'}
+# Where a record, or a row of a table, says how metrics are shown that are not
+# of this package, by their names: the fields of `Metric.shown`.
+METRICS = 'metrics'
 _CSV_HEADER = (
   'case',
   'seed',
@@ -39,20 +42,73 @@ _CSV_HEADER = (
 )
 
 
-def in_percent(metric: str) -> bool:
-  """Whether a metric is kept in percent: accuracies are."""
-  return metric.startswith(_PERCENT)
+def own_metrics(tasks: Sequence[tasks_lib.Task]) -> dict[str, Any]:
+  """What records say of metrics that are not of this package.
+
+  Args:
+    tasks: The tasks that may have such.
+
+  Returns:
+    `{METRICS: {name: ...}}`, empty if there are none.
+  """
+  found = {
+    name: metric.shown
+    for name, metric in tasks_lib.metrics(tasks).items()
+    if name not in metrics_lib.METRICS
+  }
+  return {METRICS: found} if found else {}
 
 
-def lower_is_better(metric: str) -> bool:
-  """Whether a smaller value of a metric is the better one."""
-  return metric.startswith(evaluation.LOWER_IS_BETTER)
+def _shown(metric: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """How a metric is shown, perhaps with a suffix."""
+  name = metrics_lib.base_name(metric)
+  if name in metrics_lib.METRICS:
+    return metrics_lib.METRICS[name].shown
+  for row in rows:
+    if name in row.get(METRICS, {}):
+      return row[METRICS][name]
+  raise ValueError(
+    f'Expected a metric out of {", ".join(metrics_lib.METRICS)}, or one of '
+    f'which the records say how it is shown, got {metric!r}.'
+  )
 
 
-def describe(split: str, metric: str) -> str:
-  """A metric in words, with its unit: `test accuracy (%)`."""
-  words = _ABBREVIATIONS.get(metric, metric.replace('_', ' '))
-  return f'{split} {words}' + (PERCENT if in_percent(metric) else '')
+def in_percent(metric: str, rows: Iterable[Mapping[str, Any]] = ()) -> bool:
+  """Whether a metric is kept in percent: accuracies are.
+
+  Args:
+    metric: Its name, perhaps with a suffix.
+    rows: Records or rows of tables, for metrics that are not of this package.
+  """
+  return _shown(metric, rows)['in_percent']
+
+
+def lower_is_better(
+  metric: str, rows: Iterable[Mapping[str, Any]] = ()
+) -> bool:
+  """Whether a smaller value of a metric is the better one.
+
+  Args:
+    metric: As of `in_percent`.
+    rows: As of `in_percent`.
+  """
+  return _shown(metric, rows)['lower_is_better']
+
+
+def describe(
+  split: str, metric: str, rows: Iterable[Mapping[str, Any]] = ()
+) -> str:
+  """A metric in words, with its unit: `test accuracy (%)`.
+
+  Args:
+    split: `validation` or `test`.
+    metric: As of `in_percent`.
+    rows: As of `in_percent`.
+  """
+  shown = _shown(metric, rows)
+  suffix = metric.removeprefix(metrics_lib.base_name(metric)).replace('_', ' ')
+  unit = PERCENT if shown['in_percent'] else ''
+  return f'{split} {shown["label"]}{suffix}{unit}'
 
 
 def curve(record: Record, split: str, view: str, metric: str) -> np.ndarray:
@@ -131,7 +187,8 @@ def client_differences(
   Returns:
     `[R, M]`, a row for each seed of both; NaN where nothing can be compared.
   """
-  worst = np.inf if lower_is_better(metric) else -np.inf
+  lower = lower_is_better(metric, (record, baseline))
+  worst = np.inf if lower else -np.inf
   values = _client_values(record, split, metric)
   others = _client_values(baseline, split, metric)
   rows = []
@@ -169,7 +226,8 @@ def negative_transfer(
     compared; NaN if none can.
   """
   differences = client_differences(record, reference, split, metric)
-  worse = (differences > 0) if lower_is_better(metric) else (differences < 0)
+  lower = lower_is_better(metric, (record, reference))
+  worse = (differences > 0) if lower else (differences < 0)
   comparable = (~np.isnan(differences)).sum(1)
   share = 100 * worse.sum(1) / np.maximum(comparable, 1)
   return np.where(comparable > 0, share, np.nan)

@@ -13,6 +13,7 @@ import itertools
 import pathlib
 import shlex
 import time
+import types
 from typing import Any
 
 import ml_collections
@@ -214,7 +215,8 @@ def _run(plan, config, source, workdir, flag):
     point_size=case_config.run.seeds,
   )
   seconds = time.perf_counter() - start
-  return rows_of(name, point, points, case_config, history, seconds)
+  own = results.own_metrics(source.tasks)
+  return rows_of(name, point, points, case_config, history, seconds, own)
 
 
 def _build(plan, source):
@@ -231,13 +233,15 @@ def rows_of(
   config: ml_collections.ConfigDict,
   history: train.History,
   seconds: float,
+  own_metrics: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
   """A row for each mapped point: settings, and validation values by round.
 
   `curve` is the mean over seeds of the metric at each of `rounds`, None where a
   seed diverged; `final` and `std` belong to the last round, `best` and
   `best_round` to the best one; `seconds` is the time of the whole program, and
-  `environments` says what it was run with.
+  `environments` says what it was run with. `own_metrics` is of
+  `results.own_metrics`.
   """
   metric = f'validation/{config.report.view}/{config.report.metric}'
   values = np.array(history.values[metric], np.float64)[:, :, -1]
@@ -250,7 +254,8 @@ def rows_of(
     curve = values[:, i].mean(1)
     if diverged.reshape(len(points), -1)[i].any():
       curve = np.full(len(curve), np.nan)
-    sign = -1 if results.lower_is_better(config.report.metric) else 1
+    shown = config.report.metric
+    sign = -1 if results.lower_is_better(shown, [own_metrics]) else 1
     best = int(np.nanargmax(sign * curve)) if np.isfinite(curve).any() else 0
     seeds = values[-1, i]
     std = seeds.std(ddof=1) if len(seeds) > 1 else np.nan
@@ -269,6 +274,7 @@ def rows_of(
         'seconds': seconds,
         environments.KEY: history.environments,
         'runs_in_program': values.shape[1] * values.shape[2],
+        **own_metrics,
       }
     )
   return rows

@@ -114,10 +114,11 @@ def results_table(
     ValueError: If no case has the metric, or the cases have other tasks.
   """
   tasks = _check(records, split, view, metric)
-  mean = _mean_column(tasks, view, metric)
+  mean = _mean_column(records, view, metric)
+  decimals = _decimals(metric, records)
   notes = [_runs_note(records), _view_note(view)]
   if len(tasks) > max_tasks:
-    columns = [mean, *_client_columns(tasks, metric)]
+    columns = [mean, *_client_columns(records, metric)]
     notes.append(f'{len(tasks)} tasks. {_CLIENT_NOTE}')
   else:
     columns = [
@@ -135,7 +136,7 @@ def results_table(
   bold = set()
   for number, column in enumerate(columns):
     means = {
-      row: round(summaries[row][number][0], _decimals(metric))
+      row: round(summaries[row][number][0], decimals)
       for row in competing
       if math.isfinite(summaries[row][number][0])
     }
@@ -148,10 +149,10 @@ def results_table(
     )
   notes += _undefined_notes(records, split, view, metric)
   return Table(
-    title=title or _capitalized(results.describe(split, metric)),
+    title=title or _capitalized(results.describe(split, metric, records)),
     header=(_CASE, *(column.header for column in columns)),
     rows=tuple(
-      (record['label'], *(_plus_minus(*pair, metric) for pair in row))
+      (record['label'], *(_plus_minus(*pair, decimals) for pair in row))
       for record, row in zip(records, summaries, strict=True)
     ),
     bold=frozenset(bold),
@@ -184,7 +185,8 @@ def _undefined_notes(
           f'{counted(broken, "seed")} of {len(record["seeds"])}; a mean that '
           'they are part of is not a number.'
         )
-  words = results.describe(split, metric).removesuffix(results.PERCENT)
+  words = results.describe(split, metric, records)
+  words = words.removesuffix(results.PERCENT)
   for names, labels in left_out.items():
     if names:
       of_whom = f'{", ".join(labels)}: means' if len(left_out) > 1 else 'Means'
@@ -260,7 +262,7 @@ def difference_table(
     ValueError: If the baseline is not among the cases, no case has the metric,
       or the cases have other tasks.
   """
-  tasks = _check(records, split, view, metric)
+  _check(records, split, view, metric)
   by_case = {record['case']: record for record in records}
   if baseline not in by_case:
     raise ValueError(
@@ -268,8 +270,9 @@ def difference_table(
       f'got {baseline!r}; name one of them or run it too.'
     )
   base = by_case[baseline]
-  mean = _mean_column(tasks, view, metric)
-  _, client_std, worst_decile = _client_columns(tasks, metric)
+  mean = _mean_column(records, view, metric)
+  decimals = _decimals(metric, records)
+  _, client_std, worst_decile = _client_columns(records, metric)
   base_values = dict(zip(base['seeds'], mean.last(base, split), strict=True))
   rows = []
   for record in records:
@@ -282,7 +285,7 @@ def difference_table(
         )
         if seed in base_values
       ]
-      difference, interval = _difference(paired, metric)
+      difference, interval = _difference(paired, decimals)
       worse = _worse_off(
         results.client_differences(record, base, split, metric),
         mean.lower_is_better,
@@ -293,13 +296,15 @@ def difference_table(
         difference,
         interval,
         worse,
-        _plus_minus(*worst_decile.summary(record, split), metric),
-        _plus_minus(*client_std.summary(record, split), metric),
+        _plus_minus(*worst_decile.summary(record, split), decimals),
+        _plus_minus(*client_std.summary(record, split), decimals),
       )
     )
-  shown = results.describe(split, metric)
+  shown = results.describe(split, metric, records)
   words = shown.removesuffix(results.PERCENT)
-  unit = ' in percentage points' if results.in_percent(metric) else ''
+  unit = ''
+  if results.in_percent(metric, records):
+    unit = ' in percentage points'
   return Table(
     title=title or f'{_capitalized(shown)} compared with {base["label"]}',
     header=(
@@ -347,12 +352,13 @@ def comparison_table(
     references: Cases that do not compete for the best value of a column.
     notes: Of the search, below those of the columns.
   """
-  shown = results.describe('test', metric)
+  said = [*rows, *records]
+  shown = results.describe('test', metric, said)
   words = shown.removesuffix(results.PERCENT)
   columns = ('mean', 'worst_decile', 'negative_transfer')
-  lower = results.lower_is_better(metric)
+  lower = results.lower_is_better(metric, said)
   is_lower = dict(zip(columns, (lower, lower, True), strict=True))
-  decimals = {name: _decimals(metric) for name in columns}
+  decimals = {name: _decimals(metric, said) for name in columns}
   decimals['negative_transfer'] = 1
   bold = set()
   for number, name in enumerate(columns):
@@ -458,18 +464,19 @@ def newcomers_table(
     notes: Of how newcomers adapt.
   """
   examples = rows[0]['examples']
-  best = min if results.lower_is_better(metric) else max
+  best = min if results.lower_is_better(metric, rows) else max
+  decimals = _decimals(metric, rows)
   bold = set()
   for column in range(len(examples)):
     values = {
-      place: round(row['mean'][column], _decimals(metric))
+      place: round(row['mean'][column], decimals)
       for place, row in enumerate(rows)
       if math.isfinite(row['mean'][column])
     }
     if len(values) > 1:
       most = best(values.values())
       bold |= {(p, column + 2) for p, value in values.items() if value == most}
-  shown = _capitalized(results.describe('test', metric))
+  shown = _capitalized(results.describe('test', metric, rows))
   return Table(
     title=title or f'Newcomers: {shown} by their examples',
     header=('algorithm', 'adapts', *map(str, examples)),
@@ -478,7 +485,7 @@ def newcomers_table(
         row['label'],
         row['adapted'],
         *(
-          _plus_minus(mean, std, metric)
+          _plus_minus(mean, std, decimals)
           for mean, std in zip(row['mean'], row['std'], strict=True)
         ),
       )
@@ -535,6 +542,8 @@ def search_table(
   values = sorted(
     {row['settings'][field] for rows in searches.values() for row in rows}
   )
+  said = [row for rows in searches.values() for row in rows]
+  decimals = _decimals(metric, said)
   cells, bold = [], set()
   for place, (label, rows) in enumerate(searches.items()):
     found = {row['settings'][field]: row['final'] for row in rows}
@@ -543,12 +552,12 @@ def search_table(
       text = MISSING
       if value in found:
         final = found[value]
-        text = DIVERGED if final is None else f'{final:.{_decimals(metric)}f}'
+        text = DIVERGED if final is None else f'{final:.{decimals}f}'
       line.append(text)
       if value == chosen[label]:
         bold.add((place, column + 1))
     cells.append(tuple(line))
-  shown = _capitalized(results.describe('validation', metric))
+  shown = _capitalized(results.describe('validation', metric, said))
   return Table(
     title=title or f'{shown} by {field}',
     header=('algorithm', *(f'{value:g}' for value in values)),
@@ -654,8 +663,8 @@ def target_table(
     ValueError: If no case has the metric, or the cases have other tasks.
   """
   _check(records, split, view, metric)
-  lower = results.lower_is_better(metric)
-  unit = ' %' if results.in_percent(metric) else ''
+  lower = results.lower_is_better(metric, records)
+  unit = ' %' if results.in_percent(metric, records) else ''
   rows = []
   for record in records:
     if not record['rounds']:
@@ -673,7 +682,8 @@ def target_table(
       a_round += sum(cost['bytes_down_per_round'].values())
       cells += [str(number), human_bytes(number * a_round)]
     rows.append((record['label'], *cells))
-  words = results.describe(split, metric).removesuffix(results.PERCENT)
+  words = results.describe(split, metric, records)
+  words = words.removesuffix(results.PERCENT)
   return Table(
     title=title or f'Rounds and bytes to reach a {words}',
     header=(
@@ -760,19 +770,21 @@ def _check(
   return records[0]['tasks']
 
 
-def _mean_column(tasks: Sequence[str], view: str, metric: str) -> _Column:
-  lower = results.lower_is_better(metric)
-  return _Column(results.MEAN, view, metric, len(tasks), lower)
+def _mean_column(records: Sequence[Record], view: str, metric: str) -> _Column:
+  lower = results.lower_is_better(metric, records)
+  count = len(records[0]['tasks'])
+  return _Column(results.MEAN, view, metric, count, lower)
 
 
 def _client_columns(
-  tasks: Sequence[str], metric: str
+  records: Sequence[Record], metric: str
 ) -> tuple[_Column, _Column, _Column]:
   """Mean, standard deviation and worst decile over the clients."""
-  lower = results.lower_is_better(metric)
+  lower = results.lower_is_better(metric, records)
+  count = len(records[0]['tasks'])
 
   def column(header, suffix, lower):
-    return _Column(header, 'client', metric + suffix, len(tasks), lower)
+    return _Column(header, 'client', metric + suffix, count, lower)
 
   return (
     column('client mean', evaluation.CLIENT_MEAN, lower),
@@ -781,11 +793,10 @@ def _client_columns(
   )
 
 
-def _difference(paired: Sequence[float], metric: str) -> tuple[str, str]:
+def _difference(paired: Sequence[float], decimals: int) -> tuple[str, str]:
   """The mean of paired differences, and its t interval."""
   if not paired or np.isnan(paired).any():
     return MISSING, MISSING
-  decimals = _decimals(metric)
   signed = lambda x: f'{x:+.{decimals}f}'.replace('-', '−')
   mean = float(np.mean(paired))
   count = len(paired)
@@ -806,17 +817,16 @@ def _worse_off(differences: np.ndarray, lower_is_better: bool) -> str:
   return ' of '.join(str(int(c)) if c == int(c) else f'{c:.1f}' for c in counts)
 
 
-def _plus_minus(mean: float, std: float, metric: str) -> str:
+def _plus_minus(mean: float, std: float, decimals: int) -> str:
   """A cell: `94.56 ± 0.31`."""
-  decimals = _decimals(metric)
   if math.isnan(mean):
     return MISSING
   text = f'{mean:.{decimals}f}'
   return text if math.isnan(std) else f'{text} ± {std:.{decimals}f}'
 
 
-def _decimals(metric: str) -> int:
-  return 2 if results.in_percent(metric) else 4
+def _decimals(metric: str, rows: Sequence[Mapping[str, Any]]) -> int:
+  return 2 if results.in_percent(metric, rows) else 4
 
 
 def counted(number: int, unit: str) -> str:

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 import time
+import types
 from typing import Any
 
 import jax
@@ -401,17 +402,35 @@ class History:
         of_run[clients] = numbers
     self.client_values[clusters.CLUSTER] = to_json(known[:, :-1])
 
-  def add_evaluation(self, round_number: int, split: str, metrics: Any) -> None:
-    """Adds what `Program.evaluate` returned for a split."""
+  def add_evaluation(
+    self,
+    round_number: int,
+    split: str,
+    metrics: Any,
+    own_metrics: Mapping[str, Any] = types.MappingProxyType({}),
+  ) -> None:
+    """Adds what `Program.evaluate` returned for a split.
+
+    Args:
+      round_number: After which it was evaluated.
+      split: `validation` or `test`.
+      metrics: `[R, ...]`, by view.
+      own_metrics: Of `results.own_metrics`.
+    """
+    factor_of = lambda name: (
+      100.0
+      if name != 'count' and results.in_percent(name, [own_metrics])
+      else 1.0
+    )
     if not self.rounds or self.rounds[-1] != round_number:
       self.rounds.append(round_number)
     for view in ('pooled', 'client'):
       for name, value in metrics[view].items():
-        factor = 100.0 if results.in_percent(name) else 1.0
+        factor = factor_of(name)
         values = self.values.setdefault(f'{split}/{view}/{name}', [])
         values.append(to_json(factor * value))
     for name, value in metrics['each'].items():
-      factor = 100.0 if results.in_percent(name) else 1.0
+      factor = factor_of(name)
       self.client_values[f'{split}/{name}'] = to_json(factor * value)
 
   def last(self, name: str, going: np.ndarray | None = None) -> float:
@@ -476,6 +495,7 @@ def run_case(
     state, done = program.device_state(host), int(done)
   bar = progress.Progress(label, rounds, 'round', done, processes.is_first())
   metric = f'validation/{config.report.view}/{config.report.metric}'
+  own_metrics = results.own_metrics(case.federation.tasks)
   evaluated = bool(history.rounds) and history.rounds[-1] == done
 
   def going_runs():
@@ -485,7 +505,8 @@ def run_case(
 
   def evaluate():
     for split in splits:
-      history.add_evaluation(done, split, program.evaluate(state, split))
+      found = program.evaluate(state, split)
+      history.add_evaluation(done, split, found, own_metrics)
     loss = _mean(history.train_loss)
     shown = {'loss': tables.MISSING if np.isnan(loss) else f'{loss:.3f}'}
     if metric in history.values:
@@ -504,7 +525,7 @@ def run_case(
     score = None
     if history.rounds[-1:] == [done] and metric in history.values:
       value = history.last(metric)  # Best of all runs, or of none.
-      lower = results.lower_is_better(config.report.metric)
+      lower = results.lower_is_better(config.report.metric, [own_metrics])
       score = (-value if lower else value) if np.isfinite(value) else None
 
     def write():
@@ -682,6 +703,7 @@ def record_head(
     'seeds': seeds_of(config),
     'protocol': config.data.protocol,
     'overlapping_pairs': overlapping_pairs,
+    **results.own_metrics(source.tasks),
   }
 
 

@@ -7,7 +7,8 @@ attack (`Attack`) is a setting of the round. Without one nothing is compiled in.
 `sign_flip`   sends `-scale` times the update
 `noise`       adds Gaussian noise to every leaf of the update, with `scale`
               times the leaf's root mean square as its standard deviation
-`label_flip`  trains on wrong labels: 1 - y, C - 1 - y of C classes, -y
+`label_flip`  trains on wrong labels: 1 - y, C - 1 - y of C classes, -y, or what
+              the kind of the task says
 `nan`         sends NaN
 
 What is falsified is the update of the layers that are averaged. Layers that a
@@ -22,6 +23,7 @@ the view `client`. Training losses are those of all clients.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -182,16 +184,33 @@ class _WrongLabels(client_updates.LocalData):
   def batch(self, positions: jax.Array) -> dataset_lib.Batch:
     """See `LocalData`."""
     batch = super().batch(positions)
+    attacks = is_attacker(self.client)
+
+    def choose(flags, wrong, right):
+      flags = flags.reshape(flags.shape + (1,) * (right.ndim - flags.ndim))
+      return jnp.where(flags, wrong, right)
+
+    labels = batch.labels
+    for wrong, flags in self._wrong(batch):
+      chosen = batch.has_label
+      if flags is not None:
+        chosen &= flags[:, None]
+      labels = jax.tree.map(
+        functools.partial(choose, chosen & attacks), wrong, labels
+      )
+    return dataclasses.replace(batch, labels=labels)
+
+  def _wrong(self, batch):
+    """Wrong labels as each kind has them, and which slots `[S]` are of it."""
     tasks = self.data.tasks
-    kinds = {tasks_lib.REGRESSION: 0, tasks_lib.BINARY: 1}
-    last = [kinds.get(task.kind, task.num_classes - 1) for task in tasks]
-    highest = jnp.array(last, batch.labels.dtype)
-    highest = jnp.take(highest, batch.tasks, mode='clip')
-    wrong = highest[:, None] - batch.labels
-    wrong = jnp.where(batch.has_label, wrong, batch.labels)
-    return dataclasses.replace(
-      batch, labels=jnp.where(is_attacker(self.client), wrong, batch.labels)
-    )
+    by_kind = tasks_lib.groups(tasks, lambda task: task.definition)
+    for kind, flags in by_kind.items():
+      assert kind.flip is not None
+      of_tasks = np.array([t.num_classes for t in tasks], np.int32)
+      classes = tasks_lib.of_task(of_tasks, batch.tasks)[:, None]
+      wrong = kind.flip(batch.labels, classes)
+      of_slot = None if flags.all() else tasks_lib.of_task(flags, batch.tasks)
+      yield wrong, of_slot
 
 
 def attacked(
@@ -206,7 +225,17 @@ def attacked(
     client_update: What honest clients do; all of it but what is sent and, with
       `label_flip`, the labels is also what attackers do.
     attack: What attackers do.
+
+  Raises:
+    ValueError: If a kind of task does not say what a wrong label is.
   """
+  for task in federation.tasks if attack.name == LABEL_FLIP else ():
+    if task.definition.flip is None:
+      raise ValueError(
+        f'Expected tasks whose kind says what {LABEL_FLIP} makes of a label, '
+        f'got {task.definition.name!r} of task {task.name!r}; give it a '
+        'tasks.Kind.flip, or choose another attack.'
+      )
   send = _SENT[attack.name]
 
   def run(key, view, state, frozen, local_data, *args):

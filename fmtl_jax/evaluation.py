@@ -12,7 +12,7 @@ is not finite). A value that is not defined leaves the means that it would be
 part of; one that is not a number makes all of them not a number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import base
@@ -31,134 +32,106 @@ from fmtl_jax.data import dataset as dataset_lib
 
 Metrics = dict[str, jax.Array]
 
-ACCURACY = 'accuracy'
-BALANCED_ACCURACY = 'balanced_accuracy'
-AUC = 'auc'
-LOSS = 'loss'
-MSE = 'mse'
-METRICS = (ACCURACY, BALANCED_ACCURACY, AUC, LOSS, MSE)
-CLIENT_MEAN = '_client_mean'
-CLIENT_STD = '_client_std'
-WORST_DECILE = '_worst_decile'
-LOWER_IS_BETTER = (LOSS, MSE)
+ACCURACY = metrics_lib.ACCURACY.name
+BALANCED_ACCURACY = metrics_lib.BALANCED_ACCURACY.name
+AUC = metrics_lib.AUC.name
+LOSS = metrics_lib.LOSS.name
+MSE = metrics_lib.MSE.name
+# The metrics of the kinds of this package.
+METRICS = tuple(metrics_lib.METRICS)
+CLIENT_MEAN = metrics_lib.CLIENT_MEAN
+CLIENT_STD = metrics_lib.CLIENT_STD
+WORST_DECILE = metrics_lib.WORST_DECILE
+LOWER_IS_BETTER = tuple(
+  name for name, metric in metrics_lib.METRICS.items() if metric.lower_is_better
+)
+area_under_curve = metrics_lib.area_under_curve
 
 
 def metric_names(tasks: tuple[tasks_lib.Task, ...]) -> tuple[str, ...]:
   """The metrics that at least one of the tasks has."""
-  kinds = {task.kind for task in tasks}
-  names = []
-  if kinds & {tasks_lib.BINARY, tasks_lib.MULTICLASS}:
-    names += [ACCURACY, BALANCED_ACCURACY]
-  if tasks_lib.BINARY in kinds:
-    names.append(AUC)
-  if tasks_lib.REGRESSION in kinds:
-    names.append(MSE)
-  return (*names, LOSS)
-
-
-def area_under_curve(
-  scores: jax.Array, positive: jax.Array, valid: jax.Array
-) -> jax.Array:
-  """The area under the ROC curve, from ranks; ties count one half.
-
-  Args:
-    scores: `[n]`.
-    positive: `[n]` bool.
-    valid: `[n]` bool; the others are not looked at.
-
-  Returns:
-    `[]`, NaN unless both classes are present.
-
-  References:
-    Mann and Whitney (1947); Hanley and McNeil (1982), equation 1.
-  """
-  positive, negative = positive & valid, ~positive & valid
-  num_positive, num_negative = positive.sum(), negative.sum()
-  # Ranks in one class, mean over the other, which is the rarer: the textbook's
-  # difference of two sums of ranks loses all its digits in float32.
-  swap = num_positive > num_negative
-  ranked = jnp.where(swap, positive, negative)
-  num_ranked = jnp.maximum(num_positive, num_negative)
-  ordered = jnp.sort(jnp.where(ranked, scores, jnp.inf))
-  below = jnp.searchsorted(ordered, scores, side='left')
-  # Where a score is infinite, entries of the other class stand beside it.
-  not_above = jnp.minimum(
-    jnp.searchsorted(ordered, scores, side='right'), num_ranked
-  )
-  share = (below + not_above) / (2 * num_ranked)  # Of those a score exceeds.
-  averaged = valid & ~ranked
-  mean = jnp.where(averaged, share, 0).sum() / averaged.sum()
-  unknown = (num_ranked == 0) | (averaged & jnp.isnan(scores)).any()
-  unknown |= (ranked & jnp.isnan(scores)).any()
-  return jnp.where(unknown, jnp.nan, jnp.where(swap, 1 - mean, mean))
+  return tuple(tasks_lib.metrics(tasks))
 
 
 def example_metrics(
   tasks: tuple[tasks_lib.Task, ...],
   losses: jax.Array,
   outputs: jax.Array,
-  labels: jax.Array,
+  labels: Any,
   valid: jax.Array,
   task: jax.Array,
+  features: Any = None,
 ) -> dict[str, Any]:
   """The metrics of one model on the examples of one task.
 
   Args:
     tasks: The federation's tasks.
     losses: `[B]`.
-    outputs: `[B, O]`.
-    labels: `[B]` float32.
+    outputs: `[B, ..., O]`.
+    labels: `[B]` float32, or a tree of `[B, ...]` targets.
     valid: `[B]` bool.
     task: `[]` int32, the number of the task.
+    features: `[B, ...]`, as the network sees them.
 
   Returns:
     `[]` for each of `metric_names`, NaN if an output of the task is not finite
-    for a valid example; `count`, the valid examples; and `defined`, by name,
+    for a valid example; `count`, the valid examples; `defined`, by name,
     whether labels and kind of the task let a metric have a value, whatever the
-    outputs are.
+    outputs are; and `weights`, by name, what it counts in the mean over
+    examples of all clients, where that is not `count`.
   """
+  args = losses, outputs, labels, features, valid, task
+  by_kind = {
+    kind: tasks_lib.answers(kind, tasks, *args)
+    for kind in dict.fromkeys(t.definition for t in tasks)
+  }
   count = valid.sum()
-  mean = lambda x: jnp.where(valid, x, 0).sum() / count
-  kinds = [tasks_lib.KINDS.index(t.kind) for t in tasks]
-  kind = jnp.take(jnp.array(kinds), task, mode='clip')
-  is_binary = kind == tasks_lib.KINDS.index(tasks_lib.BINARY)
-  is_regression = kind == tasks_lib.KINDS.index(tasks_lib.REGRESSION)
-  metrics = {LOSS: mean(losses)}
-  defined = {LOSS: count > 0}
-  names = metric_names(tasks)
-  if ACCURACY in names:
-    logits = tasks_lib.mask_logits(tasks, outputs, task)
-    predicted = jnp.where(is_binary, outputs[:, 0] > 0, logits.argmax(-1))
-    correct = predicted == labels
-    num_classes = max(t.num_classes for t in tasks)
-    classes = jnp.arange(num_classes)[:, None]
-    of_class = valid & (labels.astype(jnp.int32) == classes)
-    class_count = of_class.sum(1)
-    recall = (of_class & correct).sum(1) / jnp.maximum(class_count, 1)
-    balanced = recall.sum() / (class_count > 0).sum()
-    metrics |= {ACCURACY: mean(correct), BALANCED_ACCURACY: balanced}
-    answers = (count > 0) & ~is_regression
-    defined |= {ACCURACY: answers, BALANCED_ACCURACY: answers}
-  if AUC in names:
-    positive = labels > 0.5
-    metrics[AUC] = area_under_curve(outputs[:, 0], positive, valid)
-    both = (valid & positive).any() & (valid & ~positive).any()
-    defined[AUC] = is_binary & both
-  if MSE in names:
-    units = jnp.array([t.unit for t in tasks], outputs.dtype)
-    unit = jnp.take(units, task, mode='clip')
-    errors = mean(jnp.square(outputs[:, 0] - labels))
-    metrics[MSE] = errors * jnp.square(unit)
-    defined[MSE] = (count > 0) & is_regression
+  found = {LOSS: metrics_lib.LOSS(next(iter(by_kind.values())))}
+  for name in tasks_lib.metrics(tasks):
+    if name != LOSS:
+      found[name] = _of_name(name, tasks, by_kind, task, count)
+  values = {name: x.value for name, x in found.items()}
+  defined = {name: x.defined for name, x in found.items()}
+  weights = {n: x.weight for n, x in found.items() if x.weight is not None}
   own = jnp.asarray(tasks_lib.class_mask(tasks, outputs.shape[-1]))
   own = jnp.take(own, task, axis=0, mode='clip')
-  is_finite = (jnp.isfinite(outputs) | ~own).all(-1)
+  is_finite = (jnp.isfinite(outputs) | ~own).all(range(1, outputs.ndim))
   sound = (is_finite | ~valid).all()
-  values: dict[str, Any] = {
+  values = {
     name: jnp.where(sound & defined[name], value, jnp.nan)
-    for name, value in metrics.items()
+    for name, value in values.items()
   }
-  return values | {'count': count, 'defined': defined}
+  return values | {'count': count, 'defined': defined, 'weights': weights}
+
+
+def _of_name(name, tasks, by_kind, task, count):
+  """A metric by its name: that of the task, not defined if it has none."""
+
+  def definition(of_task):
+    found = {metric.name: metric for metric in of_task.all_metrics}
+    return of_task.definition, found.get(name)
+
+  found = None
+  for (kind, metric), flags in tasks_lib.groups(tasks, definition).items():
+    if metric is None:
+      continue
+    value = metric(by_kind[kind])
+    if flags.all():
+      return value
+    chosen = tasks_lib.of_task(flags, task)
+    if found is None:
+      found = value._replace(defined=chosen & value.defined)
+      continue
+    if found.weight is not None or value.weight is not None:
+      found, value = (
+        x if x.weight is not None else x._replace(weight=count)
+        for x in (found, value)
+      )
+    found = jax.tree.map(
+      lambda new, old, chosen=chosen: jnp.where(chosen, new, old), value, found
+    )
+  assert found is not None  # Some task has it.
+  return found
 
 
 def evaluator(
@@ -187,6 +160,11 @@ def evaluator(
     Clients that attack count in `each` alone, see `attacks`.
   """
   num_tasks, num_slots = len(federation.tasks), federation.num_slots
+  lower_is_better = [
+    name
+    for name, metric in tasks_lib.metrics(federation.tasks).items()
+    if metric.lower_is_better
+  ]
 
   def entity_metrics(state, data, rows, owner, member, frozen):
     """`[E]` metrics of models (`client * S + slot`) on rows of owners."""
@@ -206,10 +184,11 @@ def evaluator(
       )
       outputs = federation.apply_fn(params, batch.features)
       outputs = precision.widen(outputs)
-      labels = batch.labels[0]
-      losses = federation.loss_fn(outputs, labels, task)
+      labels = jax.tree.map(lambda leaf: leaf[0], batch.labels)
+      losses = federation.loss_fn(outputs, labels, task, batch.features)
+      valid = batch.has_label[0]
       return example_metrics(
-        data.tasks, losses, outputs, labels, batch.has_label[0], task
+        data.tasks, losses, outputs, labels, valid, task, batch.features
       )
 
     return execution_lib.map_rows(
@@ -233,7 +212,7 @@ def evaluator(
     each = entity_metrics(
       state, data, client_rows, member // num_slots, member, frozen
     )
-    defined = each.pop('defined')
+    defined, weights = each.pop('defined'), each.pop('weights')
     each = {
       name: jnp.where(tasks < num_tasks, value.reshape(tasks.shape), jnp.nan)
       for name, value in each.items()
@@ -243,7 +222,9 @@ def evaluator(
       evaluated = jnp.where(honest[:, None], tasks, num_tasks)
     return {
       'pooled': _pooled(pooled, owner, num_tasks),
-      'client': summarize(each, evaluated, num_tasks, defined),
+      'client': summarize(
+        each, evaluated, num_tasks, defined, weights, lower_is_better
+      ),
       'each': each,
     }
 
@@ -329,6 +310,8 @@ def summarize(
   tasks: jax.Array,
   num_tasks: int,
   defined: Metrics | None = None,
+  weights: Metrics | None = None,
+  lower_is_better: Collection[str] = LOWER_IS_BETTER,
 ) -> Metrics:
   """Summarizes clients' metrics by task and over all of them.
 
@@ -340,6 +323,9 @@ def summarize(
     num_tasks: T.
     defined: As `example_metrics` says, by metric, any shape of M S numbers;
       by default a value that is NaN is not defined.
+    weights: What metrics count in the mean over examples where that is not
+      `count`, by metric, as `defined`.
+    lower_is_better: The metrics of which a smaller value is a better one.
 
   Returns:
     `[T + 1]` by metric: the mean over examples; with `_client_mean`, the
@@ -353,7 +339,10 @@ def summarize(
   names, values, chosen = _stack(each, defined)
   count, task = each['count'].reshape(-1), tasks.reshape(-1)
   chosen &= (task < num_tasks) & (count > 0)
-  lower = jnp.array([name in LOWER_IS_BETTER for name in names])
+  if weights:
+    by_name = {name: weights.get(name, each['count']) for name in names}
+    count = jnp.stack([by_name[name].reshape(-1) for name in names])
+  lower = jnp.array([name in lower_is_better for name in names])
   sign = jnp.where(lower, 1.0, -1.0)[:, None]  # The larger, the worse.
 
   def columns(group, num_groups):
@@ -390,7 +379,7 @@ def summarize(
 def _majority_labels(data: dataset_lib.FederatedDataset) -> np.ndarray:
   """Each task's most frequent training label, `[T]`; NaN where nobody has one.
 
-  Of equally frequent ones it is the smallest; a regression task has none.
+  Of equally frequent ones it is the smallest; a task without classes has none.
   """
   partition, examples = data.partition, data.examples
   train = partition.train.groups()
@@ -398,7 +387,7 @@ def _majority_labels(data: dataset_lib.FederatedDataset) -> np.ndarray:
   for number, (task, members) in enumerate(
     zip(data.tasks, partition.members.groups(), strict=True)
   ):
-    if task.kind == tasks_lib.REGRESSION:
+    if not task.definition.has_classes:
       continue
     rows = np.concatenate([train[m // data.num_slots] for m in members])
     rows = rows[np.asarray(examples.present)[rows, task.column]]
@@ -432,8 +421,9 @@ def majority_class(
     rows: Test rows by task.
 
   Returns:
-    `[T + 1]` NumPy float64; NaN for a regression task, and where nobody has a
-    label to train or to test with. The last entry is the mean over the others.
+    `[T + 1]` NumPy float64; NaN for a task without classes, and where nobody
+    has a label to train or to test with. The last entry is the mean over the
+    others.
   """
   accuracy = np.array(
     [

@@ -86,7 +86,7 @@ class Federation:
   Attributes:
     init_fn: `key -> params` of one model, all layers.
     shapes: Of these parameters, as `jax.eval_shape` gives them.
-    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+    apply_fn: `(params, features [B, ...]) -> outputs [B, ..., O]`.
     labels: Layer types of all leaves.
     layer_types: Layer types of the trained leaves, None for the others.
     frozen: The pre-trained leaves, None for the others.
@@ -148,13 +148,13 @@ class Federation:
 
     Args:
       model: `(init, apply)`, as `key -> params` and `(params, features [B,
-        ...]) -> outputs [B, O]`; a `models.Model` is one. With an attribute
-        `train_apply`, as there, it has running statistics.
+        ...]) -> outputs [B, ..., O]`; a `models.Model` is one. With an
+        attribute `train_apply`, as there, it has running statistics.
       layer_types: `(regex, layer type)` rules, see `layer_types.label_params`.
       data: Gives the tasks, the number of clients and the features' shape.
-      loss: `(outputs [B, O], labels [B]) -> losses [B]`; by default by the kind
-        of each task, see `tasks.task_loss`. Its `Task.lower_bound` is not known
-        unless the tasks say it.
+      loss: `(outputs [B, ..., O], labels [B, ...]) -> losses [B]` of all tasks;
+        by default that of each task, see `tasks.task_loss`. Its
+        `Task.lower_bound` is not known unless the tasks say it.
       pretrained: Values of the pre-trained layers: a tree with at least these.
       owners: The owner of each layer type.
       num_owners: The number of owners for every index that `owners` adds.
@@ -211,12 +211,7 @@ class Federation:
           f'{num_owners[name]}, got {most}.'
         )
     outputs = jax.eval_shape(apply_fn, shapes, features)
-    needed = tasks_lib.num_outputs(data.tasks)
-    if loss is None and (outputs.ndim != 2 or outputs.shape[1] < needed):
-      raise ValueError(
-        f'Expected outputs [B, O] with O >= {needed} (the widest task), got '
-        f'the shape {outputs.shape} for a batch of one example.'
-      )
+    _check_outputs(outputs, features, data, loss is not None)
     own_loss = loss
     train_fn = getattr(model, 'train_apply', None)
     return cls(
@@ -240,7 +235,9 @@ class Federation:
       num_slots=data.num_slots,
       loss_fn=tasks_lib.task_loss(data.tasks)
       if own_loss is None
-      else lambda outputs, labels, task: own_loss(outputs, labels),
+      else lambda outputs, labels, task, features=None: own_loss(
+        outputs, labels
+      ),
       task_weights=tuple(task_weights or (1.0,) * data.num_tasks),
       lower_bounds=tasks_lib.lower_bounds(
         data.tasks, own_loss=own_loss is not None
@@ -407,7 +404,7 @@ class Federation:
       features: `[B, ...]`.
 
     Returns:
-      `[S, B, O]`.
+      `[S, B, ..., O]`.
     """
     params = layer_types_lib.merge(frozen, view)
     axes = jax.tree.map(lambda of_slot: 0 if of_slot else None, self.per_slot)
@@ -438,7 +435,7 @@ class Federation:
       active: `[S]` bool; other slots keep their statistics.
 
     Returns:
-      `[S, B, O]` and the view's new statistics, None for its other leaves.
+      `[S, B, ..., O]` and the view's new statistics, None for its other leaves.
     """
     if self.train_fn is None:
       statistics = jax.tree.map(lambda unused_leaf: None, view)
@@ -512,7 +509,9 @@ class Federation:
     view = self._without_shares(view, batch.task_shares)
     outputs, statistics = self.train_slots(view, frozen, batch, active)
     outputs = precision.widen(outputs)
-    losses = jax.vmap(self.loss_fn)(outputs, batch.labels, batch.tasks)
+    losses = jax.vmap(self.loss_fn, in_axes=(0, 0, 0, None))(
+      outputs, batch.labels, batch.tasks, batch.features
+    )
     chosen = batch.has_label & active[:, None]
     loss_sum = jnp.where(chosen, losses, 0).sum(1)
     sums = {'loss_sum': loss_sum, 'count': chosen.sum(1)}
@@ -585,6 +584,36 @@ def _scale_gradient_jvp(primals, tangents):
   (leaf, scale), (tangent, _) = primals, tangents
   scale = scale.reshape(scale.shape + (1,) * (leaf.ndim - 1))
   return leaf, tangent * scale.astype(tangent.dtype)
+
+
+def _check_outputs(outputs, features, data, own_loss):
+  """Checks that a network has what the tasks need, and losses and metrics fit.
+
+  Args:
+    outputs: Their shapes for one example.
+    features: As `outputs`.
+    data: The federation's data set.
+    own_loss: Whether another loss stands in the place of those of the tasks.
+  """
+  shape, needed = outputs.shape, tasks_lib.num_outputs(data.tasks)
+  flat = any(task.definition.has_plain_labels for task in data.tasks)
+  wrong = len(shape) != 2 if flat else len(shape) < 2
+  if not own_loss and (wrong or shape[-1] < needed):
+    raise ValueError(
+      f'Expected outputs {"[B, O]" if flat else "[B, ..., O]"} with O >= '
+      f'{needed} (the widest task), got the shape {shape} for a batch of one '
+      'example.'
+    )
+  tasks_lib.check_functions(
+    data.tasks,
+    jax.eval_shape(precision.widen, outputs),
+    jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[2:]), leaf.dtype),
+      data.examples.labels,
+    ),
+    features,
+    own_loss=own_loss,
+  )
 
 
 def _statistics(train_fn, shapes, labels, features):

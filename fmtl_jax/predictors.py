@@ -1,6 +1,6 @@
 """Predictors: what was trained, as a plain model of one client or one task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -22,6 +22,10 @@ from fmtl_jax.data import standardization
 Tree = Any
 NO_CLASS = -1  # Of an example whose outputs are not finite.
 _STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
+_TASK_FIELDS = (
+  *('name', 'kind', 'num_classes', 'column', 'offset', 'unit'),
+  'lower_bound',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class Predictor:
   """A trained model for one task.
 
   Attributes:
-    apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
+    apply_fn: `(params, features [B, ...]) -> outputs [B, ..., O]`.
     params: A plain tree without owner axes, all layers in it.
     task: What it predicts.
     standardization: `(mean, scale)` of the features it was trained on, as in
@@ -42,72 +46,84 @@ class Predictor:
   standardization: tuple[Any, Any] | None = None
 
   def outputs(self, features: Any) -> jax.Array:
-    """The task's outputs (logits, values as labels): `[B, num_outputs]`."""
+    """The task's outputs, `[B, ..., num_outputs]`: logits, values as labels."""
     if self.standardization is not None:
       standardize = lambda x: _standardized(x, self.standardization)
       features = jax.tree.map(standardize, features)
     features = jax.tree.map(jnp.asarray, features)
-    return self.apply_fn(self.params, features)[:, : self.task.num_outputs]
+    return self.apply_fn(self.params, features)[..., : self.task.num_outputs]
 
   def probabilities(self, features: Any) -> jax.Array:
     """Class probabilities `[B, num_classes]`, NaN where an output is no number.
 
     Raises:
-      ValueError: For a regression task.
+      ValueError: For a task that has none, such as a regression.
     """
-    outputs = self.outputs(features)
-    if self.task.kind == tasks_lib.REGRESSION:
+    kind = self.task.definition
+    if kind.probabilities is None:
       raise ValueError(
-        f'The task {self.task.name!r} is a regression: it has no '
+        f'The task {self.task.name!r} is a {kind.name}: it has no '
         'probabilities; call predict.'
       )
-    if self.task.kind == tasks_lib.BINARY:
-      outputs = jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=1)
-    return jax.nn.softmax(outputs)
+    return kind.probabilities(self.outputs(features))
 
   def predict(self, features: Any) -> Any:
-    """Classes `[B]` int32, or the values `[B]` of a regression.
+    """Classes `[B]` int32, the values `[B]` of a regression, or the kind's.
 
     A class is `NO_CLASS` where an output is not finite. Values of a task with
     an offset or unit are in NumPy's float64, so that they keep their digits.
     """
-    outputs = self.outputs(features)
-    if self.task.kind == tasks_lib.REGRESSION:
-      if (self.task.offset, self.task.unit) == (0, 1):
-        return outputs[:, 0]
-      values = np.asarray(outputs[:, 0], np.float64)
+    outputs, kind = self.outputs(features), self.task.definition
+    predictions = kind.predict(outputs)
+    if kind.has_classes:
+      return jnp.where(jnp.isfinite(outputs).all(1), predictions, NO_CLASS)
+    if kind.has_unit and (self.task.offset, self.task.unit) != (0, 1):
+      values = np.asarray(predictions, np.float64)
       return self.task.offset + self.task.unit * values
-    if self.task.kind == tasks_lib.BINARY:
-      classes = (outputs[:, 0] > 0).astype(jnp.int32)
-    else:
-      classes = outputs.argmax(1).astype(jnp.int32)
-    return jnp.where(jnp.isfinite(outputs).all(1), classes, NO_CLASS)
+    return predictions
 
   def save(self, folder: str | pathlib.Path) -> None:
-    """Saves parameters and task; raises a ValueError if the folder exists."""
+    """Saves parameters and task; raises a ValueError if the folder exists.
+
+    Of a task it is what predictions need: its kind by name, neither a loss nor
+    metrics of its own.
+    """
     params = dict(self.params)
     if self.standardization is not None:
       params[_STANDARDIZATION] = dict(
         zip(('mean', 'scale'), self.standardization, strict=True)
       )
-    checkpoints.save_params(
-      folder, params, {'task': dataclasses.asdict(self.task)}
-    )
+    fields = {name: getattr(self.task, name) for name in _TASK_FIELDS}
+    fields['kind'] = self.task.definition.name
+    checkpoints.save_params(folder, params, {'task': fields})
 
   @classmethod
   def load(
     cls,
     folder: str | pathlib.Path,
     apply_fn: Callable[[Tree, Any], jax.Array],
+    kinds: Sequence[tasks_lib.Kind] = (),
   ) -> 'Predictor':
-    """Loads what `save` saved, for the network `apply_fn`."""
+    """Loads what `save` saved.
+
+    Args:
+      folder: As of `save`.
+      apply_fn: The network.
+      kinds: Kinds of one's own, of which its task may be; by their names.
+
+    Raises:
+      ValueError: If the folder does not say what it should.
+    """
     params, metadata = checkpoints.load_params(folder)
     saved = params.pop(_STANDARDIZATION, None)
+    own = {kind.name: kind for kind in kinds}
     try:
+      fields = metadata['task']
+      name = fields['kind']
       return cls(
         apply_fn=apply_fn,
         params=params,
-        task=tasks_lib.Task(**metadata['task']),
+        task=tasks_lib.Task(**fields | {'kind': own.get(name, name)}),
         standardization=saved and (saved['mean'], saved['scale']),
       )
     except (KeyError, TypeError) as error:

@@ -130,7 +130,7 @@ def toy_data(
       tasks_lib.MULTICLASS: scores.argmax(1),
       tasks_lib.BINARY: scores[:, 0] > 0,
       tasks_lib.REGRESSION: scores[:, 0],
-    }[task.kind]
+    }[task.definition.name]
   absent = rng.random(labels.shape) < missing
   for client_train, client_rows in zip(train, rows, strict=True):
     absent[client_train[0]] = False

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fmtl_jax import tasks
 
@@ -93,6 +94,19 @@ class TaskLossTest(parameterized.TestCase):
         rtol=1e-5,
         atol=1e-6,
       )
+
+  def test_one_kind_is_computed_directly(self):
+    """Nothing is looked up or selected where all tasks have one loss."""
+    shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)
+    for given, width, expected in (
+      (BINARY, 1, lambda x, y: optax.sigmoid_binary_cross_entropy(x[:, 0], y)),
+      (VALUE, 3, lambda x, y: jnp.square(x[:, :1][:, 0] - y)),
+    ):
+      found = jax.make_jaxpr(
+        lambda x, y, given=given: tasks.task_loss([given, given])(x, y, 0)
+      )(shape(6, width), shape(6))
+      wanted = jax.make_jaxpr(expected)(shape(6, width), shape(6))
+      self.assertEqual(str(found), str(wanted))
 
   def test_out_of_range_is_the_last_task(self):
     loss_fn = jax.jit(tasks.task_loss([VALUE, THREE]))

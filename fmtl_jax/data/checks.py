@@ -5,6 +5,7 @@ an array that is taken for another one trains without a word.
 """
 
 from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
@@ -257,12 +258,12 @@ def held_out(name: str, rows: Any, owners: str, trained: np.ndarray) -> None:
     )
 
 
-def labels(values: Array) -> np.ndarray:
+def labels(values: Array, name: str = 'labels') -> np.ndarray:
   """Takes `[N]` or `[N, L]` labels as `[N, L]`, in the type that they have."""
-  found = array('labels', values)
+  found = array(name, values)
   if not 1 <= found.ndim <= 2:
     raise ValueError(
-      f'Expected labels [examples] or [examples, columns], got the shape '
+      f'Expected {name} [examples] or [examples, columns], got the shape '
       f'{found.shape}.'
     )
   if not found.size:
@@ -272,21 +273,141 @@ def labels(values: Array) -> np.ndarray:
   return found.reshape(len(found), -1)
 
 
-def not_one_hot(values: np.ndarray, tasks: Sequence[tasks_lib.Task]) -> None:
+def is_tree(values: Any) -> bool:
+  """Whether values are a tree of arrays (a dictionary), not nested lists."""
+  if isinstance(values, (list, tuple)):
+    return hasattr(values, '_fields')
+  return values is not None and not jax.tree_util.all_leaves([values])
+
+
+def targets(
+  values: Any, present: Array | None = None, where: str = ''
+) -> tuple[Any, np.ndarray]:
+  """Takes labels, or a tree of targets, and says where there are some.
+
+  Args:
+    values: `[N]` or `[N, L]` labels, or a tree of `[N, L, ...]` targets.
+    present: `[N, L]` bool; None where the values alone say what is missing.
+    where: The end of the sentence, such as ` of client 3`.
+
+  Returns:
+    `[N, L]` labels or the tree of `[N, L, ...]` targets, in the types that they
+    have; and `[N, L]` bool, False where a label is missing.
+
+  Raises:
+    ValueError: If they are no numbers, or of other shapes.
+  """
+  name = f'labels{where}'
+  if not is_tree(values):
+    values = array(name, values)
+    if values.ndim <= 2:
+      values = labels(values, name)
+  else:
+    values = jax.tree.map(lambda leaf: array(name, leaf), values)
+  leaves = jax.tree.leaves(values)
+  shapes = sorted({leaf.shape[:2] for leaf in leaves})
+  if len(shapes) != 1 or len(shapes[0]) != 2:
+    raise ValueError(
+      f'Expected {name} [examples, columns, ...] with as many examples and '
+      'columns in each array of the tree, got the shapes '
+      f'{", ".join(str(leaf.shape) for leaf in leaves) or "of an empty tree"}.'
+    )
+  known = np.ones(shapes[0], bool)
+  if present is not None:
+    known = np.array(array(f'present{where}', present))
+    if known.dtype != bool or known.shape != shapes[0]:
+      raise ValueError(
+        f'Expected present{where} [examples, columns] of bools with the shape '
+        f'{shapes[0]} of the labels, got {known.dtype} {known.shape}.'
+      )
+  for leaf in leaves:
+    if not jnp.issubdtype(leaf.dtype, np.floating):
+      continue
+    missing = np.isnan(leaf).reshape(*shapes[0], math.prod(leaf.shape[2:]))
+    broken = known & missing.any(2) & ~missing.all(2)
+    if broken.any():
+      raise ValueError(
+        f'Expected {name} with NaN in all of the numbers of an example in '
+        'a column, which says that it has none, or in none of them, got some '
+        f'in {named(np.flatnonzero(broken.any(1)).tolist(), "example")}; put a '
+        'mask into the tree for parts that do not count.'
+      )
+    known &= ~missing.any(2)
+  if leaves[0] is values and values.ndim == 2:
+    return values, known  # Whether float32 holds them depends on the tasks.
+  for leaf in leaves:
+    _fits(leaf, known.any(1), lambda _: name, 'labels')
+    place = precision.blurred(leaf, np.asarray(known.all(1)))
+    if place is not None:
+      raise ValueError(
+        f'Expected {name} that float32 can hold, got a column{place} that it '
+        f'moves by more than {precision.LOST_DIGITS:g} standard deviations; '
+        'scale them, or cast them to float32.'
+      )
+  return values, known
+
+
+def stored(values: Any, present: np.ndarray) -> Any:
+  """Labels as a store has them: zero where there are none.
+
+  Args:
+    values: Of `targets`.
+    present: `[N, L]` bool.
+
+  Returns:
+    float32 `[N, L]` labels; targets in their types, as the device has these.
+  """
+  if is_tree(values) or values.ndim > 2:
+
+    def store(leaf):
+      chosen = present.reshape(present.shape + (1,) * (leaf.ndim - 2))
+      dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+      return np.where(chosen, leaf, np.zeros((), leaf.dtype)).astype(dtype)
+
+    return jax.tree.map(store, values)
+  return np.where(present, values, 0).astype(np.float32)
+
+
+def plain_labels(values: Any, tasks: Sequence[tasks_lib.Task]) -> None:
+  """Checks that tasks whose label is one number have such labels.
+
+  Args:
+    values: Of `targets`.
+    tasks: The tasks.
+
+  Raises:
+    ValueError: If they have targets of several numbers.
+  """
+  if not is_tree(values) and values.ndim == 2:
+    return
+  for task in tasks:
+    if task.definition.has_plain_labels:
+      shapes = jax.tree.map(lambda leaf: tuple(leaf.shape), values)
+      raise ValueError(
+        f'Expected labels [examples] or [examples, columns] for task '
+        f'{task.name!r}, of which the kind {task.definition.name!r} has a '
+        f'single number as its label, got the shape {shapes}; give the task a '
+        'kind of its own, see tasks.Kind.'
+      )
+
+
+def not_one_hot(values: Any, tasks: Sequence[tasks_lib.Task]) -> None:
   """Checks that a task's labels are not spread over columns.
 
   Args:
-    values: `[N, L]`.
+    values: `[N, L]`; others are not looked at.
     tasks: The tasks; a column for each class, of which they read one, is
       refused.
 
   Raises:
     ValueError: If they are.
   """
+  if is_tree(values) or values.ndim > 2:
+    return
   width = values.shape[1]
   read = {task.column for task in tasks}
   for task in tasks:
-    if task.kind == tasks_lib.REGRESSION or width != task.num_classes:
+    if not task.definition.has_classes or width != task.num_classes:
       continue
     if len(read) < width and len(values):
       given = values[~np.isnan(values).all(1)]
@@ -366,7 +487,7 @@ def features(
       )
 
 
-def _fits(leaf, rows, who):
+def _fits(leaf, rows, who, what='features'):
   """Checks that whole numbers stay themselves on the device."""
   if not np.issubdtype(leaf.dtype, np.integer):
     return
@@ -377,13 +498,14 @@ def _fits(leaf, rows, who):
     first = int(np.flatnonzero(wrong)[0])
     value = leaf[first].reshape(-1)[bad[first]][0]
     raise ValueError(
-      f'Expected whole features from {info.min} to {info.max}, got {value} in '
+      f'Expected whole {what} from {info.min} to {info.max}, got {value} in '
       f'{who(wrong)}; standardize them before, or number them otherwise.'
     )
 
 
 def task_labels(
-  values: np.ndarray,
+  values: Any,
+  present: np.ndarray,
   task: np.ndarray,
   owner: np.ndarray,
   tasks: Sequence[tasks_lib.Task],
@@ -392,7 +514,8 @@ def task_labels(
   """Checks labels, each for the task that it is of.
 
   Args:
-    values: `[E]`, NaN where one is missing.
+    values: `[E]` or a tree of `[E, ...]`.
+    present: `[E]` bool, False where one is missing.
     task: `[E]`, below T.
     owner: `[E]`, who holds it.
     tasks: The T tasks.
@@ -401,30 +524,33 @@ def task_labels(
   Raises:
     ValueError: If one is out of its task's range, or float32 cannot hold them.
   """
-  limits = np.array(
-    [np.inf if t.kind == tasks_lib.REGRESSION else t.num_classes for t in tasks]
-  )
-  limit = limits[task]
-  missing = np.isnan(values)
-  of_class = np.isfinite(limit)
-  with np.errstate(invalid='ignore'):  # Of infinity.
-    bad = (values < 0) | (values >= limit) | (values % 1 != 0)
-  bad = ~missing & np.where(of_class, bad, np.isinf(values))
+  classes = np.array([t.num_classes for t in tasks])
+  of_kind = tasks_lib.groups(tasks, lambda t: t.definition)
+  bad = np.zeros(len(task), bool)
+  for kind, flags in of_kind.items():
+    chosen = present & flags[task]
+    if not chosen.any():
+      continue
+    some = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], values)
+    bad[chosen] = ~kind.is_valid(some, classes[task[chosen]])
   if bad.any():
     number = int(task[bad].min())
     here = bad & (task == number)
     owners = np.unique(owner[here]).tolist()
-    value = values[here & (owner == owners[0])][0]
-    kind = tasks[number]
-    rule = f'whole numbers from 0 to {kind.num_classes - 1}'
-    if kind.kind == tasks_lib.REGRESSION:
-      rule = 'finite numbers'
+    found = 'others'
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+      found = f'{values[here & (owner == owners[0])][0]:g}'
+    wrong = tasks[number]
+    rule = wrong.definition.rule.replace('{last}', str(wrong.num_classes - 1))
     raise ValueError(
-      f'Expected labels of task {kind.name!r} to be {rule}, got {value:g} '
+      f'Expected labels of task {wrong.name!r} to be {rule}, got {found} '
       f'in {who(owners)}; correct the labels or num_classes (NaN stands for a '
       'missing label).'
     )
-  chosen = ~of_class & ~missing
+  if not isinstance(values, np.ndarray) or values.ndim > 1:
+    return
+  numbers = np.array([not t.definition.has_classes for t in tasks])
+  chosen = numbers[task] & present
   if precision.is_wide(values.dtype) and chosen.any():
     _regression_digits(values[chosen].astype(np.float64), task[chosen], tasks)
 

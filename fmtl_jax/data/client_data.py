@@ -32,7 +32,7 @@ class ClientData(Protocol):
 
   tables: dataset_lib.FederatedDataset
 
-  def read(self, client: int) -> tuple[Any, np.ndarray]:
+  def read(self, client: int) -> tuple[Any, ...]:
     """Reads one client's examples; may be called from another thread.
 
     Args:
@@ -40,10 +40,11 @@ class ClientData(Protocol):
 
     Returns:
       Features `[n, ...]`, an array or a tree of arrays, and labels `[n, L]`,
-      NaN where one is missing; n is the client's size in the tables, and L
-      the number of columns that the tasks name. Shapes, types and the labels'
-      counts are those of the tables: what is read is checked as data in memory
-      are.
+      NaN where one is missing, or a tree of `[n, L, ...]` targets; n is the
+      client's size in the tables, and L the number of columns that the tasks
+      name. A third value, `[n, L]` bool, is False where a label is missing that
+      cannot be NaN. Shapes, types and the labels' counts are those of the
+      tables: what is read is checked as data in memory are.
     """
 
 
@@ -59,6 +60,7 @@ def tables(
   max_size: int = 0,
   standardization: tuple[Array, Array] | None = None,
   example_counts: Array | None = None,
+  labels: Any = None,
 ) -> dataset_lib.FederatedDataset:
   """Builds the tables of a federation, O(M) numbers.
 
@@ -75,6 +77,8 @@ def tables(
     example_counts: `[M]`, training examples with a label of any slot, which
       some algorithms ask for where clients have several slots; by default all
       where `label_counts` are, else not known.
+    labels: One example's targets, `[L, ...]`, or their shapes, where these are
+      more than a number for each column that the tasks name.
 
   Returns:
     A data set for `Federation.create`. Its store is a single example of zeros,
@@ -114,10 +118,20 @@ def tables(
       f'{checks.named(np.flatnonzero(wrong.any(1)).tolist())}.'
     )
   columns = np.array([task.column for task in tasks], np.int32)
+  one = lambda x: np.zeros((1, *x.shape), x.dtype)
+  if labels is None:
+    labels = jax.ShapeDtypeStruct((columns.max() + 1,), np.float32)
+  found, present = checks.targets(jax.tree.map(one, labels))
+  if columns.max() >= present.shape[1]:
+    raise ValueError(
+      f'Expected task columns below the {present.shape[1]} columns of labels, '
+      f'got {columns.max()}.'
+    )
+  checks.plain_labels(found, tasks)
   examples = dataset_lib.Examples(
-    features=jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), features),
-    labels=np.zeros((1, columns.max() + 1), np.float32),
-    present=np.zeros((1, columns.max() + 1), bool),
+    features=jax.tree.map(one, features),
+    labels=checks.stored(found, present),
+    present=np.zeros_like(present),
     columns=columns,
   )
   partition = _partition(
@@ -275,53 +289,38 @@ def read_examples(
   length = len(share) * train.max_size
   zeros = lambda x: _zeros((length, *x.shape[1:]), x.dtype)
   features = jax.tree.map(zeros, tables.examples.features)
-  labels = np.full_like(zeros(tables.examples.labels), np.nan)
+  labels = jax.tree.map(zeros, tables.examples.labels)
+  present = np.zeros((length, *tables.examples.present.shape[1:]), bool)
   numbers = np.append(clients, tables.num_clients)[share].tolist()
   for place, client in enumerate(numbers):
     if client == tables.num_clients:
       continue
     size = int(train.offsets[client + 1] - train.offsets[client])
-    read, read_labels = _checked(
-      tables, client, size, source.read(client), allow_nonfinite
-    )
+    read = _checked(tables, client, size, source.read(client), allow_nonfinite)
     rows = slice(place * train.max_size, place * train.max_size + size)
 
     def put(leaf, given, rows=rows):
       leaf[rows] = given
 
-    jax.tree.map(put, features, read)
-    labels[rows] = read_labels
-  present = ~np.isnan(labels)
+    jax.tree.map(put, (features, labels, present), read)
   return dataclasses.replace(
-    tables.examples,
-    features=features,
-    labels=np.where(present, labels, 0),
-    present=present,
+    tables.examples, features=features, labels=labels, present=present
   )
 
 
 def _checked(tables, client, size, read, allow_nonfinite):
-  """What was read of a client, if it is what the tables say."""
+  """Features, labels and where these are, if they are what the tables say."""
   where = f' of client {client}'
-  if not isinstance(read, (tuple, list)) or len(read) != 2:
+  if not isinstance(read, (tuple, list)) or not 2 <= len(read) <= 3:
     raise ValueError(
-      f'Expected `read` to return features and labels{where}, got '
-      f'{type(read).__name__}.'
+      f'Expected `read` to return features, labels and perhaps where these are'
+      f'{where}, got {type(read).__name__}.'
     )
-  features, labels = read
-  labels = checks.array(f'labels{where}', labels)
-  if len(labels.shape[:1]) != 1 or len(labels) != size:
-    raise ValueError(
-      f'Expected {size} examples{where}, as its tables say, got '
-      f'{len(labels) if labels.ndim else "no"}; correct sizes or what is read.'
-    )
-  width = tables.examples.labels.shape[1]
-  if labels.shape != (size, width):
-    raise ValueError(
-      f'Expected labels{where} with the shape {(size, width)}, a column for '
-      f'each that tasks name, got {labels.shape}; give class numbers, and only '
-      'these columns.'
-    )
+  features, labels = read[:2]
+  given = read[2] if len(read) > 2 else None
+  expected_labels = tables.examples.labels
+  labels = _checked_labels(labels, expected_labels, size, where)
+  labels, present = checks.targets(labels, given, where)
   features = checks.same_length(features, size, where)
   expected = tables.examples.features
   structure, found = map(str, map(jax.tree.structure, (expected, features)))
@@ -337,11 +336,16 @@ def _checked(tables, client, size, read, allow_nonfinite):
   for slot, task in enumerate(tables.partition.client_tasks[client]):
     if task == tables.num_tasks:
       continue
-    values = labels[:, tables.examples.columns[task]]
+    column = tables.examples.columns[task]
+    values, is_known = jax.tree.map(
+      lambda leaf, column=column: leaf[:, column], (labels, present)
+    )
     owner = np.full(size, client)
     of_task = np.full(size, task)
-    checks.task_labels(values, of_task, owner, tables.tasks, checks.named)
-    known = int((~np.isnan(values)).sum())
+    checks.task_labels(
+      values, is_known, of_task, owner, tables.tasks, checks.named
+    )
+    known = int(is_known.sum())
     counted = int(tables.partition.label_counts[client, slot])
     if known != counted:
       name = tables.tasks[task].name
@@ -349,14 +353,46 @@ def _checked(tables, client, size, read, allow_nonfinite):
         f'Expected {counted} labels of task {name!r}{where}, '
         f'as its tables say, got {known}; correct label_counts or the labels.'
       )
-  return features, labels
+  return features, checks.stored(labels, present), present
 
 
-def _check_leaf(given, table, where):
+def _checked_labels(labels, table, size, where):
+  """Labels with the structure, shapes and types of the tables."""
+  is_tree = checks.is_tree(table)
+  if is_tree or checks.is_tree(labels):
+    structure, found = map(str, map(jax.tree.structure, (table, labels)))
+    if found != structure:
+      raise ValueError(
+        f'Expected labels{where} as a {structure}, as its tables say, got a '
+        f'{found}.'
+      )
+
+  def take(leaf, of_table):
+    leaf = checks.array(f'labels{where}', leaf)
+    if len(leaf.shape[:1]) != 1 or len(leaf) != size:
+      raise ValueError(
+        f'Expected {size} examples{where}, as its tables say, got '
+        f'{len(leaf) if leaf.ndim else "no"}; correct sizes or what is read.'
+      )
+    shape = (size, *of_table.shape[1:])
+    if leaf.shape != shape:
+      raise ValueError(
+        f'Expected labels{where} with the shape {shape}, a column for '
+        f'each that tasks name, got {leaf.shape}; give class numbers, and only '
+        'these columns.'
+      )
+    if is_tree or leaf.ndim > 2:
+      _check_leaf(leaf, of_table, where, 'labels')
+    return leaf
+
+  return jax.tree.map(take, labels, table) if is_tree else take(labels, table)
+
+
+def _check_leaf(given, table, where, what='features'):
   """Checks that an array of a client goes into the store as it is."""
   if given.shape[1:] != table.shape[1:]:
     raise ValueError(
-      f'Expected features{where} with the shape {table.shape[1:]} of one '
+      f'Expected {what}{where} with the shape {table.shape[1:]} of one '
       f'example, as its tables say, got {given.shape[1:]}.'
     )
   fits = np.can_cast(given.dtype, table.dtype)
@@ -367,7 +403,7 @@ def _check_leaf(given, table, where):
     fits = info.min <= given.min() and given.max() <= info.max
   if not fits:
     raise ValueError(
-      f'Expected features{where} of the type {table.dtype}, as its tables say, '
+      f'Expected {what}{where} of the type {table.dtype}, as its tables say, '
       f'got {given.dtype}, whose values it cannot hold; convert what is read, '
       'or the example that the tables are made of.'
     )
@@ -397,9 +433,14 @@ class DatasetClients:
     self._data = data
     partition = data.partition
     examples = data.examples
+    width = int(examples.columns.max()) + 1
+    one = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype)
     self.tables = tables(
       features=jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples.features
+        lambda x: one(x.shape[1:], x.dtype), examples.features
+      ),
+      labels=jax.tree.map(
+        lambda x: one((width, *x.shape[2:]), x.dtype), examples.labels
       ),
       tasks=data.tasks,
       client_tasks=np.where(
@@ -414,17 +455,18 @@ class DatasetClients:
       example_counts=_example_counts(data),
     )
 
-  def read(self, client: int) -> tuple[Any, np.ndarray]:
+  def read(self, client: int) -> tuple[Any, ...]:
     """See `ClientData.read`."""
     train, examples = self._data.partition.train, self._data.examples
     rows = train.index[train.offsets[client] : train.offsets[client + 1]]
-    width = self.tables.examples.labels.shape[1]
-    labels, present = (
-      table[rows][:, :width] for table in (examples.labels, examples.present)
+    width = self.tables.examples.present.shape[1]
+    labels, present = jax.tree.map(
+      lambda leaf: leaf[rows][:, :width], (examples.labels, examples.present)
     )
-    labels = np.where(present, labels, np.nan)
     features = jax.tree.map(lambda leaf: leaf[rows], examples.features)
-    return features, labels
+    if not checks.is_tree(labels) and labels.ndim == 2:
+      return features, np.where(present, labels, np.nan)
+    return features, labels, present
 
 
 def _example_counts(data: dataset_lib.FederatedDataset) -> np.ndarray:
@@ -464,8 +506,8 @@ class SequenceClients:
       examples: Has a length and items.
       rows: The numbers of each client's items; ranges take no memory.
       parse_fn: Makes features `[...]` (a tree of arrays) and labels `[]` or
-        `[L]`, NaN where one is missing, of an item. The first item's types are
-        those of all.
+        `[L]`, NaN where one is missing, of an item; or a tree of targets
+        `[L, ...]`. The first item's types are those of all.
       tasks: The tasks; each names its column of the labels.
       client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
       **settings: Further arguments of `tables`.
@@ -473,15 +515,18 @@ class SequenceClients:
     self._examples = examples
     self._rows = rows
     self._parse_fn = parse_fn
+    features, labels = parse_fn(examples[0])
+    is_plain = not checks.is_tree(labels) and np.ndim(labels) < 2
     self.tables = tables(
-      features=jax.tree.map(np.asarray, parse_fn(examples[0])[0]),
+      features=jax.tree.map(np.asarray, features),
+      labels=None if is_plain else jax.tree.map(np.asarray, labels),
       tasks=tasks,
       client_tasks=client_tasks,
       sizes=[len(numbers) for numbers in rows],
       **settings,
     )
 
-  def read(self, client: int) -> tuple[Any, np.ndarray]:
+  def read(self, client: int) -> tuple[Any, Any]:
     """See `ClientData.read`."""
     numbers = _row_numbers(client, self._rows[client])
     if not 0 <= min(numbers) <= max(numbers) < len(self._examples):
@@ -496,14 +541,21 @@ class SequenceClients:
       items = read_many(numbers)
     features, labels = zip(*map(self._parse_fn, items), strict=True)
     try:
-      stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *features)
-      columns = np.stack([np.asarray(label) for label in labels])
+      stack = lambda *leaves: np.stack([np.asarray(x) for x in leaves])
+      stacked = jax.tree.map(stack, *features)
+      columns = (
+        jax.tree.map(stack, *labels)
+        if checks.is_tree(labels[0])
+        else stack(*labels)
+      )
     except ValueError as error:
       raise ValueError(
         f'Expected examples of client {client} with features and labels of the '
         f'same shapes, got others ({error}); pad or cut them.'
       ) from error
-    return stacked, columns.reshape(len(numbers), -1)
+    if not checks.is_tree(columns) and columns.ndim == 1:
+      columns = columns[:, None]
+    return stacked, columns
 
 
 def _row_numbers(client, rows):

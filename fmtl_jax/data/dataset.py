@@ -43,13 +43,14 @@ class Examples:
   Attributes:
     features: `[N, ...]`, an array or a tree of arrays.
     labels: `[N, L]` float32, a column for each kind of label; class numbers are
-      whole numbers, missing labels 0.
+      whole numbers, missing labels 0. Or a tree of `[N, L, ...]` targets, of
+      any type: one array for several labels at once, or tokens and their mask.
     present: `[N, L]` bool, False where a label is missing.
     columns: `[T]` int32, the column of each task's labels.
   """
 
   features: Any
-  labels: Array
+  labels: Any
   present: Array
   columns: Array
 
@@ -61,7 +62,8 @@ class Batch:
 
   Attributes:
     features: `[B, ...]`, zero for padding.
-    labels: `[S, B]` float32, zero where there is none.
+    labels: `[S, B]` float32, or a tree of `[S, B, ...]` targets; zero where
+      there is none.
     has_label: `[S, B]` bool.
     is_example: `[B]` bool, False for padding.
     tasks: `[S]` int32, the task of each slot; T for an empty slot.
@@ -70,7 +72,7 @@ class Batch:
   """
 
   features: Any
-  labels: jax.Array
+  labels: Any
   has_label: jax.Array
   is_example: jax.Array
   tasks: jax.Array
@@ -263,20 +265,26 @@ class FederatedDataset:
       if standardization is not None:
         mean, scale = standardization
         taken = (taken - mean) * scale
-      shape = is_example.shape + (1,) * (taken.ndim - is_example.ndim)
-      return jnp.where(is_example.reshape(shape), taken, 0)
+      return _where(is_example, taken)
 
     examples = self.examples
     columns = jnp.asarray(examples.columns)
     column = jnp.take(columns, tasks, mode='clip')
-    present = jnp.take(gather(examples.present), column, axis=1)
+    # As numbers: selects of bools compile to losses with other last bits.
+    present = jnp.take(
+      gather(jnp.asarray(examples.present).astype(jnp.int32)), column, axis=1
+    )
     has_label = present.astype(bool) & (tasks < self.num_tasks)
-    labels = jnp.take(gather(examples.labels), column, axis=1)
+
+    def of_slots(leaf):
+      taken = jnp.take(gather(leaf), column, axis=1)
+      return jnp.swapaxes(_where(has_label, taken), 0, 1)
+
     return Batch(
       features=jax.tree.map(
         lambda leaf: gather(leaf, standardization), examples.features
       ),
-      labels=jnp.where(has_label, labels, 0).T,
+      labels=jax.tree.map(of_slots, examples.labels),
       has_label=has_label.T,
       is_example=is_example,
       tasks=tasks,
@@ -287,7 +295,7 @@ class FederatedDataset:
     cls,
     *,
     features: Any,
-    labels: Array,
+    labels: Any,
     tasks: Sequence[tasks_lib.Task],
     client_tasks: Array,
     train: Sequence[Array],
@@ -297,6 +305,7 @@ class FederatedDataset:
     pooled_test: Sequence[Array] | None = None,
     client_ids: Array | None = None,
     owner_index: Mapping[str, Array] | None = None,
+    present: Array | None = None,
     check: bool = True,
     allow_nonfinite: bool = False,
   ) -> 'FederatedDataset':
@@ -304,7 +313,11 @@ class FederatedDataset:
 
     Args:
       features: `[N, ...]`, an array or a tree of arrays.
-      labels: `[N]` or `[N, L]` numbers; NaN where a label is missing.
+      labels: `[N]` or `[N, L]` numbers; NaN where a label is missing. Or
+        targets of several numbers: an array `[N, L, ...]` or a dictionary (or
+        another tree) of such arrays, which keep their types. All tasks share
+        the shapes behind the column; NaN all over a column of an example says
+        that it has none.
       tasks: The tasks; each names its column of `labels`.
       client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
       train: The training rows of each client.
@@ -315,6 +328,8 @@ class FederatedDataset:
       pooled_test: The same of the test rows.
       client_ids: `[M]`; by default 0 to M - 1.
       owner_index: Further owners, `[M]` or `[M, S]` by name.
+      present: `[N, L]` bool, False where a label is missing; by default the
+        labels say it.
       check: Whether to look for NaN and labels out of range (reads all data).
       allow_nonfinite: Whether features may be NaN or infinite, see `faults`.
 
@@ -330,16 +345,18 @@ class FederatedDataset:
     """
     tasks = tuple(tasks)
     tasks_lib.check_names(tasks)
-    labels = checks.labels(labels)
-    features = checks.same_length(features, len(labels))
+    labels, present = checks.targets(labels, present)
+    num_examples, num_columns = present.shape
+    features = checks.same_length(features, num_examples)
     client_tasks = checks.client_tasks(client_tasks, tasks)
     num_clients = len(client_tasks)
     columns = np.array([task.column for task in tasks], np.int32)
-    if columns.max(initial=0) >= labels.shape[1]:
+    if columns.max(initial=0) >= num_columns:
       raise ValueError(
-        f'Expected task columns below the {labels.shape[1]} columns of '
+        f'Expected task columns below the {num_columns} columns of '
         f'labels, got {columns.max()}.'
       )
+    checks.plain_labels(labels, tasks)
     client_ids = checks.client_ids(client_ids, num_clients)
     owner_index = checks.owner_index(owner_index, client_tasks.shape)
 
@@ -348,7 +365,7 @@ class FederatedDataset:
       if groups is None:
         groups = [np.zeros(0, np.int32)] * count
       return Rows.create(
-        checks.row_groups(name, groups, owners, count, len(labels))
+        checks.row_groups(name, groups, owners, count, num_examples)
       )
 
     members = members_of(client_tasks, len(tasks))
@@ -366,7 +383,7 @@ class FederatedDataset:
         ('test', pooled_test),
       )
     }
-    trained = np.zeros(len(labels), bool)
+    trained = np.zeros(num_examples, bool)
     trained[by_client['training'].index] = True
     for name in ('validation', 'test'):
       checks.held_out(name, by_client[name], 'clients', trained)
@@ -374,8 +391,9 @@ class FederatedDataset:
     if check:
       checks.not_one_hot(labels, tasks)
       _check_features(features, by_client, by_task, allow_nonfinite)
-      _check_labels(labels, columns, tasks, client_tasks, by_client, by_task)
-    present = ~np.isnan(labels)
+      _check_labels(
+        (labels, present), columns, tasks, client_tasks, by_client, by_task
+      )
     train_rows = by_client['training']
     label_counts = _label_counts(present, columns, client_tasks, train_rows)
     checks.clients(tasks, train_rows.sizes, label_counts, members.sizes)
@@ -393,7 +411,7 @@ class FederatedDataset:
     )
     examples = Examples(
       features=features,
-      labels=np.where(present, labels, 0).astype(np.float32),
+      labels=checks.stored(labels, present),
       present=present,
       columns=columns,
     )
@@ -402,16 +420,17 @@ class FederatedDataset:
   @classmethod
   def from_clients(
     cls,
-    features: Sequence[Array],
-    labels: Sequence[Array],
+    features: Sequence[Any],
+    labels: Sequence[Any],
     client_tasks: Array,
     tasks: Sequence[tasks_lib.Task] | None = None,
   ) -> 'FederatedDataset':
     """Builds a data set, all of it for training, from arrays for each client.
 
     Args:
-      features: `[N_m, ...]` of each client.
-      labels: `[N_m]` or `[N_m, L]` of each client.
+      features: `[N_m, ...]` of each client, an array or a tree of arrays.
+      labels: `[N_m]` or `[N_m, L]` of each client, or a tree of targets
+        `[N_m, L, ...]`.
       client_tasks: `[M]` or `[M, S]` task numbers, -1 for an empty slot.
       tasks: The tasks; by default multi-class tasks as wide as the labels.
     """
@@ -427,12 +446,17 @@ class FederatedDataset:
     xs, ys = [], []
     for client, pair in enumerate(zip(features, labels, strict=True)):
       where = f' of client {client}'
-      ys.append(checks.array(f'labels{where}', pair[1]))
-      if not ys[-1].ndim:
+      take = lambda leaf, where=where: checks.array(f'labels{where}', leaf)
+      is_tree = checks.is_tree(pair[1])
+      ys.append(jax.tree.map(take, pair[1]) if is_tree else take(pair[1]))
+      sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(ys[-1])}
+      if len(sizes) != 1 or not min(sizes):
         raise ValueError(f'Expected a list of labels{where}, got {pair[1]}.')
-      xs.append(checks.same_length(pair[0], len(ys[-1]), where))
-    ends = np.cumsum([len(y) for y in ys])
+      xs.append(checks.same_length(pair[0], min(sizes)[0], where))
+    ends = np.cumsum([len(jax.tree.leaves(y)[0]) for y in ys])
     all_labels = _joined('labels', ys)
+    if tasks is None and checks.is_tree(all_labels):
+      raise ValueError('Expected tasks for a tree of targets, got None.')
     if tasks is None and all_labels.ndim > 1:
       raise ValueError(
         'Expected tasks, which name their columns, for labels of the shape '
@@ -459,8 +483,25 @@ class FederatedDataset:
     )
 
 
-def _joined(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _where(chosen: jax.Array, values: jax.Array) -> jax.Array:
+  """Values `[n, ...]` where chosen `[n]` (or `[n, m]`), else zeros."""
+  shape = chosen.shape + (1,) * (values.ndim - chosen.ndim)
+  return jnp.where(chosen.reshape(shape), values, jnp.zeros((), values.dtype))
+
+
+def _joined(name: str, trees: Sequence[Any]) -> Any:
   """Puts the clients' arrays one after the other; no value is changed."""
+  structure: Any = jax.tree.structure(trees[0])
+  for client, tree in enumerate(trees):
+    if jax.tree.structure(tree) != structure:
+      raise ValueError(
+        f'Expected {name} of client {client} as a {structure}, as client 0 has '
+        f'them, got a {jax.tree.structure(tree)}.'
+      )
+  return jax.tree.map(lambda *leaves: _joined_leaf(name, leaves), *trees)
+
+
+def _joined_leaf(name, arrays):
   first, types = arrays[0], {a.dtype for a in arrays}
   for client, given in enumerate(arrays):
     if given.shape[1:] != first.shape[1:]:
@@ -581,11 +622,12 @@ def _check_features(features, by_client, by_task, allow_nonfinite):
   checks.features(features, rows, who, allow_nonfinite)
 
 
-def _check_labels(labels, columns, tasks, client_tasks, by_client, by_task):
+def _check_labels(given, columns, tasks, client_tasks, by_client, by_task):
   """Checks the labels of the tasks that clients hold, wherever they count."""
 
   def check(row, task, owner, who):
-    checks.task_labels(labels[row, columns[task]], task, owner, tasks, who)
+    labels, present = jax.tree.map(lambda leaf: leaf[row, columns[task]], given)
+    checks.task_labels(labels, present, task, owner, tasks, who)
 
   groups = by_client.values()
   row = np.concatenate([group.index for group in groups])

@@ -199,7 +199,8 @@ def describe(
 
   Args:
     groups: The rows of each client.
-    labels: `[N]` or `[N, L]`; NaN where a label is missing.
+    labels: `[N]` or `[N, L]`; NaN where a label is missing, any number where
+      it is a tree of targets.
     client_tasks: `[M]` or `[M, S]` task numbers; out of range for an empty
       slot.
     tasks: The T tasks.
@@ -338,9 +339,12 @@ def _label_summary(task, values, width):
   items = []
   if len(known) < len(values):
     items.append(f'missing: {len(values) - len(known)}')
-  if task.kind != tasks_lib.REGRESSION:
+  kind = task.definition
+  if kind.has_classes:
     counts = np.bincount(known.astype(int), minlength=task.num_classes)
     items += [f'{number}: {count}' for number, count in enumerate(counts)]
+  elif not kind.has_unit:
+    items.append(f'labels: {len(known)}')
   elif len(known):
     known = task.offset + task.unit * known  # As the task means them.
     items.append(f'mean: {known.mean():.4g}')

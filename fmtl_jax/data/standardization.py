@@ -150,16 +150,14 @@ def targets(
   given = checks.labels(labels).astype(np.float64)
   found = given.astype(np.float32)
   units = {}
-  for column in {t.column for t in tasks if t.kind == tasks_lib.REGRESSION}:
+  for column in {t.column for t in tasks if t.definition.has_unit}:
     if column >= given.shape[1]:
       raise ValueError(
         f'Expected task columns below the {given.shape[1]} columns of labels, '
         f'got {column}.'
       )
     others = [
-      t.name
-      for t in tasks
-      if t.column == column and t.kind != tasks_lib.REGRESSION
+      t.name for t in tasks if t.column == column and not t.definition.has_unit
     ]
     values = given[:, column] if rows is None else given[rows, column]
     values = values[~np.isnan(values)]
@@ -172,7 +170,7 @@ def targets(
     units[column] = float(mean), float(1 / scale) if scale else 1.0
     found[:, column] = (given[:, column] - mean) / units[column][1]
   return found, tuple(
-    _in_units(t, *units[t.column]) if t.kind == tasks_lib.REGRESSION else t
+    _in_units(t, *units[t.column]) if t.definition.has_unit else t
     for t in tasks
   )
 

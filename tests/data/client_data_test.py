@@ -192,7 +192,7 @@ class WrongInputTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'Expected 5 examples of client 0'):
       client_data.read_clients(source, np.array([0]))
 
-  @parameterized.parameters(None, 3, 'ab')
+  @parameterized.parameters(None, 3, 'abcd')
   def test_a_read_that_returns_something_else(self, found):
     source = client_data.DatasetClients(testing.toy_data(3, 1))
     source.read = lambda client: found
