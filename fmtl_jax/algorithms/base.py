@@ -143,13 +143,3 @@ class RoundSettings:
     """
     memory = cohorts.take(state.balancing.client, client.client)
     return client_updates.LocalData(data, client, self.balancing.client, memory)
-
-
-def check(
-  field: str, value: Any, least: float = 0, most: float = float('inf')
-) -> None:
-  """Raises a ValueError unless `least <= value <= most`; traced values pass."""
-  if isinstance(value, jax.Array) or least <= value <= most:
-    return
-  rule = f'>= {least}' if most == float('inf') else f'in [{least}, {most}]'
-  raise ValueError(f'Expected {field} {rule}, got {value}.')

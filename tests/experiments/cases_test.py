@@ -144,7 +144,7 @@ class TableTest(absltest.TestCase):
         field = config_lib.own_field(name, setting)
         self.assertEqual(known[field], default)
         if isinstance(default, float):
-          self.assertIn(field, build.MAPPED)
+          self.assertIn(field, build.mapped_fields())
 
   def test_pretrained_layers_are_those_of_the_network_for_every_algorithm(self):
     config = config_lib.default_config()
@@ -162,7 +162,7 @@ class TableTest(absltest.TestCase):
 
   def test_what_is_mapped_is_a_field(self):
     known = config_lib.flatten(config_lib.default_config())
-    self.assertContainsSubset(build.MAPPED, known)
+    self.assertContainsSubset(build.mapped_fields(), known)
 
 
 if __name__ == '__main__':
