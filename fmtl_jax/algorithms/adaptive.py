@@ -98,7 +98,8 @@ def scale_by_root(
 
 def _build(name, federation, local, settings, square_fn, eta, tau, **betas):
   """Builds federated averaging with such steps of the server."""
-  _BY_NAME[name].check(server_learning_rate=eta, tau=tau, **betas)
+  [spec] = (spec for spec in SPECS if spec.name == name)
+  spec.check(server_learning_rate=eta, tau=tau, **betas)
   server = server_optimizers.instead(
     lambda rate: scale_by_root(square_fn, rate * eta, betas['beta1'], tau),
     federation,
@@ -241,4 +242,3 @@ SPECS = (
   _spec(fedadam, 'FedAdam', (0.01, 0.05), _BETAS),
   _spec(fedyogi, 'FedYogi', (0.01, 0.05), _BETAS),
 )
-_BY_NAME = {spec.name: spec for spec in SPECS}
