@@ -264,6 +264,7 @@ def _check_each(flat, field, what, is_good):
     )
 
 
+@fields.named({'name': 'attack.name'})
 def _check_names(config):
   """Raises a ValueError for a name that is not known."""
   optimizers.get('client.optimizer', config.client.optimizer, 0.0)
@@ -274,8 +275,9 @@ def _check_names(config):
   layers.resolve_convolution(config.model.convolution, 'cpu')
   own = (*config.server, 'within_tasks')
   settings = {k: v for k, v in config.reducer.items() if k not in own}
-  for name in reducers.REDUCERS:  # Whichever is chosen.
-    reducers.get(name, **settings)
+  with fields.named({setting: f'reducer.{setting}' for setting in settings}):
+    for name in reducers.REDUCERS:  # Whichever is chosen.
+      reducers.get(name, **settings)
   for layer_type, server in config.server.items():
     optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
     reducers.get(config.reducer[layer_type], f'reducer.{layer_type}')

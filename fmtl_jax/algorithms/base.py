@@ -124,10 +124,10 @@ class RoundSettings:
   def __post_init__(self):
     if self.slots not in (cohorts.DRAWN, cohorts.ALL):
       raise ValueError(
-        f"Expected cohort.slots to be 'drawn' or 'all', got {self.slots!r}."
+        f"Expected `slots` to be 'drawn' or 'all', got {self.slots!r}."
       )
     for layer_type, weighting in self.weighting.items():
-      weights_lib.check(weighting, f'aggregation.{layer_type}')
+      weights_lib.check(weighting, f"`weighting['{layer_type}']`")
     if self.execution != execution_lib.AUTO:
       execution_lib.resolve(self.execution)
 

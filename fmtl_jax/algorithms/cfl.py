@@ -131,7 +131,7 @@ def cfl(
   if counts != tuple(federation.group_sizes):
     raise ValueError(
       'Expected all clients in every round of cfl, which compares their '
-      f'updates, got cohort.clients_per_task={settings.clients_per_task}; set '
+      f'updates, got `clients_per_task`={settings.clients_per_task}; set '
       'it to 0.'
     )
   sgd = client_updates.local_sgd(federation, local)

@@ -61,7 +61,7 @@ def head_and_body(
     raise ValueError(
       f'Expected {algorithm} to have layers that clients own, its heads, got '
       f'{", ".join(sorted(set(jax.tree.leaves(federation.layer_types))))}; '
-      'label the output layer personal (algorithm.personal_layers=1).'
+      'label the output layer personal (`personal_layers`=1).'
     )
   is_body = jax.tree.map(lambda head: not head, is_head)
   head, body = (

@@ -49,8 +49,8 @@ def fedsgd(
   sgd, clip = faults.unclipped(local.optimizer)
   if not isinstance(sgd, client_updates.Sgd):
     raise ValueError(
-      "Expected client.optimizer='sgd' with fedsgd, whose clients send a "
-      f'gradient, got {local.optimizer!r}; server.LAYER.optimizer may be any.'
+      'Expected `local.optimizer` to be SGD with fedsgd, whose clients send a '
+      f'gradient, got {local.optimizer!r}; those of `server` may be any.'
     )
   gradient = client_updates.LocalSgd(
     optimizer=clip(dataclasses.replace(sgd, momentum=0.0, nesterov=False)),

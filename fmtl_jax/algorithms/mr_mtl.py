@@ -78,13 +78,13 @@ def _check_server(federation, settings):
     is_one = isinstance(rate, (int, float)) and rate == 1
     if not server_optimizers.is_plain_sgd(optimizer) or not is_one:
       raise ValueError(
-        f"Expected server.{name}.optimizer='sgd' without momentum and "
-        f'server.{name}.learning_rate=1 with mr_mtl, whose server keeps the '
-        f'mean of all models, got {optimizer!r} and {rate!r}; set them so.'
+        f"Expected `server['{name}'].optimizer` to be SGD without momentum and "
+        f"`server['{name}'].learning_rate`=1 with mr_mtl, whose server keeps "
+        f'the mean of all models, got {optimizer!r} and {rate!r}; set them so.'
       )
     if settings.weighting.get(name) == weights.PAPER:
       raise ValueError(
-        f"Expected aggregation.{name} other than 'paper' with mr_mtl, whose "
+        f"Expected `weighting['{name}']` other than 'paper' with mr_mtl, whose "
         'server keeps the mean of all models, because these weights do not add '
         "up to one; set 'examples'."
       )

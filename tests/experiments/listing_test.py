@@ -10,6 +10,7 @@ from experiments import backbones
 from experiments import checks
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import describe
 from experiments import listing
 from fmtl_jax import algorithms
 
@@ -63,6 +64,22 @@ class ListingTest(absltest.TestCase):
     with mock.patch.dict(datasets.SOURCES, rain=rain, snow=object()):
       text = listing.text()
     self.assertIn('\n  rain\n    How much it rains.\n  snow\n', text)
+
+
+class DescribeTest(absltest.TestCase):
+  def test_a_dry_run_shows_the_settings_that_are_an_algorithms_own(self):
+    config = config_lib.default_config()
+    config.algorithm.ditto.lam = 0.7
+    self.assertEqual(
+      describe.own_settings(config, 'ditto'),
+      [
+        'algorithm.ditto.lam=0.7: '
+        'How strongly personal models are pulled to the global one.',
+        'algorithm.ditto.personal_epochs=1: '
+        'Epochs of personal models in a round.',
+      ],
+    )
+    self.assertEqual(describe.own_settings(config, 'fedavg'), [])
 
 
 class CommandTest(commands.CommandTestCase):
