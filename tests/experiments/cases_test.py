@@ -127,6 +127,23 @@ class ResolveTest(parameterized.TestCase):
 
 
 class TableTest(absltest.TestCase):
+  def test_an_algorithm_has_what_makes_it_itself_in_fields(self):
+    everybody = {'cohort.clients_per_task': 0}
+    for name, settings in (
+      ('fedavg', {}),
+      ('isolated', everybody),
+      ('cfl', everybody),
+      ('fedper', {'algorithm.personal_layers': 1}),
+      ('lg_fedavg', {}),
+      (
+        'mt_fedavg',
+        {'cohort.slots': 'all', 'aggregation.common': 'task_balanced'},
+      ),
+      ('soft_sharing', cases.CASES['centralized_separate'].settings),
+      ('hard_sharing', cases.CASES['centralized_joint'].settings),
+    ):
+      self.assertEqual(cases.CASES[name].settings, settings)
+
   def test_every_case_is_an_algorithm_with_fields_of_the_config(self):
     known = config_lib.flatten(config_lib.default_config())
     for case in cases.CASES.values():

@@ -188,6 +188,39 @@ class SpecTest(parameterized.TestCase):
       self.assertEqual(spec.build.__name__, spec.name)
       self.assertIs(spec.doc, module.__doc__)
 
+  @parameterized.parameters(
+    ('fedavg_finetune', {}, (True, 0.02, 0.0)),
+    ('reptile', {}, (True, 0.02, 0.0)),
+    ('fedbabu', {'finetune_head_only': False}, (True, 0.02, 0.0)),
+    ('fedbabu', {'finetune_head_only': True}, (False, 0.02, 0.0)),
+    ('per_fedavg', {'alpha': 0.3}, (True, 0.3, 0.0)),
+    ('ditto', {'lam': 0.4}, (True, 0.02, 0.4)),
+    ('mr_mtl', {'lam': 0.4}, (True, 0.02, 0.4)),
+    (
+      'pfedme',
+      {'lam': 3.0, 'personal_learning_rate': 0.7},
+      (True, 0.7, 3.0),
+    ),
+    ('apfl', {'alpha': 0.5}, (True, 0.25 * 0.02, 0.0)),
+    ('multi_task_fl', {}, (False, 0.02, 0.0)),
+  )
+  def test_held_out_clients_adapt_in_its_way(self, name, own, way):
+    spec = algorithms.ALGORITHMS[name]
+    self.assertEqual(spec.adapt({**spec.defaults, **own}, 0.02), way)
+
+  def test_all_layers_are_trained_where_a_client_predicts_with_a_model(self):
+    """The others have a copy of some layers, or the same model as all."""
+    for name, spec in algorithms.ALGORITHMS.items():
+      if spec.owners(spec.defaults):  # A cluster's model is chosen, not kept.
+        continue
+      federation, _ = testing.toy_federation(('common', 'common'))
+      try:
+        personal = algorithms.build(name, federation).personal
+      except ValueError:  # It needs layers that clients own.
+        continue
+      way = spec.adapt(spec.defaults, 0.02)
+      self.assertEqual(way.all_layers, personal, name)
+
   def test_the_order_is_family_then_year_then_name(self):
     place = lambda spec: (
       specs.FAMILIES.index(spec.family),
