@@ -121,8 +121,8 @@ class Aggregation:
       )
     if self._by_task and self._settings.task_axis is not None:
       raise ValueError(
-        'Expected no `task_axis` with `balancing.server`, because it '
-        'needs the updates of all tasks in one place; set one of them.'
+        'Expected `balancing.server` without `task_axis`, because it needs the '
+        'updates of all tasks in one place; set one of them.'
       )
 
   def _of(self, name: str, tree: Tree) -> Tree:

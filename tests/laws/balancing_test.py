@@ -353,7 +353,7 @@ class ServerTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'server': 'mgda'}, {'reducer': {'common': reducers.median}}, 'reducer'),
     ({'server': 'mgda', 'group': 'mgda'}, {}, '`balancing.group`'),
-    ({'server': 'mgda'}, {'task_axis': 'task'}, 'no `task_axis`'),
+    ({'server': 'mgda'}, {'task_axis': 'task'}, 'without `task_axis`'),
     (
       {'group': 'mgda'},
       {'reducer': {'task': reducers.median}},
