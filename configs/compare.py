@@ -12,12 +12,13 @@ Expected on digits (mean over clients' examples): Isolated 85, FedAvg 65,
 FedAvg + fine-tuning 87, FedPer 92, Separate FL 96, Multi-task FL 96. FedAvg has
 one network for five questions, which cannot tell which one is asked.
 
-Another algorithm: its name in config.cases, or in --cases; with the same
---workdir only what is missing is run.
+All algorithms are in it, in the order of their table. Others: their names in
+config.cases, or in --cases; with the same --workdir only what is missing runs.
 """
 
 from configs import har as har_config
 from experiments import config as config_lib
+from fmtl_jax import algorithms
 
 
 def har(config):
@@ -68,43 +69,10 @@ def get_config(variants=''):
   """Builds the config; `variants` are names joined by commas."""
   config = config_lib.default_config()
   config.name = 'compare'
-  config.cases = (
-    'isolated',
-    'fedavg',
-    'fedsgd',
-    'fedavgm',
-    'fedprox',
-    'fednova',
-    'scaffold',
-    'feddyn',
-    'fedadagrad',
-    'fedadam',
-    'fedyogi',
-    'fedper',
-    'fedrep',
-    'fedbabu',
-    'lg_fedavg',
-    'fedbn',
-    'mtfl',
-    'fedavg_finetune',
-    'per_fedavg',
-    'reptile',
-    'pfedme',
-    'ditto',
-    'apfl',
-    'mr_mtl',
-    'ifca',
-    'cfl',
-    'separate_fl',
-    'mt_fedavg',
-    'multi_task_fl',
-    'soft_sharing',
-    'hard_sharing',
-  )
-  for name in ('fedbn', 'mtfl'):  # Without it they are FedAvg.
-    config_lib.put_field(
-      config, f'overrides.{name}.model.normalization', 'batch'
-    )
+  config.cases = tuple(algorithms.ALGORITHMS)
+  for name, spec in algorithms.ALGORITHMS.items():
+    for setting, value in spec.network.items():
+      config_lib.put_field(config, f'overrides.{name}.model.{setting}', value)
   config.data.test_fraction = 0.2
   config.data.validation_fraction = 0.1
   config.model.hidden = (64, 32)

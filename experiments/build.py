@@ -14,6 +14,7 @@ from experiments import cases as cases_lib
 from experiments import checks
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import fields
 from experiments import optimizers
 from experiments import program
 from fmtl_jax import algorithms
@@ -52,14 +53,7 @@ _OF_CLOCK = (
   'bandwidth_spread',
   'deadline',
 )
-# Fields that change no shape: a sweep maps them over runs of one program.
-MAPPED = (
-  *dict.fromkeys(  # Several algorithms have some of them.
-    config_lib.own_field(name, setting)
-    for name, entry in algorithms.ALGORITHMS.items()
-    for setting, default in entry.defaults.items()
-    if isinstance(default, float)
-  ),
+_MAPPED = (
   *(f'balancing.{name}' for name in balancing.SETTINGS),
   *(f'participation.{name}' for name in _SHARES + _OF_CLOCK),
   'algorithm.finetune_epochs',
@@ -74,6 +68,17 @@ MAPPED = (
   'server.task.learning_rate',
   'server.task.momentum',
 )
+
+
+def mapped_fields() -> tuple[str, ...]:
+  """Fields that change no shape: a sweep maps them over runs of one program."""
+  own = (
+    config_lib.own_field(name, setting)
+    for name, spec in algorithms.ALGORITHMS.items()
+    for setting, default in spec.defaults.items()
+    if isinstance(default, float)
+  )
+  return tuple(dict.fromkeys([*own, *_MAPPED]))  # Several have some of them.
 
 
 def build_model(
@@ -134,10 +139,12 @@ def label_rules(
       name: flat[config_lib.own_field(algorithm, name)]
       for name in entry.leaf_settings
     }
+    with fields.named(fields.of_algorithm(algorithm)):
+      of_leaves = entry.leaf_rules(**own)
     free = [p for p in paths if p.split('/')[0] in layers[count:]]
     rules = [
       *pretrained[:count],
-      *layer_types.matching(entry.leaf_rules(**own), free),
+      *layer_types.matching(of_leaves, free),
       *entry.label_rules(layers[count:], **depths),
     ]
   if not centralized:
@@ -189,6 +196,7 @@ class Network(NamedTuple):
   prefix_params: dict[str, Any]
 
 
+@fields.named()
 def build_network(
   config: ml_collections.ConfigDict,
   source: datasets.Source,
@@ -522,6 +530,7 @@ def mark_attackers(
   )
 
 
+@fields.named()
 def build(
   name: str,
   config: ml_collections.ConfigDict,
@@ -537,8 +546,7 @@ def build(
     config: The case's own, see `cases.resolve`.
     source: The data.
     seeds: Every point is run with each.
-    points: Values of fields that are mapped (see `MAPPED`); the same fields for
-      every point.
+    points: Values of `mapped_fields`; the same fields for every point.
     federate: `(source, data, seed) -> data set`: who has which examples.
 
   Raises:
@@ -624,7 +632,9 @@ def build(
   make = make_algorithm(
     config, algorithm, task_devices, runs_at_once, bool(case.centralized)
   )
-  make(federation, {})  # Raises for bad settings before anything is compiled.
+  names = fields.of_algorithm(algorithm)
+  with fields.named(names):  # Before anything is compiled.
+    make(federation, {})
   return program.Case(
     data=train[0],
     test_data=federated[0],
@@ -642,5 +652,5 @@ def build(
     ),
     algorithm=algorithm,
     task_devices=task_devices,
-    warning=f'{name} {reason}' if reason else '',
+    warning=f'{name} {fields.translated(reason, names)}' if reason else '',
   )

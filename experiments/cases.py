@@ -5,17 +5,18 @@ it needs whatever the experiment. `config.overrides.CASE` and the command line
 come after these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import ml_collections
 
 from experiments import config as config_lib
+from experiments import fields
 from fmtl_jax import algorithms
+from fmtl_jax.algorithms import specs
 
-JOINT = 'joint'
-SEPARATE = 'separate'
+JOINT, SEPARATE = specs.JOINT, specs.SEPARATE
 MAJORITY = 'majority'
 
 
@@ -43,29 +44,29 @@ _CENTRALIZED = {
   'reducer.common': 'mean',  # There are no clients to be wary of.
   'reducer.task': 'mean',
   'attack.name': 'none',
+  'cohort.clients_per_task': 0,
 }
 _TWO_TASKS = {'data.tasks_per_client': 2, 'cohort.slots': 'all'}
 
-CASES: dict[str, Case] = {
+# Rows that are an algorithm on another view of the data.
+_FURTHER: Mapping[str, Case] = {
   'centralized_separate': Case(
     label='Centralized separate',
     algorithm='separate_fl',
     centralized=SEPARATE,
-    settings=_CENTRALIZED | {'cohort.clients_per_task': 0},
+    settings=_CENTRALIZED,
   ),
   'centralized_joint': Case(
     label='Centralized joint',
     algorithm='multi_task_fl',
     centralized=JOINT,
-    settings=_CENTRALIZED | {'cohort.clients_per_task': 0},
+    settings=_CENTRALIZED,
   ),
   'distributed_separate': Case(
     label='Distributed separate',
     algorithm='isolated',
     settings={'cohort.clients_per_task': 0},
   ),
-  'separate_fl': Case(label='Separate FL', algorithm='separate_fl'),
-  'multi_task_fl': Case(label='Multi-task FL', algorithm='multi_task_fl'),
   'separate_fl_two_tasks': Case(
     label='Separate FL, two tasks a client',
     algorithm='separate_fl',
@@ -76,75 +77,46 @@ CASES: dict[str, Case] = {
     algorithm='multi_task_fl',
     settings=_TWO_TASKS,
   ),
-  'fedavg': Case(label='FedAvg', algorithm='fedavg'),
-  'fedavg_finetune': Case(
-    label='FedAvg + fine-tuning', algorithm='fedavg_finetune'
-  ),
-  'fedsgd': Case(label='FedSGD', algorithm='fedsgd'),
-  'fedavgm': Case(label='FedAvgM', algorithm='fedavgm'),
-  'fedadagrad': Case(label='FedAdagrad', algorithm='fedadagrad'),
-  'fedadam': Case(label='FedAdam', algorithm='fedadam'),
-  'fedyogi': Case(label='FedYogi', algorithm='fedyogi'),
-  'per_fedavg': Case(label='Per-FedAvg', algorithm='per_fedavg'),
-  'reptile': Case(label='FedReptile', algorithm='reptile'),
-  'fedprox': Case(label='FedProx', algorithm='fedprox'),
-  'fedbn': Case(label='FedBN', algorithm='fedbn'),
-  'mtfl': Case(label='MTFL', algorithm='mtfl'),
-  'fednova': Case(label='FedNova', algorithm='fednova'),
-  'feddyn': Case(label='FedDyn', algorithm='feddyn'),
-  'scaffold': Case(label='SCAFFOLD', algorithm='scaffold'),
-  'mt_fedavg': Case(
-    label='MT-FedAvg',
-    algorithm='mt_fedavg',
-    settings={
-      'cohort.slots': 'all',
-      'aggregation.common': 'task_balanced',
-    },
-  ),
-  'fedper': Case(
-    label='FedPer',
-    algorithm='fedper',
-    settings={'algorithm.personal_layers': 1},
-  ),
-  'fedrep': Case(
-    label='FedRep',
-    algorithm='fedrep',
-    settings={'algorithm.personal_layers': 1},
-  ),
-  'fedbabu': Case(
-    label='FedBABU',
-    algorithm='fedbabu',
-    settings={'algorithm.personal_layers': 1},
-  ),
-  'lg_fedavg': Case(label='LG-FedAvg', algorithm='lg_fedavg'),
-  'ditto': Case(label='Ditto', algorithm='ditto'),
-  'pfedme': Case(label='pFedMe', algorithm='pfedme'),
-  'apfl': Case(label='APFL', algorithm='apfl'),
-  'mr_mtl': Case(label='MR-MTL', algorithm='mr_mtl'),
-  'soft_sharing': Case(
-    label='Soft parameter sharing, centralized',
-    algorithm='soft_sharing',
-    centralized=SEPARATE,
-    settings=_CENTRALIZED | {'cohort.clients_per_task': 0},
-  ),
-  'hard_sharing': Case(
-    label='Hard parameter sharing, centralized',
-    algorithm='hard_sharing',
-    centralized=JOINT,
-    settings=_CENTRALIZED | {'cohort.clients_per_task': 0},
-  ),
-  'ifca': Case(label='IFCA', algorithm='ifca'),
-  'cfl': Case(
-    label='CFL',
-    algorithm='cfl',
-    settings={'cohort.clients_per_task': 0},
-  ),
-  'isolated': Case(
-    label='Isolated',
-    algorithm='isolated',
-    settings={'cohort.clients_per_task': 0},
-  ),
 }
+
+
+class _Cases(Mapping[str, Case]):
+  """All rows by name: those above, and one for each algorithm there is now."""
+
+  def __getitem__(self, name: str) -> Case:
+    if name in _FURTHER:
+      return _FURTHER[name]
+    return _of_algorithm(algorithms.ALGORITHMS[name])
+
+  def __iter__(self) -> Iterator[str]:
+    yield from _FURTHER
+    yield from algorithms.ALGORITHMS
+
+  def __len__(self) -> int:
+    return len(_FURTHER) + len(algorithms.ALGORITHMS)
+
+
+def _of_algorithm(spec: algorithms.Spec) -> Case:
+  """The row of an algorithm, with what it needs to be itself."""
+  settings: dict[str, Any] = dict(_CENTRALIZED) if spec.centralized else {}
+  for argument, value in spec.rounds.items():
+    field = fields.OF_ROUNDS[argument]
+    if isinstance(value, Mapping):
+      settings |= {f'{field}.{name}': part for name, part in value.items()}
+    else:
+      settings[field] = value
+  for depth, count in spec.default_depths.items():
+    if config_lib.DEPTHS.get(depth, count) != count:
+      settings[f'algorithm.{depth}'] = count
+  return Case(
+    label=spec.label,
+    algorithm=spec.name,
+    centralized=spec.centralized,
+    settings=settings,
+  )
+
+
+CASES: Mapping[str, Case] = _Cases()
 
 _LABELS = {MAJORITY: 'Majority class'}
 
@@ -161,19 +133,19 @@ def names(
   Raises:
     ValueError: If a name is not known.
   """
-  for name, fields in config.overrides.items():
+  for name, given in config.overrides.items():
     rows = [*CASES, MAJORITY]
     if name not in rows:
       raise ValueError(
         f'Unknown case {name!r} in overrides; known are {", ".join(rows)}.'
         f'{config_lib.nearest(name, rows)}'
       )
-    if not isinstance(fields, ml_collections.ConfigDict):
+    if not isinstance(given, ml_collections.ConfigDict):
       raise ValueError(
-        f'Expected overrides.{name} to be a ConfigDict, got {fields!r}.'
+        f'Expected overrides.{name} to be a ConfigDict, got {given!r}.'
       )
   if config.algorithm.name:
-    known = [n for n in CASES if n in algorithms.ALGORITHMS]
+    known = list(algorithms.ALGORITHMS)
     if config.algorithm.name not in known:
       raise ValueError(
         f'Unknown algorithm.name {config.algorithm.name!r}; known are '

@@ -16,7 +16,9 @@ from experiments import backbones
 from experiments import cases as cases_lib
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import fields
 from experiments import optimizers
+from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
@@ -38,28 +40,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     '>= 0',
     lambda x: x >= 0,
     (
-      'algorithm.cfl.eps1',
-      'algorithm.cfl.eps2',
-      'algorithm.ditto.lam',
-      'algorithm.ditto.personal_epochs',
-      'algorithm.fedadagrad.server_learning_rate',
-      'algorithm.fedadam.server_learning_rate',
-      'algorithm.fedrep.head_epochs',
-      'algorithm.fedyogi.server_learning_rate',
-      'algorithm.finetune_epochs',
-      'algorithm.finetune_learning_rate',
-      'algorithm.mr_mtl.lam',
-      'algorithm.mu',
-      'algorithm.per_fedavg.alpha',
-      'algorithm.personal_layers',
-      'algorithm.pfedme.beta',
-      'algorithm.pfedme.lam',
-      'algorithm.pfedme.personal_learning_rate',
       'algorithm.pretrained_layers',
-      'algorithm.reptile.server_rate',
-      'algorithm.shared_layers',
-      'algorithm.soft_sharing.lam',
-      'algorithm.task_layers',
       'attack.scale',
       'balancing.alpha',
       'balancing.c',
@@ -80,9 +61,6 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     '>= 1',
     lambda x: x >= 1,
     (
-      'algorithm.cfl.max_clusters',
-      'algorithm.ifca.clusters',
-      'algorithm.pfedme.inner_steps',
       'data.shards_per_client',
       'faults.diverged_above',
       'model.window',
@@ -92,11 +70,6 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     '> 0',
     lambda x: x > 0,
     (
-      'algorithm.fedadagrad.tau',
-      'algorithm.fedadam.tau',
-      'algorithm.feddyn.alpha',
-      'algorithm.fedyogi.tau',
-      'algorithm.per_fedavg.delta',
       'balancing.temperature',
       'data.alpha',
       'faults.clip_norm',
@@ -109,12 +82,6 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     'in [0, 1)',
     lambda x: 0 <= x < 1,
     (
-      'algorithm.fedadagrad.beta1',
-      'algorithm.fedadam.beta1',
-      'algorithm.fedadam.beta2',
-      'algorithm.fedavgm.server_momentum',
-      'algorithm.fedyogi.beta1',
-      'algorithm.fedyogi.beta2',
       'attack.share',
       'client.momentum',
       'server.common.momentum',
@@ -125,8 +92,6 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     'in [0, 1]',
     lambda x: 0 <= x <= 1,
     (
-      'algorithm.apfl.alpha',
-      'algorithm.cfl.gamma',
       'participation.dropout',
       'participation.late',
       'participation.least_work',
@@ -171,10 +136,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
       _check_size(field, number)
-  for rule, is_good, fields in _RULES:
-    for field in fields:
+  for rule, is_good, chosen in _RULES:
+    for field in chosen:
       if not is_good(flat[field]):
         raise ValueError(f'Expected {field} {rule}, got {flat[field]}.')
+  _check_algorithms(flat)
   last = config.run.first_seed + config.run.seeds - 1
   if last >= 2**32:
     raise ValueError(
@@ -185,6 +151,19 @@ def check(config: ml_collections.ConfigDict) -> None:
     config_lib.expanded(flat[field])
   _check_sequences(flat)
   _check_names(config)
+
+
+def _check_algorithms(flat):
+  """Raises a ValueError for a setting of any algorithm that is out of range."""
+  for name, spec in algorithms.ALGORITHMS.items():
+    for depth in spec.depths:
+      field = f'algorithm.{depth}'
+      if flat[field] < 0:
+        raise ValueError(f'Expected {field} >= 0, got {flat[field]}.')
+    names = fields.of_algorithm(name)
+    for setting, rule in spec.settings.items():
+      with fields.named(names):
+        rule.check(f'`{setting}`', flat[names[setting]])
 
 
 def check_metrics(
@@ -298,6 +277,7 @@ def _check_each(flat, field, what, is_good):
     )
 
 
+@fields.named({'name': 'attack.name'})
 def _check_names(config):
   """Raises a ValueError for a name that is not known."""
   optimizers.get('client.optimizer', config.client.optimizer, 0.0)
@@ -308,8 +288,9 @@ def _check_names(config):
   layers.resolve_convolution(config.model.convolution, 'cpu')
   own = (*config.server, 'within_tasks')
   settings = {k: v for k, v in config.reducer.items() if k not in own}
-  for name in reducers.REDUCERS:  # Whichever is chosen.
-    reducers.get(name, **settings)
+  with fields.named({setting: f'reducer.{setting}' for setting in settings}):
+    for name in reducers.REDUCERS:  # Whichever is chosen.
+      reducers.get(name, **settings)
   for layer_type, server in config.server.items():
     optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
     reducers.get(config.reducer[layer_type], f'reducer.{layer_type}')

@@ -19,8 +19,21 @@ from ml_collections import config_dict
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 
-# Settings of algorithms that stand in `algorithm` itself.
-_SEVERAL_HAVE = ('mu', 'finetune_epochs', 'finetune_learning_rate')
+# Numbers of layers by which algorithms label them.
+DEPTHS: Mapping[str, int] = {
+  'task_layers': 1,
+  'personal_layers': 0,
+  'common_layers': 1,
+  'shared_layers': 0,  # Of all clusters, at the input.
+}
+# Settings of algorithms that stand in `algorithm` itself, of all that have one
+# with this name and default.
+_SEVERAL_HAVE: Mapping[str, Any] = {
+  'mu': 0.1,  # Proximal weight of fedprox.
+  'finetune_epochs': 5,  # Of fedavg_finetune and others.
+  # Of them, too; 0 is client.learning_rate, whatever its schedule.
+  'finetune_learning_rate': 0.0,
+}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -68,20 +81,18 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.algorithm = ml_collections.ConfigDict()
   config.algorithm.name = ''  # Set: the only row of the table.
-  config.algorithm.task_layers = 1
-  config.algorithm.personal_layers = 0
   config.algorithm.pretrained_layers = 0
-  config.algorithm.common_layers = 1
-  config.algorithm.shared_layers = 0  # Of all clusters, at the input.
+  config.algorithm.update(DEPTHS)
   config.algorithm.initialization = 'shared'  # Or per_owner.
-  config.algorithm.mu = 0.1  # Proximal weight of fedprox.
-  config.algorithm.finetune_epochs = 5  # Of fedavg_finetune and others.
-  # Of them, too; 0 is client.learning_rate, whatever its schedule.
-  config.algorithm.finetune_learning_rate = 0.0
-  for name, entry in algorithms.ALGORITHMS.items():
-    own = {k: v for k, v in entry.defaults.items() if k not in _SEVERAL_HAVE}
-    if own:  # algorithm.NAME.SETTING, with the default of its paper.
-      config.algorithm[name] = ml_collections.ConfigDict(own)
+  config.algorithm.update(_SEVERAL_HAVE)
+  for name, spec in algorithms.ALGORITHMS.items():
+    for depth, default in spec.default_depths.items():
+      if depth not in config.algorithm:
+        config.algorithm[depth] = default
+    for setting, default in spec.defaults.items():
+      field = own_field(name, setting)
+      if field.count('.') == 2:  # With the default of its paper.
+        put_field(config, field, default)
 
   config.client = ml_collections.ConfigDict()
   config.client.optimizer = 'sgd'
@@ -434,6 +445,7 @@ def set_field(
 
 def own_field(algorithm: str, setting: str) -> str:
   """The field of a setting that is an algorithm's own, by dotted name."""
-  if setting in _SEVERAL_HAVE:
+  default = algorithms.ALGORITHMS[algorithm].defaults[setting]
+  if setting in _SEVERAL_HAVE and default == _SEVERAL_HAVE[setting]:
     return f'algorithm.{setting}'
   return f'algorithm.{algorithm}.{setting}'

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import cases
 from experiments import config as config_lib
+from experiments import fields
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import assignments
@@ -356,6 +357,7 @@ def _client_ids(
   return keys if np.issubdtype(keys.dtype, np.integer) else None
 
 
+@fields.named({'alpha': 'data.alpha'})
 def federate(
   source: Source, data: ml_collections.ConfigDict, seed: int
 ) -> dataset_lib.FederatedDataset:

@@ -7,7 +7,9 @@ import jax
 import ml_collections
 
 from experiments import backbones
+from experiments import build
 from experiments import cases as cases_lib
+from experiments import config as config_lib
 from experiments import costs
 from experiments import datasets
 from experiments import program as program_lib
@@ -31,8 +33,8 @@ def describe(
     command_line: Fields that come after the cases' own settings.
 
   Returns:
-    For each case its layer types, parameters, bytes, memory and execution, and
-    once the partition.
+    For each case the algorithm's own settings, its layer types, parameters,
+    bytes, memory and execution, and once the partition.
 
   Raises:
     ValueError: If anything about the input is wrong.
@@ -41,7 +43,7 @@ def describe(
   lines = []
   partition = ''
   for name in cases_lib.names(config, only):
-    _, case = train.build_case(name, config, command_line or {}, source)
+    final, case = train.build_case(name, config, command_line or {}, source)
     if case is None:
       continue
     described = datasets.describe(case.test_data)
@@ -49,8 +51,21 @@ def describe(
       partition = described
       lines += ['Partition (training examples of the first seed)', described]
     lines += ['', f'{cases_lib.label(name, config)} ({name})']
-    lines += [f'  {line}' for line in _case(case, config)]
+    own = own_settings(final, case.algorithm)
+    lines += [f'  {line}' for line in [*own, *_case(case, config)]]
   return '\n'.join(lines)
+
+
+def own_settings(
+  config: ml_collections.ConfigDict, algorithm: str
+) -> list[str]:
+  """A line for each setting that is an algorithm's own: field, value, help."""
+  spec = algorithms.ALGORITHMS[algorithm]
+  return [
+    f'{config_lib.own_field(algorithm, setting)}={config_lib.shown(value)}: '
+    f'{spec.settings[setting].help}'
+    for setting, value in build.own_settings(config, algorithm).items()
+  ]
 
 
 def layer_table(federation: federation_lib.Federation) -> list[str]:

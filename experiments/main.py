@@ -14,6 +14,9 @@ _CASES = command_line.define_cases()
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Describe the experiment and train nothing.'
 )
+_LIST = flags.DEFINE_bool(
+  'list', False, 'Show what can be chosen by name, and train nothing.'
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Whether this is one of several processes.'
 )
@@ -32,11 +35,17 @@ _DISTRIBUTED_TIMEOUT = flags.DEFINE_float(
   'Seconds to wait for the others, and after which one that is silent has gone '
   f'away; by default {meeting.WITHIN:g}, or as JAX does on a cluster.',
 )
-flags.mark_flag_as_required('config')
 
 
 def main() -> int:
   """Runs what the flags say."""
+  if _LIST.value:
+    from experiments import listing
+
+    print(listing.text())
+    return 0
+  if _CONFIG.value is None:
+    raise ValueError('Expected --config, got none; --list shows what there is.')
   if not _DISTRIBUTED.value:
     return _run(first=True)
   from experiments import processes

@@ -3,7 +3,7 @@
 For every seed some clients are drawn and left out: of training, of
 standardization, of everything. An algorithm is trained on the federation of the
 others; then each newcomer adapts with the first n examples of one random order
-of its own, in the algorithm's way (`way_of`), and is tested on its examples
+of its own, in the algorithm's way (`Spec.adapt`), and is tested on its examples
 behind the largest n, the same for every n and every algorithm. Where data are
 split in time (`data.protocol=blocked`), neighbours in time of the largest n are
 left out of the test.
@@ -56,6 +56,7 @@ from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.algorithms import specs
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
 from fmtl_jax.data import splits
@@ -74,50 +75,6 @@ _SHARED = (
   'unseen.examples',
 )
 _HELD_OUT = 2**31 - 1  # Apart from what else a seed draws.
-
-
-class Way(NamedTuple):
-  """The way in which newcomers of an algorithm adapt, by plain SGD.
-
-  Attributes:
-    all_layers: Whether all layers are trained; otherwise those of which clients
-      or tasks have copies, none in FedAvg.
-    rate: The learning rate.
-    pull: See `adaptation.Adaptation`.
-  """
-
-  all_layers: bool
-  rate: float
-  pull: float = 0.0
-
-
-def way_of(config: ml_collections.ConfigDict, algorithm: str) -> Way:
-  """How newcomers of an algorithm adapt.
-
-  fedavg_finetune, reptile   all layers
-  fedbabu                    all layers, or its head (`finetune_head_only`)
-  per_fedavg                 all layers, at its own rate alpha
-  ditto, mr_mtl              all layers, pulled to what they started from
-  pfedme                     so, too, at its own personal learning rate
-  apfl                       all layers, at alpha^2 times the rate: so does the
-                             mixture move while the global model stays
-  others                     layers of which clients or tasks have copies
-  """
-  rate, settings = config.unseen.learning_rate, config.algorithm
-  if algorithm in ('fedavg_finetune', 'reptile'):
-    return Way(True, rate)
-  if algorithm == 'fedbabu':
-    return Way(not settings.fedbabu.finetune_head_only, rate)
-  if algorithm == 'per_fedavg':
-    return Way(True, settings.per_fedavg.alpha)
-  if algorithm in ('ditto', 'mr_mtl'):
-    return Way(True, rate, settings[algorithm].lam)
-  if algorithm == 'pfedme':
-    own = settings.pfedme
-    return Way(True, own.personal_learning_rate, own.lam)
-  if algorithm == 'apfl':
-    return Way(True, settings.apfl.alpha**2 * rate)
-  return Way(False, rate)
 
 
 class HeldOut(NamedTuple):
@@ -282,7 +239,7 @@ class Plan(NamedTuple):
   label: str
   config: ml_collections.ConfigDict
   case: program_lib.Case
-  way: Way
+  way: specs.Way
 
 
 def plans_of(
@@ -314,7 +271,9 @@ def plans_of(
       train.seeds_of(final),
       federate=lambda unused_source, unused_data, seed: by_seed[seed].train,
     )
-    way = way_of(final, case.algorithm)
+    way = algorithms.ALGORITHMS[case.algorithm].adapt(
+      build.own_settings(final, case.algorithm), final.unseen.learning_rate
+    )
     personal = case.make_algorithm(case.federation, {}).personal
     if personal and not (way.all_layers or case.federation.has_client_layers):
       raise ValueError(

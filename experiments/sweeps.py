@@ -1,8 +1,8 @@
 """Sweeps: a grid of settings, as few programs as its shapes need.
 
-Points of the grid that differ only in fields of `build.MAPPED`, and all seeds,
-are runs of one compiled program. The other fields make separate programs, run
-one after the other; a finished one is not run again. Settings are compared on
+Points of the grid that differ only in `build.mapped_fields`, and all seeds, are
+runs of one compiled program. The other fields make separate programs, run one
+after the other; a finished one is not run again. Settings are compared on
 validation data, test data are not looked at.
 """
 
@@ -75,8 +75,9 @@ def grid_of(
         f'The sweep field {field!r} cannot be swept: seeds are mapped anyway; '
         'set config.run instead.'
       )
-  mapped = {f: v for f, v in fields.items() if f in build.MAPPED}
-  static = {f: v for f, v in fields.items() if f not in build.MAPPED}
+  able = build.mapped_fields()
+  mapped = {f: v for f, v in fields.items() if f in able}
+  static = {f: v for f, v in fields.items() if f not in able}
   return mapped, static
 
 

@@ -104,25 +104,25 @@ class Aggregation:
     )
     if places.weights and len(places.weights) != len(names):
       raise ValueError(
-        f'Expected balancing.weights for each of the {len(names)} tasks, got '
+        f'Expected `balancing.weights` for each of the {len(names)} tasks, got '
         f'{places.weights}.'
       )
     robust = [n for n in self.averaged if self._settings.reducer.get(n)]
     if places.group is not None and robust:
       raise ValueError(
-        f"Expected reducer.{robust[0]}='mean' with balancing.group, which "
+        f"Expected no `reducer['{robust[0]}']` with `balancing.group`, which "
         'takes the place of the mean; set one of them.'
       )
     if set(self._by_task) & set(self._stacked):
       raise ValueError(
-        'Expected balancing.server without a reducer of common layers and '
-        'without balancing.group, because it needs the mean of each task; set '
-        'one of them.'
+        'Expected `balancing.server` without a reducer of common layers and '
+        'without `balancing.group`, because it needs the mean of each task; '
+        'set one of them.'
       )
     if self._by_task and self._settings.task_axis is not None:
       raise ValueError(
-        'Expected execution.task_devices=1 with balancing.server, because it '
-        'needs the updates of all tasks in one place; set one of them.'
+        'Expected `balancing.server` without `task_axis`, because it needs the '
+        'updates of all tasks in one place; set one of them.'
       )
 
   def _of(self, name: str, tree: Tree) -> Tree:

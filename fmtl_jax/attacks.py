@@ -91,7 +91,8 @@ def get(name: str, scale: jax.Array | float = 10.0) -> Attack | None:
   """The attack with a name, None for `none`; raises a ValueError otherwise."""
   if name not in NAMES:
     raise ValueError(
-      f'Expected attack.name to be one of {", ".join(NAMES)}, got {name!r}.'
+      f'Expected the `name` of an attack to be one of {", ".join(NAMES)}, got '
+      f'{name!r}.'
     )
   return None if name == NONE else Attack(name=name, scale=scale)
 
@@ -124,7 +125,7 @@ def mark(
     ValueError: If the share is none, or is less than one client of any group.
   """
   if not 0 <= share <= 1:
-    raise ValueError(f'Expected attack.share between 0 and 1, got {share}.')
+    raise ValueError(f'Expected `share` between 0 and 1, got {share}.')
   partition, num_tasks = data.partition, data.num_tasks
   tasks, ids = np.asarray(partition.client_tasks), partition.client_ids
   if not by_task:
@@ -134,9 +135,9 @@ def mark(
   # With 0.2, two of ten: rounding of the product must not make it one.
   room = np.floor(share * sizes + 1e-6).astype(int)
   if share > 0 and not room.any():
-    cure = '; set attack.by_task=False to take it of all clients'
+    cure = '; set `by_task`=False to take it of all clients'
     raise ValueError(
-      'Expected attack.share to be one client of some task at least, got '
+      'Expected `share` to be one client of some task at least, got '
       f'{share} where the largest task has {sizes.max()}'
       f'{cure if by_task else ""}.'
     )

@@ -266,8 +266,7 @@ class Checkpoints:
       round_number = self.latest
     if round_number is None:
       raise ValueError(
-        f'No checkpoint in {self._folder}; run the experiment with '
-        'checkpoint.every_rounds > 0 first.'
+        f'No checkpoint in {self._folder}; save one there first.'
       )
     host = _to_host(state)
     saved = self._read_metadata(round_number)

@@ -73,7 +73,7 @@ def check_clients_per_task(
   given = clients_per_task
   if not isinstance(given, (int, Sequence)) or isinstance(given, str):
     raise ValueError(
-      'Expected cohort.clients_per_task to be a whole number, or one for each '
+      'Expected `clients_per_task` to be a whole number, or one for each '
       f'task, got {given!r}.'
     )
   if isinstance(clients_per_task, int):
@@ -81,7 +81,7 @@ def check_clients_per_task(
     smallest = int(np.argmin(group_sizes))
     if clients_per_task > group_sizes[smallest]:
       raise ValueError(
-        'Expected cohort.clients_per_task <= '
+        'Expected `clients_per_task` <= '
         f'{group_sizes[smallest]} (the smallest task group, '
         f'{names[smallest]!r}), got {clients_per_task}.'
       )
@@ -89,13 +89,13 @@ def check_clients_per_task(
     counts = tuple(int(count) for count in clients_per_task)
   if len(counts) != len(group_sizes):
     raise ValueError(
-      f'Expected cohort.clients_per_task to be one number or {len(group_sizes)}'
+      f'Expected `clients_per_task` to be one number or {len(group_sizes)}'
       f' (one for each task), got {len(counts)}.'
     )
   for count, size, name in zip(counts, group_sizes, names, strict=True):
     if not 0 <= count <= size:
       raise ValueError(
-        'Expected cohort.clients_per_task between 0 (all) and '
+        'Expected `clients_per_task` between 0 (all) and '
         f'{size} (the task group {name!r}), got {count}.'
       )
   return tuple(c or s for c, s in zip(counts, group_sizes, strict=True))

@@ -52,7 +52,7 @@ def resolve(execution: str, platform: str | None = None) -> str:
   if re.fullmatch(r'scan|vmap|(chunk|low_rank)(:[1-9]\d*)?', execution):
     return execution
   raise ValueError(
-    "Expected execution.name to be 'auto', 'scan', 'vmap', 'chunk', 'low_rank' "
+    "Expected `execution` to be 'auto', 'scan', 'vmap', 'chunk', 'low_rank' "
     "or one of the last two with a number of clients (for example 'chunk:8'), "
     f'got {execution!r}.'
   )

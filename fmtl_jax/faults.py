@@ -39,8 +39,7 @@ def check(policy: str) -> str:
   """Returns `policy`; raises a ValueError if it is not a known one."""
   if policy not in POLICIES:
     raise ValueError(
-      f'Expected faults.nonfinite to be one of {", ".join(POLICIES)}, got '
-      f'{policy!r}.'
+      f'Expected `policy` to be one of {", ".join(POLICIES)}, got {policy!r}.'
     )
   return policy
 

@@ -78,7 +78,7 @@ class Clock:
   def __post_init__(self):
     if self.at_deadline not in (PARTIAL, LATE):
       raise ValueError(
-        "Expected participation.at_deadline to be 'partial' or 'late', got "
+        "Expected `at_deadline` to be 'partial' or 'late', got "
         f'{self.at_deadline!r}.'
       )
 

@@ -46,7 +46,7 @@ Reducer = Callable[[Tree, jax.Array], Tree] | None
 def _check(setting: str, value: Any, rule: str, is_good: Callable) -> None:
   """Raises a ValueError for a bad setting; one that is traced is not known."""
   if not isinstance(value, jax.Array) and not is_good(value):
-    raise ValueError(f'Expected reducer.{setting} {rule}, got {value}.')
+    raise ValueError(f'Expected `{setting}` {rule}, got {value}.')
 
 
 def _along(values: jax.Array, leaf: jax.Array) -> jax.Array:

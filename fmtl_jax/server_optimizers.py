@@ -65,9 +65,9 @@ def instead(
     if not is_plain_sgd(asked):
       shown = getattr(asked, '__name__', asked)
       raise ValueError(
-        f"Expected server.{name}.optimizer='sgd' without momentum with "
-        f'{algorithm}, which is a server optimizer itself, got {shown}; '
-        f'set algorithm.{algorithm} instead.'
+        f"Expected `server['{name}'].optimizer` to be SGD without momentum "
+        f'with {algorithm}, which is a server optimizer itself, got {shown}; '
+        f'set those of `{algorithm}` instead.'
       )
   default = ServerOptimizer()
   return {

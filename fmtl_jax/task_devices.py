@@ -78,19 +78,19 @@ def check(
   num_tasks = len(federation.tasks)
   if num_devices < 1 or num_tasks % num_devices:
     raise ValueError(
-      f'Expected execution.task_devices to divide the {num_tasks} tasks, got '
+      f'Expected `num_devices` to divide the {num_tasks} tasks, got '
       f'{num_devices}.'
     )
   if num_devices > 1 and federation.num_slots > 1:
     raise ValueError(
       'Expected clients of a single task where tasks have devices of their '
-      f'own, got up to {federation.num_slots}; set execution.task_devices=1.'
+      f'own, got up to {federation.num_slots}; set `num_devices`=1.'
     )
   if num_devices > 1 and len(set(clients_per_task)) > 1:
     raise ValueError(
       'Expected as many clients of every task where tasks have devices of '
       f'their own, got {", ".join(map(str, clients_per_task))}; set '
-      'cohort.clients_per_task to one number.'
+      '`clients_per_task` to one number.'
     )
 
 

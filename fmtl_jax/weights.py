@@ -54,7 +54,7 @@ PAPER = 'paper'
 WEIGHTINGS = (EXAMPLES, UNIFORM, TASK_BALANCED, PAPER)
 
 
-def check(weighting: str, field: str = 'aggregation') -> str:
+def check(weighting: str, field: str = '`weighting`') -> str:
   """Returns `weighting`; raises a ValueError if it is not a known one."""
   if weighting not in WEIGHTINGS:
     raise ValueError(

@@ -194,7 +194,7 @@ class CheckpointsTest(_TestCase):
     self._assert_one_sentence(
       caught.exception,
       f'No checkpoint in {self.folder}',
-      'checkpoint.every_rounds > 0',
+      'save one there first',
     )
 
   @parameterized.named_parameters(

@@ -50,22 +50,21 @@ class ClientsPerTaskTest(parameterized.TestCase):
   @parameterized.parameters(
     (
       3,
-      'Expected cohort.clients_per_task <= 2 (the smallest task group, '
-      "'b'), got 3.",
+      "Expected `clients_per_task` <= 2 (the smallest task group, 'b'), got 3.",
     ),
     (
       (1, 1),
-      'Expected cohort.clients_per_task to be one number or 3 (one for each '
+      'Expected `clients_per_task` to be one number or 3 (one for each '
       'task), got 2.',
     ),
     (
       (1, 1, 5),
-      'Expected cohort.clients_per_task between 0 (all) and 4 (the task '
+      'Expected `clients_per_task` between 0 (all) and 4 (the task '
       "group 'c'), got 5.",
     ),
     (
       -1,
-      'Expected cohort.clients_per_task between 0 (all) and 3 (the task '
+      'Expected `clients_per_task` between 0 (all) and 3 (the task '
       "group 'a'), got -1.",
     ),
   )
@@ -75,7 +74,7 @@ class ClientsPerTaskTest(parameterized.TestCase):
 
   def test_slots_are_drawn_or_all(self):
     with self.assertRaisesWithLiteralMatch(
-      ValueError, "Expected cohort.slots to be 'drawn' or 'all', got 'some'."
+      ValueError, "Expected `slots` to be 'drawn' or 'all', got 'some'."
     ):
       base.RoundSettings(slots='some')
 

@@ -143,7 +143,7 @@ class ResolveTest(parameterized.TestCase):
   )
   def test_another_form_is_an_error(self, form):
     sentence = (
-      "Expected execution.name to be 'auto', 'scan', 'vmap', 'chunk', "
+      "Expected `execution` to be 'auto', 'scan', 'vmap', 'chunk', "
       "'low_rank' or one of the last two with a number of clients (for example "
       f"'chunk:8'), got {form!r}."
     )

@@ -451,7 +451,7 @@ class GetTest(parameterized.TestCase):
   )
   def test_a_bad_setting_is_an_error(self, name, setting, value, rule):
     with self.assertRaisesWithLiteralMatch(
-      ValueError, f'Expected reducer.{setting} {rule}, got {value}.'
+      ValueError, f'Expected `{setting}` {rule}, got {value}.'
     ):
       reducers.get(name, **{setting: value})
 

@@ -98,7 +98,7 @@ class CheckTest(parameterized.TestCase):
   def test_another_one_is_an_error(self):
     with self.assertRaisesWithLiteralMatch(
       ValueError,
-      'Expected aggregation.task to be one of examples, uniform, '
+      "Expected `weighting['task']` to be one of examples, uniform, "
       "task_balanced, paper, got 'mean'.",
     ):
       base.RoundSettings(weighting={'common': 'paper', 'task': 'mean'})

@@ -41,6 +41,7 @@ from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 Number = float | jax.Array
 
@@ -97,13 +98,8 @@ def scale_by_root(
 
 def _build(name, federation, local, settings, square_fn, eta, tau, **betas):
   """Builds federated averaging with such steps of the server."""
-  for setting, beta in betas.items():
-    if isinstance(beta, (int, float)) and not 0 <= beta < 1:
-      raise ValueError(
-        f'Expected algorithm.{name}.{setting} in [0, 1), got {beta}.'
-      )
-  if isinstance(tau, (int, float)) and not tau > 0:
-    raise ValueError(f'Expected algorithm.{name}.tau > 0, got {tau}.')
+  [spec] = (spec for spec in SPECS if spec.name == name)
+  spec.check(server_learning_rate=eta, tau=tau, **betas)
   server = server_optimizers.instead(
     lambda rate: scale_by_root(square_fn, rate * eta, betas['beta1'], tau),
     federation,
@@ -199,3 +195,50 @@ def fedyogi(
     beta1=beta1,
     beta2=beta2,
   )
+
+
+def _spec(build, label, eta, betas):
+  """What one of them says of itself.
+
+  Args:
+    build: Its factory.
+    label: How tables show it.
+    eta: Examples of the server's learning rate.
+    betas: Examples of the betas that it has, by name.
+  """
+  what = {'beta1': 'Of m, the mean of updates.', 'beta2': 'Of v.'}
+  return specs.Spec(
+    name=build.__name__,
+    label=label,
+    doc=__doc__,
+    family=specs.GLOBAL,
+    year=2021,
+    build=build,
+    label_rules=label_rules,
+    settings={
+      'server_learning_rate': specs.Setting(
+        help='eta, times that of the layer type.', least=0, examples=eta
+      ),
+      **{
+        name: specs.Setting(
+          help=what[name], least=0, most=1, below=True, examples=examples
+        )
+        for name, examples in betas.items()
+      },
+      'tau': specs.Setting(
+        help='How little it adapts, and the root of v at first.',
+        least=0,
+        above=True,
+        examples=(0.001, 0.1),
+      ),
+    },
+  )
+
+
+_BETAS = {'beta1': (0.9, 0.5), 'beta2': (0.99, 0.9)}
+
+SPECS = (
+  _spec(fedadagrad, 'FedAdagrad', (0.1, 0.02), {'beta1': (0.0, 0.5)}),
+  _spec(fedadam, 'FedAdam', (0.01, 0.05), _BETAS),
+  _spec(fedyogi, 'FedYogi', (0.01, 0.05), _BETAS),
+)

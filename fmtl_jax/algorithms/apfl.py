@@ -47,6 +47,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
+from fmtl_jax.algorithms import specs
 
 Tree = Any
 label_rules = fedavg.label_rules
@@ -94,7 +95,7 @@ def apfl(
   Raises:
     ValueError: If alpha is not between 0 and 1.
   """
-  base.check('algorithm.apfl.alpha', alpha, 0, 1)
+  SPEC.check(alpha=alpha, adapt=adapt)
 
   def new_opt_states(view):
     return (local.optimizer(0.0).init(view),) * 2
@@ -178,10 +179,34 @@ def apfl(
   return rounds._replace(view=view, personal=True)
 
 
-def equals(alpha: float, adapt: bool) -> str:
-  """Why it is a simpler algorithm, '' if it is not."""
-  if adapt or alpha not in (0, 1):
-    return ''
-  alone = 'predicts as isolated training from the global model'
-  what = alone if alpha else 'is fedavg'
-  return f'{what} with algorithm.apfl.alpha={alpha:g}'
+SPEC = specs.Spec(
+  name='apfl',
+  label='APFL',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2020,
+  build=apfl,
+  label_rules=label_rules,
+  settings={
+    'alpha': specs.Setting(
+      help='The share of the own model in the mixture, at first.',
+      least=0,
+      most=1,
+      examples=(0.5, 0.2),
+    ),
+    'adapt': specs.Setting(
+      help='Whether every client learns its alpha.',
+      choices=(False, True),
+      examples=(False, True),
+    ),
+  },
+  # So does the mixture move while the global model stays.
+  adapt=lambda own, rate: specs.Way(True, own['alpha'] ** 2 * rate),
+  degenerate=(
+    specs.Degenerate('is fedavg', {'alpha': 0, 'adapt': False}),
+    specs.Degenerate(
+      'predicts as isolated training from the global model',
+      {'alpha': 1, 'adapt': False},
+    ),
+  ),
+)

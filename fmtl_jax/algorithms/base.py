@@ -124,10 +124,10 @@ class RoundSettings:
   def __post_init__(self):
     if self.slots not in (cohorts.DRAWN, cohorts.ALL):
       raise ValueError(
-        f"Expected cohort.slots to be 'drawn' or 'all', got {self.slots!r}."
+        f"Expected `slots` to be 'drawn' or 'all', got {self.slots!r}."
       )
     for layer_type, weighting in self.weighting.items():
-      weights_lib.check(weighting, f'aggregation.{layer_type}')
+      weights_lib.check(weighting, f"`weighting['{layer_type}']`")
     if self.execution != execution_lib.AUTO:
       execution_lib.resolve(self.execution)
 
@@ -143,13 +143,3 @@ class RoundSettings:
     """
     memory = cohorts.take(state.balancing.client, client.client)
     return client_updates.LocalData(data, client, self.balancing.client, memory)
-
-
-def check(
-  field: str, value: Any, least: float = 0, most: float = float('inf')
-) -> None:
-  """Raises a ValueError unless `least <= value <= most`; traced values pass."""
-  if isinstance(value, jax.Array) or least <= value <= most:
-    return
-  rule = f'>= {least}' if most == float('inf') else f'in [{least}, {most}]'
-  raise ValueError(f'Expected {field} {rule}, got {value}.')

@@ -29,7 +29,6 @@ References:
   https://arxiv.org/abs/1910.01991, Algorithms 1 and 3 (unchecked).
 """
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -43,6 +42,7 @@ from fmtl_jax import precision
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 CLUSTER = clusters_lib.CLUSTER
 label_rules = clusters_lib.label_rules
@@ -121,6 +121,7 @@ def cfl(
     ValueError: If not all clients take part, or the federation has another
       number of clusters.
   """
+  SPEC.check(eps1=eps1, eps2=eps2, gamma=gamma, max_clusters=max_clusters)
   clusters_lib.check(federation, max_clusters, 'max_clusters')
   counts = cohorts.check_clients_per_task(
     settings.clients_per_task,
@@ -130,7 +131,7 @@ def cfl(
   if counts != tuple(federation.group_sizes):
     raise ValueError(
       'Expected all clients in every round of cfl, which compares their '
-      f'updates, got cohort.clients_per_task={settings.clients_per_task}; set '
+      f'updates, got `clients_per_task`={settings.clients_per_task}; set '
       'it to 0.'
     )
   sgd = client_updates.local_sgd(federation, local)
@@ -201,14 +202,40 @@ def cfl(
   )
 
 
-def equals(own: Mapping[str, Any]) -> str:
-  """Why it is a simpler algorithm, '' if it is not: nothing is ever split."""
-  splits = {
-    'max_clusters': own['max_clusters'] > 1,
-    'eps1': own['eps1'] > 0,
-    'gamma': own['gamma'] < 1,
-  }
-  never = [name for name, some in splits.items() if not some]
-  if not never:
-    return ''
-  return f'is fedavg with algorithm.cfl.{never[0]}={own[never[0]]}'
+SPEC = specs.Spec(
+  name='cfl',
+  label='CFL',
+  doc=__doc__,
+  family=specs.CLUSTERED,
+  year=2020,
+  build=cfl,
+  label_rules=label_rules,
+  depths=('shared_layers',),
+  settings={
+    'eps1': specs.Setting(
+      help='A cluster may be split if its mean update is shorter.',
+      least=0,
+      examples=(100.0, 0.0),
+    ),
+    'eps2': specs.Setting(
+      help='And if the update of one of its clients is longer.',
+      least=0,
+      examples=(0.0, 100.0),
+    ),
+    'gamma': specs.Setting(
+      help='And if its two parts are further apart, 0 to 1.',
+      least=0,
+      most=1,
+      examples=(0.0, 1.0),
+    ),
+    'max_clusters': specs.Setting(
+      help='How many clusters there can be.', least=1, examples=(1, 4)
+    ),
+  },
+  rounds={'clients_per_task': 0},
+  degenerate=tuple(  # Nothing is ever split.
+    specs.Degenerate('is fedavg', own)
+    for own in ({'max_clusters': 1}, {'eps1': 0.0}, {'gamma': 1.0})
+  ),
+  owners=lambda own: {CLUSTER: own['max_clusters']},
+)

@@ -40,6 +40,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -78,8 +79,7 @@ def ditto(
   Raises:
     ValueError: If one of the numbers is negative.
   """
-  base.check('algorithm.ditto.lam', lam)
-  base.check('algorithm.ditto.personal_epochs', personal_epochs)
+  SPEC.check(lam=lam, personal_epochs=personal_epochs)
   shared = client_updates.local_sgd(federation, local)
   train_personal = personal_models.training(
     federation, dataclasses.replace(local, epochs=personal_epochs)
@@ -130,3 +130,30 @@ def ditto(
     federation, client_updates.ClientUpdate(init, run), settings
   )
   return rounds._replace(view=view, personal=True)
+
+
+SPEC = specs.Spec(
+  name='ditto',
+  label='Ditto',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2021,
+  build=ditto,
+  label_rules=label_rules,
+  settings={
+    'lam': specs.Setting(
+      help='How strongly personal models are pulled to the global one.',
+      least=0,
+      examples=(0.0, 0.5),
+    ),
+    'personal_epochs': specs.Setting(
+      help='Epochs of personal models in a round.', least=0, examples=(1, 3)
+    ),
+  },
+  adapt=lambda own, rate: specs.Way(True, rate, own['lam']),
+  degenerate=(
+    specs.Degenerate(
+      'predicts as isolated training from the global model', {'lam': 0}
+    ),
+  ),
+)

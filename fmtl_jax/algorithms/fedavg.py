@@ -9,6 +9,8 @@ References:
 from collections.abc import Sequence
 
 from fmtl_jax import layer_types
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(layers: Sequence[str]) -> layer_types.Rules:
@@ -18,3 +20,20 @@ def label_rules(layers: Sequence[str]) -> layer_types.Rules:
     layers: The network's layers in the order of their use.
   """
   return layer_types.by_depth(layers, [(layer_types.COMMON, len(layers))])
+
+
+fedavg = multi_task_fl.under_rules(
+  'fedavg',
+  __name__,
+  'Builds FedAvg: all layers are common by its label rules.',
+)
+
+SPEC = specs.Spec(
+  name='fedavg',
+  label='FedAvg',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2017,
+  build=fedavg,
+  label_rules=label_rules,
+)

@@ -19,6 +19,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -40,7 +41,14 @@ def fedavg_finetune(
     finetune_epochs: Epochs of fine-tuning; 0 is FedAvg.
     finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
+
+  Raises:
+    ValueError: If one of the settings is out of range.
   """
+  SPEC.check(
+    finetune_epochs=finetune_epochs,
+    finetune_learning_rate=finetune_learning_rate,
+  )
   rounds = federated_averaging.federated_averaging(
     federation, client_updates.local_sgd(federation, local), settings
   )
@@ -51,3 +59,20 @@ def fedavg_finetune(
     settings,
     finetune_learning_rate,
   )
+
+
+SPEC = specs.Spec(
+  name='fedavg_finetune',
+  label='FedAvg + fine-tuning',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2019,
+  build=fedavg_finetune,
+  label_rules=label_rules,
+  settings={
+    'finetune_epochs': finetuning.EPOCHS,
+    'finetune_learning_rate': finetuning.LEARNING_RATE,
+  },
+  adapt=specs.all_layers,
+  degenerate=(specs.Degenerate('is fedavg', {'finetune_epochs': 0}),),
+)

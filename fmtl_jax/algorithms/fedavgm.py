@@ -24,6 +24,7 @@ from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -48,11 +49,7 @@ def fedavgm(
     ValueError: If beta is not in [0, 1), or the settings have another server
       optimizer.
   """
-  if isinstance(server_momentum, (int, float)) and not 0 <= server_momentum < 1:
-    raise ValueError(
-      'Expected algorithm.fedavgm.server_momentum in [0, 1), got '
-      f'{server_momentum}.'
-    )
+  SPEC.check(server_momentum=server_momentum)
   server = server_optimizers.instead(
     client_updates.Sgd(momentum=server_momentum),
     federation,
@@ -64,3 +61,24 @@ def fedavgm(
     client_updates.local_sgd(federation, local),
     dataclasses.replace(settings, server=server),
   )
+
+
+SPEC = specs.Spec(
+  name='fedavgm',
+  label='FedAvgM',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2019,
+  build=fedavgm,
+  label_rules=label_rules,
+  settings={
+    'server_momentum': specs.Setting(
+      help='beta: how much of the last step the server adds to the next one.',
+      least=0,
+      most=1,
+      below=True,
+      examples=(0.9, 0.3),
+    )
+  },
+  degenerate=(specs.Degenerate('is fedavg', {'server_momentum': 0}),),
+)

@@ -26,6 +26,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import finetuning
+from fmtl_jax.algorithms import specs
 
 label_rules = fedper.label_rules
 
@@ -52,8 +53,13 @@ def fedbabu(
     finetune_head_only: Whether the body stays as it is there.
 
   Raises:
-    ValueError: If clients own no layers.
+    ValueError: If clients own no layers, or a setting is out of range.
   """
+  SPEC.check(
+    finetune_epochs=finetune_epochs,
+    finetune_learning_rate=finetune_learning_rate,
+    finetune_head_only=finetune_head_only,
+  )
   head, body = fedper.head_and_body(federation, local, 'fedbabu')
   rounds = federated_averaging.federated_averaging(
     federation, client_updates.local_sgd(federation, body), settings
@@ -67,3 +73,30 @@ def fedbabu(
     settings,
     finetune_learning_rate,
   )
+
+
+SPEC = specs.Spec(
+  name='fedbabu',
+  label='FedBABU',
+  doc=__doc__,
+  family=specs.PARTIAL,
+  year=2022,
+  build=fedbabu,
+  label_rules=label_rules,
+  depths=('personal_layers',),
+  settings={
+    'finetune_epochs': finetuning.EPOCHS,
+    'finetune_learning_rate': finetuning.LEARNING_RATE,
+    'finetune_head_only': specs.Setting(
+      help='Whether fine-tuning leaves the body as it is.',
+      choices=(False, True),
+      examples=(False, True),
+    ),
+  },
+  adapt=lambda own, rate: specs.Way(not own['finetune_head_only'], rate),
+  degenerate=(
+    specs.Degenerate(
+      'is fedper with heads that are never trained', {'finetune_epochs': 0}
+    ),
+  ),
+)

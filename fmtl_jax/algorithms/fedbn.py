@@ -19,10 +19,11 @@ References:
   Algorithm 1 (unchecked).
 """
 
-from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import mtfl
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -32,6 +33,21 @@ def leaf_rules() -> layer_types.Rules:
   return mtfl.leaf_rules(mtfl.BOTH)
 
 
-def equals(federation: federation_lib.Federation) -> str:
-  """Why it is a simpler algorithm, '' if it is not."""
-  return '' if federation.has_statistics else mtfl.equals(mtfl.BOTH, federation)
+fedbn = multi_task_fl.under_rules(
+  'fedbn',
+  __name__,
+  'Builds FedBN: FedAvg but for leaves that are personal by its rules.',
+)
+
+SPEC = specs.Spec(
+  name='fedbn',
+  label='FedBN',
+  doc=__doc__,
+  family=specs.PARTIAL,
+  year=2021,
+  build=fedbn,
+  label_rules=label_rules,
+  leaf_rules=leaf_rules,
+  network={'normalization': 'batch'},
+  degenerate=(mtfl.NOT_NORMALIZED,),
+)

@@ -51,6 +51,7 @@ from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -73,10 +74,7 @@ def feddyn(
   Raises:
     ValueError: If alpha is not positive.
   """
-  if isinstance(alpha, (int, float)) and not alpha > 0:
-    raise ValueError(
-      f'Expected algorithm.feddyn.alpha > 0, got {alpha}; fedavg has none.'
-    )
+  SPEC.check(alpha=alpha)
   train = client_updates.local_training(federation, local)
 
   def zeros(view):
@@ -128,3 +126,23 @@ def feddyn(
       accumulates=True,
     ),
   )
+
+
+SPEC = specs.Spec(
+  name='feddyn',
+  label='FedDyn',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2021,
+  build=feddyn,
+  label_rules=label_rules,
+  settings={
+    'alpha': specs.Setting(
+      help='Weight of the regularizer.',
+      least=0,
+      above=True,
+      cure='fedavg has none',
+      examples=(0.1, 1.0),
+    )
+  },
+)

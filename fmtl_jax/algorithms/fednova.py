@@ -35,6 +35,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -96,3 +97,14 @@ def fednova(
     settings,
     server_optimizers.ServerRule(lambda params: (), apply),
   )
+
+
+SPEC = specs.Spec(
+  name='fednova',
+  label='FedNova',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2020,
+  build=fednova,
+  label_rules=label_rules,
+)

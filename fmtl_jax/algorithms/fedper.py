@@ -17,6 +17,8 @@ import jax
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(
@@ -59,7 +61,7 @@ def head_and_body(
     raise ValueError(
       f'Expected {algorithm} to have layers that clients own, its heads, got '
       f'{", ".join(sorted(set(jax.tree.leaves(federation.layer_types))))}; '
-      'label the output layer personal (algorithm.personal_layers=1).'
+      'label the output layer personal (`personal_layers`=1).'
     )
   is_body = jax.tree.map(lambda head: not head, is_head)
   head, body = (
@@ -69,3 +71,21 @@ def head_and_body(
     for part in (is_head, is_body)
   )
   return head, body
+
+
+fedper = multi_task_fl.under_rules(
+  'fedper',
+  __name__,
+  'Builds FedPer: the last layers are personal by its label rules.',
+)
+
+SPEC = specs.Spec(
+  name='fedper',
+  label='FedPer',
+  doc=__doc__,
+  family=specs.PARTIAL,
+  year=2019,
+  build=fedper,
+  label_rules=label_rules,
+  depths=('personal_layers',),
+)

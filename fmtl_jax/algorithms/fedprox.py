@@ -26,6 +26,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -44,9 +45,29 @@ def fedprox(
     local: Settings of local training.
     settings: Settings of the round.
     mu: Weight of the proximal term; may be traced.
-  """
 
+  Raises:
+    ValueError: If `mu` is negative.
+  """
+  SPEC.check(mu=mu)
   client_update = client_updates.local_sgd(federation, local, proximal=mu)
   return federated_averaging.federated_averaging(
     federation, client_update, settings
   )
+
+
+SPEC = specs.Spec(
+  name='fedprox',
+  label='FedProx',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2020,
+  build=fedprox,
+  label_rules=label_rules,
+  settings={
+    'mu': specs.Setting(
+      help='Weight of the proximal term.', least=0, examples=(0.0, 0.5)
+    )
+  },
+  degenerate=(specs.Degenerate('is fedavg', {'mu': 0}),),
+)

@@ -30,6 +30,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
+from fmtl_jax.algorithms import specs
 
 label_rules = fedper.label_rules
 
@@ -50,8 +51,9 @@ def fedrep(
     head_epochs: tau_h, may be traced.
 
   Raises:
-    ValueError: If clients own no layers.
+    ValueError: If clients own no layers, or `head_epochs` is negative.
   """
+  SPEC.check(head_epochs=head_epochs)
   head, body = fedper.head_and_body(federation, local, 'fedrep')
   train_head = client_updates.local_sgd(
     federation, dataclasses.replace(head, epochs=head_epochs)
@@ -76,3 +78,25 @@ def fedrep(
   return federated_averaging.federated_averaging(
     federation, client_updates.ClientUpdate(init, run), settings
   )
+
+
+SPEC = specs.Spec(
+  name='fedrep',
+  label='FedRep',
+  doc=__doc__,
+  family=specs.PARTIAL,
+  year=2021,
+  build=fedrep,
+  label_rules=label_rules,
+  depths=('personal_layers',),
+  settings={
+    'head_epochs': specs.Setting(
+      help='tau_h: epochs of the head, before those of the body.',
+      least=0,
+      examples=(1, 3),
+    )
+  },
+  degenerate=(
+    specs.Degenerate('is fedbabu without fine-tuning', {'head_epochs': 0}),
+  ),
+)

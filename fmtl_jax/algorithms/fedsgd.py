@@ -26,6 +26,7 @@ from fmtl_jax import participation as participation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -48,8 +49,8 @@ def fedsgd(
   sgd, clip = faults.unclipped(local.optimizer)
   if not isinstance(sgd, client_updates.Sgd):
     raise ValueError(
-      "Expected client.optimizer='sgd' with fedsgd, whose clients send a "
-      f'gradient, got {local.optimizer!r}; server.LAYER.optimizer may be any.'
+      'Expected `local.optimizer` to be SGD with fedsgd, whose clients send a '
+      f'gradient, got {local.optimizer!r}; those of `server` may be any.'
     )
   gradient = client_updates.LocalSgd(
     optimizer=clip(dataclasses.replace(sgd, momentum=0.0, nesterov=False)),
@@ -65,3 +66,14 @@ def fedsgd(
     client_updates.local_sgd(federation, gradient),
     dataclasses.replace(settings, participation=participation),
   )
+
+
+SPEC = specs.Spec(
+  name='fedsgd',
+  label='FedSGD',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2017,
+  build=fedsgd,
+  label_rules=label_rules,
+)

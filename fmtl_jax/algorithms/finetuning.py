@@ -13,6 +13,19 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import base
+from fmtl_jax.algorithms import specs
+
+# Settings of algorithms whose clients fine-tune.
+EPOCHS = specs.Setting(
+  help='Epochs of fine-tuning before a client predicts.',
+  least=0,
+  examples=(1, 3),
+)
+LEARNING_RATE = specs.Setting(
+  help='Of fine-tuning; 0 is that of the first round.',
+  least=0,
+  examples=(0.1, 0.3),
+)
 
 
 def finetuned(
@@ -32,11 +45,7 @@ def finetuned(
     settings: Of the rounds: how a client balances its tasks.
     learning_rate: Of fine-tuning; 0 is that of `local` in the first round. May
       be traced.
-
-  Raises:
-    ValueError: If the learning rate is negative.
   """
-  base.check('algorithm.finetune_learning_rate', learning_rate)
 
   def schedule(round_number):
     of_rounds = client_updates.rate(local.learning_rate, round_number)

@@ -13,5 +13,25 @@ References:
 """
 
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 label_rules = multi_task_fl.label_rules
+
+
+hard_sharing = multi_task_fl.under_rules(
+  'hard_sharing',
+  __name__,
+  'Builds hard sharing: multi-task federated learning of one client.',
+)
+
+SPEC = specs.Spec(
+  name='hard_sharing',
+  label='Hard parameter sharing, centralized',
+  doc=__doc__,
+  family=specs.CENTRALIZED,
+  year=1997,
+  build=hard_sharing,
+  label_rules=label_rules,
+  depths=('task_layers', 'personal_layers'),
+  centralized=specs.JOINT,
+)

@@ -32,6 +32,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 CLUSTER = clusters_lib.CLUSTER
 label_rules = clusters_lib.label_rules
@@ -56,6 +57,7 @@ def ifca(
   Raises:
     ValueError: If the federation has another number of clusters.
   """
+  SPEC.check(clusters=clusters)
   clusters_lib.check(federation, clusters, 'clusters')
 
   def training_loss(view, frozen, local_data):
@@ -114,3 +116,22 @@ def ifca(
     return dataclasses.replace(state, params=params)
 
   return rounds._replace(init=init)
+
+
+SPEC = specs.Spec(
+  name='ifca',
+  label='IFCA',
+  doc=__doc__,
+  family=specs.CLUSTERED,
+  year=2020,
+  build=ifca,
+  label_rules=label_rules,
+  depths=('shared_layers',),
+  settings={
+    'clusters': specs.Setting(
+      help='k: how many clusters there are.', least=1, examples=(1, 2)
+    )
+  },
+  degenerate=(specs.Degenerate('is fedavg', {'clusters': 1}),),
+  owners=lambda own: {CLUSTER: own['clusters']},
+)

@@ -10,6 +10,8 @@ References:
 from collections.abc import Sequence
 
 from fmtl_jax import layer_types
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(layers: Sequence[str]) -> layer_types.Rules:
@@ -19,3 +21,21 @@ def label_rules(layers: Sequence[str]) -> layer_types.Rules:
     layers: The network's layers in the order of their use.
   """
   return layer_types.by_depth(layers, [(layer_types.PERSONAL, len(layers))])
+
+
+isolated = multi_task_fl.under_rules(
+  'isolated',
+  __name__,
+  'Builds isolated training: all layers are personal by its rules.',
+)
+
+SPEC = specs.Spec(
+  name='isolated',
+  label='Isolated',
+  doc=__doc__,
+  family=specs.ALONE,
+  year=2022,
+  build=isolated,
+  label_rules=label_rules,
+  rounds={'clients_per_task': 0},
+)

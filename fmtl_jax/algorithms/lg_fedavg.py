@@ -15,6 +15,8 @@ References:
 from collections.abc import Sequence
 
 from fmtl_jax import layer_types
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(
@@ -33,3 +35,21 @@ def label_rules(
       (layer_types.COMMON, common_layers),
     ],
   )
+
+
+lg_fedavg = multi_task_fl.under_rules(
+  'lg_fedavg',
+  __name__,
+  'Builds LG-FedAvg: the first layers are personal by its label rules.',
+)
+
+SPEC = specs.Spec(
+  name='lg_fedavg',
+  label='LG-FedAvg',
+  doc=__doc__,
+  family=specs.PARTIAL,
+  year=2020,
+  build=lg_fedavg,
+  label_rules=label_rules,
+  depths=('common_layers',),
+)

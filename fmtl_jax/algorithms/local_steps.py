@@ -51,15 +51,15 @@ def sgd_of(
   optimizer, _ = faults.unclipped(local.optimizer)
   if not isinstance(optimizer, client_updates.Sgd):
     raise ValueError(
-      f"Expected client.optimizer='sgd' with {algorithm}, which has to know "
-      f'how much each gradient counts, got {optimizer!r}; fedavg and feddyn '
-      'take any.'
+      f'Expected `local.optimizer` to be SGD with {algorithm}, which has to '
+      f'know how much each gradient counts, got {optimizer!r}; fedavg and '
+      'feddyn take any.'
     )
   if local.keep_optimizer_state and optimizer.has_momentum:
     raise ValueError(
-      f'Expected client.keep_optimizer_state=False with {algorithm} and '
+      f'Expected `local.keep_optimizer_state`=False with {algorithm} and '
       'momentum, because gradients of earlier rounds must not count, got True; '
-      'or set client.momentum=0.'
+      'or set `local.optimizer.momentum`=0.'
     )
   return optimizer
 

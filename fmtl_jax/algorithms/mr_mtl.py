@@ -48,6 +48,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
+from fmtl_jax.algorithms import specs
 
 Tree = Any
 label_rules = fedavg.label_rules
@@ -77,13 +78,13 @@ def _check_server(federation, settings):
     is_one = isinstance(rate, (int, float)) and rate == 1
     if not server_optimizers.is_plain_sgd(optimizer) or not is_one:
       raise ValueError(
-        f"Expected server.{name}.optimizer='sgd' without momentum and "
-        f'server.{name}.learning_rate=1 with mr_mtl, whose server keeps the '
-        f'mean of all models, got {optimizer!r} and {rate!r}; set them so.'
+        f"Expected `server['{name}'].optimizer` to be SGD without momentum and "
+        f"`server['{name}'].learning_rate`=1 with mr_mtl, whose server keeps "
+        f'the mean of all models, got {optimizer!r} and {rate!r}; set them so.'
       )
     if settings.weighting.get(name) == weights.PAPER:
       raise ValueError(
-        f"Expected aggregation.{name} other than 'paper' with mr_mtl, whose "
+        f"Expected `weighting['{name}']` other than 'paper' with mr_mtl, whose "
         'server keeps the mean of all models, because these weights do not add '
         "up to one; set 'examples'."
       )
@@ -107,7 +108,7 @@ def mr_mtl(
   Raises:
     ValueError: If `lam` is negative, or the server does not take a mean.
   """
-  base.check('algorithm.mr_mtl.lam', lam)
+  SPEC.check(lam=lam)
   _check_server(federation, settings)
   # With one slot, who has no label never has one.
   is_missed = settings.participation is not None or federation.num_slots > 1
@@ -159,3 +160,23 @@ def mr_mtl(
     server_optimizers.ServerRule(lambda params: (), apply, accumulates=True),
   )
   return rounds._replace(view=personal_models.view, personal=True)
+
+
+SPEC = specs.Spec(
+  name='mr_mtl',
+  label='MR-MTL',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2022,
+  build=mr_mtl,
+  label_rules=label_rules,
+  settings={
+    'lam': specs.Setting(
+      help='How strongly models are pulled to their mean.',
+      least=0,
+      examples=(0.0, 0.5),
+    )
+  },
+  adapt=lambda own, rate: specs.Way(True, rate, own['lam']),
+  degenerate=(specs.Degenerate('is isolated training', {'lam': 0}),),
+)

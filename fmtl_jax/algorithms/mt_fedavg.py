@@ -26,11 +26,13 @@ from collections.abc import Sequence
 import dataclasses
 
 from fmtl_jax import client_updates
+from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import weights
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(
@@ -69,6 +71,23 @@ def mt_fedavg(
   )
 
 
-def equals(federation: federation_lib.Federation) -> str:
-  """Why it is a simpler algorithm there, '' if it is not."""
-  return 'is fedavg with one task' if len(federation.tasks) == 1 else ''
+SPEC = specs.Spec(
+  name='mt_fedavg',
+  label='MT-FedAvg',
+  doc=__doc__,
+  family=specs.MULTI_TASK,
+  year=2022,
+  build=mt_fedavg,
+  label_rules=label_rules,
+  depths=('task_layers',),
+  rounds={
+    'slots': cohorts.ALL,
+    'weighting': {layer_types.COMMON: weights.TASK_BALANCED},
+  },
+  degenerate=(
+    specs.Degenerate(
+      'is fedavg with one task',
+      where=lambda federation: len(federation.tasks) == 1,
+    ),
+  ),
+)

@@ -18,9 +18,10 @@ References:
   Algorithm 1 (unchecked).
 """
 
-from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax.algorithms import fedavg
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 NONE = 'none'
 STATISTICS = 'statistics'
@@ -46,25 +47,45 @@ def leaf_rules(private: str = SCALE_SHIFT) -> layer_types.Rules:
   Raises:
     ValueError: If `private` is none of these.
   """
-  if private not in _PATCHES:
-    raise ValueError(
-      f'Expected algorithm.mtfl.private to be one of {", ".join(_PATCHES)}, '
-      f'got {private!r}.'
-    )
+  SPEC.check(private=private)
   if private == NONE:
     return []
   pattern = f'(.*/)?norm/({_PATCHES[private]})'
   return [(pattern, layer_types.PERSONAL)]
 
 
-def equals(private: str, federation: federation_lib.Federation) -> str:
-  """Why it is a simpler algorithm, '' if it is not."""
-  if not federation.has_statistics:
-    return (
-      'is fedavg: the network trains no batch normalization; set '
-      "model.normalization='batch'"
+NOT_NORMALIZED = specs.Degenerate(
+  'is fedavg: the network trains no batch normalization; set '
+  "`normalization`='batch'",
+  where=lambda federation: not federation.has_statistics,
+)
+
+mtfl = multi_task_fl.under_rules(
+  'mtfl',
+  __name__,
+  'Builds MTFL: FedAvg but for leaves that are personal by its rules.',
+)
+
+SPEC = specs.Spec(
+  name='mtfl',
+  label='MTFL',
+  doc=__doc__,
+  family=specs.PARTIAL,
+  year=2021,
+  build=mtfl,
+  label_rules=label_rules,
+  leaf_rules=leaf_rules,
+  network={'normalization': 'batch'},
+  settings={
+    'private': specs.Setting(
+      help='What of batch normalization is personal.',
+      choices=tuple(_PATCHES),
+      examples=(NONE, BOTH),
     )
-  simpler = {NONE: 'fedavg', BOTH: 'fedbn'}.get(private)
-  if simpler is None:
-    return ''
-  return f"is {simpler} with algorithm.mtfl.private='{private}'"
+  },
+  degenerate=(
+    NOT_NORMALIZED,
+    specs.Degenerate('is fedavg', {'private': NONE}),
+    specs.Degenerate('is fedbn', {'private': BOTH}),
+  ),
+)

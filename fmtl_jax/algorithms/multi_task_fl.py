@@ -16,13 +16,14 @@ References:
   Federated Learning Applications, https://arxiv.org/abs/2207.08147.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(
@@ -68,3 +69,41 @@ def multi_task_fl(
   return federated_averaging.federated_averaging(
     federation, client_updates.local_sgd(federation, local), settings
   )
+
+
+def under_rules(
+  name: str, module: str, doc: str
+) -> Callable[..., base.Algorithm]:
+  """The factory of an algorithm that is federated averaging by its label rules.
+
+  Args:
+    name: Of the factory.
+    module: Where it is.
+    doc: Its docstring.
+
+  Returns:
+    `(federation, local, settings) -> Algorithm`, for any layer types.
+  """
+
+  def factory(
+    federation: federation_lib.Federation,
+    local: client_updates.LocalSgd = client_updates.LocalSgd(),
+    settings: base.RoundSettings = base.RoundSettings(),
+  ) -> base.Algorithm:
+    return multi_task_fl(federation, local, settings)
+
+  factory.__name__ = factory.__qualname__ = name
+  factory.__module__, factory.__doc__ = module, doc
+  return factory
+
+
+SPEC = specs.Spec(
+  name='multi_task_fl',
+  label='Multi-task FL',
+  doc=__doc__,
+  family=specs.MULTI_TASK,
+  year=2022,
+  build=multi_task_fl,
+  label_rules=label_rules,
+  depths=('task_layers', 'personal_layers'),
+)

@@ -46,6 +46,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -106,18 +107,11 @@ def per_fedavg(
     finetune_epochs: Epochs of fine-tuning before a client predicts.
 
   Raises:
-    ValueError: If `order` is not known, or `delta` not positive.
+    ValueError: If one of the settings is out of range.
   """
-  if order not in ORDERS:
-    raise ValueError(
-      f'Expected algorithm.per_fedavg.order to be one of {", ".join(ORDERS)}, '
-      f'got {order!r}.'
-    )
-  if isinstance(delta, (int, float)) and delta <= 0:
-    raise ValueError(
-      f'Expected algorithm.per_fedavg.delta > 0, got {delta}; take '
-      "algorithm.per_fedavg.order='exact' for what it tends to."
-    )
+  SPEC.check(
+    alpha=alpha, order=order, delta=delta, finetune_epochs=finetune_epochs
+  )
   client_update = client_updates.local_sgd(
     federation,
     local,
@@ -131,3 +125,36 @@ def per_fedavg(
     learning_rate=alpha, batch_size=local.batch_size, epochs=finetune_epochs
   )
   return finetuning.finetuned(rounds, federation, adapt, settings)
+
+
+SPEC = specs.Spec(
+  name='per_fedavg',
+  label='Per-FedAvg',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2020,
+  build=per_fedavg,
+  label_rules=label_rules,
+  settings={
+    'alpha': specs.Setting(
+      help='Learning rate of the step inside, and of fine-tuning.',
+      least=0,
+      examples=(0.1, 0.3),
+    ),
+    'order': specs.Setting(
+      help='How the product with the Hessian is computed, or left out (first).',
+      choices=ORDERS,
+      examples=(FIRST, EXACT),
+    ),
+    'delta': specs.Setting(
+      help='Step of the difference of gradients in hessian_free.',
+      least=0,
+      above=True,
+      cure="take `order`='exact' for what it tends to",
+      examples=(0.01, 0.5),
+    ),
+    'finetune_epochs': finetuning.EPOCHS,
+  },
+  adapt=lambda own, unused_rate: specs.Way(True, own['alpha']),
+  degenerate=(specs.Degenerate('is fedavg', {'alpha': 0}),),
+)

@@ -46,6 +46,7 @@ from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
 
 Tree = Any
 label_rules = fedavg.label_rules
@@ -75,10 +76,12 @@ def pfedme(
   Raises:
     ValueError: If one of the numbers is negative, or K below 1.
   """
-  base.check('algorithm.pfedme.lam', lam)
-  base.check('algorithm.pfedme.inner_steps', inner_steps, 1)
-  base.check('algorithm.pfedme.personal_learning_rate', personal_learning_rate)
-  base.check('algorithm.pfedme.beta', beta)
+  SPEC.check(
+    lam=lam,
+    inner_steps=inner_steps,
+    personal_learning_rate=personal_learning_rate,
+    beta=beta,
+  )
   keeps = local.keep_optimizer_state
   grad_fn = jax.grad(federation.objective, has_aux=True)
 
@@ -161,3 +164,37 @@ def pfedme(
     server_optimizers.ServerRule(lambda params: (), apply),
   )
   return rounds._replace(view=view, personal=True)
+
+
+SPEC = specs.Spec(
+  name='pfedme',
+  label='pFedMe',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2020,
+  build=pfedme,
+  label_rules=label_rules,
+  settings={
+    'lam': specs.Setting(
+      help='How strongly personal models are pulled to the global one.',
+      least=0,
+      examples=(15.0, 5.0),
+    ),
+    'inner_steps': specs.Setting(
+      help='K: steps of a personal model for every batch.',
+      least=1,
+      examples=(1, 3),
+    ),
+    'personal_learning_rate': specs.Setting(
+      help='Of personal models.', least=0, examples=(0.05, 0.02)
+    ),
+    'beta': specs.Setting(
+      help='How far the server moves towards the mean.',
+      least=0,
+      examples=(1.0, 0.5),
+    ),
+  },
+  adapt=lambda own, unused_rate: specs.Way(
+    True, own['personal_learning_rate'], own['lam']
+  ),
+)

@@ -38,6 +38,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -61,7 +62,15 @@ def reptile(
     finetune_epochs: Epochs of fine-tuning before a client predicts.
     finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
+
+  Raises:
+    ValueError: If one of the settings is out of range.
   """
+  SPEC.check(
+    server_rate=server_rate,
+    finetune_epochs=finetune_epochs,
+    finetune_learning_rate=finetune_learning_rate,
+  )
 
   def apply(memory, reported):
     return jax.tree.map(lambda x: server_rate * x, reported.update), memory
@@ -79,3 +88,25 @@ def reptile(
     settings,
     finetune_learning_rate,
   )
+
+
+SPEC = specs.Spec(
+  name='reptile',
+  label='FedReptile',
+  doc=__doc__,
+  family=specs.PERSONALIZED,
+  year=2018,
+  build=reptile,
+  label_rules=label_rules,
+  settings={
+    'server_rate': specs.Setting(
+      help='epsilon: how far the server goes to the mean of its clients.',
+      least=0,
+      examples=(1.0, 0.5),
+    ),
+    'finetune_epochs': finetuning.EPOCHS,
+    'finetune_learning_rate': finetuning.LEARNING_RATE,
+  },
+  adapt=specs.all_layers,
+  degenerate=(specs.Degenerate('is fedavg_finetune', {'server_rate': 1}),),
+)

@@ -49,6 +49,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
+from fmtl_jax.algorithms import specs
 
 label_rules = fedavg.label_rules
 
@@ -125,3 +126,14 @@ def scaffold(
       accumulates=True,
     ),
   )
+
+
+SPEC = specs.Spec(
+  name='scaffold',
+  label='SCAFFOLD',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2020,
+  build=scaffold,
+  label_rules=label_rules,
+)

@@ -10,6 +10,8 @@ References:
 from collections.abc import Sequence
 
 from fmtl_jax import layer_types
+from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.algorithms import specs
 
 
 def label_rules(layers: Sequence[str]) -> layer_types.Rules:
@@ -19,3 +21,20 @@ def label_rules(layers: Sequence[str]) -> layer_types.Rules:
     layers: The network's layers in the order of their use.
   """
   return layer_types.by_depth(layers, [(layer_types.TASK, len(layers))])
+
+
+separate_fl = multi_task_fl.under_rules(
+  'separate_fl',
+  __name__,
+  'Builds a FedAvg for each task: all layers are task-specific.',
+)
+
+SPEC = specs.Spec(
+  name='separate_fl',
+  label='Separate FL',
+  doc=__doc__,
+  family=specs.MULTI_TASK,
+  year=2022,
+  build=separate_fl,
+  label_rules=label_rules,
+)

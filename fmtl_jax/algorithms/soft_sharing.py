@@ -30,6 +30,7 @@ from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import separate_fl
+from fmtl_jax.algorithms import specs
 
 label_rules = separate_fl.label_rules
 
@@ -52,7 +53,7 @@ def soft_sharing(
   Raises:
     ValueError: If `lam` is negative.
   """
-  base.check('algorithm.soft_sharing.lam', lam)
+  SPEC.check(lam=lam)
 
   def of_tasks(tree):
     return layer_types.select(
@@ -82,3 +83,23 @@ def soft_sharing(
     return rounds(mean).round(state, data, frozen)
 
   return rounds(None)._replace(round=round_fn)
+
+
+SPEC = specs.Spec(
+  name='soft_sharing',
+  label='Soft parameter sharing, centralized',
+  doc=__doc__,
+  family=specs.CENTRALIZED,
+  year=2015,
+  build=soft_sharing,
+  label_rules=label_rules,
+  settings={
+    'lam': specs.Setting(
+      help='How strongly networks are pulled to their mean.',
+      least=0,
+      examples=(0.0, 0.5),
+    )
+  },
+  centralized=specs.SEPARATE,
+  degenerate=(specs.Degenerate('is centralized_separate', {'lam': 0}),),
+)

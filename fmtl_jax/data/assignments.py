@@ -26,7 +26,7 @@ def uniform_groups(num_clients: int, num_tasks: int) -> np.ndarray:
   """
   if num_clients < num_tasks:
     raise ValueError(
-      f'Expected data.clients >= {num_tasks} (the number of tasks), got '
+      f'Expected `num_clients` >= {num_tasks} (the number of tasks), got '
       f'{num_clients}.'
     )
   return (np.arange(num_clients) * num_tasks // num_clients).astype(np.int32)
@@ -121,7 +121,7 @@ def coverage(
   """
   if not 1 <= tasks_per_client <= num_tasks:
     raise ValueError(
-      f'Expected data.tasks_per_client between 1 and {num_tasks} (the number '
+      f'Expected `tasks_per_client` between 1 and {num_tasks} (the number '
       f'of tasks), got {tasks_per_client}.'
     )
   if fractions is None:
@@ -164,7 +164,7 @@ def _equal_counts(num_clients, num_tasks, tasks_per_client):
   total = num_clients * tasks_per_client
   if total < num_tasks:
     raise ValueError(
-      f'Expected data.clients * data.tasks_per_client >= {num_tasks} (the '
+      f'Expected `num_clients` * `tasks_per_client` >= {num_tasks} (the '
       f'number of tasks), got {num_clients} * {tasks_per_client}.'
     )
   return total // num_tasks + (np.arange(num_tasks) < total % num_tasks)
@@ -174,19 +174,19 @@ def _fraction_counts(num_clients, num_tasks, tasks_per_client, fractions):
   shares = np.asarray(fractions, float)
   if shares.shape != (num_tasks,):
     raise ValueError(
-      f'Expected data.coverage with a number for each of {num_tasks} tasks, '
+      f'Expected `fractions` with a number for each of {num_tasks} tasks, '
       f'got {len(shares)}.'
     )
   if not ((shares > 0) & (shares <= 1)).all():
     raise ValueError(
-      f'Expected data.coverage above 0 and at most 1, got {fractions}.'
+      f'Expected `fractions` above 0 and at most 1, got {fractions}.'
     )
   counts = np.maximum(np.round(shares * num_clients).astype(int), 1)
   total = counts.sum()
   if not num_clients <= total <= num_clients * tasks_per_client:
     raise ValueError(
-      'Expected data.coverage that add up to at least 1 (every client holds '
-      f'a task) and at most data.tasks_per_client = {tasks_per_client}, got '
+      'Expected `fractions` that add up to at least 1 (every client holds '
+      f'a task) and at most `tasks_per_client` = {tasks_per_client}, got '
       f'{total} tasks to hold over {num_clients} clients.'
     )
   return counts

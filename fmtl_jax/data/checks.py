@@ -605,7 +605,7 @@ def clients(
   if empty:
     raise ValueError(
       f'No training examples for {named(empty)}; use fewer clients or '
-      'another data.partition.'
+      'another `partition`.'
     )
   unlabelled = np.flatnonzero(~label_counts.any(axis=1)).tolist()
   if unlabelled:

@@ -139,7 +139,7 @@ def shards(
   most = num_examples // num_clients
   if not 1 <= shards_per_client <= most:
     raise ValueError(
-      f'Expected data.shards_per_client between 1 and {most} '
+      f'Expected `shards_per_client` between 1 and {most} '
       f'({num_examples} examples over {num_clients} clients), got '
       f'{shards_per_client}; use fewer shards or clients.'
     )
@@ -306,7 +306,7 @@ def _fill_up(groups, min_size, rng):
 def _check_sizes(num_examples, num_clients, min_size=1):
   if not 1 <= num_clients <= num_examples:
     raise ValueError(
-      f'Expected data.clients between 1 and {num_examples} (the number of '
+      f'Expected `num_clients` between 1 and {num_examples} (the number of '
       f'examples), got {num_clients}.'
     )
   most = num_examples // num_clients
@@ -314,14 +314,14 @@ def _check_sizes(num_examples, num_clients, min_size=1):
     raise ValueError(
       f'Expected {num_examples} examples over {num_clients} clients to be at '
       f'least {min_size} for each, as this partition wants, got {most}; use '
-      'fewer data.clients.'
+      'fewer `num_clients`.'
     )
 
 
 def _check_alpha(alpha):
   if not 0 < alpha < np.inf:
     raise ValueError(
-      f'Expected data.alpha > 0 and finite, got {alpha}; small values give '
+      f'Expected `alpha` > 0 and finite, got {alpha}; small values give '
       'unequal clients, large ones equal clients.'
     )
 

@@ -99,7 +99,7 @@ def blocked(
   """
   _check_fractions(validation_fraction, test_fraction)
   if gap < 0:
-    raise ValueError(f'Expected data.gap >= 0 examples, got {gap}.')
+    raise ValueError(f'Expected `gap` >= 0 examples, got {gap}.')
   runs = np.asarray(runs)
   split = Split([], [], [])
   for group in groups:
@@ -179,14 +179,14 @@ def _cut_run(run, validation_fraction, test_fraction, gap):
 
 def _check_fractions(validation_fraction, test_fraction):
   for name, fraction in (
-    ('data.validation_fraction', validation_fraction),
-    ('data.test_fraction', test_fraction),
+    ('validation_fraction', validation_fraction),
+    ('test_fraction', test_fraction),
   ):
     if not 0 <= fraction < 1:
-      raise ValueError(f'Expected 0 <= {name} < 1, got {fraction}.')
+      raise ValueError(f'Expected 0 <= `{name}` < 1, got {fraction}.')
   total = validation_fraction + test_fraction
   if total >= 1:
     raise ValueError(
-      'Expected data.validation_fraction + data.test_fraction < 1, got '
+      'Expected `validation_fraction` + `test_fraction` < 1, got '
       f'{validation_fraction} + {test_fraction}; leave a share for training.'
     )

@@ -97,7 +97,7 @@ def _batch_norm(normalization, features):
   """The normalization of a layer's outputs by its name, None for none."""
   if normalization not in NORMALIZATIONS:
     raise ValueError(
-      'Expected model.normalization to be one of '
+      'Expected `normalization` to be one of '
       f'{", ".join(NORMALIZATIONS)}, got {normalization!r}.'
     )
   return BatchNorm(features) if normalization == BATCH else None
@@ -173,7 +173,7 @@ def resolve_convolution(method: str, platform: str | None = None) -> str:
   """
   if method not in CONVOLUTIONS:
     raise ValueError(
-      f'Expected model.convolution to be one of {", ".join(CONVOLUTIONS)}, got '
+      f'Expected `convolution` to be one of {", ".join(CONVOLUTIONS)}, got '
       f'{method!r}.'
     )
   if method != AUTO:

@@ -80,12 +80,12 @@ def cnn(
   if len(channels) > most:
     raise ValueError(
       f'Expected at most {most} convolutions for examples of shape '
-      f'{tuple(feature_shape)}, got model.channels={tuple(channels)}: each '
+      f'{tuple(feature_shape)}, got `channels`={tuple(channels)}: each '
       'halves the axes of space.'
     )
   if channels and not 1 <= window <= max(space):
     raise ValueError(
-      f'Expected model.window from 1 to {max(space)} for examples of shape '
+      f'Expected `window` from 1 to {max(space)} for examples of shape '
       f'{tuple(feature_shape)}, got {window}.'
     )
   stages = {}

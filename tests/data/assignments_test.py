@@ -28,7 +28,7 @@ class UniformGroupsTest(parameterized.TestCase):
     self.assertLessEqual(sizes.max() - sizes.min(), 1)
 
   def test_a_task_without_clients_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, 'data.clients >= 5 .* got 4'):
+    with self.assertRaisesRegex(ValueError, '`num_clients` >= 5 .* got 4'):
       assignments.uniform_groups(4, 5)
 
 
@@ -105,14 +105,14 @@ class CoverageTest(parameterized.TestCase):
     self.assertTrue((pairs < np.multiply(expected, 1.5)).all(), pairs)
 
   @parameterized.named_parameters(
-    ('slots', (10, 3, 4), 'data.tasks_per_client between 1 and 3'),
-    ('no_slots', (10, 3, 0), 'data.tasks_per_client .* got 0'),
-    ('few_clients', (2, 5, 2), r'data.clients \* data.tasks_per_client >= 5'),
+    ('slots', (10, 3, 4), '`tasks_per_client` between 1 and 3'),
+    ('no_slots', (10, 3, 0), '`tasks_per_client` .* got 0'),
+    ('few_clients', (2, 5, 2), r'`num_clients` \* `tasks_per_client` >= 5'),
     ('length', (10, 3, 2, (0.5, 0.5)), 'each of 3 tasks, got 2'),
-    ('zero', (10, 2, 2, (1.0, 0.0)), 'data.coverage above 0'),
-    ('nan', (10, 2, 2, (1.0, np.nan)), 'data.coverage above 0'),
+    ('zero', (10, 2, 2, (1.0, 0.0)), '`fractions` above 0'),
+    ('nan', (10, 2, 2, (1.0, np.nan)), '`fractions` above 0'),
     ('too_few', (10, 2, 2, (0.8, 0.1)), 'at least 1 .* 9 tasks'),
-    ('too_many', (10, 2, 1, (0.8, 0.8)), 'tasks_per_client = 1'),
+    ('too_many', (10, 2, 1, (0.8, 0.8)), '`tasks_per_client` = 1'),
   )
   def test_a_bad_setting_is_named(self, arguments, sentence):
     with self.assertRaisesRegex(ValueError, sentence):

@@ -169,13 +169,18 @@ class QuantitySkewTest(parameterized.TestCase):
 
 class SettingsTest(parameterized.TestCase):
   @parameterized.named_parameters(
-    ('iid_clients', 'iid', (5, 6), 'data.clients between 1 and 5'),
-    ('no_clients', 'iid', (5, 0), 'data.clients .* got 0'),
-    ('shards', 'shards', ([0] * 9, 2, 5), 'per_client between 1 and 4'),
-    ('no_shards', 'shards', ([0] * 9, 2, 0), 'shards_per_client .* got 0'),
-    ('alpha', 'dirichlet', ([0] * 50, 2, 0.0), 'data.alpha > 0.* got 0.0'),
-    ('nan', 'dirichlet', ([0] * 50, 2, np.nan), 'data.alpha > 0.* got nan'),
-    ('infinity', 'quantity_skew', (50, 2, np.inf), 'data.alpha .* got inf'),
+    ('iid_clients', 'iid', (5, 6), '`num_clients` between 1 and 5'),
+    ('no_clients', 'iid', (5, 0), '`num_clients` .* got 0'),
+    (
+      'shards',
+      'shards',
+      ([0] * 9, 2, 5),
+      '`shards_per_client` between 1 and 4',
+    ),
+    ('no_shards', 'shards', ([0] * 9, 2, 0), '`shards_per_client` .* got 0'),
+    ('alpha', 'dirichlet', ([0] * 50, 2, 0.0), '`alpha` > 0.* got 0.0'),
+    ('nan', 'dirichlet', ([0] * 50, 2, np.nan), '`alpha` > 0.* got nan'),
+    ('infinity', 'quantity_skew', (50, 2, np.inf), '`alpha` .* got inf'),
     ('min_size', 'dirichlet', ([0] * 50, 6, 1.0), 'least 10 .*, got 8; use'),
     ('quantity', 'quantity_skew', (50, 6, 1.0), 'least 10 .*, got 8; use'),
   )

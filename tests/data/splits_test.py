@@ -91,9 +91,9 @@ class StratifiedTest(parameterized.TestCase):
     self.assertGreater(len(draws), 5)
 
   @parameterized.parameters(
-    (0.2, -0.1, '0 <= data.test_fraction < 1, got -0.1'),
-    (1.0, 0.1, '0 <= data.validation_fraction < 1, got 1.0'),
-    (np.nan, 0.1, 'data.validation_fraction < 1, got nan'),
+    (0.2, -0.1, '0 <= `test_fraction` < 1, got -0.1'),
+    (1.0, 0.1, '0 <= `validation_fraction` < 1, got 1.0'),
+    (np.nan, 0.1, '`validation_fraction` < 1, got nan'),
     (0.5, 0.5, 'a share for training'),
   )
   def test_a_bad_fraction_is_named(self, validation, test, sentence):
@@ -153,7 +153,7 @@ class BlockedTest(parameterized.TestCase):
     self.assertEqual(_sizes(split), [[0, 4], [0, 2], [0, 2]])
 
   def test_a_negative_gap_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, 'data.gap >= 0 examples, got -1'):
+    with self.assertRaisesRegex(ValueError, '`gap` >= 0 examples, got -1'):
       self._split([np.arange(9)], np.zeros(9), gap=-1)
 
 

@@ -489,7 +489,7 @@ MISTAKES = {
   'two_servers': of(
     'server.common.optimizer',
     'adam',
-    'set algorithm.fedavgm instead',
+    'server.common.optimizer to be SGD .*set those of algorithm.fedavgm',
     '--cases=fedavgm',
   ),
   'unknown_attack': of('attack.name', 'flip', 'none, sign_flip, noise'),

@@ -127,6 +127,23 @@ class ResolveTest(parameterized.TestCase):
 
 
 class TableTest(absltest.TestCase):
+  def test_an_algorithm_has_what_makes_it_itself_in_fields(self):
+    everybody = {'cohort.clients_per_task': 0}
+    for name, settings in (
+      ('fedavg', {}),
+      ('isolated', everybody),
+      ('cfl', everybody),
+      ('fedper', {'algorithm.personal_layers': 1}),
+      ('lg_fedavg', {}),
+      (
+        'mt_fedavg',
+        {'cohort.slots': 'all', 'aggregation.common': 'task_balanced'},
+      ),
+      ('soft_sharing', cases.CASES['centralized_separate'].settings),
+      ('hard_sharing', cases.CASES['centralized_joint'].settings),
+    ):
+      self.assertEqual(cases.CASES[name].settings, settings)
+
   def test_every_case_is_an_algorithm_with_fields_of_the_config(self):
     known = config_lib.flatten(config_lib.default_config())
     for case in cases.CASES.values():
@@ -144,7 +161,7 @@ class TableTest(absltest.TestCase):
         field = config_lib.own_field(name, setting)
         self.assertEqual(known[field], default)
         if isinstance(default, float):
-          self.assertIn(field, build.MAPPED)
+          self.assertIn(field, build.mapped_fields())
 
   def test_pretrained_layers_are_those_of_the_network_for_every_algorithm(self):
     config = config_lib.default_config()
@@ -162,7 +179,7 @@ class TableTest(absltest.TestCase):
 
   def test_what_is_mapped_is_a_field(self):
     known = config_lib.flatten(config_lib.default_config())
-    self.assertContainsSubset(build.MAPPED, known)
+    self.assertContainsSubset(build.mapped_fields(), known)
 
 
 if __name__ == '__main__':

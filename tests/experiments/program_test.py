@@ -216,35 +216,12 @@ class MappedSeedsTest(ToyTestCase):
 
 # A value that leaves training as it is, and another one, of every mapped field.
 _VALUES: dict[str, tuple[float, float]] = {
-  'algorithm.mu': (0.0, 0.5),
-  'algorithm.finetune_epochs': (1, 3),
-  'algorithm.finetune_learning_rate': (0.1, 0.3),
-  'algorithm.fedavgm.server_momentum': (0.9, 0.3),
-  'algorithm.feddyn.alpha': (0.1, 1.0),
-  'algorithm.fedadagrad.server_learning_rate': (0.1, 0.02),
-  'algorithm.fedadagrad.beta1': (0.0, 0.5),
-  'algorithm.fedadagrad.tau': (0.001, 0.1),
-  'algorithm.fedadam.server_learning_rate': (0.01, 0.05),
-  'algorithm.fedadam.beta1': (0.9, 0.5),
-  'algorithm.fedadam.beta2': (0.99, 0.9),
-  'algorithm.fedadam.tau': (0.001, 0.1),
-  'algorithm.fedyogi.server_learning_rate': (0.01, 0.05),
-  'algorithm.fedyogi.beta1': (0.9, 0.5),
-  'algorithm.fedyogi.beta2': (0.99, 0.9),
-  'algorithm.fedyogi.tau': (0.001, 0.1),
-  'algorithm.ditto.lam': (0.0, 0.5),
-  'algorithm.pfedme.lam': (15.0, 5.0),
-  'algorithm.pfedme.personal_learning_rate': (0.05, 0.02),
-  'algorithm.pfedme.beta': (1.0, 0.5),
-  'algorithm.apfl.alpha': (0.5, 0.2),
-  'algorithm.mr_mtl.lam': (0.0, 0.5),
-  'algorithm.soft_sharing.lam': (0.0, 0.5),
-  'algorithm.per_fedavg.alpha': (0.1, 0.3),
-  'algorithm.per_fedavg.delta': (0.01, 0.5),
-  'algorithm.reptile.server_rate': (1.0, 0.5),
-  'algorithm.cfl.eps1': (100.0, 0.0),
-  'algorithm.cfl.eps2': (0.0, 100.0),
-  'algorithm.cfl.gamma': (0.0, 1.0),
+  **{
+    field: spec.settings[setting].examples
+    for name, spec in algorithms.ALGORITHMS.items()
+    for setting in spec.settings
+    if (field := config_lib.own_field(name, setting)) in build.mapped_fields()
+  },
   'balancing.rate': (0.025, 0.5),
   'balancing.temperature': (2.0, 0.2),
   'balancing.alpha': (1.5, 90.0),
@@ -272,7 +249,7 @@ _VALUES: dict[str, tuple[float, float]] = {
 }
 _OF_ALL = tuple(
   f
-  for f in build.MAPPED
+  for f in build.mapped_fields()
   if f.split('.')[0]
   not in ('algorithm', 'balancing', 'faults', 'participation')
 )
@@ -288,7 +265,9 @@ _BALANCED = (
   (('temperature', 'decay'), {'client': 'famo', 'server': 'dwa'}),
 )
 _UNEVEN = tuple(
-  f for f in build.MAPPED if f.split('.')[0] in ('faults', 'participation')
+  f
+  for f in build.mapped_fields()
+  if f.split('.')[0] in ('faults', 'participation')
 )
 _OWN = {
   name: fields
@@ -297,7 +276,7 @@ _OWN = {
     fields := tuple(
       field
       for setting in entry.own
-      if (field := config_lib.own_field(name, setting)) in build.MAPPED
+      if (field := config_lib.own_field(name, setting)) in build.mapped_fields()
     )
   )
 }
@@ -371,7 +350,9 @@ class MappedSettingsTest(ToyTestCase):
 
   def test_every_mapped_field_has_values_here(self):
     self.assertCountEqual(
-      build.MAPPED, _VALUES, 'Give every mapped field two values in _VALUES.'
+      build.mapped_fields(),
+      _VALUES,
+      'Give every mapped field two values in _VALUES.',
     )
 
   def test_points_are_the_outer_and_seeds_the_inner_axis(self):

@@ -1074,7 +1074,7 @@ class ErrorTest(program_test.ToyTestCase):
     ),
     (
       {'balancing.server': 'mgda', 'execution.task_devices': 2},
-      r'execution.task_devices=1 with balancing.server',
+      r'balancing.server without execution.task_devices',
     ),
     ({'execution.name': 'chunk:0'}, r"number of clients .*got 'chunk:0'"),
     ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),

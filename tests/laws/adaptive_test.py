@@ -154,9 +154,9 @@ class AdaptiveTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    ({'tau': 0.0}, 'fedadam.tau > 0'),
-    ({'beta1': 1.0}, r'fedadam.beta1 in \[0, 1\)'),
-    ({'beta2': -0.5}, r'fedadam.beta2 in \[0, 1\)'),
+    ({'tau': 0.0}, 'Expected `tau` > 0'),
+    ({'beta1': 1.0}, r'Expected `beta1` in \[0, 1\)'),
+    ({'beta2': -0.5}, r'Expected `beta2` in \[0, 1\)'),
   )
   def test_a_number_out_of_range_is_refused(self, own, sentence):
     federation, _ = testing.toy_federation(('common', 'common'))

@@ -143,7 +143,9 @@ class ApflTest(parameterized.TestCase):
   @parameterized.parameters(-0.1, 1.1)
   def test_an_alpha_that_is_no_share_is_refused(self, alpha):
     federation, _ = testing.toy_federation()
-    with self.assertRaisesRegex(ValueError, r'apfl.alpha in \[0, 1\], got'):
+    with self.assertRaisesRegex(
+      ValueError, r'Expected `alpha` in \[0, 1\], got'
+    ):
       apfl.apfl(federation, alpha=alpha)
 
 

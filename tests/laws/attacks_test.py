@@ -76,7 +76,7 @@ class MarkTest(parameterized.TestCase):
     self.assertEqual(found[::2].sum(), 2)
     self.assertEqual(found[1::2].sum(), 0)
     if num_slots == 1:
-      with self.assertRaisesRegex(ValueError, 'set attack.by_task=False'):
+      with self.assertRaisesRegex(ValueError, 'set `by_task`=False'):
         attacks.mark(data, 0.2)
 
   def test_it_depends_on_ids_and_the_seed_alone(self):
@@ -101,8 +101,8 @@ class MarkTest(parameterized.TestCase):
     self.assertGreater(len(np.unique(seeds, axis=0)), 3)
 
   @parameterized.parameters(
-    (-0.1, 'attack.share between 0 and 1, got -0.1'),
-    (float('nan'), 'attack.share between 0 and 1, got nan'),
+    (-0.1, '`share` between 0 and 1, got -0.1'),
+    (float('nan'), '`share` between 0 and 1, got nan'),
     (0.2, 'one client of some task at least, got 0.2 .* largest task has 2'),
   )
   def test_a_bad_share_is_told(self, share, sentence):
@@ -112,7 +112,8 @@ class MarkTest(parameterized.TestCase):
   def test_a_bad_name_is_told(self):
     self.assertIsNone(attacks.get('none'))
     with self.assertRaisesRegex(
-      ValueError, "attack.name to be one of none, sign_flip, .*, got 'flip'"
+      ValueError,
+      "`name` of an attack to be one of none, sign_flip, .*, got 'flip'",
     ):
       attacks.get('flip')
 

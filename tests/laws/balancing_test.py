@@ -352,9 +352,13 @@ class ServerTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({'server': 'mgda'}, {'reducer': {'common': reducers.median}}, 'reducer'),
-    ({'server': 'mgda', 'group': 'mgda'}, {}, 'balancing.group'),
-    ({'server': 'mgda'}, {'task_axis': 'task'}, 'task_devices=1'),
-    ({'group': 'mgda'}, {'reducer': {'task': reducers.median}}, 'reducer.task'),
+    ({'server': 'mgda', 'group': 'mgda'}, {}, '`balancing.group`'),
+    ({'server': 'mgda'}, {'task_axis': 'task'}, 'without `task_axis`'),
+    (
+      {'group': 'mgda'},
+      {'reducer': {'task': reducers.median}},
+      r"reducer\['task'\]",
+    ),
     ({'server': 'mgda', 'weights': (1.0,)}, {}, 'each of the 3 tasks'),
   )
   def test_what_cannot_be_balanced_is_refused(self, names, settings, sentence):

@@ -295,17 +295,20 @@ class LimitsTest(parameterized.TestCase):
       federation = _federation(rules, _data(), 'none')
       algorithm = multi_task_fl.multi_task_fl(federation)
       found.append(_params(algorithm, _data()))
-      self.assertIn('is fedavg: the network', fedbn.equals(federation))
+      self.assertIn('is fedavg: the network', fedbn.SPEC.equals({}, federation))
     testing.assert_trees_equal(*found)
 
   def test_it_says_which_simpler_algorithm_it_is(self):
     federation = _federation([COMMON], _data())
-    self.assertEqual(fedbn.equals(federation), '')
-    found = {p: mtfl.equals(p, federation) for p in ('none', 'both')}
+    equals = lambda private: mtfl.SPEC.equals({'private': private}, federation)
+    self.assertEqual(fedbn.SPEC.equals({}, federation), '')
+    found = {private: equals(private) for private in ('none', 'both')}
     self.assertIn('is fedavg', found['none'])
     self.assertIn('is fedbn', found['both'])
-    self.assertEqual(mtfl.equals('statistics', federation), '')
-    with self.assertRaisesRegex(ValueError, "mtfl.private .* got 'mean'"):
+    self.assertEqual(equals('statistics'), '')
+    with self.assertRaisesRegex(
+      ValueError, "`private` to be one of none, .* got 'mean'"
+    ):
       mtfl.leaf_rules('mean')
 
   def test_with_both_private_mtfl_is_fedbn(self):

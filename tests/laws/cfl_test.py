@@ -255,7 +255,7 @@ class CflTest(parameterized.TestCase):
       ('cluster', 'task'), planted.toy_data(5, 2), **planted.owners(8)
     )
     with self.assertRaisesRegex(
-      ValueError, r'all clients .* cfl.*clients_per_task=1; set it to 0'
+      ValueError, r'all clients .* cfl.*`clients_per_task`=1; set it to 0'
     ):
       cfl.cfl(federation, settings=base.RoundSettings(clients_per_task=1))
 

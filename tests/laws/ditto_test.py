@@ -155,8 +155,8 @@ class DittoTest(parameterized.TestCase):
     self.assertEqual(set(np.flatnonzero(moved).tolist()), drawn)
 
   @parameterized.parameters(
-    ({'lam': -0.1}, 'algorithm.ditto.lam >= 0, got -0.1'),
-    ({'personal_epochs': -1}, 'algorithm.ditto.personal_epochs >= 0, got -1'),
+    ({'lam': -0.1}, 'Expected `lam` >= 0, got -0.1'),
+    ({'personal_epochs': -1}, 'Expected `personal_epochs` >= 0, got -1'),
   )
   def test_a_negative_number_is_refused(self, own, sentence):
     federation, _ = testing.toy_federation()

@@ -154,7 +154,7 @@ class FiniteTest(absltest.TestCase):
 
   def test_an_unknown_policy_is_refused(self):
     with self.assertRaisesRegex(
-      ValueError, "faults.nonfinite to be one of stop, .* got 'ignore'"
+      ValueError, "`policy` to be one of stop, .* got 'ignore'"
     ):
       faults.check('ignore')
 

@@ -100,14 +100,18 @@ class FedAvgMTest(parameterized.TestCase):
   @parameterized.parameters(1.0, -0.1)
   def test_a_momentum_out_of_range_is_refused(self, momentum):
     federation, _ = testing.toy_federation(('common', 'common'))
-    with self.assertRaisesRegex(ValueError, r'server_momentum in \[0, 1\)'):
+    with self.assertRaisesRegex(
+      ValueError, r'Expected `server_momentum` in \[0, 1\)'
+    ):
       fedavgm.fedavgm(federation, server_momentum=momentum)
 
   @parameterized.parameters((optax.adam,), (client_updates.Sgd(momentum=0.5),))
   def test_another_server_optimizer_is_refused(self, optimizer):
     federation, _ = testing.toy_federation(('common', 'common'))
     server = {'common': server_optimizers.ServerOptimizer(optimizer)}
-    with self.assertRaisesRegex(ValueError, "server.common.optimizer='sgd'"):
+    with self.assertRaisesRegex(
+      ValueError, r"server\['common'\].optimizer` to be SGD"
+    ):
       fedavgm.fedavgm(federation, settings=base.RoundSettings(server=server))
 
 

@@ -222,7 +222,7 @@ class FedDynTest(parameterized.TestCase):
   @parameterized.parameters(0, 0.0, -1.0)
   def test_a_weight_that_is_not_positive_is_refused(self, alpha):
     federation, _ = testing.toy_federation(('common', 'common'))
-    with self.assertRaisesRegex(ValueError, 'algorithm.feddyn.alpha > 0'):
+    with self.assertRaisesRegex(ValueError, 'Expected `alpha` > 0'):
       feddyn.feddyn(federation, alpha=alpha)
 
 

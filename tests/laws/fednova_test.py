@@ -93,7 +93,7 @@ class FedNovaTest(parameterized.TestCase):
 
   def test_an_optimizer_that_is_not_sgd_is_refused(self):
     federation, _ = testing.toy_federation(('common', 'common'))
-    with self.assertRaisesRegex(ValueError, "client.optimizer='sgd'"):
+    with self.assertRaisesRegex(ValueError, '`local.optimizer` to be SGD'):
       fednova.fednova(federation, client_updates.LocalSgd(optimizer=optax.adam))
 
 

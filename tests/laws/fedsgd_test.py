@@ -94,7 +94,9 @@ class FedSgdTest(parameterized.TestCase):
 
   def test_an_optimizer_that_is_not_sgd_is_refused(self):
     federation, _ = testing.toy_federation(('common', 'common'))
-    with self.assertRaisesRegex(ValueError, "client.optimizer='sgd' with fed"):
+    with self.assertRaisesRegex(
+      ValueError, '`local.optimizer` to be SGD with fed'
+    ):
       fedsgd.fedsgd(federation, client_updates.LocalSgd(optimizer=optax.adam))
 
 

@@ -127,7 +127,7 @@ class FineTuningRateTest(parameterized.TestCase):
   def test_it_is_no_negative_number(self):
     federation, _ = testing.toy_federation()
     with self.assertRaisesRegex(
-      ValueError, 'finetune_learning_rate >= 0, got -0.1'
+      ValueError, '`finetune_learning_rate` >= 0, got -0.1'
     ):
       fedavg_finetune.fedavg_finetune(federation, finetune_learning_rate=-0.1)
 

@@ -210,7 +210,7 @@ class IfcaTest(parameterized.TestCase):
     (('cluster', 'task'), 3, 2, r'2 clusters \(clusters\), got 3; create it'),
     (('common', 'task'), None, 2, 'a federation of 2 clusters .*, got None'),
     (('common', 'task'), 2, 2, 'layers that belong to clusters, got none'),
-    (('common', 'task'), None, 0, 'clusters >= 1, got 0'),
+    (('common', 'task'), None, 0, 'Expected `clusters` >= 1, got 0'),
   )
   def test_another_federation_is_refused(self, types, found, given, sentence):
     settings = {} if found is None else planted.owners(found)

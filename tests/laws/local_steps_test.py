@@ -65,13 +65,18 @@ class LocalOptimizersTest(parameterized.TestCase):
     self.assertGreater(np.abs(before.clients['shared']['w']).max(), 0.1)
 
   @parameterized.named_parameters(
-    ('adam', 'scaffold', {'optimizer': optax.adam}, "optimizer='sgd' with sca"),
+    (
+      'adam',
+      'scaffold',
+      {'optimizer': optax.adam},
+      '`local.optimizer` to be SGD with sca',
+    ),
     ('a_function', 'scaffold', {'optimizer': optax.sgd}, 'got <function sgd'),
     (
       'an_adam_that_is_clipped',
       'scaffold',
       {'optimizer': faults.Clipped(optax.adam, 1.0)},
-      "optimizer='sgd' with scaffold",
+      '`local.optimizer` to be SGD with scaffold',
     ),
     *(
       (
@@ -81,7 +86,7 @@ class LocalOptimizersTest(parameterized.TestCase):
           'optimizer': client_updates.Sgd(momentum=0.5),
           'keep_optimizer_state': True,
         },
-        f'keep_optimizer_state=False with {name} and momentum',
+        f'`local.keep_optimizer_state`=False with {name} and momentum',
       )
       for name in ('scaffold', 'fednova')
     ),

@@ -222,7 +222,7 @@ class MrMtlTest(parameterized.TestCase):
 
   def test_a_negative_pull_is_refused(self):
     federation, _ = testing.toy_federation()
-    with self.assertRaisesRegex(ValueError, 'mr_mtl.lam >= 0, got -0.1'):
+    with self.assertRaisesRegex(ValueError, 'Expected `lam` >= 0, got -0.1'):
       mr_mtl.mr_mtl(federation, lam=-0.1)
 
 

@@ -233,7 +233,7 @@ class PerFedAvgTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({'order': 'second'}, "one of first, hessian_free, exact, got 'second'"),
-    ({'delta': 0.0}, "delta > 0, got 0.0; take .*order='exact'"),
+    ({'delta': 0.0}, "`delta` > 0, got 0.0; take `order`='exact'"),
   )
   def test_settings_that_it_cannot_have_are_told(self, own, sentence):
     federation, _ = testing.toy_federation(('common', 'common'))

@@ -127,10 +127,10 @@ class PFedMeTest(parameterized.TestCase):
       np.testing.assert_allclose(views['output']['bias'][:, 0], newest, 1e-5)
 
   @parameterized.parameters(
-    ({'lam': -1.0}, 'pfedme.lam >= 0, got -1.0'),
-    ({'inner_steps': 0}, 'pfedme.inner_steps >= 1, got 0'),
-    ({'personal_learning_rate': -0.1}, 'personal_learning_rate >= 0'),
-    ({'beta': -0.5}, 'pfedme.beta >= 0, got -0.5'),
+    ({'lam': -1.0}, 'Expected `lam` >= 0, got -1.0'),
+    ({'inner_steps': 0}, 'Expected `inner_steps` >= 1, got 0'),
+    ({'personal_learning_rate': -0.1}, '`personal_learning_rate` >= 0'),
+    ({'beta': -0.5}, 'Expected `beta` >= 0, got -0.5'),
   )
   def test_what_no_experiment_can_have_is_refused(self, own, sentence):
     federation, _ = testing.toy_federation()

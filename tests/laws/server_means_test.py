@@ -30,17 +30,17 @@ class MrMtlServerTest(parameterized.TestCase):
     (
       'rate',
       {'server': {'common': server_optimizers.ServerOptimizer(optax.sgd, 0.5)}},
-      'server.common.learning_rate=1 with mr_mtl',
+      r"`server\['common'\].learning_rate`=1 with mr_mtl",
     ),
     (
       'optimizer',
       {'server': {'task': server_optimizers.ServerOptimizer(optax.adam, 1.0)}},
-      "server.task.optimizer='sgd' without momentum",
+      r"`server\['task'\].optimizer` to be SGD without momentum",
     ),
     (
       'weights',
       {'weighting': {'common': 'paper'}},
-      "aggregation.common other than 'paper' with mr_mtl",
+      r"`weighting\['common'\]` other than 'paper' with mr_mtl",
     ),
   )
   def test_what_keeps_no_mean_is_refused(self, settings, sentence):

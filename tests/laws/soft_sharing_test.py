@@ -136,7 +136,7 @@ class SoftSharingTest(parameterized.TestCase):
 
   def test_a_negative_pull_is_refused(self):
     federation, _ = testing.toy_federation()
-    with self.assertRaisesRegex(ValueError, 'soft_sharing.lam >= 0, got -0.1'):
+    with self.assertRaisesRegex(ValueError, 'Expected `lam` >= 0, got -0.1'):
       soft_sharing.soft_sharing(federation, lam=-0.1)
 
 

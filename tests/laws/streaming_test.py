@@ -350,7 +350,7 @@ class ReadingTest(absltest.TestCase):
       streaming.StreamedRounds(federation, Source(_one_slot()), _algorithm)
 
   def test_too_many_clients_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'clients_per_task <= 3'):
+    with self.assertRaisesRegex(ValueError, '`clients_per_task` <= 3'):
       _both(MIX, _one_slot(), clients_per_task=4)
 
 

@@ -110,7 +110,7 @@ class ConvolveTest(parameterized.TestCase):
 
   def test_an_unknown_method_is_told(self):
     with self.assertRaisesRegex(
-      ValueError, "model.convolution .* auto, patches, lax, got 'fft'"
+      ValueError, "`convolution` .* auto, patches, lax, got 'fft'"
     ):
       layers.resolve_convolution('fft')
 

@@ -115,7 +115,7 @@ class CnnTest(parameterized.TestCase):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
   def test_an_unknown_convolution_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, "model.convolution .*got 'fft'"):
+    with self.assertRaisesRegex(ValueError, "`convolution` .*got 'fft'"):
       models.cnn((8, 8, 1), [2], [], 2, convolution='fft')
 
   @parameterized.parameters(
@@ -184,7 +184,7 @@ class NormalizationTest(parameterized.TestCase):
 
   def test_an_unknown_normalization_is_an_error(self):
     with self.assertRaisesRegex(
-      ValueError, "model.normalization .* none, batch, got 'layer'"
+      ValueError, "`normalization` .* none, batch, got 'layer'"
     ):
       models.mlp((2,), [2], 1, normalization='layer')
 

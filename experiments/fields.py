@@ -1,0 +1,98 @@
+"""Fields: what a config calls the arguments of the library.
+
+The library's sentences have its own arguments, in backticks: `clients_per_task`
+or `server['common'].optimizer`. A user of a command knows the fields of the
+config, which stand there instead: `cohort.clients_per_task`.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import re
+
+from experiments import config as config_lib
+from fmtl_jax import algorithms
+
+# Of `RoundSettings`.
+OF_ROUNDS: Mapping[str, str] = {
+  'balancing': 'balancing',
+  'clients_per_task': 'cohort.clients_per_task',
+  'execution': 'execution.name',
+  'low_rank_below': 'execution.low_rank_below',
+  'reduce_within_tasks': 'reducer.within_tasks',
+  'reducer': 'reducer',
+  'server': 'server',
+  'slots': 'cohort.slots',
+  'task_axis': 'execution.task_devices',
+  'weighting': 'aggregation',
+}
+# All that have one field, whoever asks: what an argument holds, as in
+# `local.optimizer`, has that of the longest part that is here.
+_ARGUMENTS: Mapping[str, str] = {
+  **OF_ROUNDS,
+  'at_deadline': 'participation.at_deadline',
+  'by_task': 'attack.by_task',
+  'channels': 'model.channels',
+  'convolution': 'model.convolution',
+  'fractions': 'data.coverage',
+  'local': 'client',
+  'local.epochs': 'client.local_epochs',
+  'local.optimizer.momentum': 'client.momentum',
+  'normalization': 'model.normalization',
+  'num_clients': 'data.clients',
+  'num_devices': 'execution.task_devices',
+  'partition': 'data.partition',
+  'share': 'attack.share',
+  'shards_per_client': 'data.shards_per_client',
+  'task_weights': 'client.task_weights',
+  'tasks_per_client': 'data.tasks_per_client',
+  'test_fraction': 'data.test_fraction',
+  'validation_fraction': 'data.validation_fraction',
+  'window': 'model.window',
+}
+_ARGUMENT = re.compile(r"`([a-z_]\w*(?:\.\w+|\['\w+'\])*)`")
+
+
+def of_algorithm(name: str) -> dict[str, str]:
+  """The fields of what is an algorithm's own, and of its name."""
+  spec = algorithms.ALGORITHMS[name]
+  settings = {
+    setting: config_lib.own_field(name, setting) for setting in spec.settings
+  }
+  depths = {depth: f'algorithm.{depth}' for depth in spec.depths}
+  return {name: f'algorithm.{name}', **depths, **settings}
+
+
+def translated(sentence: str, more: Mapping[str, str] | None = None) -> str:
+  """A sentence of the library with the fields of its arguments.
+
+  Args:
+    sentence: With arguments in backticks; others stay.
+    more: Further fields, by argument.
+  """
+  known = {**_ARGUMENTS, **(more or {})}
+
+  def field(match: re.Match[str]) -> str:
+    parts = re.findall(r'\w+', match[1])
+    for end in range(len(parts), 0, -1):
+      start = known.get('.'.join(parts[:end]))
+      if start is not None:
+        return '.'.join([start, *parts[end:]])
+    return match[0]
+
+  return _ARGUMENT.sub(field, sentence)
+
+
+@contextlib.contextmanager
+def named(more: Mapping[str, str] | None = None) -> Iterator[None]:
+  """Lets errors of the library name fields; a block, or a decorator.
+
+  Args:
+    more: Further fields, by argument.
+  """
+  try:
+    yield
+  except ValueError as error:
+    sentence = translated(str(error), more)
+    if sentence == str(error):
+      raise
+    raise ValueError(sentence) from error
