@@ -24,6 +24,19 @@ Model = tuple[Callable[[jax.Array], Tree], Callable[[Tree, Any], jax.Array]]
 # One full-batch step on the squared error of a constant reaches the mean.
 TO_THE_MEAN = client_updates.LocalSgd(learning_rate=0.5, batch_size=0)
 
+# Algorithms that are `multi_task_fl` under other label rules, which a round
+# knows as labels of leaves. `multi_task_fl`, which has all layer types,
+# `isolated`, which sends nothing, and `fedbn`, whose layers are of two types,
+# stand for them in laws of what does not depend on the rule.
+OTHER_LABELS = (
+  'separate_fl',
+  'fedavg',
+  'mtfl',
+  'fedper',
+  'lg_fedavg',
+  'hard_sharing',
+)
+
 
 def mlp(widths: Sequence[int]) -> Model:
   """A perceptron with tanh between dense layers `layer_0`, `layer_1`, ...

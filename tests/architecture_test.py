@@ -262,7 +262,9 @@ class EncodingTest(parameterized.TestCase):
 
   @parameterized.parameters('fmtl_jax', 'experiments', 'configs')
   def test_every_text_file_has_an_encoding(self, folder):
-    for path in (ROOT / folder).rglob('*.py'):
+    paths = list((ROOT / folder).rglob('*.py'))
+    self.assertNotEmpty(paths)
+    for path in paths:
       source = path.read_text(encoding='utf-8')
       self.assertEqual(texts_without_encoding(source), [], path)
 

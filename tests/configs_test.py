@@ -24,6 +24,7 @@ from experiments import cases
 from experiments import comparisons
 from experiments import compilation
 from experiments import config as config_lib
+from experiments import figures
 from experiments import models_of_runs
 from experiments import newcomers
 from experiments import sweeps
@@ -120,6 +121,7 @@ class ConfigsTestCase(parameterized.TestCase):
       mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
+    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
 
   def load(self, name, variants=''):
     config = _module(name).get_config(variants)

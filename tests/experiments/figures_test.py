@@ -299,8 +299,14 @@ class FiguresTest(parameterized.TestCase):
     record = _record('case', tasks=9, seeds=seeds)
     values = record['curve']['values']
     values['test/pooled/accuracy'] = np.full((5, seeds, 10), None).tolist()
-    self._drawn(figures.task_curves, record)
-    self._drawn(figures.case_curves, [record])
+    for draw, of in (
+      (figures.task_curves, record),
+      (figures.case_curves, [record]),
+    ):
+      for axes in self._drawn(draw, of).axes:
+        drawn = [line.get_ydata() for line in axes.get_lines()]
+        self.assertNotEmpty(drawn)
+        self.assertTrue(np.isnan(np.concatenate(drawn).astype(float)).all())
 
   def test_training_does_not_wait_for_matplotlib(self):
     code = 'import sys, experiments.figures; print("matplotlib" in sys.modules)'

@@ -20,6 +20,7 @@ from experiments import cases
 from experiments import compilation
 from experiments import config as config_lib
 from experiments import datasets
+from experiments import figures
 from experiments import program
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
@@ -99,7 +100,8 @@ def on_devices(number):
 class ToyTestCase(parameterized.TestCase):
   """Knows the data set `toy`, and compiles in half the time of low effort.
 
-  Fewer devices compile faster; `DEVICES` is how many there are.
+  Fewer devices compile faster; `DEVICES` is how many there are. Figures are
+  coarse: `figures_test` looks at them.
   """
 
   DEVICES = 1
@@ -112,6 +114,7 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(
       mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
+    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
 
 
 def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):

@@ -2,10 +2,12 @@
 
 import pathlib
 import sys
+import tempfile
 
 from absl.testing import absltest
 
 from experiments import config as config_lib
+from experiments import records as records_lib
 from experiments import reports
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -84,6 +86,33 @@ class TablesTest(absltest.TestCase):
 
   def test_a_case_that_did_not_run_sets_no_target(self):
     self.assertEqual(set(_tables(target_case='fedavg')), set(_tables()))
+
+
+class WriteTest(absltest.TestCase):
+  def test_tables_wait_for_a_case_that_has_what_they_show(self):
+    """A majority is a bound of accuracies alone, and finishes first."""
+    config = config_lib.default_config()
+    config.report.metric = 'auc'
+    workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    (workdir / 'cases').mkdir()
+    write = lambda record: records_lib.write(
+      workdir / 'cases' / f'{record["case"]}.json', record
+    )
+    write(tables_test._last('majority', 50.0, rounds=0))
+    found = reports.write(workdir, config, missing=['multi_task_fl'])
+    self.assertEqual({row['case'] for row in found['results']}, {'majority'})
+    self.assertEqual(
+      {path.name for path in workdir.iterdir()} - {'cases'},
+      {'results.json', 'metrics.csv', 'tensorboard'},
+    )
+    losses = [[1.0]] * 10
+    record = tables_test._last('separate_fl', 90.0, train_loss=losses)
+    record['curve']['values']['test/pooled/auc'] = [[[75.0] * 2]]
+    write(record)
+    reports.write(workdir, config, missing=['multi_task_fl'])
+    table = (workdir / 'results.md').read_text()
+    self.assertRegex(table, r'Separate_fl \|.* 75\.00')
+    self.assertIn('Not finished yet: Multi-task FL.', table)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import client_updates
 from fmtl_jax import execution as execution_lib
@@ -52,7 +51,7 @@ def _scanned(algorithm, data):
 class TypesTest(parameterized.TestCase):
   @parameterized.named_parameters(
     (f'{name}_{jnp.dtype(dtype).name}', name, dtype)
-    for name in algorithms.ALGORITHMS
+    for name in cases.ROWS
     for dtype in (*NARROW, jnp.float64)
   )
   def test_states_keep_their_types(self, name, dtype):
