@@ -16,8 +16,8 @@ Another algorithm: its name in config.cases, or in --cases; with the same
 --workdir only what is missing is run.
 """
 
-from configs import har as har_config
-from experiments import config as config_lib
+from fmtl_jax.configs import har as har_config
+from fmtl_jax.experiments import config as config_lib
 
 
 def har(config):

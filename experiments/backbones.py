@@ -16,11 +16,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fingerprints
-from experiments import hardware
-from experiments import progress as progress_lib
+from . import config as config_lib
+from . import datasets
+from . import fingerprints
+from . import hardware
+from . import progress as progress_lib
 from fmtl_jax import faults
 from fmtl_jax import features as features_lib
 from fmtl_jax import models

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import cases as cases_lib
-from experiments import checks
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import optimizers
-from experiments import program
+from . import cases as cases_lib
+from . import checks
+from . import config as config_lib
+from . import datasets
+from . import optimizers
+from . import program
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import balancing

@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import config as config_lib
+from . import config as config_lib
 from fmtl_jax import algorithms
 
 JOINT = 'joint'

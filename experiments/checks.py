@@ -12,11 +12,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import optimizers
+from . import backbones
+from . import cases as cases_lib
+from . import config as config_lib
+from . import datasets
+from . import optimizers
 from fmtl_jax import attacks
 from fmtl_jax import balancing
 from fmtl_jax import cohorts

@@ -25,14 +25,14 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
-from experiments import config as config_lib
-from experiments import determinism
-from experiments import exits
-from experiments import held_folders
-from experiments import interrupts
-from experiments import jax_settings
-from experiments import logs
-from experiments import streams
+from . import config as config_lib
+from . import determinism
+from . import exits
+from . import held_folders
+from . import interrupts
+from . import jax_settings
+from . import logs
+from . import streams
 
 USER_ERROR = exits.USER_ERROR
 # Of the disk, rather than of a name: what the sentence of an error lacks.
@@ -353,7 +353,7 @@ def carry_out(
     work: Raises what `train.train_and_evaluate` does.
     quiet: Whether another process says where results are.
   """
-  from experiments import train
+  from . import train
 
   if not quiet:
     print(f'Results go to {workdir}.', flush=True)

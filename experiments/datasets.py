@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from experiments import cases
-from experiments import config as config_lib
+from . import cases
+from . import config as config_lib
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import assignments

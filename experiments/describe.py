@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from experiments import backbones
-from experiments import cases as cases_lib
-from experiments import costs
-from experiments import datasets
-from experiments import program as program_lib
-from experiments import train
+from . import backbones
+from . import cases as cases_lib
+from . import costs
+from . import datasets
+from . import program as program_lib
+from . import train
 from fmtl_jax import algorithms
 from fmtl_jax import communication
 from fmtl_jax import federation as federation_lib

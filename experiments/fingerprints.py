@@ -24,9 +24,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import workdirs
+from . import config as config_lib
+from . import datasets
+from . import workdirs
 import fmtl_jax
 from fmtl_jax import checkpoints
 from fmtl_jax import features

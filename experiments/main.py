@@ -4,8 +4,8 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line
-from experiments import meeting
+from . import command_line
+from . import meeting
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_workdir()
@@ -39,7 +39,7 @@ def main() -> int:
   """Runs what the flags say."""
   if not _DISTRIBUTED.value:
     return _run(first=True)
-  from experiments import processes
+  from . import processes
 
   run = processes.about(
     _CONFIG.value, command_line.override_values(), _CASES.value
@@ -60,10 +60,10 @@ def main() -> int:
 def _run(first: bool) -> int:
   """Runs the experiment, as the first process or as another one."""
   # Imported when flags are known to be right: it takes seconds.
-  from experiments import describe
-  from experiments import processes
-  from experiments import train
-  from experiments import workdirs
+  from . import describe
+  from . import processes
+  from . import train
+  from . import workdirs
 
   config = _CONFIG.value
   overrides = command_line.override_values()

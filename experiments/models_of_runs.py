@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fingerprints
-from experiments import program as program_lib
-from experiments import tables
-from experiments import train
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import datasets
+from . import fingerprints
+from . import program as program_lib
+from . import tables
+from . import train
+from . import workdirs
 from fmtl_jax import checkpoints
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib

@@ -30,24 +30,24 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import compilation
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import environments
-from experiments import figures
-from experiments import fingerprints
-from experiments import interrupts
-from experiments import logs
-from experiments import program as program_lib
-from experiments import records as records_lib
-from experiments import reports
-from experiments import results
-from experiments import tables
-from experiments import train
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import compilation
+from . import config as config_lib
+from . import datasets
+from . import environments
+from . import figures
+from . import fingerprints
+from . import interrupts
+from . import logs
+from . import program as program_lib
+from . import records as records_lib
+from . import reports
+from . import results
+from . import tables
+from . import train
+from . import workdirs
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
 from fmtl_jax import checkpoints

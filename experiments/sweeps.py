@@ -18,23 +18,23 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import environments
-from experiments import figures
-from experiments import files
-from experiments import fingerprints
-from experiments import interrupts
-from experiments import logs
-from experiments import progress
-from experiments import records
-from experiments import reports
-from experiments import results
-from experiments import tables
-from experiments import train
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import environments
+from . import figures
+from . import files
+from . import fingerprints
+from . import interrupts
+from . import logs
+from . import progress
+from . import records
+from . import reports
+from . import results
+from . import tables
+from . import train
+from . import workdirs
 
 Point = dict[str, Any]
 OVERRIDES = 'overrides.'

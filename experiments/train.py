@@ -13,28 +13,28 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import costs
-from experiments import datasets
-from experiments import environments
-from experiments import events
-from experiments import files
-from experiments import fingerprints
-from experiments import held_folders
-from experiments import interrupts
-from experiments import logs
-from experiments import processes
-from experiments import program as program_lib
-from experiments import progress
-from experiments import records
-from experiments import reports
-from experiments import results
-from experiments import streamed_program
-from experiments import tables
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import costs
+from . import datasets
+from . import environments
+from . import events
+from . import files
+from . import fingerprints
+from . import held_folders
+from . import interrupts
+from . import logs
+from . import processes
+from . import program as program_lib
+from . import progress
+from . import records
+from . import reports
+from . import results
+from . import streamed_program
+from . import tables
+from . import workdirs
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import checkpoints

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from typing import Any
 
-from experiments import config as config_lib
-from experiments import files
-from experiments import held_folders
+from . import config as config_lib
+from . import files
+from . import held_folders
 from fmtl_jax import checkpoints
 from fmtl_jax import digests
 

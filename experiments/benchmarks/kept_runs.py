@@ -8,12 +8,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import cases
-from experiments import config as config_lib
-from experiments import interrupts
-from experiments import train
-from experiments import workdirs
+from .. import backbones
+from .. import cases
+from .. import config as config_lib
+from .. import interrupts
+from .. import train
+from .. import workdirs
 from fmtl_jax import tasks as tasks_lib
 
 

@@ -17,8 +17,8 @@ import time
 
 from absl import flags
 
-from experiments import command_line
-from experiments.benchmarks import outputs
+from .. import command_line
+from . import outputs
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
@@ -46,10 +46,10 @@ def _wall_seconds(module: str, *arguments: str) -> float:
 
 def warm_loop() -> None:
   """Runs the seeds one after the other with one compiled program."""
-  from experiments import backbones
-  from experiments import cases
-  from experiments import program as program_lib
-  from experiments import train
+  from .. import backbones
+  from .. import cases
+  from .. import program as program_lib
+  from .. import train
 
   config = _CONFIG.value
   overrides = command_line.override_values()
