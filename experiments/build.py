@@ -241,7 +241,7 @@ def build_network(
   if not config.model.pretrained:
     raise ValueError(
       'Some layers are labelled pretrained; name the folder with their '
-      'parameters in model.pretrained (experiments.export makes one).'
+      f'parameters in model.pretrained ({__package__}.export makes one).'
     )
   if config.data.standardize:
     raise ValueError(

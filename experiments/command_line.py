@@ -332,7 +332,7 @@ def how_to_go_on(module: str, workdir: pathlib.Path) -> str:
       skip = not skip and not equals  # `--workdir DIR` are two.
     else:
       again.append(argument)
-  command = ['python', '-m', f'experiments.{module}', *again]
+  command = ['python', '-m', f'{__package__}.{module}', *again]
   return (
     f'To go on: {shlex.join(command)} --workdir={shlex.quote(str(workdir))}'
   )

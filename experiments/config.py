@@ -371,7 +371,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     if field not in given:
       raise ValueError(
         f'The config has no field {field!r}; start from '
-        'experiments.config.default_config().'
+        f'{__name__}.default_config().'
       )
   for field in given:
     if field not in known:

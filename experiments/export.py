@@ -12,7 +12,7 @@ from . import command_line
 
 command_line.define_config()
 _WORKDIR = command_line.define_path(
-  'workdir', 'The folder of a run of experiments.main.'
+  'workdir', f'The folder of a run of {__package__}.main.'
 )
 _CASE = flags.DEFINE_string('case', '', 'A row of its table.')
 _SEED = flags.DEFINE_integer('seed', 0, 'One of its seeds.')

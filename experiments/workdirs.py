@@ -49,7 +49,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(
       f'No run in {workdir}: {CONFIG} is missing; give the --workdir of a '
-      'run of experiments.main.'
+      f'run of {__package__}.main.'
     )
   try:
     saved = digests.unseal(json.loads(path.read_bytes()))

@@ -85,11 +85,12 @@ def main() -> int:
     return 0
   config = _CONFIG.value
   with tempfile.TemporaryDirectory() as folder:
-    mapped = _wall_seconds('experiments.main', f'--workdir={folder}/mapped')
-    loop = _wall_seconds('experiments.benchmarks.mapped', '--loop')
+    program = f'{__package__.rpartition(".")[0]}.main'
+    mapped = _wall_seconds(program, f'--workdir={folder}/mapped')
+    loop = _wall_seconds(f'{__package__}.mapped', '--loop')
     cold = sum(
       _wall_seconds(
-        'experiments.main',
+        program,
         f'--workdir={folder}/{seed}',
         '--config.run.seeds=1',
         f'--config.run.first_seed={config.run.first_seed + seed}',

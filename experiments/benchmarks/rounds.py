@@ -78,7 +78,7 @@ def _reference(
   """Seconds a round in PyTorch, the best of one and two threads."""
   seconds = []
   for threads in (1, 2):
-    command = [sys.executable, '-m', 'experiments.benchmarks.torch_rounds']
+    command = [sys.executable, '-m', f'{__package__}.torch_rounds']
     command += [f'--reference={name}']
     command += [f'--workload={workload_name}', f'--threads={threads}']
     command += [f'--clients={clients}', f'--repeats={repeats}']
