@@ -73,10 +73,10 @@ def load_source(
   """
   allowed = config.faults.nonfinite != faults.STOP
   source = datasets.load(config.data, allowed)
-  flat = config_lib.flatten(config)
   fingerprint = fingerprints.of_source(source, config.data.name)
+  fingerprint |= fingerprints.of_own_code(config)
   source = source._replace(
-    settings={field: flat[field] for field in datasets.SETTINGS},
+    settings=datasets.settings_of(config),
     fingerprint=fingerprint | fingerprints.of_weights(config),
   )
   if allowed and isinstance(source.features, np.ndarray):

@@ -17,6 +17,7 @@ from . import cases as cases_lib
 from . import config as config_lib
 from . import datasets
 from . import optimizers
+from . import own_code
 from fmtl_jax import attacks
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
@@ -167,7 +168,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   config_lib.check_fields(config)
   flat = config_lib.flatten(config)
-  for field, default in _defaults().items():
+  own = config_lib.own_defaults(config)
+  for field, default in {**_defaults(), **own}.items():
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
       _check_size(field, number)
@@ -302,6 +304,8 @@ def _check_names(config):
     reducers.get(config.reducer[layer_type], f'reducer.{layer_type}')
     weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
   rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)
+  rows += tuple(own_code.names_in(config))
+  labelled = cases_lib.keys(config)
   known: dict[str, Sequence[str]] = {
     'algorithm.initialization': (federation.SHARED, federation.PER_OWNER),
     'cohort.slots': (cohorts.DRAWN, cohorts.ALL),
@@ -317,10 +321,10 @@ def _check_names(config):
     'report.target_case': rows,
   }
   for name, label in config.report.labels.items():
-    if name not in rows:
+    if name not in labelled:
       raise ValueError(
         f'Unknown case {name!r} in report.labels; known are '
-        f'{", ".join(filter(None, rows))}.{config_lib.nearest(name, rows)}'
+        f'{", ".join(labelled)}.{config_lib.nearest(name, labelled)}'
       )
     if not isinstance(label, str):
       raise ValueError(
@@ -328,6 +332,8 @@ def _check_names(config):
       )
   flat = config_lib.flatten(config)
   for field, names in known.items():
+    if field == own_code.MODEL and own_code.is_own(flat[field]):
+      continue  # Found, where its settings were added.
     if flat[field] not in names:
       shown = ', '.join(filter(None, names))
       raise ValueError(

@@ -5,6 +5,8 @@ set.
 """
 
 from collections.abc import Callable, Sequence
+import ast
+import contextlib
 import errno
 import importlib.machinery
 import io
@@ -25,6 +27,7 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from . import checkout
 from . import config as config_lib
 from . import determinism
 from . import exits
@@ -32,9 +35,12 @@ from . import held_folders
 from . import interrupts
 from . import jax_settings
 from . import logs
+from . import own_code
 from . import streams
 
 USER_ERROR = exits.USER_ERROR
+# Fields whose values may name code of the user's.
+_NAMES = (own_code.DATA, own_code.MODEL, own_code.ALGORITHM)
 # Of the disk, rather than of a name: what the sentence of an error lacks.
 _OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
@@ -56,10 +62,15 @@ class UserError(Exception):
 def split_config(value: str) -> tuple[str, list[str]]:
   """The path and the variants, one text or none, of a config flag.
 
-  Variants follow the last colon behind `.py`, so that a path may have colons.
+  Variants follow the last colon behind `.py`, so that a path may have colons,
+  or the name of one of this package's, such as `digits` and `sweeps/digits`.
   """
   found = re.fullmatch(r'(.*\.py)(?::(.*))?', value, re.DOTALL)
   path, variants = found.groups() if found else (value, None)
+  if named := re.fullmatch(r'([a-z_]+(?:/[a-z_]+)?)(?::(.*))?', value):
+    place = checkout.configs() / f'{named[1]}.py'
+    if place.is_file() and not pathlib.Path(value).is_file():
+      path, variants = str(place), named[2]
   return config_lib.expanded(path), [] if variants is None else [variants]
 
 
@@ -92,6 +103,46 @@ class _ConfigFileParser(flags.ArgumentParser):
     return config
 
 
+class _ExperimentParser(flags.ArgumentParser):
+  """Adds the settings of the user's code to what another parser reads.
+
+  The file names the code, or the command line does.
+  """
+
+  def __init__(self, file: flags.ArgumentParser):
+    self._file = file
+
+  def parse(self, argument: str) -> Any:
+    """See the class."""
+    config = self._file.parse(argument)
+    if isinstance(config, ml_collections.ConfigDict):
+      argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+      config_lib.add_own(config, *_names_of(_given(argv)))
+    return config
+
+
+def _names_of(
+  given: Sequence[tuple[str, str]],
+) -> tuple[dict[str, Any], list[str]]:
+  """Names that the command line gives, by field, and those of --cases."""
+  fields: dict[str, Any] = {}
+  for flag, value in given:
+    section, _, field = flag.partition('.')
+    if section == 'config' and field in _NAMES:
+      fields[field] = value
+    elif flag == 'config.cases':
+      with contextlib.suppress(SyntaxError, ValueError):  # Told by the flag.
+        cases = ast.literal_eval(value)
+        fields['cases'] = (cases,) if isinstance(cases, str) else tuple(cases)
+  only = [
+    name
+    for flag, value in given
+    if flag == 'cases'
+    for name in value.split(',')
+  ]
+  return fields, only
+
+
 def define_config_file(
   name: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
 ) -> Any:
@@ -101,6 +152,8 @@ def define_config_file(
   )
   flag = flag_values[name]
   flag.parser = _ConfigFileParser(name, flag.parser)
+  if name == 'config':
+    flag.parser = _ExperimentParser(flag.parser)
   return holder
 
 
@@ -215,13 +268,18 @@ def check_arguments(argv: Sequence[str]) -> None:
     folder = pathlib.Path(path).parent
     known = sorted(str(p) for p in folder.glob('*.py') if p.stem != '__init__')
     hint = f' Files there: {", ".join(known)}.' if known else ''
+    if '.py' not in value:
+      named = sorted(
+        p.stem for p in checkout.configs().glob('*.py') if p.stem != '__init__'
+      )
+      hint = f' Configs of this package: {", ".join(named)}.'
     raise UserError(f'There is no {name} file {path!r}.{hint}')
 
 
 def _check_file(argv: Sequence[str], section: str, value: str) -> None:
   """Raises a UserError for a config file that cannot be used."""
   try:
-    config = _load(argv[0], section, value)
+    config = _load(argv, section, value)
     if not isinstance(config, ml_collections.ConfigDict):
       raise TypeError(f'get_config() returns {config!r}, no ConfigDict')
     if section == 'config':
@@ -299,18 +357,23 @@ def _known_fields(argv: Sequence[str], section: str) -> dict[str, Any]:
   """All fields of the config file, read without overrides."""
   for name, value in _given(argv):
     if name == section:
-      return config_lib.flatten(_load(argv[0], section, value))
+      return config_lib.flatten(_load(argv, section, value))
   return {}
 
 
-def _load(program: str, section: str, value: str) -> Any:
-  """What a config file returns, without overrides."""
+def _load(argv: Sequence[str], section: str, value: str) -> Any:
+  """What a config file returns, with no overrides but names of code."""
   holder = flags.FlagValues()
   define_config_file(section, '', flag_values=holder)
-  arguments = [program, f'--{section}={value}']
+  arguments = [argv[0], f'--{section}={value}']
+  names = [
+    f'--{flag}={name}'
+    for flag, name in _given(argv)
+    if flag.removeprefix('config.') in (*_NAMES, 'cases')
+  ]
   # The config flag looks for its overrides there, and logs what it raises.
   with (
-    mock.patch.object(sys, 'argv', arguments),
+    mock.patch.object(sys, 'argv', [*arguments, *names]),
     mock.patch.object(logging.get_absl_logger(), 'disabled', True),
   ):
     holder(arguments)

@@ -31,6 +31,7 @@ from . import figures
 from . import fingerprints
 from . import interrupts
 from . import logs
+from . import own_code
 from . import records as records_lib
 from . import reports
 from . import results
@@ -38,7 +39,6 @@ from . import sweeps
 from . import tables
 from . import train
 from . import workdirs
-from fmtl_jax import algorithms
 from fmtl_jax import evaluation
 
 Row = dict[str, Any]
@@ -88,6 +88,7 @@ def plans_of(
     ValueError: If they could not be compared, or a setting is no good.
   """
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   checks.check(config)
   _check_search(config, command_line)
   names = [
@@ -173,10 +174,13 @@ def _check_case(name, final, config):
       )
 
 
-def _own_settings(name: str) -> tuple[str, ...]:
-  """The config section of the settings that only one algorithm has."""
-  return tuple(
-    f'algorithm.{other}.' for other in algorithms.ALGORITHMS if other != name
+def _is_of_other(field: str, algorithm: str) -> bool:
+  """Whether a field is a setting that only another algorithm has."""
+  section, *names = field.split('.')
+  return (
+    section == 'algorithm'
+    and len(names) == 2
+    and names[0] != own_code.key(algorithm)
   )
 
 
@@ -186,7 +190,7 @@ def _identity(config):
   shared = {
     field: value
     for field, value in config_lib.identity(config).items()
-    if not field.startswith(('overrides.', *_own_settings('')))
+    if not (field.startswith('overrides.') or _is_of_other(field, ''))
     and field != 'algorithm.name'
   }
   search = {f: v for f, v in flat.items() if f.startswith('compare.')}
@@ -195,11 +199,12 @@ def _identity(config):
 
 def _identity_of_case(name, final):
   """What the results of one algorithm depend on, by field."""
-  others = _own_settings(cases_lib.CASES[name].algorithm)
+  algorithm = cases_lib.get(name).algorithm
   return {
     field: value
     for field, value in config_lib.identity(final).items()
-    if not field.startswith(others) and field not in ('algorithm.name', RATE)
+    if not _is_of_other(field, algorithm)
+    and field not in ('algorithm.name', RATE)
   }
 
 
@@ -667,8 +672,8 @@ def describe(
       finished.append('runs')
     done = f': finished {" and ".join(finished)}' if finished else ''
     lines.append(f'{plan.label} ({plan.name}){done}')
-    algorithm = cases_lib.CASES[plan.name].algorithm
-    deviations = algorithms.ALGORITHMS[algorithm].deviations
+    algorithm = cases_lib.get(plan.name).algorithm
+    deviations = own_code.entry(algorithm).deviations
     lines += [f'  unlike its paper: {deviations}'] if deviations else []
   return '\n'.join(lines)
 

@@ -10,6 +10,7 @@ from . import backbones
 from . import cases as cases_lib
 from . import costs
 from . import datasets
+from . import own_code
 from . import program as program_lib
 from . import train
 from fmtl_jax import algorithms
@@ -37,6 +38,7 @@ def describe(
   Raises:
     ValueError: If anything about the input is wrong.
   """
+  config = cases_lib.with_own(config, only)
   source = backbones.load_source(config, compute=False)
   lines = []
   partition = ''
@@ -117,7 +119,7 @@ def _case(
     ]
   algorithm = case.make_algorithm(federation, {})
   form, reasons = algorithm.form(case.data)
-  deviations = algorithms.ALGORITHMS[case.algorithm].deviations
+  deviations = own_code.entry(case.algorithm).deviations
   return [
     *before,
     *([f'unlike its paper: {deviations}'] if deviations else []),

@@ -401,6 +401,7 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   _configs(config, only, command_line)
   identity = _identity(config, command_line)
   workdirs.check(workdir, identity, resume)

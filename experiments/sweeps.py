@@ -28,6 +28,7 @@ from . import files
 from . import fingerprints
 from . import interrupts
 from . import logs
+from . import own_code
 from . import progress
 from . import records
 from . import reports
@@ -58,7 +59,7 @@ def grid_of(
     for field, v in config_lib.flatten(sweep).items()
   }
   fields = {f: v for f, v in flat.items() if not f.startswith(OVERRIDES)}
-  own = f'{OVERRIDES}{case}.'
+  own = f'{OVERRIDES}{own_code.key(case)}.'
   fields |= {
     f.removeprefix(own): v for f, v in flat.items() if f.startswith(own)
   }
@@ -74,8 +75,8 @@ def grid_of(
         f'The sweep field {field!r} cannot be swept: seeds are mapped anyway; '
         'set config.run instead.'
       )
-  mapped = {f: v for f, v in fields.items() if f in build.MAPPED}
-  static = {f: v for f, v in fields.items() if f not in build.MAPPED}
+  mapped = {f: v for f, v in fields.items() if build.is_mapped(f, case)}
+  static = {f: v for f, v in fields.items() if not build.is_mapped(f, case)}
   return mapped, static
 
 
@@ -115,6 +116,7 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   names = [
     name for name in cases_lib.names(config, only) if name != cases_lib.MAJORITY
   ]
@@ -126,13 +128,13 @@ def run(
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
   if not swept:
     raise ValueError('Expected fields to sweep, got none; see configs/sweeps.')
+  known = [key for key in cases_lib.keys(config) if key != cases_lib.MAJORITY]
   for field in swept:
     case = field.removeprefix('sweep.').removeprefix(OVERRIDES).split('.')[0]
-    if OVERRIDES in field and case not in cases_lib.CASES:
+    if OVERRIDES in field and case not in known:
       raise ValueError(
         f'Unknown case {case!r} in the sweep field {field!r}; known are '
-        f'{", ".join(cases_lib.CASES)}.'
-        f'{config_lib.nearest(case, cases_lib.CASES)}'
+        f'{", ".join(known)}.{config_lib.nearest(case, known)}'
       )
   identity = (
     config_lib.identity(config)

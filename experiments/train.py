@@ -93,6 +93,7 @@ def train_and_evaluate(
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   names = cases_lib.names(config, only)
   identity = config_lib.identity(config) | {
     'command_line': config_lib.command_line_identity(command_line)
@@ -594,7 +595,7 @@ def about(
     'the tasks': [task.name for task in federation.tasks],
     'the number of clients': case.data.num_clients,
     **{f'the layer type of {path}': label for path, label in labels},
-    **config_lib.identity(config),
+    **config_lib.of_case(config, case.algorithm),
   }
 
 
@@ -696,7 +697,7 @@ def make_record(
   slots = history.totals['slots'] / run_rounds
   messages = case.make_algorithm(case.federation, {}).messages()
   up, down = costs.moved(case, messages, clients, slots)
-  if cases_lib.CASES[name].centralized:
+  if cases_lib.get(name).centralized:
     up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()
