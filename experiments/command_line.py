@@ -114,11 +114,15 @@ class _ExperimentParser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> Any:
     """See the class."""
-    config = self._file.parse(argument)
-    if isinstance(config, ml_collections.ConfigDict):
-      argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
-      config_lib.add_own(config, *_names_of(_given(argv)))
-    return config
+    return _with_own(self._file.parse(argument), sys.argv)
+
+
+def _with_own(config: Any, argv: Sequence[str]) -> Any:
+  """An experiment with the settings of the user's code, added in place."""
+  if isinstance(config, ml_collections.ConfigDict):
+    argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    config_lib.add_own(config, *_names_of(_given(argv)))
+  return config
 
 
 def _names_of(
@@ -131,7 +135,7 @@ def _names_of(
     if section == 'config' and field in _NAMES:
       fields[field] = value
     elif flag == 'config.cases':
-      with contextlib.suppress(SyntaxError, ValueError):  # Told by the flag.
+      with contextlib.suppress(SyntaxError, TypeError, ValueError):
         cases = ast.literal_eval(value)
         fields['cases'] = (cases,) if isinstance(cases, str) else tuple(cases)
   only = [
@@ -152,16 +156,17 @@ def define_config_file(
   )
   flag = flag_values[name]
   flag.parser = _ConfigFileParser(name, flag.parser)
-  if name == 'config':
-    flag.parser = _ExperimentParser(flag.parser)
   return holder
 
 
 def define_config() -> Any:
   """Defines --config; to be called once, by a module with flags."""
-  return define_config_file(
+  holder = define_config_file(
     'config', 'The experiment: FILE.py or FILE.py:variant,variant.'
   )
+  flag = flags.FLAGS['config']
+  flag.parser = _ExperimentParser(flag.parser)
+  return holder
 
 
 class _PathParser(flags.ArgumentParser):
@@ -279,18 +284,16 @@ def check_arguments(argv: Sequence[str]) -> None:
 def _check_file(argv: Sequence[str], section: str, value: str) -> None:
   """Raises a UserError for a config file that cannot be used."""
   try:
-    config = _load(argv, section, value)
+    config = _load(argv[0], section, value)
     if not isinstance(config, ml_collections.ConfigDict):
       raise TypeError(f'get_config() returns {config!r}, no ConfigDict')
     if section == 'config':
-      config_lib.check_fields(config)
+      config_lib.check_fields(_with_own(config, argv))
     config_lib.flatten(config)
   except ValueError as error:
     raise UserError(_one_sentence(str(error))) from error
   # Whatever a file of the user's can raise.
   except (Exception, SystemExit) as error:
-    if any(argument.lstrip('-') == 'debug' for argument in argv[1:]):
-      raise
     path, _ = split_config(value)
     reason = _one_sentence(f'{type(error).__name__}: {error}')
     raise UserError(
@@ -317,12 +320,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if others:
       raise UserError(f'Expected flags, got {others[0]!r}; write --name=value.')
     return [program]
-  except UserError as error:
-    message = str(error)
-  except flags.Error as error:
-    message = _explain(_one_sentence(str(error)), argv)
   except Exception as error:  # The parser passes on what values raise.
-    message = _explain(_one_sentence(str(error)), argv)
+    if '--debug' in argv:
+      traceback.print_exc()
+    message = str(error)
+    if not isinstance(error, UserError):
+      message = _explain(_one_sentence(message), argv)
   fail(message)
   return []
 
@@ -357,23 +360,21 @@ def _known_fields(argv: Sequence[str], section: str) -> dict[str, Any]:
   """All fields of the config file, read without overrides."""
   for name, value in _given(argv):
     if name == section:
-      return config_lib.flatten(_load(argv, section, value))
+      config = _load(argv[0], section, value)
+      if section == 'config':
+        config = _with_own(config, argv)
+      return config_lib.flatten(config)
   return {}
 
 
-def _load(argv: Sequence[str], section: str, value: str) -> Any:
-  """What a config file returns, with no overrides but names of code."""
+def _load(program: str, section: str, value: str) -> Any:
+  """What a config file returns, without overrides."""
   holder = flags.FlagValues()
   define_config_file(section, '', flag_values=holder)
-  arguments = [argv[0], f'--{section}={value}']
-  names = [
-    f'--{flag}={name}'
-    for flag, name in _given(argv)
-    if flag.removeprefix('config.') in (*_NAMES, 'cases')
-  ]
+  arguments = [program, f'--{section}={value}']
   # The config flag looks for its overrides there, and logs what it raises.
   with (
-    mock.patch.object(sys, 'argv', [*arguments, *names]),
+    mock.patch.object(sys, 'argv', arguments),
     mock.patch.object(logging.get_absl_logger(), 'disabled', True),
   ):
     holder(arguments)

@@ -80,7 +80,7 @@ def plans_of(
   """The plans of all algorithms, in the order of the table.
 
   Args:
-    config: The experiment; its cases are the algorithms.
+    config: The experiment, see `cases.with_own`; its cases are the algorithms.
     only: A part of them; () is all. The reference is always one of them.
     command_line: Fields that come after the cases' own settings.
 
@@ -88,7 +88,6 @@ def plans_of(
     ValueError: If they could not be compared, or a setting is no good.
   """
   command_line = dict(command_line or {})
-  config = cases_lib.with_own(config, only)
   checks.check(config)
   _check_search(config, command_line)
   names = [
@@ -285,6 +284,7 @@ def run(
     interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
   """
   workdir = pathlib.Path(workdir)
+  config = cases_lib.with_own(config, only)
   plans = plans_of(config, only, command_line)
   _check_folder(workdir, config, plans, resume)
   source = backbones.load_source(config)
@@ -643,6 +643,7 @@ def describe(
   Raises:
     ValueError: If anything about the input is wrong.
   """
+  config = cases_lib.with_own(config, only)
   plans = plans_of(config, only, command_line)
   folder = None if workdir is None else pathlib.Path(workdir)
   if folder is not None:

@@ -885,6 +885,7 @@ def describe(
     ValueError: If anything about the input is wrong.
   """
   folder = None if workdir is None else pathlib.Path(workdir)
+  config = cases_lib.with_own(config, only)
   _configs(config, only, command_line)
   if folder is not None:
     workdirs.check(folder, _identity(config, command_line or {}))
