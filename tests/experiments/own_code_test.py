@@ -245,7 +245,7 @@ class ObjectsTest(OwnCodeTestCase):
 
 
 class TableTest(OwnCodeTestCase):
-  """A user's row is a row of the table, with the numbers of its own settings."""
+  """A user's algorithm is a row of the table, with settings of its own."""
 
   def test_a_copy_has_the_numbers_of_the_original(self):
     fields = {
