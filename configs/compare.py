@@ -16,9 +16,9 @@ All algorithms are in it, in the order of their table. Others: their names in
 config.cases, or in --cases; with the same --workdir only what is missing runs.
 """
 
-from configs import har as har_config
-from experiments import config as config_lib
 from fmtl_jax import algorithms
+from fmtl_jax.configs import har as har_config
+from fmtl_jax.experiments import config as config_lib
 
 
 def har(config):

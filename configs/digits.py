@@ -23,7 +23,7 @@ federation trains the rest of it on five tasks about 5 to 9:
 
 import ml_collections
 
-from experiments import config as config_lib
+from fmtl_jax.experiments import config as config_lib
 
 # The best at the last round on validation data (configs/sweeps/digits.py).
 _OVERRIDES = {

@@ -19,7 +19,7 @@ Variants: vgg, full, personal, coverage, grid, smoke; they combine.
 
 import ml_collections
 
-from experiments import config as config_lib
+from fmtl_jax.experiments import config as config_lib
 
 # The best at the last round on validation data (configs/sweeps/faces.py). Of
 # separate FL, 20 clients a task were 0.02 points above 10 and move twice the

@@ -13,7 +13,7 @@ Variants: blocked, cnn, raw, table, grid, smoke; they combine.
 
 import ml_collections
 
-from experiments import config as config_lib
+from fmtl_jax.experiments import config as config_lib
 
 # Chosen on validation data by configs/sweeps/har.py, at the last round but for
 # fine-tuning. Multi-task FL and FedProx: the best at a rate of 0.05. At 0.1 the

@@ -15,8 +15,8 @@ config.overrides.CASE.unseen.learning_rate and the like.
 
 import ml_collections
 
-from configs import har
-from experiments import config as config_lib
+from fmtl_jax.configs import har
+from fmtl_jax.experiments import config as config_lib
 
 # As in configs/har.py, where they were chosen for training clients.
 _OVERRIDES = {

@@ -16,11 +16,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fingerprints
-from experiments import hardware
-from experiments import progress as progress_lib
+from . import config as config_lib
+from . import datasets
+from . import fingerprints
+from . import hardware
+from . import progress as progress_lib
 from fmtl_jax import faults
 from fmtl_jax import features as features_lib
 from fmtl_jax import models
@@ -73,10 +73,10 @@ def load_source(
   """
   allowed = config.faults.nonfinite != faults.STOP
   source = datasets.load(config.data, allowed)
-  flat = config_lib.flatten(config)
   fingerprint = fingerprints.of_source(source, config.data.name)
+  fingerprint |= fingerprints.of_own_code(config)
   source = source._replace(
-    settings={field: flat[field] for field in datasets.SETTINGS},
+    settings=datasets.settings_of(config),
     fingerprint=fingerprint | fingerprints.of_weights(config),
   )
   if allowed and isinstance(source.features, np.ndarray):

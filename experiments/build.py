@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import cases as cases_lib
-from experiments import checks
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fields
-from experiments import optimizers
-from experiments import program
+from . import cases as cases_lib
+from . import checks
+from . import config as config_lib
+from . import datasets
+from . import fields
+from . import optimizers
+from . import own_code
+from . import own_models
+from . import program
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import balancing
@@ -70,15 +72,27 @@ _MAPPED = (
 )
 
 
-def mapped_fields() -> tuple[str, ...]:
-  """Fields that change no shape: a sweep maps them over runs of one program."""
+def mapped_fields() -> set[str]:
+  """Fields that change no shape, of algorithms of the package and of all."""
   own = (
     config_lib.own_field(name, setting)
     for name, spec in algorithms.ALGORITHMS.items()
     for setting, default in spec.defaults.items()
     if isinstance(default, float)
   )
-  return tuple(dict.fromkeys([*own, *_MAPPED]))  # Several have some of them.
+  return {*own, *_MAPPED}
+
+
+def is_mapped(field: str, case: str) -> bool:
+  """Whether a sweep of a case maps a field over runs of one program."""
+  if not config_lib.is_own_setting(field):
+    return field in mapped_fields()
+  algorithm = cases_lib.get(case).algorithm
+  return own_code.is_own(algorithm) and any(
+    isinstance(default, float)
+    and field == config_lib.own_field(algorithm, name)
+    for name, default in own_code.spec(algorithm).defaults.items()
+  )
 
 
 def build_model(
@@ -101,6 +115,8 @@ def build_model(
       config.model.convolution,
       config.model.normalization,
     )
+  if own_code.is_own(config.model.name):
+    return own_models.build(config.model, shape, width)
   raise ValueError(
     f'Expected model.name to be one of {", ".join(checks.MODELS)}, got '
     f'{config.model.name!r}.'
@@ -126,7 +142,7 @@ def label_rules(
   if config.layer_types and algorithm in ('multi_task_fl', 'hard_sharing'):
     rules = [tuple(rule) for rule in config.layer_types]
   else:
-    entry = algorithms.ALGORITHMS[algorithm]
+    entry = own_code.spec(algorithm)
     depths = {name: config.algorithm[name] for name in entry.depths}
     # Whatever the algorithm: they belong to the network.
     count = config.algorithm.pretrained_layers
@@ -162,7 +178,7 @@ def own_settings(
   flat = config_lib.flatten(config)
   return {
     setting: flat[config_lib.own_field(algorithm, setting)]
-    for setting in algorithms.ALGORITHMS[algorithm].defaults
+    for setting in own_code.spec(algorithm).defaults
   }
 
 
@@ -170,7 +186,7 @@ def further_owners(
   config: ml_collections.ConfigDict, algorithm: str
 ) -> tuple[dict[str, federation_lib.Owner], dict[str, int]]:
   """Owners of all layer types, and how many of those an algorithm adds."""
-  entry = algorithms.ALGORITHMS[algorithm]
+  entry = own_code.spec(algorithm)
   counts = dict(entry.owners(own_settings(config, algorithm)))
   more = {name: federation_lib.Owner(name) for name in counts}
   return {**federation_lib.OWNERS, **more}, counts
@@ -216,10 +232,10 @@ def build_network(
   """
   flat = config_lib.flatten(config)
   for field, value in source.settings.items():
-    if flat[field] != value:
+    if flat.get(field) != value:
       raise ValueError(
         f'Expected the same {field} for all cases and points, which share the '
-        f'data, got {flat[field]!r} beside {value!r}; run two experiments.'
+        f'data, got {flat.get(field)!r} beside {value!r}; run two experiments.'
       )
   model = build_model(config, source)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -249,7 +265,7 @@ def build_network(
   if not config.model.pretrained:
     raise ValueError(
       'Some layers are labelled pretrained; name the folder with their '
-      'parameters in model.pretrained (experiments.export makes one).'
+      f'parameters in model.pretrained ({__package__}.export makes one).'
     )
   if config.data.standardize:
     raise ValueError(
@@ -321,7 +337,7 @@ def make_algorithm(
     centralized: Whether there are no clients that could drop out.
   """
   budget = config.execution.memory_mb * 10**6 or execution_lib.memory_budget()
-  entry = algorithms.ALGORITHMS[algorithm]
+  entry = own_code.spec(algorithm)
   more = further_owners(config, algorithm)[1]
 
   def of_types(values):
@@ -554,7 +570,7 @@ def build(
   """
   check(config)
   checks.check_metrics(config, source.tasks)
-  case = cases_lib.CASES[name]
+  case = cases_lib.get(name)
   federated = [
     mark_attackers(federate(source, config.data, seed), config, seed)
     for seed in seeds
@@ -621,7 +637,7 @@ def build(
     ),
     task_devices,
   )
-  entry = algorithms.ALGORITHMS[algorithm]
+  entry = own_code.spec(algorithm)
   own = own_settings(config, algorithm)
   reason = '' if points[0] else entry.equals(own, federation)
   if config.balancing.client != balancing.NONE and federation.num_slots == 1:

@@ -11,8 +11,9 @@ from typing import Any
 
 import ml_collections
 
-from experiments import config as config_lib
-from experiments import fields
+from . import config as config_lib
+from . import fields
+from . import own_code
 from fmtl_jax import algorithms
 from fmtl_jax.algorithms import specs
 
@@ -26,7 +27,7 @@ class Case:
 
   Attributes:
     label: As it stands in tables.
-    algorithm: A name of `algorithms.ALGORITHMS`.
+    algorithm: A name of `algorithms.ALGORITHMS`, or one of the user's.
     centralized: `joint` or `separate` for a reference that sees the union of
       the clients' training examples with all their labels; else ''.
     settings: Config fields that make the case what it is.
@@ -121,6 +122,38 @@ CASES: Mapping[str, Case] = _Cases()
 _LABELS = {MAJORITY: 'Majority class'}
 
 
+def get(name: str) -> Case:
+  """A row that trains, by name: also that of a user's algorithm."""
+  if own_code.is_own(name):
+    return dataclasses.replace(
+      _of_algorithm(own_code.spec(name)), algorithm=name
+    )
+  return CASES[name]
+
+
+def with_own(
+  config: ml_collections.ConfigDict, only: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+  """The config with all settings of the user's code that it names.
+
+  Args:
+    config: The experiment.
+    only: The rows to run, which may name more; () is those of the config.
+
+  Raises:
+    ValueError: If code is not found, or has the name of something else.
+  """
+  config = config_lib.copied(config)
+  config_lib.add_own(config, only=only)
+  own_code.check_keys(own_code.names_in(config), [*CASES, MAJORITY])
+  return config
+
+
+def keys(config: ml_collections.ConfigDict) -> list[str]:
+  """The rows by the names that `overrides` and labels have for them."""
+  return [*CASES, MAJORITY, *map(own_code.key, own_code.names_in(config))]
+
+
 def names(
   config: ml_collections.ConfigDict, only: Sequence[str] = ()
 ) -> list[str]:
@@ -133,8 +166,8 @@ def names(
   Raises:
     ValueError: If a name is not known.
   """
+  rows = keys(config)
   for name, given in config.overrides.items():
-    rows = [*CASES, MAJORITY]
     if name not in rows:
       raise ValueError(
         f'Unknown case {name!r} in overrides; known are {", ".join(rows)}.'
@@ -145,7 +178,7 @@ def names(
         f'Expected overrides.{name} to be a ConfigDict, got {given!r}.'
       )
   if config.algorithm.name:
-    known = list(algorithms.ALGORITHMS)
+    known = [*algorithms.ALGORITHMS, *own_code.names_in(config)]
     if config.algorithm.name not in known:
       raise ValueError(
         f'Unknown algorithm.name {config.algorithm.name!r}; known are '
@@ -153,7 +186,7 @@ def names(
         f'{config_lib.nearest(config.algorithm.name, known)}'
       )
     return [config.algorithm.name]
-  known = [*CASES, MAJORITY]
+  known = [*CASES, MAJORITY, *own_code.names_in(config)]
   chosen = list(only) or list(config.cases)
   for name in chosen:
     if name not in known:
@@ -172,9 +205,9 @@ def names(
 
 def label(name: str, config: ml_collections.ConfigDict) -> str:
   """How a case is shown."""
-  if name in config.report.labels:
-    return config.report.labels[name]
-  return _LABELS[name] if name in _LABELS else CASES[name].label
+  if own_code.key(name) in config.report.labels:
+    return config.report.labels[own_code.key(name)]
+  return _LABELS[name] if name in _LABELS else get(name).label
 
 
 def resolve(
@@ -193,13 +226,12 @@ def resolve(
     command_line: Fields given on the command line, by dotted name.
   """
   resolved = config_lib.copied(config)
-  if name in CASES:
-    for field, value in CASES[name].settings.items():
-      config_lib.set_field(resolved, field, value)
-  if name in config.overrides:
-    for field, value in config_lib.flatten(config.overrides[name]).items():
-      config_lib.set_field(resolved, field, config_lib.tuples(value))
-  fixed = CASES[name].settings if name in CASES else {}
+  fixed = {} if name == MAJORITY else get(name).settings
+  for field, value in fixed.items():
+    config_lib.set_field(resolved, field, value)
+  overrides = config.overrides.get(own_code.key(name), {})
+  for field, value in config_lib.flatten(overrides).items():
+    config_lib.set_field(resolved, field, config_lib.tuples(value))
   for field, value in command_line.items():
     if field not in fixed and field.split('.')[0] != 'overrides':
       config_lib.set_field(resolved, field, value)

@@ -12,12 +12,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fields
-from experiments import optimizers
+from . import backbones
+from . import cases as cases_lib
+from . import config as config_lib
+from . import datasets
+from . import fields
+from . import optimizers
+from . import own_code
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import balancing
@@ -132,7 +133,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   config_lib.check_fields(config)
   flat = config_lib.flatten(config)
-  for field, default in _defaults().items():
+  own = config_lib.own_defaults(config)
+  for field, default in {**_defaults(), **own}.items():
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
       _check_size(field, number)
@@ -140,7 +142,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field in chosen:
       if not is_good(flat[field]):
         raise ValueError(f'Expected {field} {rule}, got {flat[field]}.')
-  _check_algorithms(flat)
+  _check_algorithms(config, flat)
   last = config.run.first_seed + config.run.seeds - 1
   if last >= 2**32:
     raise ValueError(
@@ -153,9 +155,10 @@ def check(config: ml_collections.ConfigDict) -> None:
   _check_names(config)
 
 
-def _check_algorithms(flat):
+def _check_algorithms(config, flat):
   """Raises a ValueError for a setting of any algorithm that is out of range."""
-  for name, spec in algorithms.ALGORITHMS.items():
+  for name in [*algorithms.ALGORITHMS, *own_code.names_in(config)]:
+    spec = own_code.spec(name)
     for depth in spec.depths:
       field = f'algorithm.{depth}'
       if flat[field] < 0:
@@ -296,6 +299,8 @@ def _check_names(config):
     reducers.get(config.reducer[layer_type], f'reducer.{layer_type}')
     weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
   rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)
+  rows += tuple(own_code.names_in(config))
+  labelled = cases_lib.keys(config)
   known: dict[str, Sequence[str]] = {
     'algorithm.initialization': (federation.SHARED, federation.PER_OWNER),
     'cohort.slots': (cohorts.DRAWN, cohorts.ALL),
@@ -311,10 +316,10 @@ def _check_names(config):
     'report.target_case': rows,
   }
   for name, label in config.report.labels.items():
-    if name not in rows:
+    if name not in labelled:
       raise ValueError(
         f'Unknown case {name!r} in report.labels; known are '
-        f'{", ".join(filter(None, rows))}.{config_lib.nearest(name, rows)}'
+        f'{", ".join(labelled)}.{config_lib.nearest(name, labelled)}'
       )
     if not isinstance(label, str):
       raise ValueError(
@@ -322,6 +327,8 @@ def _check_names(config):
       )
   flat = config_lib.flatten(config)
   for field, names in known.items():
+    if field == own_code.MODEL and own_code.is_own(flat[field]):
+      continue  # Found, where its settings were added.
     if flat[field] not in names:
       shown = ', '.join(filter(None, names))
       raise ValueError(

@@ -5,6 +5,8 @@ set.
 """
 
 from collections.abc import Callable, Sequence
+import ast
+import contextlib
 import errno
 import importlib.machinery
 import io
@@ -25,16 +27,20 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
-from experiments import config as config_lib
-from experiments import determinism
-from experiments import exits
-from experiments import held_folders
-from experiments import interrupts
-from experiments import jax_settings
-from experiments import logs
-from experiments import streams
+from . import checkout
+from . import config as config_lib
+from . import determinism
+from . import exits
+from . import held_folders
+from . import interrupts
+from . import jax_settings
+from . import logs
+from . import own_code
+from . import streams
 
 USER_ERROR = exits.USER_ERROR
+# Fields whose values may name code of the user's.
+_NAMES = (own_code.DATA, own_code.MODEL, own_code.ALGORITHM)
 # Of the disk, rather than of a name: what the sentence of an error lacks.
 _OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
@@ -56,10 +62,15 @@ class UserError(Exception):
 def split_config(value: str) -> tuple[str, list[str]]:
   """The path and the variants, one text or none, of a config flag.
 
-  Variants follow the last colon behind `.py`, so that a path may have colons.
+  Variants follow the last colon behind `.py`, so that a path may have colons,
+  or the name of one of this package's, such as `digits` and `sweeps/digits`.
   """
   found = re.fullmatch(r'(.*\.py)(?::(.*))?', value, re.DOTALL)
   path, variants = found.groups() if found else (value, None)
+  if named := re.fullmatch(r'([a-z_]+(?:/[a-z_]+)?)(?::(.*))?', value):
+    place = checkout.configs() / f'{named[1]}.py'
+    if place.is_file() and not pathlib.Path(value).is_file():
+      path, variants = str(place), named[2]
   return config_lib.expanded(path), [] if variants is None else [variants]
 
 
@@ -92,6 +103,50 @@ class _ConfigFileParser(flags.ArgumentParser):
     return config
 
 
+class _ExperimentParser(flags.ArgumentParser):
+  """Adds the settings of the user's code to what another parser reads.
+
+  The file names the code, or the command line does.
+  """
+
+  def __init__(self, file: flags.ArgumentParser):
+    self._file = file
+
+  def parse(self, argument: str) -> Any:
+    """See the class."""
+    return _with_own(self._file.parse(argument), sys.argv)
+
+
+def _with_own(config: Any, argv: Sequence[str]) -> Any:
+  """An experiment with the settings of the user's code, added in place."""
+  if isinstance(config, ml_collections.ConfigDict):
+    argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    config_lib.add_own(config, *_names_of(_given(argv)))
+  return config
+
+
+def _names_of(
+  given: Sequence[tuple[str, str]],
+) -> tuple[dict[str, Any], list[str]]:
+  """Names that the command line gives, by field, and those of --cases."""
+  fields: dict[str, Any] = {}
+  for flag, value in given:
+    section, _, field = flag.partition('.')
+    if section == 'config' and field in _NAMES:
+      fields[field] = value
+    elif flag == 'config.cases':
+      with contextlib.suppress(SyntaxError, TypeError, ValueError):
+        cases = ast.literal_eval(value)
+        fields['cases'] = (cases,) if isinstance(cases, str) else tuple(cases)
+  only = [
+    name
+    for flag, value in given
+    if flag == 'cases'
+    for name in value.split(',')
+  ]
+  return fields, only
+
+
 def define_config_file(
   name: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
 ) -> Any:
@@ -106,9 +161,12 @@ def define_config_file(
 
 def define_config() -> Any:
   """Defines --config; to be called once, by a module with flags."""
-  return define_config_file(
+  holder = define_config_file(
     'config', 'The experiment: FILE.py or FILE.py:variant,variant.'
   )
+  flag = flags.FLAGS['config']
+  flag.parser = _ExperimentParser(flag.parser)
+  return holder
 
 
 class _PathParser(flags.ArgumentParser):
@@ -215,6 +273,11 @@ def check_arguments(argv: Sequence[str]) -> None:
     folder = pathlib.Path(path).parent
     known = sorted(str(p) for p in folder.glob('*.py') if p.stem != '__init__')
     hint = f' Files there: {", ".join(known)}.' if known else ''
+    if '.py' not in value:
+      named = sorted(
+        p.stem for p in checkout.configs().glob('*.py') if p.stem != '__init__'
+      )
+      hint = f' Configs of this package: {", ".join(named)}.'
     raise UserError(f'There is no {name} file {path!r}.{hint}')
 
 
@@ -225,14 +288,12 @@ def _check_file(argv: Sequence[str], section: str, value: str) -> None:
     if not isinstance(config, ml_collections.ConfigDict):
       raise TypeError(f'get_config() returns {config!r}, no ConfigDict')
     if section == 'config':
-      config_lib.check_fields(config)
+      config_lib.check_fields(_with_own(config, argv))
     config_lib.flatten(config)
   except ValueError as error:
     raise UserError(_one_sentence(str(error))) from error
   # Whatever a file of the user's can raise.
   except (Exception, SystemExit) as error:
-    if any(argument.lstrip('-') == 'debug' for argument in argv[1:]):
-      raise
     path, _ = split_config(value)
     reason = _one_sentence(f'{type(error).__name__}: {error}')
     raise UserError(
@@ -259,12 +320,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if others:
       raise UserError(f'Expected flags, got {others[0]!r}; write --name=value.')
     return [program]
-  except UserError as error:
-    message = str(error)
-  except flags.Error as error:
-    message = _explain(_one_sentence(str(error)), argv)
   except Exception as error:  # The parser passes on what values raise.
-    message = _explain(_one_sentence(str(error)), argv)
+    if '--debug' in argv:
+      traceback.print_exc()
+    message = str(error)
+    if not isinstance(error, UserError):
+      message = _explain(_one_sentence(message), argv)
   fail(message)
   return []
 
@@ -299,7 +360,10 @@ def _known_fields(argv: Sequence[str], section: str) -> dict[str, Any]:
   """All fields of the config file, read without overrides."""
   for name, value in _given(argv):
     if name == section:
-      return config_lib.flatten(_load(argv[0], section, value))
+      config = _load(argv[0], section, value)
+      if section == 'config':
+        config = _with_own(config, argv)
+      return config_lib.flatten(config)
   return {}
 
 
@@ -333,7 +397,7 @@ def how_to_go_on(module: str, workdir: pathlib.Path) -> str:
       skip = not skip and not equals  # `--workdir DIR` are two.
     else:
       again.append(argument)
-  command = ['python', '-m', f'experiments.{module}', *again]
+  command = ['python', '-m', f'{__package__}.{module}', *again]
   return (
     f'To go on: {shlex.join(command)} --workdir={shlex.quote(str(workdir))}'
   )
@@ -354,7 +418,7 @@ def carry_out(
     work: Raises what `train.train_and_evaluate` does.
     quiet: Whether another process says where results are.
   """
-  from experiments import train
+  from . import train
 
   if not quiet:
     print(f'Results go to {workdir}.', flush=True)

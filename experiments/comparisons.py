@@ -20,25 +20,25 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import checks
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import environments
-from experiments import figures
-from experiments import fingerprints
-from experiments import interrupts
-from experiments import logs
-from experiments import records as records_lib
-from experiments import reports
-from experiments import results
-from experiments import sweeps
-from experiments import tables
-from experiments import train
-from experiments import workdirs
-from fmtl_jax import algorithms
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import checks
+from . import config as config_lib
+from . import datasets
+from . import environments
+from . import figures
+from . import fingerprints
+from . import interrupts
+from . import logs
+from . import own_code
+from . import records as records_lib
+from . import reports
+from . import results
+from . import sweeps
+from . import tables
+from . import train
+from . import workdirs
 from fmtl_jax import evaluation
 
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ def plans_of(
   """The plans of all algorithms, in the order of the table.
 
   Args:
-    config: The experiment; its cases are the algorithms.
+    config: The experiment, see `cases.with_own`; its cases are the algorithms.
     only: A part of them; () is all. The reference is always one of them.
     command_line: Fields that come after the cases' own settings.
 
@@ -173,10 +173,13 @@ def _check_case(name, final, config):
       )
 
 
-def _own_settings(name: str) -> tuple[str, ...]:
-  """The config section of the settings that only one algorithm has."""
-  return tuple(
-    f'algorithm.{other}.' for other in algorithms.ALGORITHMS if other != name
+def _is_of_other(field: str, algorithm: str) -> bool:
+  """Whether a field is a setting that only another algorithm has."""
+  section, *names = field.split('.')
+  return (
+    section == 'algorithm'
+    and len(names) == 2
+    and names[0] != own_code.key(algorithm)
   )
 
 
@@ -186,7 +189,7 @@ def _identity(config):
   shared = {
     field: value
     for field, value in config_lib.identity(config).items()
-    if not field.startswith(('overrides.', *_own_settings('')))
+    if not (field.startswith('overrides.') or _is_of_other(field, ''))
     and field != 'algorithm.name'
   }
   search = {f: v for f, v in flat.items() if f.startswith('compare.')}
@@ -195,11 +198,12 @@ def _identity(config):
 
 def _identity_of_case(name, final):
   """What the results of one algorithm depend on, by field."""
-  others = _own_settings(cases_lib.CASES[name].algorithm)
+  algorithm = cases_lib.get(name).algorithm
   return {
     field: value
     for field, value in config_lib.identity(final).items()
-    if not field.startswith(others) and field not in ('algorithm.name', RATE)
+    if not _is_of_other(field, algorithm)
+    and field not in ('algorithm.name', RATE)
   }
 
 
@@ -280,6 +284,7 @@ def run(
     interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
   """
   workdir = pathlib.Path(workdir)
+  config = cases_lib.with_own(config, only)
   plans = plans_of(config, only, command_line)
   _check_folder(workdir, config, plans, resume)
   source = backbones.load_source(config)
@@ -641,6 +646,7 @@ def describe(
   Raises:
     ValueError: If anything about the input is wrong.
   """
+  config = cases_lib.with_own(config, only)
   plans = plans_of(config, only, command_line)
   folder = None if workdir is None else pathlib.Path(workdir)
   if folder is not None:
@@ -670,8 +676,8 @@ def describe(
       finished.append('runs')
     done = f': finished {" and ".join(finished)}' if finished else ''
     lines.append(f'{plan.label} ({plan.name}){done}')
-    algorithm = cases_lib.CASES[plan.name].algorithm
-    deviations = algorithms.ALGORITHMS[algorithm].deviations
+    algorithm = cases_lib.get(plan.name).algorithm
+    deviations = own_code.spec(algorithm).deviations
     lines += [f'  unlike its paper: {deviations}'] if deviations else []
   return '\n'.join(lines)
 

@@ -6,16 +6,19 @@ what is shown (`report`, `checkpoint`). Field names are kept.
 
 from collections.abc import Callable, Mapping, Sequence
 import copy
-import difflib
+import functools
 import json
 import os
 import pathlib
 import tempfile
+import types
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
+from . import hints
+from . import own_code
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 
@@ -34,6 +37,7 @@ _SEVERAL_HAVE: Mapping[str, Any] = {
   # Of them, too; 0 is client.learning_rate, whatever its schedule.
   'finetune_learning_rate': 0.0,
 }
+nearest = hints.nearest
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -44,7 +48,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.cases = ()
 
   config.data = ml_collections.ConfigDict()
-  config.data.name = 'digits'
+  config.data.name = 'digits'  # Or package.module:function, see own_code.py,
+  config.data.own = ml_collections.ConfigDict()  # with its settings.
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
   config.data.kind = ''  # Which part of the source, where it has several.
@@ -65,7 +70,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.standardize = False
 
   config.model = ml_collections.ConfigDict()
-  config.model.name = 'mlp'
+  config.model.name = 'mlp'  # Or package.module:function,
+  config.model.own = ml_collections.ConfigDict()  # with its settings.
   config.model.hidden = (64, 32)
   config.model.channels = ()
   config.model.window = 3
@@ -360,10 +366,75 @@ def apply_variants(
   return config
 
 
-def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-  """A hint with the nearest known name; empty if none is near."""
-  matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-  return f' Did you mean {matches[0]!r}?' if matches else ''
+def own_defaults(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of the user's code that a config names, in JSON types."""
+  return flatten(own_code.defaults(config)) if _has_names(config) else {}
+
+
+def _has_names(config: ml_collections.ConfigDict) -> bool:
+  """Whether a config has what names code; else `check_fields` says so."""
+  return isinstance(config.get('cases'), tuple) and all(
+    isinstance(config.get(name), ml_collections.ConfigDict)
+    for name in ('data', 'model', 'algorithm')
+  )
+
+
+def add_own(
+  config: ml_collections.ConfigDict,
+  given: Mapping[str, Any] = types.MappingProxyType({}),
+  only: Sequence[str] = (),
+) -> None:
+  """Adds the settings of the user's code that are not there, in place.
+
+  Args:
+    config: The experiment.
+    given: Names that are given elsewhere, by field.
+    only: The rows that are run: algorithms of the user's that the config does
+      not name are added to its table, which says whose settings it has.
+
+  Raises:
+    ValueError: If the code is not found, or two things have one name.
+  """
+  if not _has_names(config):
+    return
+  with config.unlocked():
+    for field, value in given.items():
+      set_field(config, field, value)
+    known = own_code.names_in(config)
+    new = [n for n in only if own_code.is_own(n) and n not in known]
+    if new:
+      config.cases = (*config.cases, *new)
+    own_code.check_keys([*known, *new], _of_algorithms())
+    there = flatten(config)
+    for field, value in own_defaults(config).items():
+      if field not in there:
+        put_field(config, field, value)
+
+
+@functools.cache
+def _of_algorithms() -> tuple[str, ...]:
+  """What is in `algorithm`, and what has or may have a section there."""
+  return (*default_config().algorithm, *algorithms.ALGORITHMS)
+
+
+def is_own_setting(field: str) -> bool:
+  """Whether a field is a setting of an algorithm of the user's."""
+  section, *names = field.split('.')
+  return (
+    section == 'algorithm'
+    and len(names) == 2
+    and names[0] not in _of_algorithms()
+  )
+
+
+def of_case(config: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
+  """The identity of what an algorithm trains, whatever others are beside it."""
+  own = f'algorithm.{own_code.key(algorithm)}.'
+  return {
+    field: value
+    for field, value in identity(config).items()
+    if field.startswith(own) or not is_own_setting(field)
+  }
 
 
 # Sections whose fields are names of cases.
@@ -372,7 +443,7 @@ _BY_CASE = ('overrides', 'report.labels')
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
   """Raises a ValueError unless a config has the fields of the schema alone."""
-  known = flatten(default_config())
+  known = flatten(default_config()) | own_defaults(config)
   given = {
     field: value
     for field, value in flatten(config).items()
@@ -382,7 +453,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     if field not in given:
       raise ValueError(
         f'The config has no field {field!r}; start from '
-        'experiments.config.default_config().'
+        f'{__name__}.default_config().'
       )
   for field in given:
     if field not in known:
@@ -445,6 +516,8 @@ def set_field(
 
 def own_field(algorithm: str, setting: str) -> str:
   """The field of a setting that is an algorithm's own, by dotted name."""
+  if own_code.is_own(algorithm):
+    return f'algorithm.{own_code.key(algorithm)}.{setting}'
   default = algorithms.ALGORITHMS[algorithm].defaults[setting]
   if setting in _SEVERAL_HAVE and default == _SEVERAL_HAVE[setting]:
     return f'algorithm.{setting}'

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import program
+from . import program
 from fmtl_jax import algorithms
 from fmtl_jax import communication
 from fmtl_jax.algorithms import clusters

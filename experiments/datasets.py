@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from experiments import cases
-from experiments import config as config_lib
-from experiments import fields
+from . import cases
+from . import config as config_lib
+from . import fields
+from . import own_code
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import assignments
@@ -38,6 +39,7 @@ SETTINGS = (
   'model.backbone_weights',
   'model.backbone_channel_order',
 )
+_OWN_SETTINGS = 'data.own.'
 OVERLAP_NOTE = (
   'The random split puts {} pairs of neighbouring windows, which share half of '
   'their samples, on both sides of training and test (first seed); the blocked '
@@ -79,7 +81,7 @@ class Source(NamedTuple):
       name; needed without shared labels.
     standardized_axes: Axes of an example that share a mean and a scale.
     backbone: What the features were computed with, None if nothing.
-    settings: The values of `SETTINGS` that it was loaded with, if known.
+    settings: The fields that it was loaded with, if known, see `settings_of`.
     unsound: `[N]` bool, examples whose features are not finite; None if there
       are none. Nobody is evaluated on them.
     center: `[...]` float64, what was subtracted from features that float32
@@ -254,26 +256,93 @@ def load(
   Raises:
     ValueError: If it is unknown or cannot be had.
   """
-  if data.name not in SOURCES:
-    raise ValueError(
-      f'Unknown data.name {data.name!r}; known are {", ".join(SOURCES)}.'
-      f'{config_lib.nearest(data.name, SOURCES)}'
-    )
   if data.protocol not in PROTOCOLS:
     raise ValueError(
       f'Expected data.protocol to be one of {", ".join(PROTOCOLS)}, got '
       f'{data.protocol!r}.'
     )
-  load_fn = SOURCES[data.name]
+  load_fn = loader(data.name)
   if allow_nonfinite:
     load_fn = _WITH_NONFINITE.get(data.name, load_fn)
   try:
-    return load_fn(data)
+    if not own_code.is_own(data.name):
+      source = load_fn(data)
+    else:
+      settings = data.own.to_dict()
+      source = own_code.call(
+        own_code.DATA, data.name, load_fn, data, **settings
+      )
   except OSError as error:
     raise ValueError(
       f'Could not read or prepare the data set {data.name!r} ({error}); see '
       'data.manual_dir and data.data_dir.'
     ) from error
+  check_source(data.name, source)
+  return source
+
+
+def loader(name: str) -> Callable[..., Source]:
+  """The function that loads a source, of the package or the user's.
+
+  Raises:
+    ValueError: If there is none.
+  """
+  if own_code.is_own(name):
+    return own_code.function(own_code.DATA, name)
+  if name not in SOURCES:
+    raise ValueError(
+      f'Unknown data.name {name!r}; known are {", ".join(SOURCES)}.'
+      f'{config_lib.nearest(name, SOURCES)}'
+    )
+  return SOURCES[name]
+
+
+def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What a source is loaded with, by field: the same for all cases."""
+  return {
+    field: value
+    for field, value in config_lib.flatten(config).items()
+    if field in SETTINGS or field.startswith(_OWN_SETTINGS)
+  }
+
+
+def check_source(name: str, source: Any) -> None:
+  """Raises a ValueError for a source that is none.
+
+  Args:
+    name: Of the source.
+    source: What its function returned.
+  """
+  expected = f'Expected the data set {name!r} to be a datasets.Source'
+  if not isinstance(source, Source):
+    raise ValueError(
+      f'{expected}, got {type(source).__name__}; return one from its function.'
+    )
+  tasks = source.tasks
+  if not isinstance(tasks, tuple) or not all(
+    isinstance(task, tasks_lib.Task) for task in tasks
+  ):
+    raise ValueError(f'{expected} with a tuple of tasks.Task, got {tasks!r}.')
+  shapes = {
+    field: tuple(np.shape(value))
+    for field in ('features', 'labels', 'strata', 'keys', 'runs')
+    if (value := getattr(source, field)) is not None
+  }
+  ranks = {'features': (2, 9), 'labels': (2, 2)}
+  for field, shape in shapes.items():
+    least, most = ranks.get(field, (1, 1))
+    if not least <= len(shape) <= most or shape[0] != shapes['features'][0]:
+      form = {'features': '[N, ...]', 'labels': '[N, L]'}.get(field, '[N]')
+      raise ValueError(
+        f'{expected} with {field} {form} of the same N examples, got the '
+        f'shape {list(shape)} beside features {list(shapes["features"])}.'
+      )
+  for task in tasks:
+    if not 0 <= task.column < shapes['labels'][1]:
+      raise ValueError(
+        f'{expected} whose tasks have columns of its labels, below '
+        f'{shapes["labels"][1]}, got {task.column} of {task.name!r}.'
+      )
 
 
 def _partition(

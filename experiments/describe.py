@@ -6,14 +6,15 @@ from typing import Any
 import jax
 import ml_collections
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import costs
-from experiments import datasets
-from experiments import program as program_lib
-from experiments import train
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import costs
+from . import datasets
+from . import own_code
+from . import program as program_lib
+from . import train
 from fmtl_jax import algorithms
 from fmtl_jax import communication
 from fmtl_jax import federation as federation_lib
@@ -39,6 +40,7 @@ def describe(
   Raises:
     ValueError: If anything about the input is wrong.
   """
+  config = cases_lib.with_own(config, only)
   source = backbones.load_source(config, compute=False)
   lines = []
   partition = ''
@@ -60,7 +62,7 @@ def own_settings(
   config: ml_collections.ConfigDict, algorithm: str
 ) -> list[str]:
   """A line for each setting that is an algorithm's own: field, value, help."""
-  spec = algorithms.ALGORITHMS[algorithm]
+  spec = own_code.spec(algorithm)
   return [
     f'{config_lib.own_field(algorithm, setting)}={config_lib.shown(value)}: '
     f'{spec.settings[setting].help}'
@@ -132,7 +134,7 @@ def _case(
     ]
   algorithm = case.make_algorithm(federation, {})
   form, reasons = algorithm.form(case.data)
-  deviations = algorithms.ALGORITHMS[case.algorithm].deviations
+  deviations = own_code.spec(case.algorithm).deviations
   return [
     *before,
     *([f'unlike its paper: {deviations}'] if deviations else []),

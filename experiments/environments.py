@@ -20,7 +20,7 @@ import jaxlib
 import numpy as np
 import optax
 
-from experiments import determinism
+from . import determinism
 import fmtl_jax
 
 # `environment` (None if not known), `rounds` (the first and the last one, from

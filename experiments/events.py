@@ -10,8 +10,8 @@ import pathlib
 import time
 from typing import Any
 
-from experiments import files
-from experiments import results
+from . import files
+from . import results
 
 _FILES = 'events.out.tfevents.*'
 

@@ -8,11 +8,11 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line
+from . import command_line
 
 command_line.define_config()
 _WORKDIR = command_line.define_path(
-  'workdir', 'The folder of a run of experiments.main.'
+  'workdir', f'The folder of a run of {__package__}.main.'
 )
 _CASE = flags.DEFINE_string('case', '', 'A row of its table.')
 _SEED = flags.DEFINE_integer('seed', 0, 'One of its seeds.')
@@ -27,8 +27,8 @@ _OUTPUT = command_line.define_path('output', 'A new folder for the model.')
 def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
-  from experiments import models_of_runs
-  from experiments import workdirs
+  from . import models_of_runs
+  from . import workdirs
 
   for flag in (_WORKDIR, _CASE, _OUTPUT):
     if not flag.value:

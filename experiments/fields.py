@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import re
 
-from experiments import config as config_lib
-from fmtl_jax import algorithms
+from . import config as config_lib
+from . import own_code
 
 # Of `RoundSettings`.
 OF_ROUNDS: Mapping[str, str] = {
@@ -54,12 +54,12 @@ _ARGUMENT = re.compile(r"`([a-z_]\w*(?:\.\w+|\['\w+'\])*)`")
 
 def of_algorithm(name: str) -> dict[str, str]:
   """The fields of what is an algorithm's own, and of its name."""
-  spec = algorithms.ALGORITHMS[name]
+  spec = own_code.spec(name)
   settings = {
     setting: config_lib.own_field(name, setting) for setting in spec.settings
   }
   depths = {depth: f'algorithm.{depth}' for depth in spec.depths}
-  return {name: f'algorithm.{name}', **depths, **settings}
+  return {name: f'algorithm.{own_code.key(name)}', **depths, **settings}
 
 
 def translated(sentence: str, more: Mapping[str, str] | None = None) -> str:

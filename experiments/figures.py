@@ -16,10 +16,10 @@ from unittest import mock
 
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import files
-from experiments import results
-from experiments import tables
+from . import config as config_lib
+from . import files
+from . import results
+from . import tables
 from fmtl_jax import evaluation
 from fmtl_jax import layer_types
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 import pathlib
 
-from experiments import held_folders
+from . import held_folders
 from fmtl_jax import critical
 
 ENCODING = 'utf-8'

@@ -25,9 +25,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import workdirs
+from . import config as config_lib
+from . import datasets
+from . import own_code
+from . import workdirs
 import fmtl_jax
 from fmtl_jax import checkpoints
 from fmtl_jax import features
@@ -39,7 +40,7 @@ CODE = 'code'
 _CHUNK = 1 << 24  # Bytes that are hashed at a time.
 _ARRAYS = ('features', 'labels', 'strata', 'keys', 'runs')
 _PLAIN = ('shared_labels', 'standardized_axes')
-_OWN = ('experiments', 'fmtl_jax')
+_OWN = (__name__.split('.')[0], 'fmtl_jax')
 # Fields whose files hold trained parameters.
 _WEIGHTS = ('model.pretrained', 'model.backbone_weights')
 
@@ -49,7 +50,7 @@ def of_source(source: datasets.Source, name: str) -> dict[str, Any]:
 
   Args:
     source: As it was loaded.
-    name: Of `datasets.SOURCES`.
+    name: Its `data.name`.
   """
   found: dict[str, Any] = {
     field: _of_arrays(getattr(source, field)) for field in _ARRAYS
@@ -62,8 +63,24 @@ def of_source(source: datasets.Source, name: str) -> dict[str, Any]:
     for task in source.tasks
   ]
   found |= {field: getattr(source, field) for field in _PLAIN}
-  found[CODE] = of_code(datasets.SOURCES[name])
+  found[CODE] = of_code(datasets.loader(name))
   return json.loads(json.dumps(found, default=str))
+
+
+def of_own_code(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """The fingerprints of a user's network and algorithms, by name."""
+  found = {}
+  if own_code.is_own(config.model.name):
+    network = own_code.function(own_code.MODEL, config.model.name)
+    found[workdirs.CODE_OF + config.model.name] = of_code(network)
+  for name in own_code.names_in(config):
+    found[workdirs.CODE_OF + name] = of_code(own_code.spec(name).build)
+  return found
+
+
+def is_code(name: str) -> bool:
+  """Whether a part of a fingerprint is of code, which changes no data."""
+  return name == CODE or name.startswith(workdirs.CODE_OF)
 
 
 def of_weights(config: ml_collections.ConfigDict) -> dict[str, str]:
@@ -81,7 +98,8 @@ def of_code(function: Callable[..., Any]) -> str:
   """Names the code of a source.
 
   That of this project has a version; of a user's function it is the content of
-  the file in which it stands, without what that imports.
+  the file in which it stands, and of those of the same package, or in the same
+  folder, that it uses.
   """
   while isinstance(function, functools.partial):
     function = function.func
@@ -93,10 +111,38 @@ def of_code(function: Callable[..., Any]) -> str:
     return f'fmtl_jax {fmtl_jax.__version__}'
   name = f'{module}.{function.__qualname__}'
   try:
-    content = pathlib.Path(inspect.getfile(function)).read_bytes()
+    files = [pathlib.Path(inspect.getfile(function)), *_files_used(module)]
+    contents = [path.read_bytes() for path in dict.fromkeys(files)]
   except (OSError, TypeError):  # Typed in, or compiled.
     return name
-  return f'{name} {hashlib.sha256(content).hexdigest()}'
+  digest = hashlib.sha256(contents[0])
+  for content in contents[1:]:
+    digest.update(hashlib.sha256(content).digest())
+  return f'{name} {digest.hexdigest()}'
+
+
+def _files_used(name: str) -> list[pathlib.Path]:
+  """The files of a module and of what it has of its own package or folder."""
+  found: dict[str, pathlib.Path] = {}
+  package, folder = name.split('.')[0], None
+  waiting = [name]
+  while waiting:
+    name = waiting.pop()
+    module = sys.modules.get(name)
+    file = getattr(module, '__file__', None)
+    if file is None or name in found:
+      continue
+    path = pathlib.Path(file)
+    folder = folder or path.parent
+    if name.split('.')[0] != package and path.parent != folder:
+      continue
+    found[name] = path
+    names = {
+      v.__name__ if inspect.ismodule(v) else getattr(v, '__module__', None)
+      for v in vars(module).values()
+    }
+    waiting += sorted(n for n in names if isinstance(n, str))
+  return [found[name] for name in sorted(found)]
 
 
 def _of_arrays(arrays: Any) -> Any:
@@ -161,7 +207,7 @@ def check(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
   differing = [
     _difference(name, there.get(name), found.get(name))
     for name in dict.fromkeys([*there, *found])
-    if name != CODE and there.get(name) != found.get(name)
+    if not is_code(name) and there.get(name) != found.get(name)
   ]
   if differing:
     raise ValueError(
@@ -174,6 +220,13 @@ def check(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
       f'{workdir} began; the data are the same.',
       file=sys.stderr,
     )
+  for name, code in found.items():
+    if name.startswith(workdirs.CODE_OF) and there.get(name, code) != code:
+      print(
+        f'warning: The {name} was changed since the run in {workdir} began; '
+        'what is finished there has the numbers of the code before.',
+        file=sys.stderr,
+      )
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

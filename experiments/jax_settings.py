@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from experiments import exits
+from . import exits
 
 # What changes numbers, and what JAX itself chooses.
 USUAL = {

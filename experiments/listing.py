@@ -9,11 +9,11 @@ import itertools
 import textwrap
 from typing import Any, NamedTuple
 
-from experiments import backbones
-from experiments import checks
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fields
+from . import backbones
+from . import checks
+from . import config as config_lib
+from . import datasets
+from . import fields
 from fmtl_jax import algorithms
 
 _WIDTH = 80

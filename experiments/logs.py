@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Any
 
-from experiments import files
+from . import files
 
 NAME = 'log.txt'
 

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import fingerprints
-from experiments import program as program_lib
-from experiments import tables
-from experiments import train
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import datasets
+from . import fingerprints
+from . import own_code
+from . import program as program_lib
+from . import tables
+from . import train
+from . import workdirs
 from fmtl_jax import checkpoints
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib
@@ -35,14 +36,20 @@ def read_config(
   try:
     for field, value in saved['config'].items():
       config_lib.put_field(config, field, value)
+  except Exception as error:  # Whatever a file that was changed has in it.
+    raise _damaged(path, error) from error
+  config_lib.add_own(config)  # Code that is not there is no damage.
+  try:
     config_lib.check_fields(config)
     given = saved['identity']['command_line']
     return config, {field: saved['config'][field] for field in given}
-  except Exception as error:  # Whatever a file that was changed has in it.
-    reason = ' '.join(str(error).split())
-    raise ValueError(
-      f'{path} is damaged ({reason}); use another --workdir.'
-    ) from error
+  except Exception as error:
+    raise _damaged(path, error) from error
+
+
+def _damaged(path, error):
+  reason = ' '.join(str(error).split())
+  return ValueError(f'{path} is damaged ({reason}); use another --workdir.')
 
 
 def place_of(
@@ -92,10 +99,10 @@ def load(
   config, command_line = read_config(workdir)
   folder = workdir / 'checkpoints' / case
   seeds = train.seeds_of(config)
-  if case not in cases_lib.CASES:
+  known = [*cases_lib.CASES, *own_code.names_in(config)]
+  if case not in known:
     raise ValueError(
-      f'Expected --case to be one of {", ".join(cases_lib.CASES)}, got '
-      f'{case!r}.'
+      f'Expected --case to be one of {", ".join(known)}, got {case!r}.'
     )
   if seed not in seeds:
     raise ValueError(f'Expected --seed to be one of {seeds}, got {seed}.')
@@ -103,7 +110,8 @@ def load(
     raise ValueError(
       f'No checkpoint of {case!r} in {workdir}; run that case there first.'
     )
-  if config.data.name not in datasets.SOURCES:
+  name = config.data.name
+  if name not in datasets.SOURCES and not own_code.is_own(name):
     raise ValueError(
       f'The run in {workdir} is on the data set {config.data.name!r}, which is '
       'none of this package; give the config file that adds it to '
@@ -123,7 +131,7 @@ def load(
     case_config,
     source,
     built.algorithm,
-    bool(cases_lib.CASES[case].centralized),
+    bool(cases_lib.get(case).centralized),
   )
   program = program_lib.Program(built, 1, low_effort=True)
   saved = checkpoints.Checkpoints(

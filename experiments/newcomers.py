@@ -30,24 +30,25 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import compilation
-from experiments import config as config_lib
-from experiments import datasets
-from experiments import environments
-from experiments import figures
-from experiments import fingerprints
-from experiments import interrupts
-from experiments import logs
-from experiments import program as program_lib
-from experiments import records as records_lib
-from experiments import reports
-from experiments import results
-from experiments import tables
-from experiments import train
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import compilation
+from . import config as config_lib
+from . import own_code
+from . import datasets
+from . import environments
+from . import figures
+from . import fingerprints
+from . import interrupts
+from . import logs
+from . import program as program_lib
+from . import records as records_lib
+from . import reports
+from . import results
+from . import tables
+from . import train
+from . import workdirs
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
 from fmtl_jax import checkpoints
@@ -271,7 +272,7 @@ def plans_of(
       train.seeds_of(final),
       federate=lambda unused_source, unused_data, seed: by_seed[seed].train,
     )
-    way = algorithms.ALGORITHMS[case.algorithm].adapt(
+    way = own_code.spec(case.algorithm).adapt(
       build.own_settings(final, case.algorithm), final.unseen.learning_rate
     )
     personal = case.make_algorithm(case.federation, {}).personal
@@ -360,6 +361,7 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   _configs(config, only, command_line)
   identity = _identity(config, command_line)
   workdirs.check(workdir, identity, resume)
@@ -846,6 +848,7 @@ def describe(
     ValueError: If anything about the input is wrong.
   """
   folder = None if workdir is None else pathlib.Path(workdir)
+  config = cases_lib.with_own(config, only)
   _configs(config, only, command_line)
   if folder is not None:
     workdirs.check(folder, _identity(config, command_line or {}))

@@ -20,11 +20,11 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import exits
-from experiments import jax_settings
-from experiments import meeting
-from experiments import watch
+from . import config as config_lib
+from . import exits
+from . import jax_settings
+from . import meeting
+from . import watch
 import fmtl_jax
 from fmtl_jax import critical
 from fmtl_jax import execution

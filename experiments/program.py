@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import compilation
+from . import compilation
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib

@@ -6,7 +6,7 @@ import time
 
 import tqdm
 
-from experiments import logs
+from . import logs
 
 SECONDS = 10.0  # Between two lines, at least.
 

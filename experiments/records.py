@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import environments
-from experiments import workdirs
+from . import environments
+from . import workdirs
 from fmtl_jax import digests
 
 Check = Callable[[Any], None]

@@ -9,14 +9,14 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import cases
-from experiments import datasets
-from experiments import environments
-from experiments import events
-from experiments import figures
-from experiments import records as records_lib
-from experiments import results
-from experiments import tables
+from . import cases
+from . import datasets
+from . import environments
+from . import events
+from . import figures
+from . import records as records_lib
+from . import results
+from . import tables
 from fmtl_jax import attacks
 from fmtl_jax import balancing
 from fmtl_jax import layer_types

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import files
-from experiments import workdirs
+from . import files
+from . import workdirs
 from fmtl_jax import evaluation
 from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import tasks as tasks_lib

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import compilation
-from experiments import program
+from . import compilation
+from . import program
 from fmtl_jax import algorithms
 from fmtl_jax import execution
 from fmtl_jax import streaming

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line
+from . import command_line
 
 _CONFIG = command_line.define_config()
 _SWEEP = command_line.define_config_file(
@@ -19,8 +19,8 @@ flags.mark_flags_as_required(['config', 'sweep'])
 def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
-  from experiments import sweeps
-  from experiments import workdirs
+  from . import sweeps
+  from . import workdirs
 
   config = _CONFIG.value
   workdir = pathlib.Path(

@@ -19,23 +19,24 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import environments
-from experiments import figures
-from experiments import files
-from experiments import fingerprints
-from experiments import interrupts
-from experiments import logs
-from experiments import progress
-from experiments import records
-from experiments import reports
-from experiments import results
-from experiments import tables
-from experiments import train
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import environments
+from . import figures
+from . import files
+from . import fingerprints
+from . import interrupts
+from . import logs
+from . import own_code
+from . import progress
+from . import records
+from . import reports
+from . import results
+from . import tables
+from . import train
+from . import workdirs
 
 Point = dict[str, Any]
 OVERRIDES = 'overrides.'
@@ -59,7 +60,7 @@ def grid_of(
     for field, v in config_lib.flatten(sweep).items()
   }
   fields = {f: v for f, v in flat.items() if not f.startswith(OVERRIDES)}
-  own = f'{OVERRIDES}{case}.'
+  own = f'{OVERRIDES}{own_code.key(case)}.'
   fields |= {
     f.removeprefix(own): v for f, v in flat.items() if f.startswith(own)
   }
@@ -75,9 +76,8 @@ def grid_of(
         f'The sweep field {field!r} cannot be swept: seeds are mapped anyway; '
         'set config.run instead.'
       )
-  able = build.mapped_fields()
-  mapped = {f: v for f, v in fields.items() if f in able}
-  static = {f: v for f, v in fields.items() if f not in able}
+  mapped = {f: v for f, v in fields.items() if build.is_mapped(f, case)}
+  static = {f: v for f, v in fields.items() if not build.is_mapped(f, case)}
   return mapped, static
 
 
@@ -117,6 +117,7 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   names = [
     name for name in cases_lib.names(config, only) if name != cases_lib.MAJORITY
   ]
@@ -128,13 +129,13 @@ def run(
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
   if not swept:
     raise ValueError('Expected fields to sweep, got none; see configs/sweeps.')
+  known = [key for key in cases_lib.keys(config) if key != cases_lib.MAJORITY]
   for field in swept:
     case = field.removeprefix('sweep.').removeprefix(OVERRIDES).split('.')[0]
-    if OVERRIDES in field and case not in cases_lib.CASES:
+    if OVERRIDES in field and case not in known:
       raise ValueError(
         f'Unknown case {case!r} in the sweep field {field!r}; known are '
-        f'{", ".join(cases_lib.CASES)}.'
-        f'{config_lib.nearest(case, cases_lib.CASES)}'
+        f'{", ".join(known)}.{config_lib.nearest(case, known)}'
       )
   identity = (
     config_lib.identity(config)

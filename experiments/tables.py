@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from experiments import files
-from experiments import results
+from . import files
+from . import results
 from fmtl_jax import evaluation
 from fmtl_jax import layer_types
 

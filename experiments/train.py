@@ -14,28 +14,28 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import build
-from experiments import cases as cases_lib
-from experiments import config as config_lib
-from experiments import costs
-from experiments import datasets
-from experiments import environments
-from experiments import events
-from experiments import files
-from experiments import fingerprints
-from experiments import held_folders
-from experiments import interrupts
-from experiments import logs
-from experiments import processes
-from experiments import program as program_lib
-from experiments import progress
-from experiments import records
-from experiments import reports
-from experiments import results
-from experiments import streamed_program
-from experiments import tables
-from experiments import workdirs
+from . import backbones
+from . import build
+from . import cases as cases_lib
+from . import config as config_lib
+from . import costs
+from . import datasets
+from . import environments
+from . import events
+from . import files
+from . import fingerprints
+from . import held_folders
+from . import interrupts
+from . import logs
+from . import processes
+from . import program as program_lib
+from . import progress
+from . import records
+from . import reports
+from . import results
+from . import streamed_program
+from . import tables
+from . import workdirs
 from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import checkpoints
@@ -94,6 +94,7 @@ def train_and_evaluate(
   """
   workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
+  config = cases_lib.with_own(config, only)
   names = cases_lib.names(config, only)
   identity = config_lib.identity(config) | {
     'command_line': config_lib.command_line_identity(command_line)
@@ -616,7 +617,7 @@ def about(
     'the tasks': [task.name for task in federation.tasks],
     'the number of clients': case.data.num_clients,
     **{f'the layer type of {path}': label for path, label in labels},
-    **config_lib.identity(config),
+    **config_lib.of_case(config, case.algorithm),
   }
 
 
@@ -719,7 +720,7 @@ def make_record(
   slots = history.totals['slots'] / run_rounds
   messages = case.make_algorithm(case.federation, {}).messages()
   up, down = costs.moved(case, messages, clients, slots)
-  if cases_lib.CASES[name].centralized:
+  if cases_lib.get(name).centralized:
     up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()

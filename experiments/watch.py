@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 
-from experiments import meeting
+from . import meeting
 
 _ALIVE = {'alive': True}
 _BETWEEN = 0.5  # Seconds between two signs of life; the same in all.

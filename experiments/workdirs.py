@@ -13,14 +13,16 @@ import sys
 import tempfile
 from typing import Any
 
-from experiments import config as config_lib
-from experiments import files
-from experiments import held_folders
+from . import config as config_lib
+from . import files
+from . import held_folders
+from . import own_code
 from fmtl_jax import checkpoints
 from fmtl_jax import digests
 
 CONFIG = 'config.json'
 DATA = 'data'  # In the config: what they are.
+CODE_OF = 'code of '  # There: what code of the user's, which it names, is.
 _LOCK = '.lock'
 _LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
@@ -49,7 +51,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(
       f'No run in {workdir}: {CONFIG} is missing; give the --workdir of a '
-      'run of experiments.main.'
+      f'run of {__package__}.main.'
     )
   try:
     saved = digests.unseal(json.loads(path.read_bytes()))
@@ -115,7 +117,18 @@ def check(
     for field, value in identity.items()
     if field not in there and field in known and known[field] == value
   }
-  check_identity(workdir, there, identity)
+  # An algorithm of the user's that one of them lacks is another row.
+  both = [
+    field
+    for field in {**there, **identity}
+    if (field in there and field in identity)
+    or not config_lib.is_own_setting(field)
+  ]
+  there, here = (
+    {field: side[field] for field in both if field in side}
+    for side in (there, identity)
+  )
+  check_identity(workdir, there, here)
   if not os.access(workdir, os.W_OK):
     raise _cannot_write(workdir, PermissionError(errno.EACCES, 'no permission'))
   if (workdir / _LOCK).exists():
@@ -255,20 +268,51 @@ def prepare(
     workdir: The folder.
     identity: What the results depend on, by field.
     config: All fields.
-    data: Their fingerprint, if known; it is added to a config without one.
+    data: Their fingerprint, if known. It is added to a config without one, as
+      are the algorithms of the user's that a table gets later.
 
   Raises:
     ValueError: If it cannot be written.
   """
-  more = {} if data is None else {DATA: dict(data)}
+  content: dict[str, Any] = {'identity': dict(identity), 'config': dict(config)}
+  if data is not None:
+    content[DATA] = dict(data)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():  # It says whose folder this is.
-      content = {'identity': dict(identity), 'config': dict(config), **more}
       write_json(workdir / CONFIG, digests.seal(content))
-    elif more and DATA not in (saved := read_config(workdir)):
-      write_json(workdir / CONFIG, digests.seal(saved | more))
+    elif (saved := read_config(workdir)) != (grown := _grown(saved, content)):
+      write_json(workdir / CONFIG, digests.seal(grown))
     (workdir / 'cases').mkdir(exist_ok=True)
   except OSError as error:
     cause = error.__cause__ if error.errno is None else error
     raise _cannot_write(workdir, cause) from error
+
+
+def _grown(
+  saved: Mapping[str, Any], content: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What a folder says when a run goes on there: with what it lacked.
+
+  Args:
+    saved: What it says.
+    content: What it would say if it were new.
+  """
+  grown = dict(saved)
+  if DATA in content:
+    lacking = content[DATA]
+    if isinstance(there := saved.get(DATA), dict):
+      lacking = {k: v for k, v in lacking.items() if k.startswith(CODE_OF)}
+    else:
+      there = {}
+    grown[DATA] = lacking | there
+  for part in ('identity', 'config'):
+    if isinstance(there := saved.get(part), dict):
+      own = {
+        f: v for f, v in content[part].items() if config_lib.is_own_setting(f)
+      }
+      grown[part] = own | there
+  rows = filter(own_code.is_own, content['config'].get('cases', []))
+  if (new := list(rows)) and isinstance(there := grown.get('config'), dict):
+    there['cases'] = [*dict.fromkeys([*there.get('cases', []), *new])]
+  return grown

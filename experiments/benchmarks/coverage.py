@@ -17,7 +17,7 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from experiments import command_line
+from .. import command_line
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['mt_fedavg'], 'One case.')
@@ -30,10 +30,10 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
-  from experiments import files
-  from experiments import tables
-  from experiments.benchmarks import coverages
-  from experiments.benchmarks import kept_runs
+  from .. import files
+  from .. import tables
+  from . import coverages
+  from . import kept_runs
 
   config, overrides = _CONFIG.value, command_line.override_values()
   workdir = pathlib.Path(_WORKDIR.value or '')

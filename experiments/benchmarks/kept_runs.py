@@ -8,12 +8,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import backbones
-from experiments import cases
-from experiments import config as config_lib
-from experiments import interrupts
-from experiments import train
-from experiments import workdirs
+from .. import backbones
+from .. import cases
+from .. import config as config_lib
+from .. import interrupts
+from .. import own_code
+from .. import train
+from .. import workdirs
 from fmtl_jax import tasks as tasks_lib
 
 
@@ -43,6 +44,7 @@ def run(
     ValueError: If anything about the input is wrong; nothing is written then.
     interrupts.Interrupted: After SIGINT or SIGTERM; finished rows are kept.
   """
+  config = cases.with_own(config, only)
   names = cases.names(config, only)
   if len(names) != 1 or names[0] == cases.MAJORITY:
     raise ValueError(
@@ -66,7 +68,9 @@ def run(
       if not path.exists():
         changed = config_lib.copied(config)
         for field, value in fields.items():
-          config_lib.put_field(changed, f'overrides.{names[0]}.{field}', value)
+          config_lib.put_field(
+            changed, f'overrides.{own_code.key(names[0])}.{field}', value
+          )
         case_config, case = train.build_case(
           names[0], changed, command_line, source
         )

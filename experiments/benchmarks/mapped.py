@@ -17,8 +17,8 @@ import time
 
 from absl import flags
 
-from experiments import command_line
-from experiments.benchmarks import outputs
+from .. import command_line
+from . import outputs
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
@@ -46,10 +46,10 @@ def _wall_seconds(module: str, *arguments: str) -> float:
 
 def warm_loop() -> None:
   """Runs the seeds one after the other with one compiled program."""
-  from experiments import backbones
-  from experiments import cases
-  from experiments import program as program_lib
-  from experiments import train
+  from .. import backbones
+  from .. import cases
+  from .. import program as program_lib
+  from .. import train
 
   config = _CONFIG.value
   overrides = command_line.override_values()
@@ -85,11 +85,12 @@ def main() -> int:
     return 0
   config = _CONFIG.value
   with tempfile.TemporaryDirectory() as folder:
-    mapped = _wall_seconds('experiments.main', f'--workdir={folder}/mapped')
-    loop = _wall_seconds('experiments.benchmarks.mapped', '--loop')
+    program = f'{__package__.rpartition(".")[0]}.main'
+    mapped = _wall_seconds(program, f'--workdir={folder}/mapped')
+    loop = _wall_seconds(f'{__package__}.mapped', '--loop')
     cold = sum(
       _wall_seconds(
-        'experiments.main',
+        program,
         f'--workdir={folder}/{seed}',
         '--config.run.seeds=1',
         f'--config.run.first_seed={config.run.first_seed + seed}',

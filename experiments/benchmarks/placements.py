@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import compilation
-from experiments.benchmarks import workloads
+from .. import compilation
+from . import workloads
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
 from fmtl_jax import execution as execution_lib

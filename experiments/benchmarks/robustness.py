@@ -17,7 +17,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line
+from .. import command_line
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
@@ -63,8 +63,8 @@ def table(
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
-  from experiments import files
-  from experiments.benchmarks import kept_runs
+  from .. import files
+  from . import kept_runs
   from fmtl_jax import attacks as attacks_lib
   from fmtl_jax import reducers as reducers_lib
 

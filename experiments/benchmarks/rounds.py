@@ -23,9 +23,9 @@ import sys
 
 from absl import flags
 
-from experiments import command_line
-from experiments.benchmarks import outputs
-from experiments.benchmarks import timing
+from .. import command_line
+from . import outputs
+from . import timing
 
 _WORKLOAD = flags.DEFINE_string('workload', '', 'W1, W2, W2s, W3, W4 or W5.')
 _EXECUTION = flags.DEFINE_string('execution', 'auto', 'As execution.name.')
@@ -78,7 +78,7 @@ def _reference(
   """Seconds a round in PyTorch, the best of one and two threads."""
   seconds = []
   for threads in (1, 2):
-    command = [sys.executable, '-m', 'experiments.benchmarks.torch_rounds']
+    command = [sys.executable, '-m', f'{__package__}.torch_rounds']
     command += [f'--reference={name}']
     command += [f'--workload={workload_name}', f'--threads={threads}']
     command += [f'--clients={clients}', f'--repeats={repeats}']
@@ -96,9 +96,9 @@ def main() -> int:
   """Measures, prints and writes the figures."""
   import jax
 
-  from experiments import hardware
-  from experiments.benchmarks import placements
-  from experiments.benchmarks import workloads
+  from .. import hardware
+  from . import placements
+  from . import workloads
 
   workload = dataclasses.replace(
     workloads.find(_WORKLOAD.value), convolution=_CONVOLUTION.value

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from experiments.benchmarks import workloads
+from . import workloads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

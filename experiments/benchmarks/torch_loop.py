@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks import torch_data
-from experiments.benchmarks import workloads
+from . import torch_data
+from . import workloads
 
 
 def network(

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from experiments.benchmarks import torch_data
-from experiments.benchmarks import torch_loop
-from experiments.benchmarks import workloads
+from . import torch_data
+from . import torch_loop
+from . import workloads
 
 # Weights of the clients that train at once; more go one block after another.
 _BLOCK_BYTES = 4 * 2**30

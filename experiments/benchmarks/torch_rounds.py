@@ -9,11 +9,11 @@ from absl import app
 from absl import flags
 import torch
 
-from experiments.benchmarks import timing
-from experiments.benchmarks import torch_data
-from experiments.benchmarks import torch_loop
-from experiments.benchmarks import torch_manual
-from experiments.benchmarks import workloads
+from . import timing
+from . import torch_data
+from . import torch_loop
+from . import torch_manual
+from . import workloads
 
 _REFERENCES = {'torch': torch_loop, 'torch_manual': torch_manual}
 _REFERENCE = flags.DEFINE_enum(

@@ -29,6 +29,7 @@ PERSONALIZED = 'A model for each client'
 CLUSTERED = 'A model for each cluster of clients'
 MULTI_TASK = 'Layers of tasks'
 CENTRALIZED = 'Centralized multi-task learning'
+OWN = "The user's own"
 FAMILIES = (
   ALONE,
   GLOBAL,
@@ -37,6 +38,7 @@ FAMILIES = (
   CLUSTERED,
   MULTI_TASK,
   CENTRALIZED,
+  OWN,
 )
 # What a centralized algorithm trains on: the union of all clients' examples,
 # as one client with all tasks, or as one client for each task.
@@ -84,6 +86,8 @@ class Setting:
       return True
     if self.choices:
       return value in self.choices
+    if self.least == -_INFINITE and self.most == _INFINITE:
+      return True
     if not isinstance(value, numbers.Real):
       return False
     number = float(value)

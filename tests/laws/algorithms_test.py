@@ -43,7 +43,7 @@ def _run(name, form, devices):
 class AlgorithmsTest(parameterized.TestCase):
   @parameterized.named_parameters(
     (f'{name}_{"_".join(map(str, form))}', name, form)
-    for name in cases.ROWS
+    for name in cases.distinct()
     for form in FORMS
   )
   def test_every_form_agrees_with_scan(self, name, form):
@@ -55,7 +55,7 @@ class AlgorithmsTest(parameterized.TestCase):
       return
     cases.assert_rounds_close(_run(name, *form), _run(name, 'scan', 0))
 
-  @parameterized.named_parameters((name, name) for name in cases.ROWS)
+  @parameterized.named_parameters((name, name) for name in cases.distinct())
   def test_evaluation_on_devices_agrees(self, name):
     state, _ = _run(name, 'scan', 0)
     found = []
@@ -66,7 +66,7 @@ class AlgorithmsTest(parameterized.TestCase):
       )
     testing.assert_trees_close(*found, 1e-4, 1e-5)
 
-  @parameterized.named_parameters((name, name) for name in cases.ROWS)
+  @parameterized.named_parameters((name, name) for name in cases.distinct())
   def test_rounds_train_and_stay_finite(self, name):
     state, metrics = _run(name, 'scan', 0)
     _, data, algorithm = _build(name, 'scan', 0)

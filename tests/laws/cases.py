@@ -395,10 +395,12 @@ _DEPTHS = {
 # in a few rounds.
 OWN = {'cfl': {'eps1': np.inf, 'eps2': 0.0}}
 ROUND = {'cfl': {'clients_per_task': 0}}
-# A law of what rounds compute has a row for each code that there is.
-ROWS = tuple(
-  name for name in algorithms.ALGORITHMS if name not in testing.OTHER_LABELS
-)
+
+
+def distinct() -> list[str]:
+  """A law of what rounds compute has a row for each code that there is."""
+  others = testing.OTHER_LABELS
+  return [name for name in algorithms.ALGORITHMS if name not in others]
 
 
 def named(
