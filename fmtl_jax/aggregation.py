@@ -1,10 +1,10 @@
 """Aggregation: from clients' updates to the next copies of every owner.
 
 One code path for every layer type: weigh, sum by owner, divide, hand the mean
-to the layer type's server optimizer. Updates of layers whose owner is the
+to the layer type's server. Updates of layers whose owner is the
 client are not averaged but replace its row. Running statistics are averaged and
-nothing else: no rule and no server optimizer acts on them, so that variances
-stay positive. The mean of clients' variances is not the variance of all
+nothing else: no rule and no server acts on them, so that variances stay
+positive. The mean of clients' variances is not the variance of all
 their examples: how far the clients' means lie apart does not count.
 
 Where tasks are balanced at the server, updates of layers with a single copy are
@@ -27,6 +27,7 @@ from fmtl_jax import low_rank
 from fmtl_jax import precision
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
+from fmtl_jax import servers
 from fmtl_jax import weights as weights_lib
 from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
@@ -87,6 +88,7 @@ class Aggregation:
     whole = {*self._by_task, *self._stacked}
     self.summed = [n for n in self.averaged if n not in whole]
     self._check_balancing()
+    self._servers = self._servers_of(rule)
     self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
       0
     ]
@@ -141,20 +143,35 @@ class Aggregation:
   def _is_by_slot(self, name: str) -> bool:
     return any(jax.tree.leaves(self._of(name, self._per_slot)))
 
-  def _server(self, name: str) -> server_optimizers.ServerOptimizer:
-    return self._settings.server.get(name, server_optimizers.ServerOptimizer())
+  def _servers_of(self, rule):
+    """The server of every averaged layer type, with the rule before it."""
+    found = {}
+    for name in self.averaged:
+      asked = self._settings.server.get(
+        name, server_optimizers.ServerOptimizer()
+      )
+      found[name] = server_optimizers.after_rule(
+        rule, server_optimizers.of(asked)
+      )
+      is_apart = self._federation.owners[name].index == 'task'
+      axis = self._settings.task_axis
+      if found[name].mixes_owners and is_apart and axis is not None:
+        raise ValueError(
+          f'Expected execution.task_devices=1 with a server of {name} layers '
+          'that mixes tasks, because it needs all of them in one place; set '
+          'it so.'
+        )
+    return found
 
   def init(self, params: Tree) -> dict[str, Tree]:
-    """The server optimizers' states for `[owners, ...]` params."""
-    return {
-      name: server_optimizers.init(
-        self._server(name),
-        self._of(name, params),
-        has_owners=self._federation.owners[name].index is not None,
-        rule=self._rule,
-      )
-      for name in self.averaged
-    }
+    """The servers' states for `[owners, ...]` params."""
+
+    def init_one(name):
+      index = self._federation.owners[name].index
+      count = self._federation.num_owners[index] if index else None
+      return self._servers[name].init(self._of(name, params), count)
+
+    return {name: init_one(name) for name in self.averaged}
 
   def init_balancing(self) -> Tree:
     """What the server's balancer keeps at first, `()` if nothing."""
@@ -400,6 +417,7 @@ class Aggregation:
     num_examples: jax.Array,
     round_number: jax.Array,
     key: jax.Array,
+    server_keys: Mapping[str, jax.Array],
     metrics: Mapping[str, jax.Array],
     memory: Tree,
     totals: Totals,
@@ -408,7 +426,7 @@ class Aggregation:
 
     Args:
       params: `[owners, ...]`.
-      server: The server optimizers' states.
+      server: The servers' states.
       total: Weighted sums by owner.
       stacked: Updates `[C, ...]` of the layer types with a robust reducer.
       cohort: C clients.
@@ -416,13 +434,14 @@ class Aggregation:
       num_examples: N, the training examples of all clients.
       round_number: What schedules read.
       key: Consumed by what balances updates.
+      server_keys: Of each layer type, consumed by its server.
       metrics: The clients', `loss_sum` and `count` `[C, S]`.
       memory: What the server's balancer keeps.
       totals: As returned by `totals`, without the owners that clients chose.
 
     Returns:
       The averaged layers' new values, None elsewhere, the new states of the
-      server optimizers and of the balancer.
+      servers and of the balancer.
     """
     new_params, new_server = self._of('', params), {}
     balanced, memory = self._balanced(memory, key, total, cohort, metrics)
@@ -442,14 +461,11 @@ class Aggregation:
       if name in balanced:
         reported = reported._replace(update=balanced[name], scale=None)
         _, others = self._apart(self._of(name, params), reported)
-      new, new_server[name] = server_optimizers.step(
-        self._server(name),
-        self._of(name, params),
-        server[name],
-        others,
-        round_number,
-        self._rule,
+      old = self._of(name, params)
+      new, new_server[name] = self._servers[name].step(
+        server_keys[name], old, server[name], others, round_number
       )
+      new = precision.like(new, old)
       new_params = layer_types.merge(new_params, statistics, new)
     return new_params, new_server, memory
 
@@ -512,7 +528,7 @@ class Aggregation:
       update = self._reduced(
         name, stacked[name], cohort, weights, owner, count, key
       )
-    return server_optimizers.Reported(update, report, share, scale)
+    return servers.Reported(update, report, share, scale)
 
   def _reduced(self, name, updates, cohort, weights, owner, count, key):
     """What a reducer, or a balancer, makes of the updates of each owner."""

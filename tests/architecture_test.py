@@ -40,6 +40,7 @@ CORE = (
   'precision',
   'reducers',
   'server_optimizers',
+  'servers',
   'task_devices',
   'streaming',
   'tasks',

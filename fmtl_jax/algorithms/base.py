@@ -16,6 +16,7 @@ from fmtl_jax import low_rank_sgd
 from fmtl_jax import participation as participation_lib
 from fmtl_jax import reducers
 from fmtl_jax import server_optimizers
+from fmtl_jax import servers
 from fmtl_jax import weights as weights_lib
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -80,7 +81,8 @@ class RoundSettings:
     reducer: Of each averaged layer type; the weighted mean by default.
     reduce_within_tasks: Whether robust reducers of layers with a single copy
       reduce the clients of each task, see `reducers.within_tasks`.
-    server: Of each averaged layer type; by default the mean replaces the
+    server: Of each averaged layer type: an optimizer that steps for each owner,
+      or a `servers.Server` over all of them; by default the mean replaces the
       value.
     attack: What the attackers of the data set do; None for no attack.
     balancing: Where gradients or updates of several tasks or clients are
@@ -108,8 +110,8 @@ class RoundSettings:
     default_factory=dict
   )
   reduce_within_tasks: bool = False
-  server: Mapping[str, server_optimizers.ServerOptimizer] = dataclasses.field(
-    default_factory=dict
+  server: Mapping[str, server_optimizers.ServerOptimizer | servers.Server] = (
+    dataclasses.field(default_factory=dict)
   )
   attack: attacks.Attack | None = None
   balancing: balancing_lib.Places = balancing_lib.Places()

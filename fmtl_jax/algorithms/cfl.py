@@ -30,7 +30,6 @@ References:
 """
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +39,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
+from fmtl_jax import servers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
@@ -118,8 +118,8 @@ def cfl(
     max_clusters: How many clusters there can be.
 
   Raises:
-    ValueError: If not all clients take part, or the federation has another
-      number of clusters.
+    ValueError: If not all clients take part, the federation has another number
+      of clusters, or a server mixes them.
   """
   clusters_lib.check(federation, max_clusters, 'max_clusters')
   counts = cohorts.check_clients_per_task(
@@ -132,6 +132,13 @@ def cfl(
       'Expected all clients in every round of cfl, which compares their '
       f'updates, got cohort.clients_per_task={settings.clients_per_task}; set '
       'it to 0.'
+    )
+  server = settings.server.get(CLUSTER)
+  if isinstance(server, servers.Server) and server.mixes_owners:
+    raise ValueError(
+      f'Expected a server of {CLUSTER} layers that steps for each owner with '
+      'cfl, whose new clusters go on with what the server keeps of one, got '
+      'one that mixes owners; set a ServerOptimizer.'
     )
   sgd = client_updates.local_sgd(federation, local)
 
@@ -167,9 +174,10 @@ def cfl(
     target = jnp.where(moves, new[:, None], 0).sum(0, dtype=jnp.int32)
     return jnp.where(moves.any(0), target, cluster), origin
 
-  def regroup(state, cohort, weights, updates, clients):
+  def regroup(grouping, weights, updates):
+    clients, server = grouping.clients, grouping.server
     leaves = jax.tree.leaves(precision.widen(updates[CLUSTER]))
-    flat = [leaf.reshape(len(cohort.client), -1) for leaf in leaves]
+    flat = [leaf.reshape(len(clients.cluster), -1) for leaf in leaves]
     cluster, origin = split(
       clients.cluster, weights[CLUSTER], jnp.concatenate(flat, axis=1)
     )
@@ -177,17 +185,13 @@ def cfl(
     params = jax.tree.map(
       lambda label, leaf: take(leaf) if label == CLUSTER else leaf,
       federation.layer_types,
-      state.params,
+      grouping.params,
     )
-    server = {
-      **state.server,
-      CLUSTER: jax.tree.map(take, state.server[CLUSTER]),
-    }
-    index = {**cohort.index, CLUSTER: cluster}
-    return (
-      dataclasses.replace(state, params=params, server=server),
-      dataclasses.replace(cohort, index=index),
-      clients._replace(cluster=cluster),
+    return federated_averaging.Grouping(
+      params=params,
+      server={**server, CLUSTER: jax.tree.map(take, server[CLUSTER])},
+      owners={**grouping.owners, CLUSTER: cluster},
+      clients=clients._replace(cluster=cluster),
     )
 
   return federated_averaging.federated_averaging(

@@ -17,10 +17,10 @@ References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, Algorithm 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +42,34 @@ from fmtl_jax.algorithms import base
 
 Tree = Any
 ChooseFn = Callable[[Any, Any, Any, Any], dict[str, jax.Array]]
-RegroupFn = Callable[
-  [base.State, cohorts.Cohort, dict[str, jax.Array], dict[str, Tree], Tree],
-  tuple[base.State, cohorts.Cohort, Tree],
-]
 
 # So many times its parameters a client holds in a step: values, gradients, the
 # optimizer's state and what is between them.
 _COPIES = 4
+
+
+class Grouping(NamedTuple):
+  """What a regrouping is given and may change: all of it is used.
+
+  Attributes:
+    params: The layers that are averaged, `[owners, ...]`, None elsewhere.
+    server: What servers keep, by layer type.
+    owners: Those of the cohort's clients by the name of their index, as of
+      `cohorts.Cohort.index`.
+    clients: What the clients keep, `[C, ...]`.
+  """
+
+  params: Tree
+  server: Mapping[str, Tree]
+  owners: Mapping[str, jax.Array]
+  clients: Tree
+
+
+# `(grouping, weights, updates) -> grouping`; weights `[C]` or `[C, S]` and
+# updates `[C, ...]` by layer type.
+RegroupFn = Callable[
+  [Grouping, Mapping[str, jax.Array], Mapping[str, Tree]], Grouping
+]
 
 
 def _with_index(cohort, index):
@@ -83,15 +103,14 @@ def federated_averaging(
   Args:
     federation: Network, layer types and tasks.
     client_update: What one client computes.
-    settings: Cohort, weights, reducers, server optimizers, execution.
+    settings: Cohort, weights, reducers, servers, execution.
     rule: What the server does with the clients' means before it steps.
     choose_fn: `(params, client_state, frozen, local_data) -> index`: owners
       that a client chooses before it trains and before it predicts, `[]` by the
       name of an index, instead of those of the data.
-    regroup_fn: `(state, cohort, weights, updates, client_states) -> (state,
-      cohort, client_states)`: gives clients other owners between training and
-      averaging, by their updates, `[C, ...]` by layer type; all of them are
-      held for it.
+    regroup_fn: `(grouping, weights, updates) -> grouping`, a `Grouping`: gives
+      clients other owners between training and averaging, by their updates,
+      `[C, ...]` by layer type; all of them are held for it.
     all_copies: The layer types of which `choose_fn` needs the copies of all
       owners, so that clients are sent them.
 
@@ -271,12 +290,16 @@ def federated_averaging(
     later, stacked, own, client_states, metrics, memories = kept
     if settings.skip_nonfinite:  # Their updates are zero, and do not count.
       cohort, weights = faults.without(metrics['skipped'], cohort, weights)
-    grouped = state
+    grouped = Grouping(
+      federation.averaged(state.params),
+      state.server,
+      cohort.index,
+      client_states,
+    )
     if regroup_fn is not None:
       updates = {name: sums.update for name, sums in later.items()} | stacked
-      grouped, cohort, client_states = regroup_fn(
-        state, cohort, weights, updates, client_states
-      )
+      grouped = regroup_fn(grouped, weights, updates)
+      cohort = _with_index(cohort, grouped.owners)
       total = aggregation.add(grouped.params, zeros, later, (cohort, weights))
     averaged, server, memory = aggregation.apply(
       grouped.params,
@@ -288,6 +311,10 @@ def federated_averaging(
       num_examples=data.total_size,
       round_number=state.round,
       key=cohorts.balancing_key(state.key, state.round),
+      server_keys={
+        name: cohorts.server_key(state.key, state.round, name)
+        for name in aggregation.averaged
+      },
       metrics=metrics,
       memory=state.balancing.server,
       totals=totals,
@@ -297,7 +324,7 @@ def federated_averaging(
     new_state = base.State(
       params=layer_types.merge(averaged, own),
       server=server,
-      clients=scatter(state.clients, client_states, cohort.client),
+      clients=scatter(state.clients, grouped.clients, cohort.client),
       key=state.key,
       round=state.round + 1,
       balancing=balancing.Memory(

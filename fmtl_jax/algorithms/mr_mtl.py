@@ -73,13 +73,14 @@ def _check_server(federation, settings):
   for name in set(jax.tree.leaves(federation.layer_types)):
     if not federation.owners[name].averaged:
       continue
-    optimizer, rate = settings.server.get(name, default)
+    asked = settings.server.get(name, default)
+    rate = getattr(asked, 'learning_rate', None)
     is_one = isinstance(rate, (int, float)) and rate == 1
-    if not server_optimizers.is_plain_sgd(optimizer) or not is_one:
+    if not server_optimizers.is_plain(asked) or not is_one:
       raise ValueError(
         f"Expected server.{name}.optimizer='sgd' without momentum and "
         f'server.{name}.learning_rate=1 with mr_mtl, whose server keeps the '
-        f'mean of all models, got {optimizer!r} and {rate!r}; set them so.'
+        f'mean of all models, got {asked!r}; set them so.'
       )
     if settings.weighting.get(name) == weights.PAPER:
       raise ValueError(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import servers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import cfl
@@ -258,6 +259,16 @@ class CflTest(parameterized.TestCase):
       ValueError, r'all clients .* cfl.*clients_per_task=1; set it to 0'
     ):
       cfl.cfl(federation, settings=base.RoundSettings(clients_per_task=1))
+
+  def test_a_server_that_mixes_clusters_is_refused(self):
+    federation, _ = testing.toy_federation(
+      ('cluster', 'task'), planted.toy_data(5, 2), **planted.owners(8)
+    )
+    mixing = servers.Server(lambda *_: (), lambda *args: args[1:3])
+    with self.assertRaisesRegex(ValueError, 'got one that mixes owners'):
+      cfl.cfl(
+        federation, settings=base.RoundSettings(server={'cluster': mixing})
+      )
 
   def test_another_federation_is_refused(self):
     federation, _ = testing.toy_federation(
