@@ -35,13 +35,13 @@ from experiments import results
 from experiments import streamed_program
 from experiments import tables
 from experiments import workdirs
-from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import checkpoints
 from fmtl_jax import evaluation
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -606,7 +606,7 @@ def make_program(
   low_effort = config.execution.compile_effort == 'low'
   if config.execution.clients_on == 'device' and jax.process_count() == 1:
     return program_lib.Program(case, every, low_effort)
-  settings = algorithms.RoundSettings(
+  settings = round_settings.RoundSettings(
     clients_per_task=config.cohort.clients_per_task,
     slots=config.cohort.slots,
     skip_nonfinite=config.faults.nonfinite != faults.STOP,

@@ -26,10 +26,10 @@ from fmtl_jax import layer_types
 from fmtl_jax import low_rank
 from fmtl_jax import precision
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import servers
 from fmtl_jax import weights as weights_lib
-from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
@@ -62,7 +62,7 @@ class Aggregation:
   def __init__(
     self,
     federation: federation_lib.Federation,
-    settings: base.RoundSettings,
+    settings: round_settings.RoundSettings,
     rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
   ):
     self._federation = federation
@@ -121,7 +121,7 @@ class Aggregation:
         'without balancing.group, because it needs the mean of each task; set '
         'one of them.'
       )
-    if self._by_task and self._settings.task_axis is not None:
+    if self._by_task and self._settings.placement.task_axis is not None:
       raise ValueError(
         'Expected execution.task_devices=1 with balancing.server, because it '
         'needs the updates of all tasks in one place; set one of them.'
@@ -154,7 +154,7 @@ class Aggregation:
         rule, server_optimizers.of(asked)
       )
       is_apart = self._federation.owners[name].index == 'task'
-      axis = self._settings.task_axis
+      axis = self._settings.placement.task_axis
       if found[name].mixes_owners and is_apart and axis is not None:
         raise ValueError(
           f'Expected execution.task_devices=1 with a server of {name} layers '
@@ -568,9 +568,9 @@ class Aggregation:
     )
     if index is None:
       weights = weights[0]
-    elif index == 'task' and self._settings.task_axis is not None:
+    elif index == 'task' and self._settings.placement.task_axis is not None:
       count = len(reported)
-      first = jax.lax.axis_index(self._settings.task_axis) * count
+      first = jax.lax.axis_index(self._settings.placement.task_axis) * count
       weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
     return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
 

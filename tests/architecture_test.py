@@ -39,6 +39,7 @@ CORE = (
   'participation',
   'precision',
   'reducers',
+  'round_settings',
   'server_optimizers',
   'servers',
   'task_devices',

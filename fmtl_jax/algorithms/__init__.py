@@ -44,7 +44,7 @@ from fmtl_jax.algorithms import separate_fl
 from fmtl_jax.algorithms import soft_sharing
 from fmtl_jax.algorithms.base import Algorithm as Algorithm
 from fmtl_jax.algorithms.base import Messages as Messages
-from fmtl_jax.algorithms.base import RoundSettings as RoundSettings
+from fmtl_jax.round_settings import RoundSettings as RoundSettings
 
 
 class Entry(NamedTuple):

@@ -39,6 +39,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
+from fmtl_jax import round_settings
 from fmtl_jax import servers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
@@ -98,7 +99,7 @@ def bipartition(
 def cfl(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   eps1: float | jax.Array = 0.4,
   eps2: float | jax.Array = 1.6,

@@ -36,6 +36,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import low_rank_sgd
 from fmtl_jax import participation
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import task_devices
 from fmtl_jax.algorithms import base
@@ -92,7 +93,7 @@ def _pop_balancing(metrics, balancer):
 def federated_averaging(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
-  settings: base.RoundSettings,
+  settings: round_settings.RoundSettings,
   rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
   choose_fn: ChooseFn | None = None,
   regroup_fn: RegroupFn | None = None,
@@ -118,6 +119,7 @@ def federated_averaging(
     ValueError: If K exceeds a task group, or updates cannot be balanced.
   """
   aggregation = aggregation_lib.Aggregation(federation, settings, rule)
+  placement = settings.placement
   if settings.attack is not None:
     client_update = attacks.attacked(federation, client_update, settings.attack)
   if regroup_fn is not None:
@@ -126,7 +128,7 @@ def federated_averaging(
 
   def choose(data):
     """The form of a round, and the plan if kernels are factored."""
-    form, plan = settings.execution, None
+    form, plan = placement.execution, None
     asked = execution.is_low_rank(form)
     if sgd is not None and (asked or form == execution.AUTO):
       plan = low_rank_sgd.plan(
@@ -134,7 +136,7 @@ def federated_averaging(
         sgd[0],
         data,
         aggregation.summed,
-        settings.low_rank_below,
+        placement.low_rank_below,
       )
       if not asked and plan.pays:
         form = execution.LOW_RANK
@@ -207,7 +209,7 @@ def federated_averaging(
     cohort = aggregation.share_tasks(data, cohort, totals)
     weights = aggregation.weights(cohort, totals)
     sent = aggregation.sent(state.server)
-    rows, task_axis = (cohort, weights), settings.task_axis
+    rows, task_axis = (cohort, weights), placement.task_axis
     if task_axis is not None:
       cohort, by_device = task_devices.share(federation, cohort, task_axis)
       here = by_device[jax.lax.axis_index(task_axis)]
@@ -218,9 +220,9 @@ def federated_averaging(
         lambda client: choose_owners(state, data, client, frozen),
         rows[0],
         execution=form,
-        axis=settings.client_axis,
+        axis=placement.client_axis,
         bytes_each=bytes_each,
-        budget=settings.memory_budget,
+        budget=placement.memory_budget,
         sizes=rows[0].size,  # A device may have the examples of its share only.
       )
       rows = _with_index(rows[0], chosen), rows[1]
@@ -280,9 +282,9 @@ def federated_averaging(
       zeros if regroup_fn is None else {},
       execution=form,
       sizes=rows[0].size,
-      axis=settings.client_axis,
+      axis=placement.client_axis,
       bytes_each=bytes_each,
-      budget=settings.memory_budget,
+      budget=placement.memory_budget,
     )
     if task_axis is not None:
       total = task_devices.add_up(federation, total, task_axis)

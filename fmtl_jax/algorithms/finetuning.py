@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 
 
@@ -19,7 +20,7 @@ def finetuned(
   rounds: base.Algorithm,
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd,
-  settings: base.RoundSettings,
+  settings: round_settings.RoundSettings,
   learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
   """Lets clients of an algorithm train on their own data before they predict.

@@ -42,6 +42,7 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights
 from fmtl_jax.algorithms import base
@@ -93,7 +94,7 @@ def _check_server(federation, settings):
 def mr_mtl(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
 ) -> base.Algorithm:

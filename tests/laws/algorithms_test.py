@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fmtl_jax import algorithms
+from fmtl_jax import round_settings
 from fmtl_jax import testing
 
 import cases
@@ -23,8 +24,11 @@ def _build(name, form, devices):
   return cases.named(
     name,
     testing.toy_data(5, 3),
-    execution=form,
-    client_axis=AXIS if devices else None,
+    placement=round_settings.Placement(
+      execution=form,
+      low_rank_below=np.inf,
+      client_axis=AXIS if devices else None,
+    ),
     normalization='batch' if name in ('fedbn', 'mtfl') else 'none',
     **{'clients_per_task': 1, **cases.ROUND.get(name, {})},
   )

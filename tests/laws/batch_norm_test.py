@@ -16,10 +16,10 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import predictors
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedbn
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import mtfl
@@ -214,7 +214,9 @@ class RoundsTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       local.package(),
-      base.RoundSettings(clients_per_task=clients_per_task, slots=slots),
+      round_settings.RoundSettings(
+        clients_per_task=clients_per_task, slots=slots
+      ),
     )
     counts = cohorts.check_clients_per_task(
       clients_per_task, federation.group_sizes, [t.name for t in data.tasks]
@@ -347,7 +349,9 @@ class StatisticsTest(parameterized.TestCase):
       client_updates.LocalSgd(
         learning_rate=RATE, batch_size=batch_size, **local
       ),
-      base.RoundSettings(server={} if server is None else {'common': server}),
+      round_settings.RoundSettings(
+        server={} if server is None else {'common': server}
+      ),
     )
     return _params(algorithm, data)
 
@@ -448,7 +452,9 @@ class StatisticsTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       client_updates.LocalSgd(learning_rate=RATE, batch_size=0),
-      base.RoundSettings(execution=execution),
+      round_settings.RoundSettings(
+        placement=round_settings.Placement(execution=execution)
+      ),
     )
     found = [_params(algorithm, d, 2) for d in (data, padded)]
     testing.assert_trees_close(*found)
@@ -457,7 +463,11 @@ class StatisticsTest(parameterized.TestCase):
     data = _data()
     algorithm = multi_task_fl.multi_task_fl(
       _federation([COMMON], data),
-      settings=base.RoundSettings(execution='low_rank', low_rank_below=np.inf),
+      settings=round_settings.RoundSettings(
+        placement=round_settings.Placement(
+          execution='low_rank', low_rank_below=np.inf
+        )
+      ),
     )
     form, reasons = algorithm.form(data)
     self.assertNotIn('low_rank', form)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import servers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import cfl
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -203,7 +203,7 @@ class CflTest(parameterized.TestCase):
       federation, _ = testing.toy_federation(
         (label, label), data, **planted.owners(own['max_clusters'])
       )
-      algorithm = build(federation, local, base.RoundSettings())
+      algorithm = build(federation, local, round_settings.RoundSettings())
       state = testing.jit(algorithm.init)(jax.random.key(0), data)
       round_fn = testing.jit(algorithm.round)
       for _ in range(3):
@@ -258,7 +258,9 @@ class CflTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, r'all clients .* cfl.*clients_per_task=1; set it to 0'
     ):
-      cfl.cfl(federation, settings=base.RoundSettings(clients_per_task=1))
+      cfl.cfl(
+        federation, settings=round_settings.RoundSettings(clients_per_task=1)
+      )
 
   def test_a_server_that_mixes_clusters_is_refused(self):
     federation, _ = testing.toy_federation(
@@ -267,7 +269,8 @@ class CflTest(parameterized.TestCase):
     mixing = servers.Server(lambda *_: (), lambda *args: args[1:3])
     with self.assertRaisesRegex(ValueError, 'got one that mixes owners'):
       cfl.cfl(
-        federation, settings=base.RoundSettings(server={'cluster': mixing})
+        federation,
+        settings=round_settings.RoundSettings(server={'cluster': mixing}),
       )
 
   def test_another_federation_is_refused(self):

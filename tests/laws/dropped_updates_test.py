@@ -11,9 +11,9 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -74,7 +74,9 @@ def _sent(updates, sizes, tasks, layer_type='common', **settings):
   algorithm = federated_averaging.federated_averaging(
     federation,
     client_updates.ClientUpdate(lambda view: (), run),
-    base.RoundSettings(execution='vmap', **settings),
+    round_settings.RoundSettings(
+      placement=round_settings.Placement(execution='vmap'), **settings
+    ),
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   state, _ = testing.jit(algorithm.round)(state, data)

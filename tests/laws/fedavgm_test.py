@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavgm
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -84,7 +84,7 @@ class FedAvgMTest(parameterized.TestCase):
   def test_without_momentum_it_is_fedavg(self):
     federation, data = testing.toy_federation(('common', 'task'))
     local = client_updates.LocalSgd(batch_size=2)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     found = []
     for algorithm in (
       fedavgm.fedavgm(federation, local, settings, server_momentum=0.0),
@@ -108,7 +108,9 @@ class FedAvgMTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'common'))
     server = {'common': server_optimizers.ServerOptimizer(optimizer)}
     with self.assertRaisesRegex(ValueError, "server.common.optimizer='sgd'"):
-      fedavgm.fedavgm(federation, settings=base.RoundSettings(server=server))
+      fedavgm.fedavgm(
+        federation, settings=round_settings.RoundSettings(server=server)
+      )
 
 
 if __name__ == '__main__':

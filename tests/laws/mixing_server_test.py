@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import servers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import scaffold
 
@@ -59,7 +59,7 @@ def _recording():
 
 def _run(federation, data, rounds=1, local=testing.TO_THE_MEAN, **settings):
   algorithm = multi_task_fl.multi_task_fl(
-    federation, local, base.RoundSettings(**settings)
+    federation, local, round_settings.RoundSettings(**settings)
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   round_fn = testing.jit(algorithm.round)
@@ -115,7 +115,7 @@ class MixingServerTest(parameterized.TestCase):
       algorithm = scaffold.scaffold(
         federation,
         cases.Local().package(),
-        base.RoundSettings(clients_per_task=1, server=server),
+        round_settings.RoundSettings(clients_per_task=1, server=server),
       )
       state = testing.jit(algorithm.init)(jax.random.key(0), data)
       round_fn = testing.jit(algorithm.round)
@@ -131,8 +131,9 @@ class MixingServerTest(parameterized.TestCase):
 
   def test_tasks_cannot_have_devices_of_their_own(self):
     federation, _ = testing.toy_federation()
-    settings = base.RoundSettings(
-      server={'task': mixing(MATRIX)}, task_axis='task'
+    settings = round_settings.RoundSettings(
+      server={'task': mixing(MATRIX)},
+      placement=round_settings.Placement(task_axis='task'),
     )
     with self.assertRaisesRegex(ValueError, 'task_devices=1.*mixes tasks'):
       multi_task_fl.multi_task_fl(federation, settings=settings)

@@ -10,8 +10,8 @@ import numpy as np
 
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import per_fedavg
 
@@ -107,7 +107,7 @@ def _keys(draws):
 
 def _round(build, data, federation, local, **own):
   """The change of the parameters in the first round, and its metrics."""
-  algorithm = build(federation, local, base.RoundSettings(), **own)
+  algorithm = build(federation, local, round_settings.RoundSettings(), **own)
   state = algorithm.init(jax.random.key(0), data)
   new, metrics = testing.jit(algorithm.round)(state, data)
   change = jax.tree.map(jnp.subtract, new.params, state.params)
