@@ -243,19 +243,6 @@ class Aggregation:
       for name in self.averaged
     }
 
-  def mask_inactive(self, tree: Tree, active: jax.Array) -> Tree:
-    """Zeroes slots of a client's view or update that take no part."""
-
-    def mask(leaf):
-      shape = active.shape + (1,) * (leaf.ndim - 1)
-      return jnp.where(active.reshape(shape), leaf, 0)
-
-    return jax.tree.map(
-      lambda of_slot, x: jax.tree.map(mask, x) if of_slot else x,
-      self._per_slot,
-      tree,
-    )
-
   def split(
     self, update: Tree, report: Tree = ()
   ) -> tuple[dict[str, Sums], dict[str, Tree]]:

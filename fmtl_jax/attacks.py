@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
@@ -176,7 +177,7 @@ def honest(data: dataset_lib.FederatedDataset) -> jax.Array | None:
   return None if attackers is None else jnp.asarray(attackers) == 0
 
 
-class _WrongLabels(client_updates.LocalData):
+class _WrongLabels(client_batches.LocalData):
   """The training data of a client, with wrong labels if it attacks."""
 
   def batch(self, positions: jax.Array) -> dataset_lib.Batch:
@@ -209,18 +210,18 @@ def attacked(
   """
   send = _SENT[attack.name]
 
-  def run(key, view, state, frozen, local_data, *args):
+  def run(context):
     if attack.name == LABEL_FLIP:
-      local_data = _WrongLabels(*local_data)
-    result = client_update.run(key, view, state, frozen, local_data, *args)
-    attacks = is_attacker(local_data.client)
+      context = context._replace(data=_WrongLabels(*context.data))
+    result = client_update.run(context)
+    attacks = is_attacker(context.data.client)
 
     def choose(label, sent, computed):
       if not federation.owners[label].averaged:
         return computed
       return jnp.where(attacks, sent, computed)
 
-    sent = send(key, result.update, attack.scale)
+    sent = send(context.key, result.update, attack.scale)
     return result._replace(
       update=jax.tree.map(choose, federation.layer_types, sent, result.update)
     )

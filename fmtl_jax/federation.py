@@ -493,7 +493,7 @@ class Federation:
     Returns:
       The loss, and `loss_sum` and `count`, `[S]` each. A federation with
       running statistics also returns their new values as `statistics`, None
-      at other leaves, see `client_updates.write_statistics`.
+      at other leaves, see `client_updates.apply_updates`.
     """
     sums = self.slot_losses(view, frozen, batch, active)
     loss_sum, count = sums['loss_sum'], sums['count']

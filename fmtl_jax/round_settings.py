@@ -6,7 +6,7 @@ from typing import Any
 
 from fmtl_jax import attacks
 from fmtl_jax import balancing as balancing_lib
-from fmtl_jax import client_updates
+from fmtl_jax import client_batches
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
@@ -103,7 +103,7 @@ class RoundSettings:
     state: federation_lib.FederationState,
     data: dataset_lib.FederatedDataset,
     client: Any,
-  ) -> client_updates.LocalData:
+  ) -> client_batches.LocalData:
     """What a client trains on, and how its tasks are balanced.
 
     Args:
@@ -112,4 +112,4 @@ class RoundSettings:
       client: A `Cohort` without the leading axis.
     """
     memory = cohorts.take(state.balancing.client, client.client)
-    return client_updates.LocalData(data, client, self.balancing.client, memory)
+    return client_batches.LocalData(data, client, self.balancing.client, memory)

@@ -21,6 +21,8 @@ CORE = (
   'balancing.base',
   'balancing.surgery',
   'balancing.weighting',
+  'client_balancing',
+  'client_batches',
   'client_store',
   'client_updates',
   'cohorts',

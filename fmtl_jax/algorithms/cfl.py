@@ -143,9 +143,10 @@ def cfl(
     )
   sgd = client_updates.local_sgd(federation, local)
 
-  def run(key, view, state, *args):
-    result = sgd.run(key, view, state.training, *args)
-    return result._replace(state=ClientState(state.cluster, result.state))
+  def run(context):
+    cluster, training = context.state
+    result = sgd.run(context._replace(state=training))
+    return result._replace(state=ClientState(cluster, result.state))
 
   def split(cluster, weight, updates):
     """New clusters `[C]` and, of every cluster, the one it starts from."""

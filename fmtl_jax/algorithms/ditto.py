@@ -93,28 +93,18 @@ def ditto(
       jnp.zeros(federation.num_slots, bool),
     )
 
-  def run(
-    key, view, state, frozen, local_data, round_number, unused_received=None
-  ):
-    result = shared.run(
-      key, view, state.shared, frozen, local_data, round_number
-    )
-    took_part, kept = state.took_part, state.personal
+  def run(context):
+    view, (of_shared, kept, took_part) = context.view, context.state
+    result = shared.run(context._replace(state=of_shared))
     personal, metrics = train_personal(
-      personal_models.second_key(key),
+      context._replace(key=personal_models.second_key(context.key)),
       kept._replace(
         params=personal_models.begun(federation, took_part, kept.params, view)
       ),
-      view,
-      frozen,
-      local_data,
-      round_number,
       lambda v: 0.5 * lam * personal_models.squared_distance(v, view),
     )
     return result._replace(
-      state=ClientState(
-        result.state, personal, took_part | local_data.client.active
-      ),
+      state=ClientState(result.state, personal, took_part | context.active),
       metrics=jax.tree.map(jnp.add, result.metrics, metrics),
     )
 

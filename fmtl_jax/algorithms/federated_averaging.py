@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from fmtl_jax import aggregation as aggregation_lib
 from fmtl_jax import attacks
 from fmtl_jax import balancing
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
@@ -149,13 +150,15 @@ def federated_averaging(
     form, plan = choose(data)
     if sgd and plan and execution.is_low_rank(form):
       factored = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
-      return form, factored.run, plan.bytes_each
+      masked = client_updates.masked(federation, factored)
+      return form, masked.run, plan.bytes_each
     copies = _COPIES  # And the gradient of each task, to balance them.
     copies += federation.num_slots if settings.balancing.client else 0
     bytes_each = copies * federation_lib.num_bytes(
       layer_types.split(federation.shapes, federation.labels)[0]
     )
-    return form, client_update.run, bytes_each
+    masked = client_updates.masked(federation, client_update)
+    return form, masked.run, bytes_each
 
   def init(key, data):
     init_key, key = jax.random.split(key)
@@ -182,7 +185,7 @@ def federated_averaging(
     if choose_fn is None:
       return {}
     kept = cohorts.take(state.clients, client.client)
-    local_data = client_updates.LocalData(data, client)
+    local_data = client_batches.LocalData(data, client)
     return choose_fn(state.params, kept, frozen, local_data)
 
   def round_fn(state, data, frozen=None):
@@ -234,21 +237,19 @@ def federated_averaging(
     def client_fn(row):
       client, _ = row
       view = federation.broadcast(state.params, client.index)
-      received = federation.broadcast(sent, client.index) if sent else None
-      # What a client does not train cannot spoil what it does: `0 * nan`.
-      hide = lambda tree: aggregation.mask_inactive(tree, client.active)
       before = cohorts.take(state.clients, client.client)
       local_data = settings.local_data(state, data, client)
       result = run(
-        jax.random.fold_in(clients_key, client.client_id),
-        hide(view),
-        before,
-        frozen,
-        local_data,
-        state.round,
-        hide(received) if sent else None,
+        client_updates.ClientContext(
+          key=jax.random.fold_in(clients_key, client.client_id),
+          view=view,
+          state=before,
+          frozen=frozen,
+          data=local_data,
+          round=state.round,
+          received=federation.broadcast(sent, client.index) if sent else None,
+        )
       )
-      result = result._replace(update=hide(result.update))
       # Padding reads some client's rows; attackers may send anything.
       unwatched = client.client >= data.num_clients
       if settings.skip_nonfinite:

@@ -72,8 +72,8 @@ def fednova(
       federation.averaged(view),
     )
 
-  def run(key, view, *args):
-    result = sgd.run(key, view, *args)
+  def run(context):
+    result = sgd.run(context)
     amount = local_steps.work(result.metrics['steps'], optimizer)
     update = jax.tree.map(
       lambda label, is_statistic, moved: (
@@ -85,7 +85,7 @@ def fednova(
       federation.statistics,
       result.update,
     )
-    return result._replace(update=update, report=report(view, amount))
+    return result._replace(update=update, report=report(context.view, amount))
 
   def apply(memory, reported):
     update = jax.tree.map(jnp.multiply, reported.report, reported.update)

@@ -62,11 +62,14 @@ def fedrep(
   def init(view):
     return train_head.init(view), train_body.init(view)
 
-  def run(key, view, state, *args):
-    head_key, body_key = jax.random.split(key)
-    first = train_head.run(head_key, view, state[0], *args)
-    with_head = jax.tree.map(jnp.add, view, first.update)
-    second = train_body.run(body_key, with_head, state[1], *args)
+  def run(context):
+    head_key, body_key = jax.random.split(context.key)
+    of_head, of_body = context.state
+    first = train_head.run(context._replace(key=head_key, state=of_head))
+    with_head = jax.tree.map(jnp.add, context.view, first.update)
+    second = train_body.run(
+      context._replace(key=body_key, view=with_head, state=of_body)
+    )
     add = lambda x, y: jax.tree.map(jnp.add, x, y)
     return client_updates.ClientResult(
       update=add(first.update, second.update),

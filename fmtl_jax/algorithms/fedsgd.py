@@ -19,6 +19,7 @@ References:
 
 import dataclasses
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
@@ -55,7 +56,7 @@ def fedsgd(
   gradient = client_updates.LocalSgd(
     optimizer=clip(dataclasses.replace(sgd, momentum=0.0, nesterov=False)),
     learning_rate=local.learning_rate,
-    batch_size=client_updates.ALL_EXAMPLES,
+    batch_size=client_batches.ALL_EXAMPLES,
     epochs=1,
   )
   participation = participation_lib.with_steps(

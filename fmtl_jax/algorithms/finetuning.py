@@ -53,12 +53,14 @@ def finetuned(
     received = rounds.view(state, data, client, frozen)
     key = jax.random.fold_in(state.key, state.round)
     result = finetune.run(
-      jax.random.fold_in(key, client.client_id),
-      received,
-      finetune.init(received),
-      frozen,
-      settings.local_data(state, data, client),
-      client_updates.FIRST_ROUND,
+      client_updates.ClientContext(
+        key=jax.random.fold_in(key, client.client_id),
+        view=received,
+        state=finetune.init(received),
+        frozen=frozen,
+        data=settings.local_data(state, data, client),
+        round=client_updates.FIRST_ROUND,
+      )
     )
     return jax.tree.map(jnp.add, received, result.update)
 

@@ -27,6 +27,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import round_settings
@@ -67,7 +68,7 @@ def ifca(
       _, sums = federation.objective(view, frozen, batch, client.active)
       return client_updates.add_metrics(metrics, sums)
 
-    sums = client_updates.for_each_batch(
+    sums = client_batches.for_each_batch(
       add,
       client_updates.zero_metrics(client.active),
       local_data,

@@ -119,16 +119,11 @@ def mr_mtl(
     kept = personal_models.init(local, view)
     return ClientState(*kept, federation.averaged(view)) if is_missed else kept
 
-  def run(
-    key, view, kept, frozen, local_data, round_number, unused_received=None
-  ):
+  def run(context):
+    view, kept = context.view, context.state
     new, metrics = train(
-      key,
+      context,
       personal_models.Kept(kept.params, kept.opt_state),
-      view,
-      frozen,
-      local_data,
-      round_number,
       lambda w: client_updates.proximal_term(federation, w, view, lam),
     )
     before: Tree = kept.params
@@ -137,7 +132,7 @@ def mr_mtl(
       before = layer_types.merge(kept.reported, before)
       reported = client_updates.where_counted(
         federation,
-        local_data.client,
+        context.data.client,
         federation.averaged(new.params),
         kept.reported,
       )

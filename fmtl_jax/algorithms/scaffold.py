@@ -76,7 +76,8 @@ def scaffold(
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
 
-  def run(key, view, variate, frozen, local_data, round_number, received):
+  def run(context):
+    view, variate, received = context.view, context.state, context.received
     correction = jax.tree.map(jnp.subtract, received, variate)
 
     def penalty(params):  # Its gradient is c - c_m.
@@ -85,11 +86,9 @@ def scaffold(
       )
       return sum(jax.tree.leaves(products), jnp.float32(0))
 
-    params, _, metrics = train(
-      key, view, None, frozen, local_data, round_number, penalty
-    )
+    params, _, metrics = train(context, view, penalty_fn=penalty)
     update = jax.tree.map(jnp.subtract, params, view)
-    rate = client_updates.rate(local.learning_rate, round_number)
+    rate = client_updates.rate(local.learning_rate, context.round)
     scale = local_steps.work(metrics['steps'], sgd) * rate
     new = jax.tree.map(
       lambda own, c, moved: jnp.where(
@@ -100,7 +99,7 @@ def scaffold(
       federation.averaged(update),
     )
     new = client_updates.where_counted(
-      federation, local_data.client, new, variate
+      federation, context.data.client, new, variate
     )
     return client_updates.ClientResult(
       update=update,

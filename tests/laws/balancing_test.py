@@ -252,9 +252,9 @@ class ClientTest(parameterized.TestCase):
     federation, data = testing.toy_federation()
     plain = client_updates.local_sgd(federation, client_updates.LocalSgd())
 
-    def run(*args):
-      result = plain.run(*args[:4], args[4]._replace(balancer=None), *args[5:])
-      return result
+    def run(context):
+      data = context.data._replace(balancer=None)
+      return plain.run(context._replace(data=data))
 
     algorithm = federated_averaging.federated_averaging(
       federation,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
@@ -389,7 +390,7 @@ class StatisticsTest(parameterized.TestCase):
     federation = _federation([COMMON], data)
     state = _start(multi_task_fl.multi_task_fl(federation), data)
     client = jax.tree.map(lambda x: x[0], cohorts.everyone(data))
-    batch = client_updates.LocalData(data, client).batch(jnp.arange(4))
+    batch = client_batches.LocalData(data, client).batch(jnp.arange(4))
 
     def objective(params):
       loss, sums = federation.objective(

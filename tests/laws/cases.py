@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from fmtl_jax import algorithms
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import evaluation
@@ -32,7 +33,7 @@ import naive
 Tree = Any
 
 _sample = testing.jit(cohorts.sample, static_argnums=(2, 3, 4))
-_shuffle = testing.jit(client_updates.shuffle, static_argnums=2)
+_shuffle = testing.jit(client_batches.shuffle, static_argnums=2)
 
 
 class Server:

@@ -62,8 +62,8 @@ def _sent(updates, sizes, tasks, layer_type='common', **settings):
   )
   values = jnp.float32([updates[i] for i in there])
 
-  def run(key, view, state, frozen, local_data, round_number, received=None):
-    client = local_data.client
+  def run(context):
+    view, client = context.view, context.data.client
     fill = lambda leaf: jnp.full_like(leaf, cohorts.take(values, client.client))
     return client_updates.ClientResult(
       update=jax.tree.map(fill, view),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import round_settings
@@ -175,7 +176,7 @@ class PerFedAvgTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'common'), data)
     local = client_updates.LocalSgd(learning_rate=rate, batch_size=0)
     everyone = cohorts.take(cohorts.everyone(data), 0)
-    batch = client_updates.LocalData(data, everyone).batch(jnp.arange(6))
+    batch = client_batches.LocalData(data, everyone).batch(jnp.arange(6))
     loss = lambda w: federation.objective(
       w, federation.frozen, batch, everyone.active
     )[0]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
@@ -80,7 +81,7 @@ def run(
 
   def predict(client):
     view = algorithm.view(state, clients, client, federation.frozen)
-    local_data = client_updates.LocalData(clients, client)
+    local_data = client_batches.LocalData(clients, client)
     batch = local_data.batch(jnp.arange(clients.partition.train.max_size))
     scores = federation.apply_slots(view, federation.frozen, batch.features)
     correct = (scores[0, :, 0] > 0) == (batch.labels[0] > 0.5)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
+from fmtl_jax import client_batches
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
@@ -249,7 +249,7 @@ class Program:
       key = jax.random.fold_in(
         jax.random.fold_in(clients_key, client_id), epoch
       )
-      return client_updates.shuffle(key, size, length)
+      return client_batches.shuffle(key, size, length)
 
     by_epoch = jax.vmap(order, (None, None, 0))
     orders = jax.vmap(by_epoch, (0, 0, None))(
