@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from fmtl_jax import aggregators
 from fmtl_jax import attacks
 from fmtl_jax import balancing as balancing_lib
 from fmtl_jax import client_batches
@@ -57,7 +58,8 @@ class RoundSettings:
     slots: `drawn` or `all`, see `cohorts.sample`.
     weighting: Of each averaged layer type, see `weights`; by default
       `examples`.
-    reducer: Of each averaged layer type; the weighted mean by default.
+    reducer: Of each averaged layer type: a function of one owner's updates, or
+      an `aggregators.Aggregator`; the weighted mean by default.
     reduce_within_tasks: Whether robust reducers of layers with a single copy
       reduce the clients of each task, see `reducers.within_tasks`.
     server: Of each averaged layer type: an optimizer that steps for each owner,
@@ -77,8 +79,8 @@ class RoundSettings:
   clients_per_task: int | Sequence[int] = 0
   slots: str = cohorts.DRAWN
   weighting: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  reducer: Mapping[str, reducers.Reducer] = dataclasses.field(
-    default_factory=dict
+  reducer: Mapping[str, reducers.Reducer | aggregators.Aggregator] = (
+    dataclasses.field(default_factory=dict)
   )
   reduce_within_tasks: bool = False
   server: Mapping[str, server_optimizers.ServerOptimizer | servers.Server] = (

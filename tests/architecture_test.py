@@ -16,6 +16,7 @@ PACKAGE = ROOT / 'fmtl_jax'
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (
   'aggregation',
+  'aggregators',
   'attacks',
   'balancing',
   'balancing.base',
@@ -23,6 +24,7 @@ CORE = (
   'balancing.weighting',
   'client_balancing',
   'client_batches',
+  'client_forms',
   'client_store',
   'client_updates',
   'cohorts',
@@ -42,6 +44,7 @@ CORE = (
   'precision',
   'reducers',
   'round_settings',
+  'server_balancing',
   'server_optimizers',
   'servers',
   'task_devices',

@@ -29,25 +29,19 @@ from fmtl_jax import aggregation as aggregation_lib
 from fmtl_jax import attacks
 from fmtl_jax import balancing
 from fmtl_jax import client_batches
+from fmtl_jax import client_forms
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
-from fmtl_jax import execution
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
-from fmtl_jax import low_rank_sgd
 from fmtl_jax import participation
 from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
-from fmtl_jax import task_devices
 from fmtl_jax.algorithms import base
 
 Tree = Any
 ChooseFn = Callable[[Any, Any, Any, Any], dict[str, jax.Array]]
-
-# So many times its parameters a client holds in a step: values, gradients, the
-# optimizer's state and what is between them.
-_COPIES = 4
 
 
 class Grouping(NamedTuple):
@@ -74,21 +68,66 @@ RegroupFn = Callable[
 ]
 
 
-def _with_index(cohort, index):
+class Sample(NamedTuple):
+  """Who takes part in a round.
+
+  Attributes:
+    cohort: C clients.
+    weights: Theirs, by layer type.
+    totals: What all clients have, by index of owners, as far as it is needed.
+    observed: Metrics of the cohort, `[C]`.
+    chosen: The names of the indices of owners that clients have chosen.
+  """
+
+  cohort: cohorts.Cohort
+  weights: Mapping[str, jax.Array]
+  totals: aggregation_lib.Totals
+  observed: dict[str, jax.Array]
+  chosen: tuple[str, ...] = ()
+
+  def with_owners(self, index: Mapping[str, jax.Array]) -> 'Sample':
+    """With owners that clients have chosen: they are known in a round alone."""
+    return self._replace(
+      cohort=_with_owners(self.cohort, index),
+      totals={n: t for n, t in self.totals.items() if n not in index},
+      chosen=tuple(index),
+    )
+
+
+class Trained(NamedTuple):
+  """What is kept of each client, `[C, ...]`.
+
+  Attributes:
+    held: What it sends and is needed one by one, by layer type.
+    owned: New values of the layers that it owns.
+    state: What it keeps.
+    metrics: Of its training.
+    balancing: What its balancer keeps.
+  """
+
+  held: aggregation_lib.Parts
+  owned: Tree
+  state: Tree
+  metrics: dict[str, jax.Array]
+  balancing: Tree
+
+
+def _with_owners(cohort, index):
   """The cohort with other owners."""
   return dataclasses.replace(cohort, index={**cohort.index, **index})
 
 
-def _pop_balancing(metrics, balancer):
-  """Takes what a client's balancer keeps out of its metrics."""
+def _split_metrics(metrics, balancer):
+  """A client's metrics, and what its balancer keeps, which is among them."""
   if balancer is None:
-    return ()
+    return metrics, ()
   if 'balancing' not in metrics:
     raise ValueError(
       "Expected balancing.client='none' with an algorithm whose clients have "
       'steps of their own, which cannot be balanced; balance elsewhere.'
     )
-  return metrics.pop('balancing')
+  others = {k: v for k, v in metrics.items() if k != 'balancing'}
+  return others, metrics['balancing']
 
 
 def federated_averaging(
@@ -119,46 +158,21 @@ def federated_averaging(
   Raises:
     ValueError: If K exceeds a task group, or updates cannot be balanced.
   """
-  aggregation = aggregation_lib.Aggregation(federation, settings, rule)
-  placement = settings.placement
+  aggregation = aggregation_lib.Aggregation(
+    federation, settings, rule, holds_all=regroup_fn is not None
+  )
   if settings.attack is not None:
     client_update = attacks.attacked(federation, client_update, settings.attack)
   if regroup_fn is not None:
     client_update = client_update._replace(sgd=None)  # It needs all updates.
-  sgd = client_update.sgd if settings.balancing.client is None else None
-
-  def choose(data):
-    """The form of a round, and the plan if kernels are factored."""
-    form, plan = placement.execution, None
-    asked = execution.is_low_rank(form)
-    if sgd is not None and (asked or form == execution.AUTO):
-      plan = low_rank_sgd.plan(
-        federation,
-        sgd[0],
-        data,
-        aggregation.summed,
-        placement.low_rank_below,
-      )
-      if not asked and plan.pays:
-        form = execution.LOW_RANK
-    if asked and not (plan and plan.any):
-      form = execution.AUTO  # There is nothing to factor.
-    return execution.resolve(form), plan
-
-  def prepare(data):
-    """The form of a round, the client update and what a client takes."""
-    form, plan = choose(data)
-    if sgd and plan and execution.is_low_rank(form):
-      factored = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
-      masked = client_updates.masked(federation, factored)
-      return form, masked.run, plan.bytes_each
-    copies = _COPIES  # And the gradient of each task, to balance them.
-    copies += federation.num_slots if settings.balancing.client else 0
-    bytes_each = copies * federation_lib.num_bytes(
-      layer_types.split(federation.shapes, federation.labels)[0]
-    )
-    masked = client_updates.masked(federation, client_update)
-    return form, masked.run, bytes_each
+  choose_form = functools.partial(
+    client_forms.choose,
+    federation,
+    client_update,
+    settings,
+    takes_factors=aggregation.takes_factors,
+  )
+  scatter = aggregation_lib.scatter
 
   def init(key, data):
     init_key, key = jax.random.split(key)
@@ -181,6 +195,23 @@ def federated_averaging(
       balancing=balancing.Memory(memory, aggregation.init_balancing()),
     )
 
+  def sample(state, data, form):
+    """Draws the cohort, and says who of it drops out and what all weigh."""
+    cohort = cohorts.sample(
+      cohorts.round_keys(state.key, state.round)[0],
+      data,
+      aggregation.clients_per_task,
+      federation.group_sizes,
+      settings.slots,
+    )
+    cohort, observed = participation.take_part(
+      settings.participation, state.key, state.round, cohort, data.num_clients
+    )
+    totals = aggregation.totals(data)
+    cohort = aggregation.share_tasks(data, cohort, totals)
+    weights = aggregation.weights(cohort, totals)
+    return Sample(form.here(cohort), weights, totals, observed)
+
   def choose_owners(state, data, client, frozen):
     if choose_fn is None:
       return {}
@@ -188,164 +219,143 @@ def federated_averaging(
     local_data = client_batches.LocalData(data, client)
     return choose_fn(state.params, kept, frozen, local_data)
 
-  def round_fn(state, data, frozen=None):
-    frozen = federation.frozen if frozen is None else frozen
-    sample_key, clients_key = cohorts.round_keys(state.key, state.round)
-    cohort = cohorts.sample(
-      sample_key,
-      data,
-      aggregation.clients_per_task,
-      federation.group_sizes,
-      settings.slots,
-    )
-    form, run, bytes_each = prepare(data)
-    observed: dict[str, jax.Array] = {}
-    if settings.participation is not None:
-      cohort, observed = participation.take_part(
-        settings.participation,
-        state.key,
-        state.round,
-        cohort,
-        data.num_clients,
-      )
-    totals = aggregation.totals(data)
-    cohort = aggregation.share_tasks(data, cohort, totals)
-    weights = aggregation.weights(cohort, totals)
-    sent = aggregation.sent(state.server)
-    rows, task_axis = (cohort, weights), placement.task_axis
-    if task_axis is not None:
-      cohort, by_device = task_devices.share(federation, cohort, task_axis)
-      here = by_device[jax.lax.axis_index(task_axis)]
-      rows = jax.tree.map(lambda x: x[here], (cohort, weights))
-    chosen = {}
+  def broadcast(state, data, frozen, sampled, form):
+    """What clients are sent: `client -> ClientContext`, and their owners."""
     if choose_fn is not None:
-      chosen = execution.map_rows(
-        lambda client: choose_owners(state, data, client, frozen),
-        rows[0],
-        execution=form,
-        axis=placement.client_axis,
-        bytes_each=bytes_each,
-        budget=placement.memory_budget,
-        sizes=rows[0].size,  # A device may have the examples of its share only.
-      )
-      rows = _with_index(rows[0], chosen), rows[1]
-      if task_axis is not None:
-        chosen = task_devices.gather(chosen, by_device, task_axis)
-      cohort = _with_index(cohort, chosen)
-      totals = {n: t for n, t in totals.items() if n not in chosen}
+      choose = lambda client: choose_owners(state, data, client, frozen)
+      sampled = sampled.with_owners(form.map_rows(choose, sampled.cohort))
+    _, clients_key = cohorts.round_keys(state.key, state.round)
+    sent = aggregation.sent(state.server)
 
-    def client_fn(row):
-      client, _ = row
-      view = federation.broadcast(state.params, client.index)
-      before = cohorts.take(state.clients, client.client)
-      local_data = settings.local_data(state, data, client)
-      result = run(
-        client_updates.ClientContext(
-          key=jax.random.fold_in(clients_key, client.client_id),
-          view=view,
-          state=before,
-          frozen=frozen,
-          data=local_data,
-          round=state.round,
-          received=federation.broadcast(sent, client.index) if sent else None,
-        )
+    def context(client):
+      return client_updates.ClientContext(
+        key=jax.random.fold_in(clients_key, client.client_id),
+        view=federation.broadcast(state.params, client.index),
+        state=cohorts.take(state.clients, client.client),
+        frozen=frozen,
+        data=settings.local_data(state, data, client),
+        round=state.round,
+        received=federation.broadcast(sent, client.index) if sent else None,
       )
-      # Padding reads some client's rows; attackers may send anything.
-      unwatched = client.client >= data.num_clients
-      if settings.skip_nonfinite:
-        result = faults.skip(result, before, local_data.balancing, unwatched)
-      finite = faults.finite(federation, result.update, result.state)
-      if settings.attack is not None:
-        unwatched |= attacks.is_attacker(client)
-      finite = jax.tree.map(lambda known: known | unwatched, finite)
-      metrics = result.metrics | {'finite': finite}
-      memory = _pop_balancing(metrics, settings.balancing.client)
-      own = jax.tree.map(
-        jnp.add, aggregation.owned(view), aggregation.owned(result.update)
-      )
-      summed, stacked = aggregation.split(result.update, result.report)
-      summed, later = (summed, {}) if regroup_fn is None else ({}, summed)
-      kept = later, stacked, own, result.state, metrics, memory
-      return summed, kept
 
+    return context, sampled
+
+  def train(state, context_of, sampled, form):
+    """Trains the clients: sums of what they send, and what each keeps."""
+    update = faults.watched(
+      federation,
+      client_updates.masked(federation, form.client_update),
+      skips=settings.skip_nonfinite,
+      trusts=attacks.is_attacker if settings.attack else None,
+    )
+
+    def train_one(row):
+      context = context_of(row[0])
+      result = update.run(context)
+      parts, held = aggregation.split(result.update, result.report)
+      owned = jax.tree.map(
+        jnp.add,
+        aggregation.owned(context.view),
+        aggregation.owned(result.update),
+      )
+      metrics, memory = _split_metrics(
+        result.metrics, settings.balancing.client
+      )
+      return parts, Trained(held, owned, result.state, metrics, memory)
+
+    client = jax.tree.map(lambda x: x[0], sampled.cohort)
     report = jax.eval_shape(
-      lambda row: client_update.report(
-        federation.broadcast(state.params, row.index)
-      ),
-      jax.tree.map(lambda x: x[0], cohort),
+      lambda: client_update.report(context_of(client).view)
     )
-
-    zeros = aggregation.zeros(state.params, cohort, report)
-    total, kept = execution.map_clients(
-      client_fn,
-      rows,
+    zeros = aggregation.zeros(state.params, sampled.cohort, report)
+    total, trained = form.map_clients(
+      train_one,
+      (sampled.cohort, sampled.weights),
       functools.partial(aggregation.add, state.params),
-      zeros if regroup_fn is None else {},
-      execution=form,
-      sizes=rows[0].size,
-      axis=placement.client_axis,
-      bytes_each=bytes_each,
-      budget=placement.memory_budget,
+      {} if aggregation.holds_all else zeros,
     )
-    if task_axis is not None:
-      total = task_devices.add_up(federation, total, task_axis)
-      kept = task_devices.gather(kept, by_device, task_axis)
-    later, stacked, own, client_states, metrics, memories = kept
-    if settings.skip_nonfinite:  # Their updates are zero, and do not count.
-      cohort, weights = faults.without(metrics['skipped'], cohort, weights)
-    grouped = Grouping(
+    return zeros | total, trained
+
+  def aggregate(state, data, sampled, total, trained):
+    """What the clients of each owner reported, and who the owners are."""
+    cohort, weights = faults.without(
+      trained.metrics, sampled.cohort, sampled.weights
+    )
+    grouping = Grouping(
       federation.averaged(state.params),
       state.server,
       cohort.index,
-      client_states,
+      trained.state,
     )
     if regroup_fn is not None:
-      updates = {name: sums.update for name, sums in later.items()} | stacked
-      grouped = regroup_fn(grouped, weights, updates)
-      cohort = _with_index(cohort, grouped.owners)
-      total = aggregation.add(grouped.params, zeros, later, (cohort, weights))
-    averaged, server, memory = aggregation.apply(
-      grouped.params,
-      grouped.server,
+      updates = {name: part.update for name, part in trained.held.items()}
+      grouping = regroup_fn(grouping, weights, updates)
+      cohort = _with_owners(cohort, grouping.owners)
+      rows = cohort, weights
+      total = aggregation.add(grouping.params, total, trained.held, rows)
+    key = cohorts.balancing_key(state.key, state.round)
+    reported = aggregation.means(
+      grouping.params,
       total,
-      stacked,
+      trained.held,
       cohort,
       weights,
       num_examples=data.total_size,
-      round_number=state.round,
-      key=cohorts.balancing_key(state.key, state.round),
-      server_keys={
+      key=key,
+      totals=sampled.totals,
+    )
+    reported, memory = aggregation.balance(
+      reported, cohort, trained.metrics, key, state.balancing.server
+    )
+    return reported, grouping, memory
+
+  def serve(state, sampled, trained, reported, grouping, memory):
+    """Lets servers step, and clients keep what is theirs: the new state."""
+    averaged, server = aggregation.serve(
+      grouping.params,
+      grouping.server,
+      reported,
+      {
         name: cohorts.server_key(state.key, state.round, name)
         for name in aggregation.averaged
       },
-      metrics=metrics,
-      memory=state.balancing.server,
-      totals=totals,
+      state.round,
     )
-    scatter = aggregation_lib.scatter
-    own = scatter(aggregation.owned(state.params), own, cohort.client)
-    new_state = base.State(
-      params=layer_types.merge(averaged, own),
+    client, old = sampled.cohort.client, state.balancing.client
+    owned = scatter(aggregation.owned(state.params), trained.owned, client)
+    return base.State(
+      params=layer_types.merge(averaged, owned),
       server=server,
-      clients=scatter(state.clients, grouped.clients, cohort.client),
+      clients=scatter(state.clients, grouping.clients, client),
       key=state.key,
       round=state.round + 1,
       balancing=balancing.Memory(
-        scatter(state.balancing.client, memories, cohort.client), memory
+        scatter(old, trained.balancing, client), memory
       ),
     )
+
+  def round_fn(state, data, frozen=None):
+    frozen = federation.frozen if frozen is None else frozen
+    form = choose_form(data)
+    sampled = sample(state, data, form)
+    context_of, sampled = broadcast(state, data, frozen, sampled, form)
+    total, trained = train(state, context_of, sampled, form)
+    reported, grouping, memory = aggregate(state, data, sampled, total, trained)
+    new_state = serve(state, sampled, trained, reported, grouping, memory)
+    cohort = sampled.cohort
     task = jnp.where(cohort.active, cohort.tasks, len(federation.tasks))
-    index = {name: cohort.index[name] for name in chosen}
-    observed |= {'client': cohort.client, 'task': task}
-    return new_state, metrics | index | observed
+    observed = {'client': cohort.client, 'task': task} | {
+      name: grouping.owners[name] for name in sampled.chosen
+    }
+    return new_state, trained.metrics | sampled.observed | observed
 
   def view(state, data, client, frozen):
     chosen = choose_owners(state, data, client, frozen)
     return federation.broadcast(state.params, {**client.index, **chosen})
 
   def form(data):
-    name, plan = choose(data)
-    return name, {} if plan is None else plan.reasons
+    chosen = choose_form(data)
+    return chosen.execution, chosen.reasons
 
   def messages():
     params = jax.eval_shape(federation.init_params, jax.random.key(0))
