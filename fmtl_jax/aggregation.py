@@ -496,16 +496,3 @@ class Aggregation:
 def _task_totals(totals: Totals) -> jax.Array | None:
   """The labels of each task, `[T]`, in the federation; None if not known."""
   return totals[''].labels[0] if totals else None
-
-
-def scatter(table: Tree, rows: Tree, client: jax.Array) -> Tree:
-  """Replaces clients' rows; padding clients are out of range and dropped.
-
-  Args:
-    table: `[M, ...]`.
-    rows: `[C, ...]`.
-    client: `[C]` int32.
-  """
-  return jax.tree.map(
-    lambda x, y: x.at[client].set(y, mode='drop'), table, rows
-  )

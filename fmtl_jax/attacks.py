@@ -198,7 +198,7 @@ class _WrongLabels(client_batches.LocalData):
 def attacked(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
-  attack: Attack,
+  attack: Attack | None,
 ) -> client_updates.ClientUpdate:
   """The client update of a federation in which some clients attack.
 
@@ -206,8 +206,10 @@ def attacked(
     federation: Says which layers are averaged.
     client_update: What honest clients do; all of it but what is sent and, with
       `label_flip`, the labels is also what attackers do.
-    attack: What attackers do.
+    attack: What attackers do; None for no attack.
   """
+  if attack is None:
+    return client_update
   send = _SENT[attack.name]
 
   def run(context):

@@ -43,6 +43,7 @@ CORE = (
   'participation',
   'precision',
   'reducers',
+  'round_phases',
   'round_settings',
   'server_balancing',
   'server_optimizers',

@@ -39,6 +39,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
+from fmtl_jax import round_phases
 from fmtl_jax import round_settings
 from fmtl_jax import servers
 from fmtl_jax.algorithms import base
@@ -189,7 +190,7 @@ def cfl(
       federation.layer_types,
       grouping.params,
     )
-    return federated_averaging.Grouping(
+    return round_phases.Grouping(
       params=params,
       server={**server, CLUSTER: jax.tree.map(take, server[CLUSTER])},
       owners={**grouping.owners, CLUSTER: cluster},

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import balancing
 from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
@@ -459,6 +460,28 @@ class StatisticsTest(parameterized.TestCase):
     )
     found = [_params(algorithm, d, 2) for d in (data, padded)]
     testing.assert_trees_close(*found)
+
+  def test_tasks_that_are_balanced_at_the_server_average_them_as_ever(self):
+    """The first round trains alike; what differs is what the server does."""
+    data = testing.toy_data(5, 3)
+    federation = _federation([COMMON], data)
+
+    def params(**places):
+      settings = round_settings.RoundSettings(
+        balancing=balancing.places(places, {'rate': 0.3}, ())
+      )
+      local = client_updates.LocalSgd(learning_rate=RATE, batch_size=0)
+      algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
+      return _params(algorithm, data, 1)
+
+    plain, balanced = params(), params(server='mgda')
+    for layer in ('dense_0/norm', 'dense_1/norm'):
+      for name in ('mean', 'var'):
+        np.testing.assert_allclose(
+          balanced[layer][name], plain[layer][name], 1e-5, 1e-6
+        )
+    moved = balanced['output']['bias'] - plain['output']['bias']
+    self.assertGreater(float(jnp.abs(moved).max()), 1e-4)
 
   def test_kernels_are_not_factored(self):
     data = _data()
