@@ -95,7 +95,8 @@ class StreamedRounds:
         `execution.compiler_options`.
 
     Raises:
-      ValueError: If K exceeds a task group, or the federation is another one.
+      ValueError: If K exceeds a task group, the federation is another one, or
+        a server has a copy of a layer for each client.
     """
     tables = source.tables
     if federation.num_owners['client'] != tables.num_clients:
@@ -104,6 +105,14 @@ class StreamedRounds:
         f'source, got one of {federation.num_owners["client"]}; create it with '
         'source.tables.'
       )
+    for name in sorted(set(jax.tree.leaves(federation.layer_types))):
+      owner = federation.owners[name]
+      if owner.averaged and owner.index == 'client':
+        raise ValueError(
+          f'Expected layers of clients that are not averaged, got {name!r}, '
+          'whose server needs the copies of all clients at once; keep clients '
+          'on the device.'
+        )
     counts = cohorts.check_clients_per_task(
       settings.clients_per_task,
       federation.group_sizes,

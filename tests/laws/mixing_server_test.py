@@ -79,6 +79,32 @@ class MixingServerTest(parameterized.TestCase):
     )
     self.assertEqual(state.server['task'].optimizer.shape, (3, 3))
 
+  def test_models_of_clients_are_mixtures_of_those_of_all_clients(self):
+    """Clients that own averaged layers; one that is not drawn sends nothing."""
+    owners = federation_lib.OWNERS | {'related': federation_lib.Owner('client')}
+    federation, data = testing.mean_estimation(
+      LABELS, (0, 0, 0), 'related', owners=owners
+    )
+    settings = {'server': {'related': mixing(MATRIX)}}
+    state = _run(federation, data, **settings)
+    np.testing.assert_allclose(
+      state.params['output']['bias'][:, 0],
+      MATRIX @ [2.0, -4.0, 8.0],
+      rtol=1e-5,
+    )
+    algorithm = multi_task_fl.multi_task_fl(
+      federation,
+      testing.TO_THE_MEAN,
+      round_settings.RoundSettings(clients_per_task=1, **settings),
+    )
+    state = testing.jit(algorithm.init)(jax.random.key(0), data)
+    state, metrics = testing.jit(algorithm.round)(state, data)
+    (client,) = np.asarray(metrics['client'])
+    mean = np.mean(LABELS[client])
+    np.testing.assert_allclose(
+      state.params['output']['bias'][:, 0], MATRIX[:, client] * mean, 1e-5
+    )
+
   def test_tasks_that_are_all_mixed_alike_are_one_model(self):
     """That of the plain mean over clients, one of them for each task."""
     federation, data = testing.mean_estimation(LABELS, (0, 1, 2), 'task')

@@ -353,6 +353,17 @@ class ReadingTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'of the 9 clients .* one of 7;'):
       streaming.StreamedRounds(federation, Source(_one_slot()), _algorithm)
 
+  def test_layers_of_clients_that_a_server_relates_are_refused(self):
+    source = Source(_one_slot())
+    federation, _ = testing.toy_federation(
+      ('common', 'related'),
+      source.tables,
+      owners=federation_lib.OWNERS
+      | {'related': federation_lib.Owner('client')},
+    )
+    with self.assertRaisesRegex(ValueError, "'related'.*on the device"):
+      streaming.StreamedRounds(federation, source, _algorithm)
+
   def test_too_many_clients_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'clients_per_task <= 3'):
       _both(MIX, _one_slot(), clients_per_task=4)
