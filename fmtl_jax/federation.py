@@ -64,7 +64,7 @@ class FederationState:
 
   Attributes:
     params: Trained parameters, with owner axes.
-    server: The server optimizer's state of each averaged layer type.
+    server: What the server of each averaged layer type keeps.
     clients: What an algorithm keeps for each client, `[M, ...]`.
     key: The seed's key; rounds and clients fold their numbers into it.
     round: `[]` int32, the number of rounds that were run.
