@@ -35,6 +35,7 @@ from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import participation
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import task_devices as task_devices_lib
 from fmtl_jax import tasks as tasks_lib
@@ -385,7 +386,7 @@ def make_algorithm(
     own = {
       name: value(config_lib.own_field(algorithm, name)) for name in entry.own
     }
-    settings_of_round = algorithms.RoundSettings(
+    settings_of_round = round_settings.RoundSettings(
       clients_per_task=config.cohort.clients_per_task,
       slots=config.cohort.slots,
       weighting=of_types(config.aggregation.to_dict()),
@@ -412,11 +413,13 @@ def make_algorithm(
         config.balancing.weights,
       ),
       skip_nonfinite=config.faults.nonfinite != faults.STOP,
-      execution=config.execution.name,
-      memory_budget=budget // runs_at_once,
-      low_rank_below=config.execution.low_rank_below,
-      client_axis=program.CLIENT_AXIS,
-      task_axis=program.TASK_AXIS if task_devices > 1 else None,
+      placement=round_settings.Placement(
+        execution=config.execution.name,
+        memory_budget=budget // runs_at_once,
+        low_rank_below=config.execution.low_rank_below,
+        client_axis=program.CLIENT_AXIS,
+        task_axis=program.TASK_AXIS if task_devices > 1 else None,
+      ),
     )
     built = entry.build(federation, local, settings_of_round, **own)
     takes_part = None

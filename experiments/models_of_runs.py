@@ -138,7 +138,7 @@ def load(
     folder,
     about=train.about(built, case_config),
     read_only=True,
-    defaults=config_lib.default_identity(),
+    defaults=train.about_before(),
   )
   states, _ = saved.restore(program.host_state(program.init()))
   saved.close()

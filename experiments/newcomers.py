@@ -424,7 +424,7 @@ def _run(plan, source, held_out, workdir, flag):
     folder,
     plan.config.checkpoint.keep,
     train.about(plan.case, plan.config),
-    defaults=config_lib.default_identity(),
+    defaults=train.about_before(),
   )
   try:
     states, _ = saved.restore(initial)

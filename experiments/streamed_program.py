@@ -15,8 +15,8 @@ import numpy as np
 
 from . import compilation
 from . import program
-from fmtl_jax import algorithms
 from fmtl_jax import execution
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax.data import client_data
 
@@ -35,7 +35,7 @@ class StreamedProgram(program.Program):
     rounds_per_call: int,
     low_effort: bool = False,
     *,
-    settings: algorithms.RoundSettings,
+    settings: round_settings.RoundSettings,
   ):
     """Compiles nothing yet.
 

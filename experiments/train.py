@@ -36,13 +36,13 @@ from . import results
 from . import streamed_program
 from . import tables
 from . import workdirs
-from fmtl_jax import algorithms
 from fmtl_jax import attacks
 from fmtl_jax import checkpoints
 from fmtl_jax import evaluation
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -50,6 +50,7 @@ Record = dict[str, Any]
 SPLITS = ('validation', 'test')
 _TOTALS = ('rounds', 'clients', 'slots', 'steps')
 _COUNTED = ('client', 'task', 'steps')
+_STATE_VERSION = 'the version of what states mean'
 _SKIPPED = 'skipped_rounds'  # Of clients whose results were not finite.
 _LAYERS = {faults.STATE: 'what it keeps'}
 
@@ -479,7 +480,7 @@ def run_case(
     place,
     config.checkpoint.keep,
     about(case, config),
-    defaults=config_lib.default_identity(),
+    defaults=about_before(),
   )
   saved = opened(folder)
   splits = splits_of(case.runs.test)
@@ -616,9 +617,15 @@ def about(
   return {
     'the tasks': [task.name for task in federation.tasks],
     'the number of clients': case.data.num_clients,
+    _STATE_VERSION: case.make_algorithm(federation, {}).state_version,
     **{f'the layer type of {path}': label for path, label in labels},
     **config_lib.of_case(config, case.algorithm),
   }
+
+
+def about_before() -> dict[str, Any]:
+  """What `about` says of checkpoints that say nothing of it."""
+  return {_STATE_VERSION: 1, **config_lib.default_identity()}
 
 
 def make_program(
@@ -629,7 +636,7 @@ def make_program(
   low_effort = config.execution.compile_effort == 'low'
   if config.execution.clients_on == 'device' and jax.process_count() == 1:
     return program_lib.Program(case, every, low_effort)
-  settings = algorithms.RoundSettings(
+  settings = round_settings.RoundSettings(
     clients_per_task=config.cohort.clients_per_task,
     slots=config.cohort.slots,
     skip_nonfinite=config.faults.nonfinite != faults.STOP,

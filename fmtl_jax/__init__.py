@@ -14,13 +14,15 @@ from fmtl_jax import data as data
 from fmtl_jax import evaluation as evaluation
 from fmtl_jax import layer_types as layer_types
 from fmtl_jax.algorithms.base import Algorithm as Algorithm
-from fmtl_jax.algorithms.base import RoundSettings as RoundSettings
 from fmtl_jax.algorithms.multi_task_fl import multi_task_fl as multi_task_fl
 from fmtl_jax.client_updates import LocalSgd as LocalSgd
 from fmtl_jax.data.dataset import FederatedDataset as FederatedDataset
 from fmtl_jax.federation import Federation as Federation
 from fmtl_jax.federation import FederationState as FederationState
+from fmtl_jax.round_settings import Placement as Placement
+from fmtl_jax.round_settings import RoundSettings as RoundSettings
 from fmtl_jax.server_optimizers import ServerOptimizer as ServerOptimizer
+from fmtl_jax.servers import Server as Server
 from fmtl_jax.tasks import Task as Task
 from fmtl_jax.version import __version__ as __version__
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
@@ -176,7 +177,7 @@ def adapted(
   def view(state, data, client, frozen):
     size = jnp.minimum(client.size, num_examples)
     client = dataclasses.replace(client, size=size)
-    local_data = client_updates.LocalData(data, client)
+    local_data = client_batches.LocalData(data, client)
 
     def of_owner(owner=0):
       return start(federation, state, client.tasks, num_tasks, owner)
@@ -199,15 +200,14 @@ def adapted(
         0.5 * adaptation.pull * personal_models.squared_distance(params, first)
       )
     key = jax.random.fold_in(state.key, state.round)
-    return train(
-      jax.random.fold_in(key, client.client_id),
-      first,
-      None,
-      frozen,
-      local_data,
-      client_updates.FIRST_ROUND,
-      penalty_fn,
-      select,
-    ).params
+    context = client_updates.ClientContext(
+      key=jax.random.fold_in(key, client.client_id),
+      view=first,
+      state=(),
+      frozen=frozen,
+      data=local_data,
+      round=client_updates.FIRST_ROUND,
+    )
+    return train(context, first, penalty_fn=penalty_fn, select_fn=select).params
 
   return rounds._replace(view=view, personal=True)

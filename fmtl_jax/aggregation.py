@@ -1,34 +1,36 @@
 """Aggregation: from clients' updates to the next copies of every owner.
 
-One code path for every layer type: weigh, sum by owner, divide, hand the mean
-to the layer type's server optimizer. Updates of layers whose owner is the
-client are not averaged but replace its row. Running statistics are averaged and
-nothing else: no rule and no server optimizer acts on them, so that variances
-stay positive. The mean of clients' variances is not the variance of all
-their examples: how far the clients' means lie apart does not count.
+One code path for every layer type: weigh, aggregate by owner, hand the means to
+the layer type's server. Updates of layers whose owner is the client are not
+averaged but replace its row. Running statistics are averaged and nothing else:
+no rule and no server acts on them, so that variances stay positive. The mean of
+clients' variances is not the variance of all their examples: how far the
+clients' means lie apart does not count.
 
 Where tasks are balanced at the server, updates of layers with a single copy are
-summed by task, weighted by the examples with its label, whatever the layer
-type's weights are; what clients report beside them is averaged as ever.
+averaged by task (`aggregators.by_task`), whatever the layer type's weights are;
+what clients report beside them is averaged as ever.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import balancing
+from fmtl_jax import aggregators
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
-from fmtl_jax import low_rank
 from fmtl_jax import precision
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
+from fmtl_jax import server_balancing
 from fmtl_jax import server_optimizers
+from fmtl_jax import servers
 from fmtl_jax import weights as weights_lib
-from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
@@ -36,17 +38,20 @@ Weights = Mapping[str, jax.Array]
 Totals = Mapping[str, dataset_lib.Totals]
 
 
-class Sums(NamedTuple):
-  """What clients of one layer type add up to; of a client, its part of it.
+class Part(NamedTuple):
+  """What a client sends of one layer type; of many, what that adds up to.
 
   Attributes:
-    update: Of the weighted updates; `()` for a layer type with a reducer,
-      `[T, ...]` for one whose tasks are balanced.
-    report: Of the weighted reports; `()` if there are none.
+    update: Of its view, None at leaves of other layer types; `()` where it is
+      elsewhere.
+    report: What it reports beside; `()` if there is nothing.
   """
 
   update: Tree
   report: Tree
+
+
+Parts = dict[str, Part]
 
 
 class Aggregation:
@@ -54,16 +59,32 @@ class Aggregation:
 
   Attributes:
     averaged: The layer types that are averaged.
-    summed: Those whose updates are only ever summed.
+    takes_factors: Those whose kernels may be trained in factored form.
     clients_per_task: K of each task.
+    holds_all: Whether the updates of all clients are needed before any is added
+      up.
   """
 
   def __init__(
     self,
     federation: federation_lib.Federation,
-    settings: base.RoundSettings,
+    settings: round_settings.RoundSettings,
     rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
+    *,
+    holds_all: bool = False,
   ):
+    """Puts aggregation together.
+
+    Args:
+      federation: Network, layer types and tasks.
+      settings: Weights, reducers, servers, balancing.
+      rule: The algorithm's.
+      holds_all: Whether the updates of all clients are needed before any is
+        added up.
+
+    Raises:
+      ValueError: If K exceeds a task group, or the settings contradict.
+    """
     self._federation = federation
     self._settings = settings
     self._rule = rule
@@ -74,19 +95,13 @@ class Aggregation:
     )
     present = sorted(set(jax.tree.leaves(federation.layer_types)))
     self.averaged = [n for n in present if federation.owners[n].averaged]
-    places = settings.balancing
-    self._within_tasks = settings.reduce_within_tasks and places.group is None
-    self._by_task = []
-    if places.server is not None:
-      self._by_task = [
-        n for n in self.averaged if federation.owners[n].index is None
-      ]
-    self._stacked = [
-      n for n in self.averaged if places.group or settings.reducer.get(n)
-    ]
-    whole = {*self._by_task, *self._stacked}
-    self.summed = [n for n in self.averaged if n not in whole]
-    self._check_balancing()
+    self._by_task = server_balancing.by_task(
+      federation, settings, self.averaged
+    )
+    server_balancing.check(federation, settings, self.averaged)
+    self.holds_all = holds_all
+    self._aggregators = {name: self._aggregator(name) for name in self.averaged}
+    self._servers = self._servers_of(rule)
     self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
       0
     ]
@@ -96,34 +111,41 @@ class Aggregation:
       if not self._is_by_slot(n)
     )
 
-  def _check_balancing(self):
-    """Raises a ValueError if updates cannot be balanced as is asked."""
-    places, names = self._settings.balancing, self._federation.tasks
-    balancing.check_bounds(
-      places, [task.name for task in names], self._federation.lower_bounds
+  @property
+  def takes_factors(self) -> list[str]:
+    """See the class."""
+    return [n for n, a in self._aggregators.items() if a.takes_factors]
+
+  def _aggregator(self, name: str) -> aggregators.Aggregator:
+    """What the settings ask for."""
+    settings, num_tasks = self._settings, len(self._federation.tasks)
+    weighting, group = self._weighting(name), settings.balancing.group
+    drops = not settings.skip_nonfinite
+    if name in self._by_task:
+      return aggregators.by_task(num_tasks)
+    if group is not None:
+      balanced = functools.partial(reducers.balanced, group)
+      return aggregators.reduced(balanced, weighting, num_tasks, drops=drops)
+    one_copy = self._federation.owners[name].index is None
+    return aggregators.of(
+      settings.reducer.get(name),
+      weighting,
+      num_tasks,
+      within_tasks=one_copy and settings.reduce_within_tasks,
+      drops=drops,
     )
-    if places.weights and len(places.weights) != len(names):
-      raise ValueError(
-        f'Expected `balancing.weights` for each of the {len(names)} tasks, got '
-        f'{places.weights}.'
-      )
-    robust = [n for n in self.averaged if self._settings.reducer.get(n)]
-    if places.group is not None and robust:
-      raise ValueError(
-        f"Expected no `reducer['{robust[0]}']` with `balancing.group`, which "
-        'takes the place of the mean; set one of them.'
-      )
-    if set(self._by_task) & set(self._stacked):
-      raise ValueError(
-        'Expected `balancing.server` without a reducer of common layers and '
-        'without `balancing.group`, because it needs the mean of each task; '
-        'set one of them.'
-      )
-    if self._by_task and self._settings.task_axis is not None:
-      raise ValueError(
-        'Expected `balancing.server` without `task_axis`, because it needs the '
-        'updates of all tasks in one place; set one of them.'
-      )
+
+  def _clients(self, name, params, cohort, weights) -> aggregators.Clients:
+    """Clients as a layer type sees them."""
+    owner, count = self._owner(cohort, name), self._count(name, params)
+    return aggregators.Clients(cohort, weights[name], owner, count)
+
+  def _count(self, name, params) -> int | None:
+    """How many owners a layer type has here, None for a single copy."""
+    if self._federation.owners[name].index is None:
+      return None
+    # A device may have some of them only.
+    return jax.tree.leaves(self._of(name, params))[0].shape[0]
 
   def _of(self, name: str, tree: Tree) -> Tree:
     """The leaves of one layer type, None elsewhere."""
@@ -141,20 +163,35 @@ class Aggregation:
   def _is_by_slot(self, name: str) -> bool:
     return any(jax.tree.leaves(self._of(name, self._per_slot)))
 
-  def _server(self, name: str) -> server_optimizers.ServerOptimizer:
-    return self._settings.server.get(name, server_optimizers.ServerOptimizer())
+  def _servers_of(self, rule):
+    """The server of every averaged layer type, with the rule before it."""
+    found = {}
+    for name in self.averaged:
+      asked = self._settings.server.get(
+        name, server_optimizers.ServerOptimizer()
+      )
+      found[name] = server_optimizers.after_rule(
+        rule, server_optimizers.of(asked)
+      )
+      is_apart = self._federation.owners[name].index == 'task'
+      axis = self._settings.placement.task_axis
+      if found[name].mixes_owners and is_apart and axis is not None:
+        raise ValueError(
+          f'Expected a server of {name} layers that does not mix tasks with '
+          '`task_axis`, because it needs all of them in one place; set one of '
+          'them.'
+        )
+    return found
 
   def init(self, params: Tree) -> dict[str, Tree]:
-    """The server optimizers' states for `[owners, ...]` params."""
-    return {
-      name: server_optimizers.init(
-        self._server(name),
-        self._of(name, params),
-        has_owners=self._federation.owners[name].index is not None,
-        rule=self._rule,
-      )
-      for name in self.averaged
-    }
+    """The servers' states for `[owners, ...]` params."""
+
+    def init_one(name):
+      index = self._federation.owners[name].index
+      count = self._federation.num_owners[index] if index else None
+      return self._servers[name].init(self._of(name, params), count)
+
+    return {name: init_one(name) for name in self.averaged}
 
   def init_balancing(self) -> Tree:
     """What the server's balancer keeps at first, `()` if nothing."""
@@ -226,33 +263,21 @@ class Aggregation:
       for name in self.averaged
     }
 
-  def mask_inactive(self, tree: Tree, active: jax.Array) -> Tree:
-    """Zeroes slots of a client's view or update that take no part."""
-
-    def mask(leaf):
-      shape = active.shape + (1,) * (leaf.ndim - 1)
-      return jnp.where(active.reshape(shape), leaf, 0)
-
-    return jax.tree.map(
-      lambda of_slot, x: jax.tree.map(mask, x) if of_slot else x,
-      self._per_slot,
-      tree,
-    )
-
-  def split(
-    self, update: Tree, report: Tree = ()
-  ) -> tuple[dict[str, Sums], dict[str, Tree]]:
-    """The parts of an update to sum at once and to keep for a reducer."""
-    parts = {name: self._of(name, update) for name in self.averaged}
-    stacked = {name: parts[name] for name in self._stacked}
-    summed = {
-      name: Sums(
-        () if name in stacked else parts[name],
+  def split(self, update: Tree, report: Tree = ()) -> tuple[Parts, Parts]:
+    """What a client sends: the parts to add up at once, and those to hold."""
+    now, held = {}, {}
+    for name in self.averaged:
+      part = Part(
+        self._of(name, update),
         report if report == () else self._of(name, report),
       )
-      for name in self.averaged
-    }
-    return summed, stacked
+      if self.holds_all:
+        held[name] = part
+      elif self._aggregators[name].one_by_one:
+        now[name], held[name] = part._replace(update=()), Part(part.update, ())
+      else:
+        now[name] = part
+    return now, held
 
   def owned(self, params: Tree) -> Tree:
     """The leaves whose owner is the client, None elsewhere."""
@@ -264,7 +289,7 @@ class Aggregation:
 
   def zeros(
     self, params: Tree, cohort: cohorts.Cohort, report: Tree = ()
-  ) -> dict[str, Sums]:
+  ) -> Parts:
     """Sums over no client, see `precision`.
 
     Args:
@@ -273,41 +298,23 @@ class Aggregation:
       report: The shapes of a client's report.
     """
 
-    def of_reports(name):
-      owner = self._owner(cohort, name)
+    def one(name):
+      base, owner = self._of(name, params), self._owner(cohort, name)
+      reports = report
+      if report != ():
+        reports = aggregators.zero_reports(self._of(name, report), base, owner)
+      aggregator, count = self._aggregators[name], self._count(name, params)
+      return Part(aggregator.init(base, count), reports)
 
-      def zeros(leaf, base):
-        shape = leaf.shape
-        if owner is not None:  # Its own axes become that of the owners.
-          shape = base.shape[:1] + shape[owner.ndim - 1 :]
-        return jnp.zeros(shape, precision.wide(leaf.dtype))
-
-      return jax.tree.map(zeros, self._of(name, report), self._of(name, params))
-
-    def of_updates(name):
-      if name in self._stacked:
-        return ()
-      shape = (len(self._federation.tasks),) if name in self._by_task else ()
-      return jax.tree.map(
-        lambda leaf: jnp.zeros(shape + leaf.shape, precision.wide(leaf.dtype)),
-        self._of(name, params),
-      )
-
-    return {
-      name: Sums(
-        of_updates(name),
-        report if report == () else of_reports(name),
-      )
-      for name in self.averaged
-    }
+    return {name: one(name) for name in self.averaged}
 
   def add(
     self,
     params: Tree,
-    total: dict[str, Sums],
-    parts: dict[str, Sums],
+    total: Parts,
+    parts: Parts,
     rows: tuple[cohorts.Cohort, Weights],
-  ) -> dict[str, Sums]:
+  ) -> Parts:
     """Adds the weighted updates and reports of K clients to the sums.
 
     Args:
@@ -319,139 +326,139 @@ class Aggregation:
     """
     cohort, weights = rows
 
-    def add_type(name):
-      owner = self._owner(cohort, name)
-
-      def add_leaf(value, sum_, base=None):
-        if low_rank.is_factored(value):
-          return low_rank.add(sum_, value, weights[name], owner, base)
-        return federation_lib.owner_sum(value, weights[name], owner, sum_)
-
-      update, bases = parts[name].update, self._of(name, params)
-      if name in self._by_task:
-        update = jax.tree.map(add_by_task, update, total[name].update)
-      else:
-        update = jax.tree.map(
-          add_leaf,
-          update,
-          total[name].update,
-          () if name in self._stacked else bases,
-          is_leaf=low_rank.is_factored,
-        )
-      return Sums(
-        update, jax.tree.map(add_leaf, parts[name].report, total[name].report)
+    def add_one(name):
+      clients = self._clients(name, params, cohort, weights)
+      aggregator, base = self._aggregators[name], self._of(name, params)
+      add_report = lambda value, sum_: federation_lib.owner_sum(
+        value, clients.weights, clients.owner, sum_
+      )
+      return Part(
+        aggregator.add(total[name].update, parts[name].update, clients, base),
+        jax.tree.map(add_report, parts[name].report, total[name].report),
       )
 
-    def add_by_task(values, sum_):
-      counts = jax.vmap(self._by_tasks)(cohort.tasks, cohort.label_counts)
-      counts = counts.reshape(counts.shape + (1,) * (values.ndim - 1))
-      weighted = counts.astype(sum_.dtype) * values[:, None].astype(sum_.dtype)
-      return sum_ + jnp.where(counts > 0, weighted, 0).sum(0)
+    return {name: add_one(name) for name in parts}
 
-    return {name: add_type(name) for name in total}
-
-  def _by_tasks(self, tasks: jax.Array, values: jax.Array) -> jax.Array:
-    """The sums `[T]` of the values of slots."""
-    zeros = jnp.zeros(len(self._federation.tasks), values.dtype)
-    return zeros.at[tasks].add(values, mode='drop')
-
-  def _balanced(self, memory, key, total, cohort, metrics):
-    """Balances tasks: updates by layer type, and the new memory."""
-    places = self._settings.balancing
-    if places.server is None or not self._by_task:
-      return {}, memory
-    by_tasks = lambda values: self._by_tasks(cohort.tasks, values)
-    counts = by_tasks(cohort.label_counts)
-    seen = by_tasks(metrics['count']).astype(jnp.float32)
-    divide = lambda x: (
-      x
-      / jnp.maximum(counts, 1)
-      .astype(x.dtype)
-      .reshape((-1,) + (1,) * (x.ndim - 1))
-    )
-    active = counts > 0
-    weights = jnp.ones_like(counts)
-    if places.weights:
-      weights = jnp.asarray(places.weights, counts.dtype)
-    weights = jnp.where(active, weights, 0)
-    found = balancing.combine(
-      places.server,
-      memory,
-      key,
-      jax.tree.map(divide, {n: total[n].update for n in self._by_task}),
-      self._federation.above_bounds(
-        by_tasks(metrics['loss_sum']) / jnp.maximum(seen, 1),
-        jnp.arange(len(seen)),
-      ),
-      active,
-      weights / jnp.where(active.any(), weights.sum(), 1),
-    )
-    return found.direction, places.server.end_round(found.state)
-
-  def apply(
+  def means(
     self,
     params: Tree,
-    server: Mapping[str, Tree],
-    total: dict[str, Sums],
-    stacked: dict[str, Tree],
+    total: Parts,
+    held: Parts,
     cohort: cohorts.Cohort,
     weights: Weights,
     *,
     num_examples: jax.Array,
-    round_number: jax.Array,
     key: jax.Array,
-    metrics: Mapping[str, jax.Array],
-    memory: Tree,
     totals: Totals,
-  ) -> tuple[Tree, dict[str, Tree], Tree]:
-    """Gives every owner the mean of its clients' updates.
+  ) -> dict[str, servers.Reported]:
+    """What the clients of each owner reported, by layer type.
 
     Args:
       params: `[owners, ...]`.
-      server: The server optimizers' states.
-      total: Weighted sums by owner.
-      stacked: Updates `[C, ...]` of the layer types with a robust reducer.
+      total: Sums over all clients.
+      held: What was needed of each client, `[C, ...]`.
       cohort: C clients.
       weights: As returned by `weights`.
       num_examples: N, the training examples of all clients.
-      round_number: What schedules read.
       key: Consumed by what balances updates.
-      metrics: The clients', `loss_sum` and `count` `[C, S]`.
-      memory: What the server's balancer keeps.
       totals: As returned by `totals`, without the owners that clients chose.
+    """
+
+    def one(name):
+      clients = self._clients(name, params, cohort, weights)
+      aggregator = self._aggregators[name]
+      updates = held[name].update if aggregator.one_by_one else ()
+      weight_sum = clients.total()
+      reported = jnp.where(weight_sum > 0, weight_sum, 1)
+      scale = None
+      if aggregator.scales and self._weighting(name) == weights_lib.PAPER:
+        is_of_task = self._federation.owners[name].index == 'task'
+        drawn = self.clients_per_task
+        scale = weight_sum / weights_lib.normalizer(
+          weights_lib.PAPER,
+          weight_sum,
+          drawn[: clients.num_owners] if is_of_task else drawn,
+          num_examples,
+          by_task=is_of_task,
+        )
+      share = weight_sum / self._group_weights(name, reported, totals)
+      if aggregator.counted is not None:
+        counted = aggregator.counted(total[name].update, updates, clients)
+        share = jnp.where(counted > 0, share, 0)
+      return servers.Reported(
+        aggregator.finish(key, total[name].update, updates, clients),
+        aggregators.divide(total[name].report, weight_sum),
+        share,
+        scale,
+      )
+
+    return {name: one(name) for name in self.averaged}
+
+  def balance(
+    self,
+    reported: dict[str, servers.Reported],
+    cohort: cohorts.Cohort,
+    metrics: Mapping[str, jax.Array],
+    key: jax.Array,
+    memory: Tree,
+  ) -> tuple[dict[str, servers.Reported], Tree]:
+    """Makes one update of those of the tasks, where they are balanced.
+
+    Args:
+      reported: As returned by `means`.
+      cohort: C clients.
+      metrics: The clients', `loss_sum` and `count` `[C, S]`.
+      key: Consumed.
+      memory: What the server's balancer keeps.
 
     Returns:
-      The averaged layers' new values, None elsewhere, the new states of the
-      server optimizers and of the balancer.
+      What was reported, and the new memory.
+    """
+    if not self._by_task:
+      return reported, memory
+    updates, memory = server_balancing.balance(
+      self._federation,
+      self._settings.balancing,
+      {name: reported[name].update for name in self._by_task},
+      cohort,
+      metrics,
+      key,
+      memory,
+    )
+    new = {n: reported[n]._replace(update=updates[n]) for n in updates}
+    return reported | new, memory
+
+  def serve(
+    self,
+    params: Tree,
+    server: Mapping[str, Tree],
+    reported: Mapping[str, servers.Reported],
+    keys: Mapping[str, jax.Array],
+    round_number: jax.Array,
+  ) -> tuple[Tree, dict[str, Tree]]:
+    """Lets the servers make new values of what was reported.
+
+    Args:
+      params: `[owners, ...]`.
+      server: The servers' states.
+      reported: By layer type.
+      keys: Of each layer type, consumed by its server.
+      round_number: What schedules read.
+
+    Returns:
+      The averaged layers' new values, None elsewhere, and the servers' new
+      states.
     """
     new_params, new_server = self._of('', params), {}
-    balanced, memory = self._balanced(memory, key, total, cohort, metrics)
     for name in self.averaged:
-      reported = self._reported(
-        name,
-        params,
-        total,
-        stacked,
-        cohort,
-        weights[name],
-        num_examples,
-        key,
-        totals,
+      old = self._of(name, params)
+      statistics, others = self._apart(old, reported[name])
+      new, new_server[name] = self._servers[name].step(
+        keys[name], old, server[name], others, round_number
       )
-      statistics, others = self._apart(self._of(name, params), reported)
-      if name in balanced:
-        reported = reported._replace(update=balanced[name], scale=None)
-        _, others = self._apart(self._of(name, params), reported)
-      new, new_server[name] = server_optimizers.step(
-        self._server(name),
-        self._of(name, params),
-        server[name],
-        others,
-        round_number,
-        self._rule,
-      )
+      new = precision.like(new, old)
       new_params = layer_types.merge(new_params, statistics, new)
-    return new_params, new_server, memory
+    return new_params, new_server
 
   def _apart(self, params, reported):
     """New running statistics, and what is reported without them."""
@@ -470,75 +477,6 @@ class Aggregation:
     statistics = jax.tree.map(add, pick(params), updates)
     return statistics, reported._replace(update=others)
 
-  def _reported(
-    self,
-    name,
-    params,
-    total,
-    stacked,
-    cohort,
-    weights,
-    num_examples,
-    key,
-    totals,
-  ):
-    """The means of each owner, and what those who reported weigh of all."""
-    owner = self._owner(cohort, name)
-    by_task = self._federation.owners[name].index == 'task'
-    count, drawn = 1, self.clients_per_task
-    if owner is not None:  # A device may have some of the tasks only.
-      count = jax.tree.leaves(self._of(name, params))[0].shape[0]
-      drawn = drawn[:count] if by_task else drawn
-    zeros = jnp.zeros(() if owner is None else (count,))
-    add_up = lambda values: federation_lib.owner_sum(
-      jnp.ones_like(values), values, owner, zeros
-    )
-    weight_sum = add_up(weights)
-    divisor = jnp.where(weight_sum > 0, weight_sum, 1)
-    share = weight_sum / self._group_weights(name, divisor, totals)
-    scale = None
-    if self._weighting(name) == weights_lib.PAPER:
-      scale = weight_sum / weights_lib.normalizer(
-        weights_lib.PAPER, weight_sum, drawn, num_examples, by_task=by_task
-      )
-
-    def divide(leaf):
-      shape = divisor.shape + (1,) * (leaf.ndim - divisor.ndim)
-      return leaf / divisor.reshape(shape).astype(leaf.dtype)
-
-    update, report = jax.tree.map(divide, total[name])
-    if name in self._stacked:
-      scale = None
-      update = self._reduced(
-        name, stacked[name], cohort, weights, owner, count, key
-      )
-    return server_optimizers.Reported(update, report, share, scale)
-
-  def _reduced(self, name, updates, cohort, weights, owner, count, key):
-    """What a reducer, or a balancer, makes of the updates of each owner."""
-    weighting = self._weighting(name)
-    num_tasks = len(self._federation.tasks)
-    if weights.ndim == 1 and not self._settings.skip_nonfinite:
-      # What is dropped was not sent: others' shares are those without it.
-      cohort = cohorts.silenced(cohort, ~reducers.finite(updates))
-      weights = weights_lib.client_weights(
-        weighting, cohort, num_tasks, by_slot=False
-      )
-    reducer = self._settings.reducer.get(name)
-    if self._settings.balancing.group is not None:
-      reducer = reducers.balanced(self._settings.balancing.group, key)
-    assert reducer is not None  # Or updates would not be stacked.
-    if owner is None and self._within_tasks:
-      return reducers.within_tasks(
-        reducer,
-        updates,
-        weights,
-        weights_lib.slot_weights(weighting, cohort, num_tasks),
-        cohort.tasks,
-        num_tasks,
-      )
-    return reducers.by_owner(reducer, updates, weights, owner, count)
-
   def _group_weights(self, name, reported, totals):
     """What all clients of each owner weigh, as `reported` those of a round."""
     index = self._federation.owners[name].index
@@ -552,9 +490,9 @@ class Aggregation:
     )
     if index is None:
       weights = weights[0]
-    elif index == 'task' and self._settings.task_axis is not None:
+    elif index == 'task' and self._settings.placement.task_axis is not None:
       count = len(reported)
-      first = jax.lax.axis_index(self._settings.task_axis) * count
+      first = jax.lax.axis_index(self._settings.placement.task_axis) * count
       weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
     return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
 
@@ -562,16 +500,3 @@ class Aggregation:
 def _task_totals(totals: Totals) -> jax.Array | None:
   """The labels of each task, `[T]`, in the federation; None if not known."""
   return totals[''].labels[0] if totals else None
-
-
-def scatter(table: Tree, rows: Tree, client: jax.Array) -> Tree:
-  """Replaces clients' rows; padding clients are out of range and dropped.
-
-  Args:
-    table: `[M, ...]`.
-    rows: `[C, ...]`.
-    client: `[C]` int32.
-  """
-  return jax.tree.map(
-    lambda x, y: x.at[client].set(y, mode='drop'), table, rows
-  )

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
@@ -179,7 +180,7 @@ def honest(data: dataset_lib.FederatedDataset) -> jax.Array | None:
   return None if attackers is None else jnp.asarray(attackers) == 0
 
 
-class _WrongLabels(client_updates.LocalData):
+class _WrongLabels(client_batches.LocalData):
   """The training data of a client, with wrong labels if it attacks."""
 
   def batch(self, positions: jax.Array) -> dataset_lib.Batch:
@@ -217,7 +218,7 @@ class _WrongLabels(client_updates.LocalData):
 def attacked(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
-  attack: Attack,
+  attack: Attack | None,
 ) -> client_updates.ClientUpdate:
   """The client update of a federation in which some clients attack.
 
@@ -225,11 +226,13 @@ def attacked(
     federation: Says which layers are averaged.
     client_update: What honest clients do; all of it but what is sent and, with
       `label_flip`, the labels is also what attackers do.
-    attack: What attackers do.
+    attack: What attackers do; None for no attack.
 
   Raises:
     ValueError: If a kind of task does not say what a wrong label is.
   """
+  if attack is None:
+    return client_update
   for task in federation.tasks if attack.name == LABEL_FLIP else ():
     if task.definition.flip is None:
       raise ValueError(
@@ -239,18 +242,18 @@ def attacked(
       )
   send = _SENT[attack.name]
 
-  def run(key, view, state, frozen, local_data, *args):
+  def run(context):
     if attack.name == LABEL_FLIP:
-      local_data = _WrongLabels(*local_data)
-    result = client_update.run(key, view, state, frozen, local_data, *args)
-    attacks = is_attacker(local_data.client)
+      context = context._replace(data=_WrongLabels(*context.data))
+    result = client_update.run(context)
+    attacks = is_attacker(context.data.client)
 
     def choose(label, sent, computed):
       if not federation.owners[label].averaged:
         return computed
       return jnp.where(attacks, sent, computed)
 
-    sent = send(key, result.update, attack.scale)
+    sent = send(context.key, result.update, attack.scale)
     return result._replace(
       update=jax.tree.map(choose, federation.layer_types, sent, result.update)
     )

@@ -1,27 +1,27 @@
 """Client updates: what one client computes in a round.
 
-A client update knows one client and nothing of cohorts, padding or devices.
-How many steps it takes depends on the client's own data and may be traced.
+A client update knows one client and nothing of cohorts, padding or devices, nor
+of slots that take no part: the round sees to them (`masked`). How many steps it
+takes depends on the client's own data and may be traced.
 """
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import balancing
+from fmtl_jax import client_balancing
+from fmtl_jax import client_batches
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import precision
-from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
-Carry = TypeVar('Carry')
 Schedule = Callable[[jax.Array], jax.Array] | jax.Array | float
 # `learning rate -> optax transformation`, such as `optax.sgd`.
 OptimizerFn = Callable[[jax.Array | float], optax.GradientTransformation]
@@ -29,35 +29,11 @@ OptimizerFn = Callable[[jax.Array | float], optax.GradientTransformation]
 # is the gradient of the objective and its `sums`.
 GradientFn = Callable[[Callable[..., Any], Tree, Any], tuple[Tree, Any]]
 
-ALL_EXAMPLES = 0
 # What is trained after the rounds has the learning rate of this one: a schedule
 # says nothing of rounds that are never run, and often ends at zero there.
 FIRST_ROUND = np.int32(0)
 # Folded into a client's key, as numbers of epochs are.
 _BALANCING = np.uint32(2**32 - 1)
-
-
-class LocalData(NamedTuple):
-  """The training data of one client.
-
-  Attributes:
-    data: The federation's data.
-    client: The client: a `Cohort` without the leading axis.
-    balancer: How gradients of its tasks are balanced in `local_training`.
-    balancing: What the balancer kept for the client, `[S]` in every leaf.
-  """
-
-  data: dataset_lib.FederatedDataset
-  client: cohorts.Cohort
-  balancer: balancing.Balancer | None = None
-  balancing: Tree = ()
-
-  def batch(self, positions: jax.Array) -> dataset_lib.Batch:
-    """Gathers examples at `[B]` positions; padding beyond the client's size."""
-    rows = self.data.partition.train.at(self.client.start + positions)
-    is_example = positions < self.client.size
-    batch = self.data.take(rows, self.client.tasks, is_example)
-    return dataclasses.replace(batch, task_shares=self.client.task_shares)
 
 
 class ClientResult(NamedTuple):
@@ -79,14 +55,42 @@ class ClientResult(NamedTuple):
   report: Tree = ()
 
 
+class ClientContext(NamedTuple):
+  """What a client has in a round; slots that take no part have zeros.
+
+  Attributes:
+    key: Consumed; of the round and the client.
+    view: What it starts from: its view of the trained parameters.
+    state: What it kept, as of `ClientUpdate.init` or of its last round.
+    frozen: The pre-trained leaves.
+    data: Its training data, and who it is.
+    round: `[]` int32, what schedules read.
+    received: Its view of what a `server_optimizers.ServerRule` sends, None if
+      that sends nothing.
+  """
+
+  key: jax.Array
+  view: Tree
+  state: Tree
+  frozen: Tree
+  data: client_batches.LocalData
+  round: jax.Array | np.integer
+  received: Tree = None
+
+  @property
+  def active(self) -> jax.Array:
+    """The slots that take part, `[S]` bool."""
+    return self.data.client.active
+
+
 class ClientUpdate(NamedTuple):
   """A client's part of an algorithm.
 
   Attributes:
     init: `view -> state`, what a client keeps between rounds, `()` if nothing.
-    run: `(key, view, state, frozen, local_data, round, received) ->
-      ClientResult`; the key is consumed. `received` is the client's view of
-      what a `server_optimizers.ServerRule` sends, None if it sends nothing.
+      A tree in it with the structure of a view, or of its averaged layers, has
+      copies for slots where these have them: see `masked`.
+    run: `ClientContext -> ClientResult`.
     sgd: Where the update is local SGD and nothing else, its settings and the
       weight of its proximal term: rounds may then run it in another form.
     report: `view -> report`, of which the shapes count: those of what `run`
@@ -94,123 +98,59 @@ class ClientUpdate(NamedTuple):
   """
 
   init: Callable[[Tree], Tree]
-  run: Callable[..., ClientResult]
+  run: Callable[[ClientContext], ClientResult]
   sgd: tuple['LocalSgd', Any] | None = None
   report: Callable[[Tree], Tree] = lambda unused_view: ()
 
 
-def shuffle(key: jax.Array, size: jax.Array, length: int) -> jax.Array:
-  """A random order of the numbers below `size`, then the padding.
+def masked(
+  federation: federation_lib.Federation, client_update: ClientUpdate
+) -> ClientUpdate:
+  """Keeps a client update away from slots that take no part in a round.
+
+  They have zeros in what it is given, so that they cannot spoil the others
+  (`0 * nan`). Their update is zero, and of the trees that the client keeps in
+  the structure of a view, or of its averaged layers, they have what they had.
 
   Args:
-    key: Consumed. The order depends on the key and `size`, not on `length`.
-    size: `[]` int32.
-    length: Static, at least `size`.
-
-  Returns:
-    `[length]` int32.
+    federation: Says what of a view has a copy for each slot.
+    client_update: What a round runs.
   """
-  bits = jax.random.bits(key, (length,), jnp.uint32)
-  padding = jnp.arange(length) >= size
-  # The sort is stable, so that padding stays behind an example with equal bits.
-  bits = jnp.where(padding, jnp.uint32(2**32 - 1), bits)
-  return jax.lax.platform_dependent(
-    bits, cpu=_stable_argsort_packed, default=_stable_argsort
-  )
+  types = federation.layer_types
+  views = [jax.tree.structure(x) for x in (types, federation.averaged(types))]
+  is_view = lambda tree: jax.tree.structure(tree) in views
+  per_slot, _ = layer_types.split(federation.per_slot, federation.labels)
 
+  def zero(active, tree):  # Leaves of an update may be trees themselves.
+    def one(leaf):
+      shape = active.shape + (1,) * (leaf.ndim - 1)
+      return jnp.where(active.reshape(shape), leaf, 0)
 
-def _stable_argsort(bits):
-  return jnp.argsort(bits).astype(jnp.int32)
+    return jax.tree.map(
+      lambda of_slot, x: jax.tree.map(one, x) if of_slot else x, per_slot, tree
+    )
 
-
-def _stable_argsort_packed(bits):
-  """The same of at most 2**32 numbers, many times faster than pairs on CPU.
-
-  Each number and its place are one number of 64 bits, and no two are equal. A
-  TPU has no such numbers.
-  """
-  with jax.enable_x64(True):
-    numbers = jax.lax.shift_left(bits.astype(jnp.uint64), jnp.uint64(32))
-    numbers = jnp.sort(numbers | jnp.arange(len(bits), dtype=jnp.uint64))
-    return (numbers & jnp.uint64(2**32 - 1)).astype(jnp.int32)
-
-
-def for_each_batch(
-  step_fn: Callable[[Carry, Any, jax.Array, jax.Array], Carry],
-  carry: Carry,
-  local_data: LocalData,
-  key: jax.Array,
-  *,
-  batch_size: int,
-  epochs: int | jax.Array,
-  clients_axis: str | None = None,
-  draws: int = 1,
-) -> Carry:
-  """Passes over a client's examples in a new order each epoch.
-
-  The last batch of an epoch is short: it is padded. The number of steps is the
-  client's own, so that small clients and padding cost nothing under `scan`. One
-  that does a part of its work (`Cohort.work`) takes the first steps, at least
-  one.
-
-  Args:
-    step_fn: `(carry, batch, number, is_step) -> carry`, with the number of the
-      batch in the round and whether the client takes this step.
-    carry: What the first step gets.
-    local_data: The client's data.
-    key: Consumed.
-    batch_size: B; 0 takes all examples at once, in their order.
-    epochs: E, may be traced.
-    clients_axis: The mapped axis of clients that take their steps together,
-      those of the client that has the most; None where each takes its own.
-    draws: With more than one, a step gets a tuple of so many batches, each out
-      of an order of its own; the first is the one that it gets alone.
-  """
-  max_size = local_data.data.partition.train.max_size
-  size = local_data.client.size
-  whole = batch_size == ALL_EXAMPLES or batch_size >= max_size
-  batch_size = max(max_size, 1) if whole else batch_size
-  length = -(-max_size // batch_size) * batch_size
-  num_steps = cohorts.num_steps(size, batch_size)
-  most = lambda steps: (
-    steps if clients_axis is None else jax.lax.pmax(steps, clients_axis)
-  )
-  steps_together = most(num_steps)
-  work = local_data.client.work
-
-  def own_steps(number):
-    """The steps of an epoch that the client takes."""
-    if work is None:
-      return num_steps
-    limit = cohorts.steps_taken(work, epochs * num_steps)
-    return jnp.clip(limit - number * num_steps, 0, num_steps)
-
-  def epoch(number, carry):
-    own = own_steps(number)
-    orders = [jnp.arange(batch_size)] * draws
-    if not whole:
-      first = jax.random.fold_in(key, number)
-      keys = [first] + [jax.random.fold_in(first, n) for n in range(1, draws)]
-      orders = [shuffle(k, size, length) for k in keys]
-
-    def batch(order, i):
-      if not whole:
-        order = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
-      return local_data.batch(order)
-
-    def step(i, carry):
-      batches = tuple(batch(order, i) for order in orders)
-      return step_fn(
-        carry,
-        batches[0] if draws == 1 else batches,
-        number * steps_together + i,
-        i < own,
+  def run(context):
+    active = context.active
+    hide = lambda tree: jax.tree.map(
+      lambda x: zero(active, x) if is_view(x) else x, tree, is_leaf=is_view
+    )
+    result = client_update.run(
+      context._replace(
+        view=hide(context.view),
+        state=hide(context.state),
+        received=hide(context.received),
       )
+    )
+    keep = lambda new, old: (
+      federation.where_active(active, new, old) if is_view(new) else new
+    )
+    return result._replace(
+      update=zero(active, result.update),
+      state=jax.tree.map(keep, result.state, context.state, is_leaf=is_view),
+    )
 
-    together = steps_together if work is None else most(own)
-    return jax.lax.fori_loop(0, together, step, carry)
-
-  return jax.lax.fori_loop(0, epochs, epoch, carry)
+  return client_update._replace(run=run)
 
 
 def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
@@ -227,7 +167,7 @@ def check_first_rate(schedule: Schedule, cure: str) -> None:
   """
   if not callable(schedule):
     return
-  first = schedule(FIRST_ROUND)
+  first = schedule(jnp.asarray(FIRST_ROUND))
   if not isinstance(first, jax.core.Tracer) and not np.any(np.asarray(first)):
     raise ValueError(
       'Expected a learning rate whose schedule does not start at 0, the rate '
@@ -347,64 +287,6 @@ def zero_metrics(active: jax.Array) -> dict[str, jax.Array]:
   }
 
 
-def balanced_gradient(
-  federation: federation_lib.Federation,
-  local_data: LocalData,
-  memory: Tree,
-  key: jax.Array,
-  params: Tree,
-  frozen: Tree,
-  batch: dataset_lib.Batch,
-) -> tuple[Tree, dict[str, jax.Array], Tree]:
-  """The gradient of a client's tasks, balanced where they share a layer.
-
-  What all slots share gets the balancer's direction, of gradients that count
-  what the batch's task shares say. A slot's own layers get the gradient of its
-  task, times the factor that a method which weighs losses gives it. A slot
-  without a label in the batch takes no part.
-
-  Args:
-    federation: Network, layer types and tasks.
-    local_data: With a balancer.
-    memory: The balancer's state.
-    key: Consumed.
-    params: A client's view.
-    frozen: The pre-trained leaves.
-    batch: B examples.
-
-  Returns:
-    The gradient, the sums of `Federation.objective` and the balancer's state.
-  """
-  assert local_data.balancer is not None
-  active = local_data.client.active
-
-  def losses_fn(shared, own):
-    view = layer_types.merge(shared, own)
-    sums = federation.slot_losses(view, frozen, batch, active)
-    return sums['loss_sum'] / jnp.maximum(sums['count'], 1), sums
-
-  losses, pullback, sums = jax.vjp(
-    losses_fn, *federation.by_slot(params), has_aux=True
-  )
-  each = jax.vmap(lambda one: pullback(one)[0])(
-    jnp.eye(len(active), dtype=losses.dtype)
-  )
-  found = balancing.combine(
-    local_data.balancer,
-    memory,
-    key,
-    each,
-    federation.above_bounds(losses, batch.tasks),
-    sums['count'] > 0,
-    federation.slot_weights(batch, losses.dtype),
-  )
-  shared, _ = federation.by_slot(params)
-  gradient = layer_types.merge(
-    precision.like(found.direction, shared), pullback(found.own)[1]
-  )
-  return gradient, sums, found.state
-
-
 class Trained(NamedTuple):
   """What local training returns.
 
@@ -433,28 +315,20 @@ def local_training(
     federation: Network, layer types and tasks.
     settings: Settings of local training.
     gradient_fn: What steps take for the gradient; by default it is that.
-    draws: How many batches it gets, see `for_each_batch`.
+    draws: How many batches it gets, see `client_batches.for_each_batch`.
 
   Returns:
-    `train(key, params, opt_state, frozen, local_data, round_number,
-    penalty_fn=None, select_fn=None)`. The key is consumed; `params` is a view
-    and `opt_state` what the optimizer kept, None to start afresh;
-    `penalty_fn(params)`, `[]`, is added to the loss but not to the metrics, nor
-    is it balanced; `select_fn(changes)` says what of a step's changes is made.
+    `train(context, params, opt_state=None, penalty_fn=None, select_fn=None)`.
+    The context's key is consumed; `params` is a view and `opt_state` what the
+    optimizer kept, None to start afresh; `penalty_fn(params)`, `[]`, is added
+    to the loss but not to the metrics, nor is it balanced; `select_fn(changes)`
+    says what of a step's changes is made.
   """
 
-  def train(
-    key,
-    params,
-    opt_state,
-    frozen,
-    local_data,
-    round_number,
-    penalty_fn=None,
-    select_fn=None,
-  ):
-    active, balancer = local_data.client.active, local_data.balancer
-    tx = settings.optimizer(rate(settings.learning_rate, round_number))
+  def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):
+    key, frozen, active = context.key, context.frozen, context.active
+    local_data, balancer = context.data, context.data.balancer
+    tx = settings.optimizer(rate(settings.learning_rate, context.round))
 
     def objective(params, batch):
       loss, sums = federation.objective(params, frozen, batch, active)
@@ -463,7 +337,7 @@ def local_training(
     grad_fn = jax.grad(objective, has_aux=True)
 
     def balanced(params, memory, batch, number):
-      grads, sums, memory = balanced_gradient(
+      grads, sums, memory = client_balancing.balanced_gradient(
         federation,
         local_data,
         memory,
@@ -486,14 +360,11 @@ def local_training(
       else:
         grads, sums, memory = balanced(params, memory, batch, number)
       changes, opt_state = tx.update(grads, opt_state, params)
-      changes = write_statistics(federation, changes, params, sums)
-      if select_fn is not None:
-        changes = select_fn(changes)
-      params = optax.apply_updates(params, changes)
+      params = apply_updates(federation, params, changes, sums, select_fn)
       return params, opt_state, add_metrics(metrics, sums), memory
 
     start = tx.init(params) if opt_state is None else opt_state
-    params, opt_state, metrics, memory = for_each_batch(
+    params, opt_state, metrics, memory = client_batches.for_each_batch(
       step,
       (params, start, zero_metrics(active), local_data.balancing),
       local_data,
@@ -532,33 +403,37 @@ def where_counted(
   )
 
 
-def write_statistics(
+def apply_updates(
   federation: federation_lib.Federation,
-  changes: Tree,
   params: Tree,
+  changes: Tree,
   sums: dict[str, Any],
+  select_fn: Callable[[Tree], Tree] | None = None,
 ) -> Tree:
-  """Makes a step reach the running statistics that training found.
+  """Makes a local step, as `optax.apply_updates`, and writes statistics.
 
-  Every local step of a client needs it, or batch normalization would predict
-  with statistics from before training. Whatever optimizer or penalty did to
-  them (decay, momentum) is dropped.
+  Running statistics become those that training found, or batch normalization
+  would predict with statistics from before it. Whatever optimizer or penalty
+  did to them (decay, momentum) is dropped.
 
   Args:
     federation: Says which leaves are running statistics.
-    changes: Of a step on `params`.
     params: Those of the objective.
+    changes: Of a step on `params`.
     sums: What `Federation.objective` returned beside the loss.
+    select_fn: `changes -> changes`, those that are made; by default all.
 
   Returns:
-    The changes to apply; `changes` if there are no such leaves.
+    The new parameters.
   """
-  if not federation.has_statistics:
-    return changes
-  moved = jax.tree.map(
-    jnp.subtract, sums['statistics'], federation.running_statistics(params)
-  )
-  return layer_types.merge(moved, changes)
+  if federation.has_statistics:
+    moved = jax.tree.map(
+      jnp.subtract, sums['statistics'], federation.running_statistics(params)
+    )
+    changes = layer_types.merge(moved, changes)
+  if select_fn is not None:
+    changes = select_fn(changes)
+  return optax.apply_updates(params, changes)
 
 
 def add_metrics(
@@ -575,34 +450,6 @@ def add_metrics(
     name: total + jnp.asarray(new[name], total.dtype)
     for name, total in metrics.items()
   }
-
-
-def kept_optimizer_state(
-  federation: federation_lib.Federation,
-  local: LocalSgd,
-  active: jax.Array,
-  new: Tree,
-  old: Tree,
-) -> Tree:
-  """What a client keeps of an optimizer's state after a round.
-
-  Args:
-    federation: Network, layer types and tasks.
-    local: Says whether the state crosses rounds.
-    active: `[S]` bool; other slots have what they had.
-    new: The state after the last step.
-    old: As it was kept.
-  """
-  if not local.keep_optimizer_state:
-    return ()
-  of_view: Any = jax.tree.structure(federation.layer_types)
-  is_view = lambda tree: of_view == jax.tree.structure(tree)
-  return jax.tree.map(
-    lambda x, y: federation.where_active(active, x, y) if is_view(x) else x,
-    new,
-    old,
-    is_leaf=is_view,
-  )
 
 
 def local_sgd(
@@ -638,9 +485,9 @@ def local_sgd(
       return ()
     return settings.optimizer(0.0).init(view)
 
-  def run(
-    key, view, state, frozen, local_data, round_number, unused_received=None
-  ):
+  def run(context):
+    view, keeps = context.view, settings.keep_optimizer_state
+
     def penalty(params):
       terms = []
       if penalty_fn is not None:
@@ -651,19 +498,14 @@ def local_sgd(
 
     plain = penalty_fn is None and proximal is None
     params, opt_state, metrics = train(
-      key,
+      context,
       view,
-      state if settings.keep_optimizer_state else None,
-      frozen,
-      local_data,
-      round_number,
+      context.state if keeps else None,
       None if plain else penalty,
     )
     return ClientResult(
       update=jax.tree.map(jnp.subtract, params, view),
-      state=kept_optimizer_state(
-        federation, settings, local_data.client.active, opt_state, state
-      ),
+      state=opt_state if keeps else (),
       metrics=metrics,
     )
 

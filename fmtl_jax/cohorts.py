@@ -8,6 +8,7 @@ depends on the seed and the round alone.
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,18 @@ def round_keys(
 def balancing_key(key: jax.Array, round_number: jax.Array | int) -> jax.Array:
   """A further key of a round: of what balances updates."""
   return jax.random.fold_in(jax.random.fold_in(key, round_number), 2)
+
+
+def server_key(
+  key: jax.Array, round_number: jax.Array | int, layer_type: str
+) -> jax.Array:
+  """A further key of a round: of the server of a layer type.
+
+  It depends on the name, and not on which other layer types there are.
+  """
+  name = np.uint32(zlib.crc32(layer_type.encode()))
+  of_servers = jax.random.fold_in(jax.random.fold_in(key, round_number), 3)
+  return jax.random.fold_in(of_servers, name)
 
 
 def draw(

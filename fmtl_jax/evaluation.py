@@ -146,7 +146,7 @@ def evaluator(
     federation: Network, layer types and tasks.
     algorithm: Says with which parameters a client predicts.
     execution: How clients are mapped: `auto`, `scan`, `vmap` or `chunk:K`.
-    client_axis: As in `RoundSettings`.
+    client_axis: As in `round_settings.Placement`.
 
   Returns:
     `(state, data, client_rows, pooled_rows, frozen) -> metrics`, to be jitted.

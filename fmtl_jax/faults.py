@@ -69,6 +69,40 @@ def finite(
   return found | {STATE: is_finite(state)}
 
 
+def watched(
+  federation: federation_lib.Federation,
+  client_update: client_updates.ClientUpdate,
+  *,
+  skips: bool,
+  trusts: Callable[[cohorts.Cohort], jax.Array] | None = None,
+) -> client_updates.ClientUpdate:
+  """A client update that says whether its results are finite.
+
+  They are `finite` among its metrics.
+
+  Args:
+    federation: Says which layers are of which type.
+    client_update: What clients compute.
+    skips: Whether nothing is left of a result that is not finite: see `skip`.
+    trusts: `client -> bool`, of whom nothing is said, beside padding, which
+      computes with some client's values.
+  """
+
+  def run(context):
+    client = context.data.client
+    ignored = client.client >= context.data.data.num_clients
+    result = client_update.run(context)
+    if skips:
+      result = skip(result, context.state, context.data.balancing, ignored)
+    found = finite(federation, result.update, result.state)
+    if trusts is not None:
+      ignored |= trusts(client)
+    found = jax.tree.map(lambda known: known | ignored, found)
+    return result._replace(metrics=result.metrics | {'finite': found})
+
+  return client_update._replace(run=run)
+
+
 def skip(
   result: client_updates.ClientResult,
   state: Tree,
@@ -106,17 +140,21 @@ def skip(
 
 
 def without(
-  skipped: jax.Array,
+  metrics: Mapping[str, jax.Array],
   cohort: cohorts.Cohort,
   weights: Mapping[str, jax.Array],
 ) -> tuple[cohorts.Cohort, dict[str, jax.Array]]:
-  """A cohort in which some clients do not count.
+  """A cohort in which clients that were skipped do not count.
 
   Args:
-    skipped: `[K]` bool.
+    metrics: Those of clients; who was `skipped`, `[K]` bool, is among them if
+      somebody may be.
     cohort: K clients.
     weights: Theirs, `[K]` or `[K, S]` by layer type.
   """
+  if 'skipped' not in metrics:
+    return cohort, dict(weights)
+  skipped = metrics['skipped']
 
   def mask(values):
     return jnp.where(

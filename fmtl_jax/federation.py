@@ -64,7 +64,7 @@ class FederationState:
 
   Attributes:
     params: Trained parameters, with owner axes.
-    server: The server optimizer's state of each averaged layer type.
+    server: What the server of each averaged layer type keeps.
     clients: What an algorithm keeps for each client, `[M, ...]`.
     key: The seed's key; rounds and clients fold their numbers into it.
     round: `[]` int32, the number of rounds that were run.
@@ -490,7 +490,7 @@ class Federation:
     Returns:
       The loss, and `loss_sum` and `count`, `[S]` each. A federation with
       running statistics also returns their new values as `statistics`, None
-      at other leaves, see `client_updates.write_statistics`.
+      at other leaves, see `client_updates.apply_updates`.
     """
     sums = self.slot_losses(view, frozen, batch, active)
     loss_sum, count = sums['loss_sum'], sums['count']

@@ -24,6 +24,8 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
+from fmtl_jax import precision
+
 Tree = Any
 
 
@@ -147,6 +149,41 @@ def add(
     return total.at[owner[i]].add(inputs[i].T @ grads[i], mode='drop')
 
   return jax.lax.fori_loop(0, len(owner), one, total)
+
+
+def squared_norm(
+  update: Update, owner: jax.Array | None, base: jax.Array
+) -> jax.Array:
+  """The squared norm of each update, without the product of its factors.
+
+  Args:
+    update: `[K, ...]` or `[K, S, ...]`.
+    owner: `[K]` or `[K, S]`, none if out of range; None for a single copy.
+    base: `[d, h]`, or `[owners, d, h]`, what the updates are of.
+
+  Returns:
+    `[K]` or `[K, S]`, in the type of sums.
+  """
+  dtype = precision.wide(base.dtype)
+  lead = update.growth.shape
+  update = jax.tree.map(
+    lambda x: x.reshape((-1,) + x.shape[len(lead) :]).astype(dtype), update
+  )
+  if owner is None:
+    owner, base = jnp.zeros(lead, jnp.int32), base[None]
+
+  def one(row):  # One client at a time: no copy of its kernel is kept.
+    own, number = row
+    inputs, grads = own.factors
+    kernel = jnp.take(base, number, axis=0, mode='clip').astype(dtype)
+    scaled = own.coefficients[:, None] * grads
+    gram = ((inputs @ inputs.T) * (scaled @ scaled.T)).sum()
+    product = ((inputs @ kernel) * scaled).sum()
+    squares = jnp.square(kernel).sum()
+    total = gram + own.growth * (2 * product + own.growth * squares)
+    return jnp.maximum(total, 0)  # A rounding error may be less.
+
+  return jax.lax.map(one, (update, owner.reshape(-1))).reshape(lead)
 
 
 def dense_kernels(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
@@ -238,18 +239,10 @@ def low_rank_sgd(
 
   grad_fn = jax.grad(objective, argnums=(0, 1), has_aux=True)
 
-  def run(
-    key,
-    view,
-    unused_state,
-    frozen,
-    local_data,
-    round_number,
-    unused_received=None,
-  ):
-    rate = client_updates.rate(settings.learning_rate, round_number)
+  def run(context):
+    view, active = context.view, context.active
+    rate = client_updates.rate(settings.learning_rate, context.round)
     tx = settings.optimizer(rate)
-    active = local_data.client.active
     start = jnp.zeros(1 + plan.num_steps).at[0].set(1)
     trained = {'params': pick(view, False), 'coefficients': start}
     bases = pick(view, True)
@@ -258,7 +251,7 @@ def low_rank_sgd(
     def step(carry, batch, number, is_step):
       trained, opt_state, factors, metrics = carry
       (grads, new_factors), sums = grad_fn(
-        trained, probes, view, factors, frozen, batch, active
+        trained, probes, view, factors, context.frozen, batch, active
       )
       # A step's own rows come with a coefficient of one; a proximal term pulls
       # all coefficients to where they started.
@@ -288,7 +281,7 @@ def low_rank_sgd(
       )
       return trained, opt_state, factors, metrics
 
-    trained, _, factors, metrics = client_updates.for_each_batch(
+    trained, _, factors, metrics = client_batches.for_each_batch(
       step,
       (
         trained,
@@ -296,8 +289,8 @@ def low_rank_sgd(
         jax.tree.map(lambda base: empty(base, num_rows), bases),
         client_updates.zero_metrics(active),
       ),
-      local_data,
-      key,
+      context.data,
+      context.key,
       batch_size=settings.batch_size,
       epochs=settings.epochs,
       clients_axis=execution.CLIENTS,

@@ -121,7 +121,7 @@ def with_steps(
 
 
 def take_part(
-  participation: Participation,
+  participation: Participation | None,
   key: jax.Array,
   round_number: jax.Array,
   cohort: cohorts.Cohort,
@@ -130,7 +130,7 @@ def take_part(
   """Decides what becomes of each client of a cohort.
 
   Args:
-    participation: How clients take part.
+    participation: How clients take part; None if all do in full.
     key: Of the run.
     round_number: `[]` int32.
     cohort: C clients, as drawn.
@@ -141,6 +141,8 @@ def take_part(
     now; and metrics: with a clock `simulated_seconds`, `[C]`, how long the
     server waits for each client, 0 for those it does not wait for.
   """
+  if participation is None:
+    return cohort, {}
   round_key = jax.random.fold_in(
     jax.random.fold_in(key, round_number), _ROUND_KEY
   )

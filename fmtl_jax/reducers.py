@@ -1,10 +1,12 @@
 """Reducers: how an owner combines its clients' updates.
 
-The weighted mean is accumulated client by client and never holds all updates. A
-robust reducer needs all of them at once: with C clients and P parameters of a
-layer type, C P numbers, on every device of a mesh, and what it computes with
-(`median` and `trimmed_mean` a sorted copy). Kernels of such a layer type are
-not trained in factored form.
+The weighted mean, of clipped updates too, is accumulated client by client and
+never holds all updates (`aggregators`). Any other reducer needs all of them at
+once: with C clients and P parameters of a layer type, C P numbers, on every
+device of a mesh, and what it computes with (`median` and `trimmed_mean` a
+sorted copy). Kernels of such a layer type are not trained in factored form. So
+it is for clipping within tasks, and with weights that depend on which updates
+were dropped (`task_balanced`).
 
 A robust reducer is a function of one owner's updates, mapped over owners. They
 are of one layer type: distances and norms are over all leaves of it. Clients
@@ -27,6 +29,7 @@ for common ones, or those of each task where they reduce `within_tasks`.
 """
 
 from collections.abc import Callable
+import dataclasses
 import inspect
 from typing import Any
 
@@ -281,7 +284,33 @@ def geometric_median(
   return reduce
 
 
-def norm_clipping(*, norm: Number = 1.0) -> Reducer:
+@dataclasses.dataclass(frozen=True)
+class NormClipping:
+  """A reducer whose updates are clipped one by one, whatever the others are.
+
+  So its mean can be accumulated: see `aggregators.clipped`.
+
+  Attributes:
+    norm: The bound.
+  """
+
+  norm: Number
+
+  def scale(self, norms: jax.Array) -> jax.Array:
+    """What updates of such norms are multiplied by."""
+    clipped = self.norm / jnp.maximum(norms, self.norm)
+    return jnp.where(norms > self.norm, clipped, 1)
+
+  def __call__(self, updates: Tree, weights: jax.Array) -> Tree:
+    """The reducer."""
+    updates, counted = _received(updates, weights)
+    zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
+    scale = self.scale(jnp.sqrt(_squared_distances(updates, zero)))
+    clip = lambda leaf: leaf * _along(scale, leaf).astype(leaf.dtype)
+    return _mean(jax.tree.map(clip, updates), jnp.where(counted, weights, 0))
+
+
+def norm_clipping(*, norm: Number = 1.0) -> NormClipping:
   """The weighted mean of updates that are scaled down to a norm.
 
   An attacker's part in the mean is bounded, but not left out: with a share of
@@ -295,16 +324,7 @@ def norm_clipping(*, norm: Number = 1.0) -> Reducer:
     learning?, https://arxiv.org/abs/1911.07963, norm thresholding.
   """
   _check('norm', norm, '> 0', lambda x: x > 0)
-
-  def reduce(updates, weights):
-    updates, counted = _received(updates, weights)
-    zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
-    norms = jnp.sqrt(_squared_distances(updates, zero))
-    scale = jnp.where(norms > norm, norm / jnp.maximum(norms, norm), 1)
-    clip = lambda leaf: leaf * _along(scale, leaf).astype(leaf.dtype)
-    return _mean(jax.tree.map(clip, updates), jnp.where(counted, weights, 0))
-
-  return reduce
+  return NormClipping(norm)
 
 
 # By name, what makes a reducer of its own settings.

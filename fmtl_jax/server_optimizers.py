@@ -1,9 +1,10 @@
-"""The server: any optax transformation on the mean update, rules before it.
+"""Server optimizers: optax on the mean update of each owner, rules before it.
 
 The server treats the negated mean update as a gradient. Each layer type has a
 transformation of its own, mapped over owners, so that one which is not
 elementwise (clipping by norm, LAMB) never mixes tasks. An owner nobody reported
-to keeps its value and its optimizer state.
+to keeps its value and its optimizer state. What mixes owners is a
+`servers.Server` of its own.
 
 References:
   Reddi et al. (2021), Adaptive federated optimization,
@@ -20,6 +21,7 @@ import optax
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
+from fmtl_jax import servers
 
 Tree = Any
 
@@ -37,8 +39,18 @@ class ServerOptimizer(NamedTuple):
   learning_rate: client_updates.Schedule = 1.0
 
 
-def is_plain_sgd(optimizer: client_updates.OptimizerFn) -> bool:
-  """Whether an optimizer is known to be SGD without momentum."""
+def of(server: ServerOptimizer | servers.Server) -> servers.Server:
+  """What the settings of a round name as a server, as one."""
+  if isinstance(server, servers.Server):
+    return server
+  return per_owner(server)
+
+
+def is_plain(server: ServerOptimizer | servers.Server) -> bool:
+  """Whether a server is known to be SGD without momentum, at any rate."""
+  if isinstance(server, servers.Server):
+    return False
+  optimizer = server.optimizer
   plain = isinstance(optimizer, client_updates.Sgd) and optimizer.is_plain
   return plain or optimizer is optax.sgd
 
@@ -46,7 +58,7 @@ def is_plain_sgd(optimizer: client_updates.OptimizerFn) -> bool:
 def instead(
   optimizer: client_updates.OptimizerFn,
   federation: federation_lib.Federation,
-  given: Mapping[str, ServerOptimizer],
+  given: Mapping[str, ServerOptimizer | servers.Server],
   algorithm: str,
 ) -> dict[str, ServerOptimizer]:
   """Puts an algorithm's own optimizer in the place of SGD; its rates stay.
@@ -60,39 +72,23 @@ def instead(
   Raises:
     ValueError: If the settings ask for another optimizer, or for momentum.
   """
+  rates = {}
   for name, server in given.items():
-    asked = server.optimizer
-    if not is_plain_sgd(asked):
+    if isinstance(server, servers.Server) or not is_plain(server):
+      asked = getattr(server, 'optimizer', server)
       shown = getattr(asked, '__name__', asked)
       raise ValueError(
         f"Expected `server['{name}'].optimizer` to be SGD without momentum "
         f'with {algorithm}, which is a server optimizer itself, got {shown}; '
         f'set those of `{algorithm}` instead.'
       )
-  default = ServerOptimizer()
+    rates[name] = server.learning_rate
+  default = ServerOptimizer().learning_rate
   return {
-    name: ServerOptimizer(optimizer, given.get(name, default).learning_rate)
+    name: ServerOptimizer(optimizer, rates.get(name, default))
     for name, owner in federation.owners.items()
     if owner.averaged
   }
-
-
-class Reported(NamedTuple):
-  """What the clients of one owner reported in a round.
-
-  Attributes:
-    update: The mean of their updates, `[...]`.
-    report: The mean of their reports, `()` if there are none.
-    share: `[]`, what they weigh out of all clients of the owner, as far as it
-      is known: 1 unless the rule accumulates, 0 if nobody reported.
-    scale: `[]`, what the rule's update is multiplied by, because weights do not
-      add up to one (`paper`); None if they do.
-  """
-
-  update: Tree
-  report: Tree
-  share: jax.Array
-  scale: jax.Array | None = None
 
 
 class ServerRule(NamedTuple):
@@ -104,7 +100,7 @@ class ServerRule(NamedTuple):
 
   Attributes:
     init: `params -> memory`, what the server keeps beside the parameters.
-    apply: `(memory, reported) -> (update, memory)`, with a `Reported`.
+    apply: `(memory, reported) -> (update, memory)`, with a `servers.Reported`.
     sends: Whether clients are sent the memory, as parameters are. It has their
       structure and shapes then.
     accumulates: Whether what the server keeps is a mean over all clients of the
@@ -113,7 +109,7 @@ class ServerRule(NamedTuple):
   """
 
   init: Callable[[Tree], Tree]
-  apply: Callable[[Tree, Reported], tuple[Tree, Tree]]
+  apply: Callable[[Tree, servers.Reported], tuple[Tree, Tree]]
   sends: bool = False
   accumulates: bool = False
 
@@ -122,74 +118,92 @@ PLAIN = ServerRule(lambda params: (), lambda memory, r: (r.update, memory))
 
 
 class ServerState(NamedTuple):
-  """What the server keeps for a layer type, by owner.
+  """What the server keeps for a layer type.
 
   Attributes:
-    optimizer: The optimizer's state.
-    memory: That of the algorithm's rule.
+    optimizer: The state of the server: of an optimizer, by owner.
+    memory: That of the algorithm's rule, by owner.
   """
 
   optimizer: Tree
   memory: Tree
 
 
-def init(
-  server: ServerOptimizer,
-  params: Tree,
-  *,
-  has_owners: bool,
-  rule: ServerRule = PLAIN,
-) -> ServerState:
-  """The state for `[...]` or, with owners, `[owners, ...]` params.
-
-  It is that of parameters of the type of their sums, see `precision`.
-  """
-  tx = server.optimizer(0.0)
-
-  def one(params):
-    params = precision.widen(params)
-    return ServerState(tx.init(params), rule.init(params))
-
-  return jax.vmap(one)(params) if has_owners else one(params)
-
-
-def step(
-  server: ServerOptimizer,
-  params: Tree,
-  state: ServerState,
-  reported: Reported,
-  round_number: jax.Array,
-  rule: ServerRule = PLAIN,
-) -> tuple[Tree, ServerState]:
-  """Takes a step for the owners that somebody reported to.
+def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
+  """Lets an algorithm's rule act on the means of each owner before a server.
 
   Args:
-    server: The optimizer of this layer type.
-    params: `[...]` or `[owners, ...]`.
-    state: As returned by `init`.
-    reported: As `params`, and `share` of each owner, `[]` or `[owners]`.
-    round_number: `[]`, what schedules read.
-    rule: The algorithm's.
+    rule: The algorithm's. An owner that nobody reported to keeps its memory.
+    server: What steps by the updates that the rule returns.
 
   Returns:
-    New params and state.
+    A server with a `ServerState`, in the types of sums, see `precision`.
   """
-  tx = server.optimizer(client_updates.rate(server.learning_rate, round_number))
 
-  def one(params, state, reported):
-    update, memory = rule.apply(state.memory, reported)
+  def init(params, num_owners):
+    params = precision.widen(params)
+    of_owner = rule.init if num_owners is None else jax.vmap(rule.init)
+    return ServerState(server.init(params, num_owners), of_owner(params))
+
+  def apply(memory, reported):
+    update, new = rule.apply(memory, reported)
+    new = precision.like(new, memory)
     if reported.scale is not None:
       update = jax.tree.map(lambda x: reported.scale * x, update)
-    grads = jax.tree.map(jnp.negative, update)
-    changes, optimizer = tx.update(
-      grads, state.optimizer, precision.widen(params)
-    )
-    new = optax.apply_updates(params, changes), ServerState(optimizer, memory)
-    return jax.tree.map(
-      lambda new, old: jnp.where(reported.share > 0, new, old),
-      precision.like(new, (params, state)),
-      (params, state),
+    if server.mixes_owners:
+      zeros = jax.tree.map(jnp.zeros_like, update)
+      update = _where_reported(reported, update, zeros)
+    return update, _where_reported(
+      reported, precision.like(new, memory), memory
     )
 
-  mapped = jax.vmap(one) if reported.share.ndim else one
-  return mapped(params, state, reported)
+  def step(key, params, state, reported, round_number):
+    of_owner = jax.vmap(apply) if reported.share.ndim else apply
+    update, memory = of_owner(state.memory, reported)
+    params, optimizer = server.step(
+      key,
+      params,
+      state.optimizer,
+      reported._replace(update=update, scale=None),
+      round_number,
+    )
+    return params, ServerState(optimizer, memory)
+
+  return servers.Server(init, step, server.mixes_owners)
+
+
+def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:
+  """The server that takes a step of an optimizer for each owner.
+
+  Args:
+    server: The optimizer; an owner that nobody reported to keeps its value and
+      its state.
+  """
+
+  def init(params, num_owners):
+    start = server.optimizer(0.0).init
+    return start(params) if num_owners is None else jax.vmap(start)(params)
+
+  def step(unused_key, params, state, reported, round_number):
+    tx = server.optimizer(
+      client_updates.rate(server.learning_rate, round_number)
+    )
+
+    def one(params, state, reported):
+      grads = jax.tree.map(jnp.negative, reported.update)
+      changes, new_state = tx.update(grads, state, precision.widen(params))
+      new = optax.apply_updates(params, changes), new_state
+      old = params, state
+      return _where_reported(reported, precision.like(new, old), old)
+
+    mapped = jax.vmap(one) if reported.share.ndim else one
+    return mapped(params, state, reported)
+
+  return servers.Server(init, step, mixes_owners=False)
+
+
+def _where_reported(reported, new, old):
+  """`new` of one owner if somebody reported to it, else `old`."""
+  return jax.tree.map(
+    lambda x, y: jnp.where(reported.share > 0, x, y), new, old
+  )

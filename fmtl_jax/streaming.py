@@ -28,13 +28,14 @@ from fmtl_jax import cohorts
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
 MakeAlgorithm = Callable[
-  [federation_lib.Federation, base.RoundSettings], base.Algorithm
+  [federation_lib.Federation, round_settings.RoundSettings], base.Algorithm
 ]
 
 
@@ -74,7 +75,7 @@ class StreamedRounds:
     federation: federation_lib.Federation,
     source: client_data.ClientData,
     make_algorithm: MakeAlgorithm,
-    settings: base.RoundSettings = base.RoundSettings(),
+    settings: round_settings.RoundSettings = round_settings.RoundSettings(),
     folder: str | pathlib.Path | None = None,
     mesh: jax.sharding.Mesh | None = None,
     compiler_options: Mapping[str, Any] | None = None,
@@ -88,13 +89,14 @@ class StreamedRounds:
       settings: Of the rounds of all clients. With `skip_nonfinite` features
         that are read may be NaN or infinite.
       folder: Where clients' rows are memory-mapped; None keeps them in memory.
-      mesh: Devices with the axis `settings.client_axis` alone, over which the
-        algorithm spreads its clients; by default the first device.
+      mesh: Devices with the client axis of the settings' placement alone, over
+        which the algorithm spreads its clients; by default the first device.
       compiler_options: As of `jax.jit`; by default those of
         `execution.compiler_options`.
 
     Raises:
-      ValueError: If K exceeds a task group, or the federation is another one.
+      ValueError: If K exceeds a task group, the federation is another one, or
+        a server has a copy of a layer for each client.
     """
     tables = source.tables
     if federation.num_owners['client'] != tables.num_clients:
@@ -103,6 +105,14 @@ class StreamedRounds:
         f'source, got one of {federation.num_owners["client"]}; create it with '
         'source.tables.'
       )
+    for name in sorted(set(jax.tree.leaves(federation.layer_types))):
+      owner = federation.owners[name]
+      if owner.averaged and owner.index == 'client':
+        raise ValueError(
+          f'Expected layers of clients that are not averaged, got {name!r}, '
+          'whose server needs the copies of all clients at once; keep clients '
+          'on the device.'
+        )
     counts = cohorts.check_clients_per_task(
       settings.clients_per_task,
       federation.group_sizes,
@@ -119,7 +129,7 @@ class StreamedRounds:
     self._ahead: _Ahead | None = None
     self._reader = futures.ThreadPoolExecutor(1, 'reader')
     if mesh is None:
-      axis = settings.client_axis or 'client'
+      axis = settings.placement.client_axis or 'client'
       mesh = execution.mesh({axis: 1}, jax.local_devices())
     self._mesh = mesh
     if compiler_options is None:

@@ -99,32 +99,51 @@ def _count(federation, axis):
 
 
 def share(
-  federation: federation_lib.Federation, cohort: cohorts.Cohort, axis: str
-) -> tuple[cohorts.Cohort, jax.Array]:
-  """The cohort as this device sees it, and who of it trains here.
+  federation: federation_lib.Federation,
+  cohort: cohorts.Cohort,
+  axis: str | None,
+) -> cohorts.Cohort:
+  """The cohort as this device sees it.
 
   Args:
     federation: Checked by `check`.
     cohort: C clients of one task each.
-    axis: Of the mesh.
+    axis: Of the mesh; None if tasks have no devices of their own.
 
   Returns:
-    The cohort with the tasks of other devices out of range of its owners, and
-    `[D, C / D]` int32: the clients by device.
+    The cohort with the tasks of other devices out of range of its owners.
   """
+  if axis is None:
+    return cohort
   count = _count(federation, axis)
   task = cohort.index['task'] - jax.lax.axis_index(axis) * count
   here = (task >= 0) & (task < count)
   index = dict(cohort.index) | {'task': jnp.where(here, task, count)}
+  return dataclasses.replace(cohort, index=index)
+
+
+def _by_device(cohort, axis):
+  """`[D, C / D]` int32: which clients each device trains."""
   order = jnp.argsort(cohort.tasks[:, 0], stable=True)
-  by_device = order.reshape(jax.lax.axis_size(axis), -1)
-  return dataclasses.replace(cohort, index=index), by_device
+  return order.reshape(jax.lax.axis_size(axis), -1)
+
+
+def here(rows: Tree, cohort: cohorts.Cohort, axis: str | None) -> Tree:
+  """The rows of those who train on this device, of `[C, ...]`."""
+  if axis is None:
+    return rows
+  clients = _by_device(cohort, axis)[jax.lax.axis_index(axis)]
+  return jax.tree.map(lambda x: x[clients], rows)
 
 
 def add_up(
-  federation: federation_lib.Federation, total: dict[str, Any], axis: str
+  federation: federation_lib.Federation,
+  total: dict[str, Any],
+  axis: str | None,
 ) -> dict[str, Any]:
   """Adds sums over devices, but for those of layers that a task owns."""
+  if axis is None:
+    return total
   return {
     name: tree
     if federation.owners[name].index == 'task'
@@ -133,9 +152,11 @@ def add_up(
   }
 
 
-def gather(kept: Tree, by_device: jax.Array, axis: str) -> Tree:
+def gather(kept: Tree, cohort: cohorts.Cohort, axis: str | None) -> Tree:
   """What clients of all devices kept, `[C, ...]`, in the cohort's order."""
-  order = by_device.reshape(-1)
+  if axis is None:
+    return kept
+  order = _by_device(cohort, axis).reshape(-1)
   place = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
   return jax.tree.map(
     lambda x: jax.lax.all_gather(x, axis, tiled=True)[place], kept

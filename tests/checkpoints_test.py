@@ -18,9 +18,9 @@ import optax
 from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
@@ -67,7 +67,7 @@ class ResumeTest(_TestCase):
         batch_size=2,
         keep_optimizer_state=True,
       ),
-      base.RoundSettings(
+      round_settings.RoundSettings(
         clients_per_task=1,
         server={
           C: server_optimizers.ServerOptimizer(_momentum, 0.7),

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import testing
 
-_shuffle = jax.jit(client_updates.shuffle, static_argnums=2)
+_shuffle = jax.jit(client_batches.shuffle, static_argnums=2)
 
 
 @functools.cache
@@ -51,20 +52,20 @@ class ShuffleTest(parameterized.TestCase):
   def test_equal_bits_leave_the_order_as_it_is(self, bits):
     drawn = jnp.asarray(bits, jnp.uint32)
     with mock.patch.object(jax.random, 'bits', return_value=drawn):
-      order = client_updates.shuffle(jax.random.key(0), jnp.int32(6), 8)
+      order = client_batches.shuffle(jax.random.key(0), jnp.int32(6), 8)
     expected = np.argsort(np.asarray(bits[:6], np.uint32), stable=True)
     np.testing.assert_array_equal(order, [*expected, 6, 7])
 
   def test_every_platform_sorts_alike(self):
     bits = jax.random.bits(jax.random.key(0), (100,), jnp.uint32) % 20
-    found = client_updates._stable_argsort_packed(bits)
-    expected = client_updates._stable_argsort(bits)
+    found = client_batches._stable_argsort_packed(bits)
+    expected = client_batches._stable_argsort(bits)
     testing.assert_trees_equal(found, expected)
 
   def test_every_order_is_as_likely(self):
     number = 6000
     keys = jax.random.split(jax.random.key(0), number)
-    orders = jax.vmap(lambda key: client_updates.shuffle(key, 3, 4))(keys)
+    orders = jax.vmap(lambda key: client_batches.shuffle(key, 3, 4))(keys)
     _, counts = np.unique(np.asarray(orders)[:, :3], axis=0, return_counts=True)
     self.assertLen(counts, 6)
     deviation = np.sqrt(number * 1 / 6 * 5 / 6)
@@ -81,10 +82,10 @@ def _batch_values(key, client, epochs, batch_size, draws, draw):
     column = jnp.where(batch.is_example, batch.features[:, 0], jnp.nan)
     return number + 1, values.at[number, : len(column)].set(column)
 
-  return client_updates.for_each_batch(
+  return client_batches.for_each_batch(
     step,
     (jnp.int32(0), jnp.full((60, 60), jnp.nan)),
-    client_updates.LocalData(_data(), client),
+    client_batches.LocalData(_data(), client),
     key,
     batch_size=batch_size,
     epochs=epochs,
@@ -101,7 +102,7 @@ def _batches(client, batch_size, epochs, draws=1, draw=0):
 
 
 class ForEachBatchTest(parameterized.TestCase):
-  @parameterized.parameters(1, 3, 4, 8, 50, client_updates.ALL_EXAMPLES)
+  @parameterized.parameters(1, 3, 4, 8, 50, client_batches.ALL_EXAMPLES)
   def test_an_epoch_takes_every_example_once(self, batch_size):
     epochs = 2
     features = np.asarray(_data().examples.features)[:, 0]
@@ -130,7 +131,7 @@ class ForEachBatchTest(parameterized.TestCase):
     for order in orders:
       np.testing.assert_array_equal(np.sort(order), np.sort(orders[0]))
 
-  @parameterized.parameters(client_updates.ALL_EXAMPLES, 3)
+  @parameterized.parameters(client_batches.ALL_EXAMPLES, 3)
   def test_no_example_or_no_epoch_is_no_step(self, batch_size):
     padding = dataclasses.replace(_client(0), size=jnp.int32(0))
     self.assertEmpty(_batches(padding, batch_size, 2))
@@ -168,6 +169,72 @@ class OnPartTest(parameterized.TestCase):
     self.assertNotIn((2,), shapes)
 
 
+class MaskedTest(parameterized.TestCase):
+  """The round keeps any client update away from slots that take no part."""
+
+  def _run(self, run, num_slots=2):
+    """One client whose second slot takes no part and holds NaN everywhere."""
+    data = testing.toy_data(4, 3, num_slots)
+    federation, _ = testing.toy_federation(('common', 'task', 'personal'), data)
+    client = _client(0, data)
+    active = jnp.array([True, False])
+    client = dataclasses.replace(client, active=active)
+    params = federation.init_params(jax.random.key(0))
+    view = federation.broadcast(params, client.index)
+    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), view)
+    spoiled = federation.where_active(active, view, nan)
+    kept = {'model': spoiled, 'sent': federation.averaged(spoiled), 'rounds': 3}
+    update = client_updates.masked(
+      federation, client_updates.ClientUpdate(lambda view: kept, run)
+    )
+    context = client_updates.ClientContext(
+      key=jax.random.key(1),
+      view=spoiled,
+      state=kept,
+      frozen=federation.frozen,
+      data=client_batches.LocalData(data, client),
+      round=jnp.int32(0),
+      received=federation.averaged(spoiled),
+    )
+    return federation, kept, update.run(context)
+
+  def test_it_sees_zeros_and_sends_zeros(self):
+    seen = []
+
+    def run(context):
+      seen.append((context.view, context.state, context.received))
+      ones = jax.tree.map(jnp.ones_like, context.view)
+      return client_updates.ClientResult(ones, context.state, {})
+
+    federation, _, result = self._run(run)
+    for leaf in jax.tree.leaves(seen):
+      self.assertTrue(np.isfinite(leaf).all())
+    of_task, shared = result.update['layer_1'], result.update['layer_0']
+    np.testing.assert_array_equal(of_task['bias'][0], 1)
+    np.testing.assert_array_equal(of_task['bias'][1], 0)
+    np.testing.assert_array_equal(shared['bias'], 1)
+
+  def test_what_is_kept_of_other_slots_stays(self):
+    """Models and averaged layers alike; what is neither is the update's."""
+
+    def run(context):
+      add = lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree)
+      return client_updates.ClientResult(context.view, add(context.state), {})
+
+    federation, kept, result = self._run(run)
+    self.assertEqual(result.state['rounds'], 4)
+    for name in ('model', 'sent'):
+      for layer in ('layer_0', 'layer_1', 'layer_2'):
+        new, old = result.state[name][layer], kept[name][layer]
+        if new['bias'] is None:  # The server has no copy of it.
+          self.assertEqual((name, layer), ('sent', 'layer_2'))
+        elif layer == 'layer_0':
+          np.testing.assert_array_equal(new['bias'], old['bias'] + 1)
+        else:
+          np.testing.assert_array_equal(new['bias'][0], old['bias'][0] + 1)
+          np.testing.assert_array_equal(new['bias'][1], old['bias'][1])
+
+
 class LocalSgdTest(parameterized.TestCase):
   """A constant on squared error: everything can be done by hand."""
 
@@ -179,16 +246,18 @@ class LocalSgdTest(parameterized.TestCase):
       federation, client_updates.LocalSgd(**settings), penalty_fn
     )
     client = _client(0, data)
-    local_data = client_updates.LocalData(data, client)
+    local_data = client_batches.LocalData(data, client)
 
     def run(view, state, number):
       return update.run(
-        jax.random.key(0),
-        view,
-        state,
-        federation.frozen,
-        local_data,
-        number,
+        client_updates.ClientContext(
+          key=jax.random.key(0),
+          view=view,
+          state=state,
+          frozen=federation.frozen,
+          data=local_data,
+          round=number,
+        )
       )
 
     view = {'output': {'bias': jnp.array([10.0])}}

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 
 _draw_many = jax.jit(
@@ -76,7 +76,7 @@ class ClientsPerTaskTest(parameterized.TestCase):
     with self.assertRaisesWithLiteralMatch(
       ValueError, "Expected `slots` to be 'drawn' or 'all', got 'some'."
     ):
-      base.RoundSettings(slots='some')
+      round_settings.RoundSettings(slots='some')
 
 
 class DrawTest(parameterized.TestCase):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import execution
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 
 CLIENTS = 7
 FORMS = ('scan', 'vmap') + tuple(
@@ -150,7 +150,9 @@ class ResolveTest(parameterized.TestCase):
     with self.assertRaisesWithLiteralMatch(ValueError, sentence):
       execution.resolve(form)
     with self.assertRaisesWithLiteralMatch(ValueError, sentence):
-      base.RoundSettings(execution=form)
+      round_settings.RoundSettings(
+        placement=round_settings.Placement(execution=form)
+      )
 
 
 if __name__ == '__main__':

@@ -12,8 +12,8 @@ from fmtl_jax import low_rank
 from fmtl_jax import low_rank_sgd
 from fmtl_jax import models
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -175,10 +175,11 @@ def _round(
   local = client_updates.LocalSgd(
     optimizer=optimizer, learning_rate=0.2, batch_size=batch_size, epochs=2
   )
-  settings = base.RoundSettings(
-    execution=execution_name,
-    low_rank_below=np.inf,
+  settings = round_settings.RoundSettings(
     clients_per_task=clients_per_task,
+    placement=round_settings.Placement(
+      execution=execution_name, low_rank_below=np.inf
+    ),
     **settings,
   )
   if mu is None:
@@ -312,7 +313,9 @@ class ProgramTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       client_updates.LocalSgd(batch_size=2),
-      base.RoundSettings(execution=form, low_rank_below=below),
+      round_settings.RoundSettings(
+        placement=round_settings.Placement(execution=form, low_rank_below=below)
+      ),
     )
     return algorithm, data
 

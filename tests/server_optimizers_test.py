@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from fmtl_jax import server_optimizers
+from fmtl_jax import servers
 from fmtl_jax import testing
 
 PARAMS = {
@@ -19,20 +20,22 @@ MEAN = {
   'bias': jnp.array([[0.1, 0.2], [-0.3, 0.4], [5.0, -6.0]]),
 }
 ALL = jnp.ones(3, bool)
+KEY = jax.random.key(0)
 
 
 def _reported(mean, present):
   """What half of the clients of each present owner reported."""
-  return server_optimizers.Reported(mean, (), 0.5 * present)
+  return servers.Reported(mean, (), 0.5 * present)
 
 
 def _steps(server, reported=(ALL,), params=PARAMS, mean=MEAN):
   """Params and state after one step for each entry of `reported`."""
-  has_owners = bool(jnp.ndim(reported[0]))
-  state = server_optimizers.init(server, params, has_owners=has_owners)
+  num_owners = len(reported[0]) if jnp.ndim(reported[0]) else None
+  server = server_optimizers.per_owner(server)
+  state = server.init(params, num_owners)
   for number, present in enumerate(reported):
-    params, state = server_optimizers.step(
-      server, params, state, _reported(mean, present), jnp.int32(number)
+    params, state = server.step(
+      KEY, params, state, _reported(mean, present), jnp.int32(number)
     )
   return params, state
 
@@ -73,12 +76,12 @@ class ServerOptimizersTest(parameterized.TestCase):
     mean = jax.tree.map(lambda x: x.at[1].set(jnp.nan), MEAN)
     before = _steps(server)
     state = before[1]
-    params, state = server_optimizers.step(
-      server, before[0], state, _reported(mean, present), jnp.int32(1)
+    params, state = server_optimizers.per_owner(server).step(
+      KEY, before[0], state, _reported(mean, present), jnp.int32(1)
     )
     row = lambda tree: jax.tree.map(lambda leaf: leaf[1], tree)
     testing.assert_trees_equal(row((params, state)), row(before))
-    np.testing.assert_array_equal(state.optimizer[0].count, [2, 1, 2])
+    np.testing.assert_array_equal(state[0].count, [2, 1, 2])
     for leaf in jax.tree.leaves((params, state)):
       self.assertTrue(np.isfinite(leaf).all())
 
@@ -110,8 +113,8 @@ class ServerOptimizersTest(parameterized.TestCase):
     params, state = _steps(
       server, (jnp.array(reported),), first(PARAMS), first(MEAN)
     )
-    self.assertEqual(state.optimizer[0].count.shape, ())
-    self.assertEqual(int(state.optimizer[0].count), int(reported))
+    self.assertEqual(state[0].count.shape, ())
+    self.assertEqual(int(state[0].count), int(reported))
     if reported:
       expected = first(_steps(server)[0])
       testing.assert_trees_close(params, expected)
@@ -130,12 +133,17 @@ class ServerOptimizersTest(parameterized.TestCase):
     rule = server_optimizers.ServerRule(
       lambda params: jax.tree.map(jnp.zeros_like, params), apply
     )
-    server = server_optimizers.ServerOptimizer(learning_rate=2.0)
+    server = server_optimizers.after_rule(
+      rule,
+      server_optimizers.per_owner(
+        server_optimizers.ServerOptimizer(learning_rate=2.0)
+      ),
+    )
     params = PARAMS
-    state = server_optimizers.init(server, params, has_owners=True, rule=rule)
+    state = server.init(params, 3)
     for present in (ALL, ALL.at[1].set(False)):
-      params, state = server_optimizers.step(
-        server, params, state, _reported(MEAN, present), jnp.int32(0), rule
+      params, state = server.step(
+        KEY, params, state, _reported(MEAN, present), jnp.int32(0)
       )
     times = np.array([1.0, 0.5, 1.0])[:, None]
     np.testing.assert_allclose(
@@ -145,6 +153,26 @@ class ServerOptimizersTest(parameterized.TestCase):
     np.testing.assert_allclose(
       params['bias'], PARAMS['bias'] + steps * MEAN['bias'], rtol=1e-6
     )
+
+  def test_a_server_over_all_owners_hears_nothing_of_absent_ones(self):
+    """Even where the rule makes something of an owner nobody reported to."""
+    rule = server_optimizers.ServerRule(
+      lambda params: jax.tree.map(jnp.ones_like, params),
+      lambda memory, reported: (memory, jax.tree.map(jnp.negative, memory)),
+    )
+    heard = servers.Server(
+      lambda params, unused_num_owners: params,
+      lambda key, params, state, reported, number: (params, reported.update),
+    )
+    server = server_optimizers.after_rule(rule, heard)
+    state = server.init(PARAMS, 3)
+    present = jnp.array([True, False, True])
+    _, state = server.step(
+      KEY, PARAMS, state, _reported(MEAN, present), jnp.int32(0)
+    )
+    owners = np.array([1.0, 0.0, 1.0])[:, None] * np.ones((3, 2))
+    np.testing.assert_array_equal(state.optimizer['bias'], owners)
+    np.testing.assert_array_equal(state.memory['bias'], 1 - 2 * owners)
 
 
 if __name__ == '__main__':

@@ -7,8 +7,8 @@ from absl.testing import parameterized
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import round_settings
 from fmtl_jax import weights
-from fmtl_jax.algorithms import base
 
 # Clients with two slots and tasks (0, 1), (1, 2), (0, none), and one that has
 # no label; the last one fills the cohort. All that a weight may read.
@@ -101,7 +101,9 @@ class CheckTest(parameterized.TestCase):
       "Expected `weighting['task']` to be one of examples, uniform, "
       "task_balanced, paper, got 'mean'.",
     ):
-      base.RoundSettings(weighting={'common': 'paper', 'task': 'mean'})
+      round_settings.RoundSettings(
+        weighting={'common': 'paper', 'task': 'mean'}
+      )
 
 
 if __name__ == '__main__':

@@ -9,9 +9,9 @@ import jax
 
 from .. import compilation
 from . import workloads
-from fmtl_jax import algorithms
 from fmtl_jax import client_updates
 from fmtl_jax import execution as execution_lib
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -56,10 +56,9 @@ def _settings(workload: workloads.Workload, execution: str):
   local = client_updates.LocalSgd(
     learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
   )
-  return local, algorithms.RoundSettings(
+  return local, round_settings.RoundSettings(
     clients_per_task=workload.clients_per_task,
-    execution=execution,
-    client_axis=_AXIS,
+    placement=round_settings.Placement(execution=execution, client_axis=_AXIS),
   )
 
 

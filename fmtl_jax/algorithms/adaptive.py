@@ -37,6 +37,7 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -116,7 +117,7 @@ def _build(name, federation, local, settings, square_fn, eta, tau, **betas):
 def fedadagrad(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.1,
   beta1: Number = 0.0,
@@ -152,7 +153,7 @@ def fedadagrad(
 def fedadam(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.01,
   beta1: Number = 0.9,
@@ -176,7 +177,7 @@ def fedadam(
 def fedyogi(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.01,
   beta1: Number = 0.9,

@@ -38,11 +38,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -78,7 +79,7 @@ def mixture(own: Tree, shared: Tree, alpha: jax.Array) -> Tree:
 def apfl(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.5,
   adapt: bool = False,
@@ -110,15 +111,13 @@ def apfl(
       jnp.zeros(federation.num_slots, bool),
     )
 
-  def run(
-    key, view, state, frozen, local_data, round_number, unused_received=None
-  ):
-    active = local_data.client.active
-    rate = client_updates.rate(local.learning_rate, round_number)
+  def run(context):
+    view, state, active = context.view, context.state, context.active
+    rate = client_updates.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
     def shared_loss(w, batch):
-      return federation.objective(w, frozen, batch, active)
+      return federation.objective(w, context.frozen, batch, active)
 
     def mixed_loss(v, alpha, w, batch):
       return shared_loss(mixture(v, w, alpha), batch)
@@ -131,39 +130,33 @@ def apfl(
       )(v, alpha, w, batch)
       changes, of_w = tx.update(grads, of_w, w)
       own_changes, of_v = tx.update(own_grads, of_v, v)
-      write = client_updates.write_statistics
-      changes = write(federation, changes, w, sums)
-      own_changes = write(federation, own_changes, v, own_sums)
       if adapt:
         alpha = jnp.clip(alpha - rate * of_alpha, 0, 1)
       for added in (sums, own_sums):
         metrics = client_updates.add_metrics(metrics, added)
-      v = optax.apply_updates(v, own_changes)
-      w = optax.apply_updates(w, changes)
+      apply = client_updates.apply_updates
+      v = apply(federation, v, own_changes, own_sums)
+      w = apply(federation, w, changes, sums)
       return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
 
-    before = personal_models.begun(federation, state.took_part, state.own, view)
     start = ClientState(
-      federation.where_active(active, before, view),
+      personal_models.begun(federation, state.took_part, state.own, view),
       state.alpha,
       state.opt_states or new_opt_states(view),
       state.took_part | active,
     )
-    w, new, metrics = client_updates.for_each_batch(
+    w, new, metrics = client_batches.for_each_batch(
       step,
       (view, start, client_updates.zero_metrics(active)),
-      local_data,
-      key,
+      context.data,
+      context.key,
       batch_size=local.batch_size,
       epochs=local.epochs,
     )
-    own = federation.where_active(active, new.own, before)
-    opt_states = client_updates.kept_optimizer_state(
-      federation, local, active, new.opt_states, state.opt_states
-    )
+    opt_states = new.opt_states if local.keep_optimizer_state else ()
     return client_updates.ClientResult(
       update=jax.tree.map(jnp.subtract, w, view),
-      state=ClientState(own, new.alpha, opt_states, new.took_part),
+      state=new._replace(opt_states=opt_states),
       metrics=metrics,
     )
 

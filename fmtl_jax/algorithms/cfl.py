@@ -29,7 +29,6 @@ References:
   https://arxiv.org/abs/1910.01991, Algorithms 1 and 3 (unchecked).
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +38,9 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
+from fmtl_jax import round_phases
+from fmtl_jax import round_settings
+from fmtl_jax import servers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
@@ -98,7 +100,7 @@ def bipartition(
 def cfl(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   eps1: float | jax.Array = 0.4,
   eps2: float | jax.Array = 1.6,
@@ -118,8 +120,8 @@ def cfl(
     max_clusters: How many clusters there can be.
 
   Raises:
-    ValueError: If not all clients take part, or the federation has another
-      number of clusters.
+    ValueError: If not all clients take part, the federation has another number
+      of clusters, or a server mixes them.
   """
   SPEC.check(eps1=eps1, eps2=eps2, gamma=gamma, max_clusters=max_clusters)
   clusters_lib.check(federation, max_clusters, 'max_clusters')
@@ -134,13 +136,21 @@ def cfl(
       f'updates, got `clients_per_task`={settings.clients_per_task}; set '
       'it to 0.'
     )
+  server = settings.server.get(CLUSTER)
+  if isinstance(server, servers.Server) and server.mixes_owners:
+    raise ValueError(
+      f'Expected a server of {CLUSTER} layers that steps for each owner with '
+      'cfl, whose new clusters go on with what the server keeps of one, got '
+      'one that mixes owners; set a ServerOptimizer.'
+    )
   sgd = client_updates.local_sgd(federation, local)
 
-  def run(key, view, state, *args):
-    result = sgd.run(key, view, state.training, *args)
-    return result._replace(state=ClientState(state.cluster, result.state))
+  def run(context):
+    cluster, training = context.state
+    result = sgd.run(context._replace(state=training))
+    return result._replace(state=ClientState(cluster, result.state))
 
-  def split(cluster, weight, updates):
+  def split(cluster, weight, updates, used):
     """New clusters `[C]` and, of every cluster, the one it starts from."""
     counted = weight > 0
     number = jnp.arange(max_clusters, dtype=jnp.int32)
@@ -158,7 +168,6 @@ def cfl(
     gap = jnp.sqrt(jnp.maximum(1 - across, 0) / 2)
     largest = jnp.where(member, norm, 0).max(1)
     wanted = (mean_norm < eps1) & (largest > eps2) & (gap > gamma)
-    used = 1 + jnp.where(counted, cluster, 0).max()
     new = used + jnp.cumsum(wanted, dtype=jnp.int32) - 1
     wanted &= new < max_clusters
     moves = member & ~part & wanted[:, None]  # In one cluster at most.
@@ -168,27 +177,27 @@ def cfl(
     target = jnp.where(moves, new[:, None], 0).sum(0, dtype=jnp.int32)
     return jnp.where(moves.any(0), target, cluster), origin
 
-  def regroup(state, cohort, weights, updates, clients):
+  def regroup(grouping, weights, updates, everyone):
+    clients, server = grouping.clients, grouping.server
     leaves = jax.tree.leaves(precision.widen(updates[CLUSTER]))
-    flat = [leaf.reshape(len(cohort.client), -1) for leaf in leaves]
+    flat = [leaf.reshape(len(clients.cluster), -1) for leaf in leaves]
     cluster, origin = split(
-      clients.cluster, weights[CLUSTER], jnp.concatenate(flat, axis=1)
+      clients.cluster,
+      weights[CLUSTER],
+      jnp.concatenate(flat, axis=1),
+      1 + everyone.cluster.max(),  # Also of clients that do not count now.
     )
     take = lambda leaf: leaf[origin]
     params = jax.tree.map(
       lambda label, leaf: take(leaf) if label == CLUSTER else leaf,
       federation.layer_types,
-      state.params,
+      grouping.params,
     )
-    server = {
-      **state.server,
-      CLUSTER: jax.tree.map(take, state.server[CLUSTER]),
-    }
-    index = {**cohort.index, CLUSTER: cluster}
-    return (
-      dataclasses.replace(state, params=params, server=server),
-      dataclasses.replace(cohort, index=index),
-      clients._replace(cluster=cluster),
+    return round_phases.Grouping(
+      params=params,
+      server={**server, CLUSTER: jax.tree.map(take, server[CLUSTER])},
+      owners={**grouping.owners, CLUSTER: cluster},
+      clients=clients._replace(cluster=cluster),
     )
 
   return federated_averaging.federated_averaging(

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -62,7 +63,7 @@ class ClientState(NamedTuple):
 def ditto(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
   personal_epochs: int | jax.Array = 1,
@@ -92,28 +93,18 @@ def ditto(
       jnp.zeros(federation.num_slots, bool),
     )
 
-  def run(
-    key, view, state, frozen, local_data, round_number, unused_received=None
-  ):
-    result = shared.run(
-      key, view, state.shared, frozen, local_data, round_number
-    )
-    took_part, kept = state.took_part, state.personal
+  def run(context):
+    view, (of_shared, kept, took_part) = context.view, context.state
+    result = shared.run(context._replace(state=of_shared))
     personal, metrics = train_personal(
-      personal_models.second_key(key),
+      context._replace(key=personal_models.second_key(context.key)),
       kept._replace(
         params=personal_models.begun(federation, took_part, kept.params, view)
       ),
-      view,
-      frozen,
-      local_data,
-      round_number,
       lambda v: 0.5 * lam * personal_models.squared_distance(v, view),
     )
     return result._replace(
-      state=ClientState(
-        result.state, personal, took_part | local_data.client.active
-      ),
+      state=ClientState(result.state, personal, took_part | context.active),
       metrics=jax.tree.map(jnp.add, result.metrics, metrics),
     )
 

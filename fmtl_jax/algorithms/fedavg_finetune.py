@@ -15,6 +15,7 @@ import jax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -27,7 +28,7 @@ label_rules = fedavg.label_rules
 def fedavg_finetune(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
   finetune_learning_rate: float | jax.Array = 0.0,

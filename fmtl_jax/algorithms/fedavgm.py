@@ -20,6 +20,7 @@ import jax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -32,7 +33,7 @@ label_rules = fedavg.label_rules
 def fedavgm(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_momentum: float | jax.Array = 0.9,
 ) -> base.Algorithm:

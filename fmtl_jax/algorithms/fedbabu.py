@@ -22,6 +22,7 @@ import jax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
@@ -34,7 +35,7 @@ label_rules = fedper.label_rules
 def fedbabu(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
   finetune_learning_rate: float | jax.Array = 0.0,

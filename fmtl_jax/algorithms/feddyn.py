@@ -47,6 +47,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -59,7 +60,7 @@ label_rules = fedavg.label_rules
 def feddyn(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.1,
 ) -> base.Algorithm:
@@ -80,9 +81,9 @@ def feddyn(
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
 
-  def run(
-    key, view, old, frozen, local_data, round_number, unused_received=None
-  ):
+  def run(context):
+    view, old = context.view, context.state
+
     def penalty(params):
       products = jax.tree.map(
         lambda gradient, w: (gradient * w).sum(),
@@ -93,16 +94,15 @@ def feddyn(
       near = client_updates.proximal_term(federation, params, view, alpha)
       return near - linear
 
-    params, _, metrics = train(
-      key, view, None, frozen, local_data, round_number, penalty
-    )
+    params, _, metrics = train(context, view, penalty_fn=penalty)
     update = jax.tree.map(jnp.subtract, params, view)
     new = jax.tree.map(
       lambda gradient, moved: (gradient - alpha * moved).astype(gradient.dtype),
       old,
       federation.averaged(update),
     )
-    new = client_updates.where_counted(federation, local_data.client, new, old)
+    client = context.data.client
+    new = client_updates.where_counted(federation, client, new, old)
     return client_updates.ClientResult(update, state=new, metrics=metrics)
 
   def apply(memory, reported):

@@ -17,65 +17,26 @@ References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, Algorithm 1.
 """
 
-from collections.abc import Callable, Sequence
-import dataclasses
-import functools
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import aggregation as aggregation_lib
-from fmtl_jax import attacks
-from fmtl_jax import balancing
 from fmtl_jax import client_updates
-from fmtl_jax import cohorts
-from fmtl_jax import execution
-from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
-from fmtl_jax import low_rank_sgd
-from fmtl_jax import participation
+from fmtl_jax import round_phases
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
-from fmtl_jax import task_devices
 from fmtl_jax.algorithms import base
-
-Tree = Any
-ChooseFn = Callable[[Any, Any, Any, Any], dict[str, jax.Array]]
-RegroupFn = Callable[
-  [base.State, cohorts.Cohort, dict[str, jax.Array], dict[str, Tree], Tree],
-  tuple[base.State, cohorts.Cohort, Tree],
-]
-
-# So many times its parameters a client holds in a step: values, gradients, the
-# optimizer's state and what is between them.
-_COPIES = 4
-
-
-def _with_index(cohort, index):
-  """The cohort with other owners."""
-  return dataclasses.replace(cohort, index={**cohort.index, **index})
-
-
-def _pop_balancing(metrics, balancer):
-  """Takes what a client's balancer keeps out of its metrics."""
-  if balancer is None:
-    return ()
-  if 'balancing' not in metrics:
-    raise ValueError(
-      "Expected balancing.client='none' with an algorithm whose clients have "
-      'steps of their own, which cannot be balanced; balance elsewhere.'
-    )
-  return metrics.pop('balancing')
 
 
 def federated_averaging(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
-  settings: base.RoundSettings,
+  settings: round_settings.RoundSettings,
   rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
-  choose_fn: ChooseFn | None = None,
-  regroup_fn: RegroupFn | None = None,
+  choose_fn: round_phases.ChooseFn | None = None,
+  regroup_fn: round_phases.RegroupFn | None = None,
   all_copies: Sequence[str] = (),
 ) -> base.Algorithm:
   """Builds rounds of federated averaging.
@@ -83,239 +44,49 @@ def federated_averaging(
   Args:
     federation: Network, layer types and tasks.
     client_update: What one client computes.
-    settings: Cohort, weights, reducers, server optimizers, execution.
+    settings: Cohort, weights, reducers, servers, execution.
     rule: What the server does with the clients' means before it steps.
     choose_fn: `(params, client_state, frozen, local_data) -> index`: owners
       that a client chooses before it trains and before it predicts, `[]` by the
       name of an index, instead of those of the data.
-    regroup_fn: `(state, cohort, weights, updates, client_states) -> (state,
-      cohort, client_states)`: gives clients other owners between training and
-      averaging, by their updates, `[C, ...]` by layer type; all of them are
-      held for it.
+    regroup_fn: `(grouping, weights, updates, everyone) -> grouping`, see
+      `round_phases.RegroupFn`: gives clients other owners between training and
+      averaging, by their updates; all of them are held for it.
     all_copies: The layer types of which `choose_fn` needs the copies of all
       owners, so that clients are sent them.
 
   Raises:
     ValueError: If K exceeds a task group, or updates cannot be balanced.
   """
-  aggregation = aggregation_lib.Aggregation(federation, settings, rule)
-  if settings.attack is not None:
-    client_update = attacks.attacked(federation, client_update, settings.attack)
-  if regroup_fn is not None:
-    client_update = client_update._replace(sgd=None)  # It needs all updates.
-  sgd = client_update.sgd if settings.balancing.client is None else None
-
-  def choose(data):
-    """The form of a round, and the plan if kernels are factored."""
-    form, plan = settings.execution, None
-    asked = execution.is_low_rank(form)
-    if sgd is not None and (asked or form == execution.AUTO):
-      plan = low_rank_sgd.plan(
-        federation,
-        sgd[0],
-        data,
-        aggregation.summed,
-        settings.low_rank_below,
-      )
-      if not asked and plan.pays:
-        form = execution.LOW_RANK
-    if asked and not (plan and plan.any):
-      form = execution.AUTO  # There is nothing to factor.
-    return execution.resolve(form), plan
-
-  def prepare(data):
-    """The form of a round, the client update and what a client takes."""
-    form, plan = choose(data)
-    if sgd and plan and execution.is_low_rank(form):
-      factored = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
-      return form, factored.run, plan.bytes_each
-    copies = _COPIES  # And the gradient of each task, to balance them.
-    copies += federation.num_slots if settings.balancing.client else 0
-    bytes_each = copies * federation_lib.num_bytes(
-      layer_types.split(federation.shapes, federation.labels)[0]
-    )
-    return form, client_update.run, bytes_each
-
-  def init(key, data):
-    init_key, key = jax.random.split(key)
-    params = federation.init_params(init_key)
-
-    def init_client(client):
-      view = federation.broadcast(params, client.index)
-      memory: Any = ()
-      if settings.balancing.client is not None:
-        memory = settings.balancing.client.init(federation.num_slots)
-      return client_update.init(view), memory
-
-    clients, memory = jax.vmap(init_client)(cohorts.everyone(data))
-    return base.State(
-      params=params,
-      server=aggregation.init(params),
-      clients=clients,
-      key=key,
-      round=jnp.int32(0),
-      balancing=balancing.Memory(memory, aggregation.init_balancing()),
-    )
-
-  def choose_owners(state, data, client, frozen):
-    if choose_fn is None:
-      return {}
-    kept = cohorts.take(state.clients, client.client)
-    local_data = client_updates.LocalData(data, client)
-    return choose_fn(state.params, kept, frozen, local_data)
+  phases = round_phases.Phases(
+    federation, client_update, settings, rule, choose_fn, regroup_fn
+  )
+  aggregation = phases.aggregation
 
   def round_fn(state, data, frozen=None):
     frozen = federation.frozen if frozen is None else frozen
-    sample_key, clients_key = cohorts.round_keys(state.key, state.round)
-    cohort = cohorts.sample(
-      sample_key,
-      data,
-      aggregation.clients_per_task,
-      federation.group_sizes,
-      settings.slots,
+    form = phases.form(data)
+    sampled = phases.sample(state, data, form)
+    context_fn, sampled = phases.broadcast(state, data, frozen, sampled, form)
+    total, trained = phases.train(state, context_fn, sampled, form)
+    means, grouping, memory = phases.aggregate(
+      state, data, sampled, total, trained
     )
-    form, run, bytes_each = prepare(data)
-    observed: dict[str, jax.Array] = {}
-    if settings.participation is not None:
-      cohort, observed = participation.take_part(
-        settings.participation,
-        state.key,
-        state.round,
-        cohort,
-        data.num_clients,
-      )
-    totals = aggregation.totals(data)
-    cohort = aggregation.share_tasks(data, cohort, totals)
-    weights = aggregation.weights(cohort, totals)
-    sent = aggregation.sent(state.server)
-    rows, task_axis = (cohort, weights), settings.task_axis
-    if task_axis is not None:
-      cohort, by_device = task_devices.share(federation, cohort, task_axis)
-      here = by_device[jax.lax.axis_index(task_axis)]
-      rows = jax.tree.map(lambda x: x[here], (cohort, weights))
-    chosen = {}
-    if choose_fn is not None:
-      chosen = execution.map_rows(
-        lambda client: choose_owners(state, data, client, frozen),
-        rows[0],
-        execution=form,
-        axis=settings.client_axis,
-        bytes_each=bytes_each,
-        budget=settings.memory_budget,
-        sizes=rows[0].size,  # A device may have the examples of its share only.
-      )
-      rows = _with_index(rows[0], chosen), rows[1]
-      if task_axis is not None:
-        chosen = task_devices.gather(chosen, by_device, task_axis)
-      cohort = _with_index(cohort, chosen)
-      totals = {n: t for n, t in totals.items() if n not in chosen}
-
-    def client_fn(row):
-      client, _ = row
-      view = federation.broadcast(state.params, client.index)
-      received = federation.broadcast(sent, client.index) if sent else None
-      # What a client does not train cannot spoil what it does: `0 * nan`.
-      hide = lambda tree: aggregation.mask_inactive(tree, client.active)
-      before = cohorts.take(state.clients, client.client)
-      local_data = settings.local_data(state, data, client)
-      result = run(
-        jax.random.fold_in(clients_key, client.client_id),
-        hide(view),
-        before,
-        frozen,
-        local_data,
-        state.round,
-        hide(received) if sent else None,
-      )
-      result = result._replace(update=hide(result.update))
-      # Padding reads some client's rows; attackers may send anything.
-      unwatched = client.client >= data.num_clients
-      if settings.skip_nonfinite:
-        result = faults.skip(result, before, local_data.balancing, unwatched)
-      finite = faults.finite(federation, result.update, result.state)
-      if settings.attack is not None:
-        unwatched |= attacks.is_attacker(client)
-      finite = jax.tree.map(lambda known: known | unwatched, finite)
-      metrics = result.metrics | {'finite': finite}
-      memory = _pop_balancing(metrics, settings.balancing.client)
-      own = jax.tree.map(
-        jnp.add, aggregation.owned(view), aggregation.owned(result.update)
-      )
-      summed, stacked = aggregation.split(result.update, result.report)
-      summed, later = (summed, {}) if regroup_fn is None else ({}, summed)
-      kept = later, stacked, own, result.state, metrics, memory
-      return summed, kept
-
-    report = jax.eval_shape(
-      lambda row: client_update.report(
-        federation.broadcast(state.params, row.index)
-      ),
-      jax.tree.map(lambda x: x[0], cohort),
-    )
-
-    zeros = aggregation.zeros(state.params, cohort, report)
-    total, kept = execution.map_clients(
-      client_fn,
-      rows,
-      functools.partial(aggregation.add, state.params),
-      zeros if regroup_fn is None else {},
-      execution=form,
-      sizes=rows[0].size,
-      axis=settings.client_axis,
-      bytes_each=bytes_each,
-      budget=settings.memory_budget,
-    )
-    if task_axis is not None:
-      total = task_devices.add_up(federation, total, task_axis)
-      kept = task_devices.gather(kept, by_device, task_axis)
-    later, stacked, own, client_states, metrics, memories = kept
-    if settings.skip_nonfinite:  # Their updates are zero, and do not count.
-      cohort, weights = faults.without(metrics['skipped'], cohort, weights)
-    grouped = state
-    if regroup_fn is not None:
-      updates = {name: sums.update for name, sums in later.items()} | stacked
-      grouped, cohort, client_states = regroup_fn(
-        state, cohort, weights, updates, client_states
-      )
-      total = aggregation.add(grouped.params, zeros, later, (cohort, weights))
-    averaged, server, memory = aggregation.apply(
-      grouped.params,
-      grouped.server,
-      total,
-      stacked,
-      cohort,
-      weights,
-      num_examples=data.total_size,
-      round_number=state.round,
-      key=cohorts.balancing_key(state.key, state.round),
-      metrics=metrics,
-      memory=state.balancing.server,
-      totals=totals,
-    )
-    scatter = aggregation_lib.scatter
-    own = scatter(aggregation.owned(state.params), own, cohort.client)
-    new_state = base.State(
-      params=layer_types.merge(averaged, own),
-      server=server,
-      clients=scatter(state.clients, client_states, cohort.client),
-      key=state.key,
-      round=state.round + 1,
-      balancing=balancing.Memory(
-        scatter(state.balancing.client, memories, cohort.client), memory
-      ),
-    )
+    new = phases.serve(state, sampled, trained, means, grouping, memory)
+    cohort = sampled.cohort
     task = jnp.where(cohort.active, cohort.tasks, len(federation.tasks))
-    index = {name: cohort.index[name] for name in chosen}
-    observed |= {'client': cohort.client, 'task': task}
-    return new_state, metrics | index | observed
+    observed = {'client': cohort.client, 'task': task} | {
+      name: grouping.owners[name] for name in sampled.chosen
+    }
+    return new, trained.metrics | sampled.observed | observed
 
   def view(state, data, client, frozen):
-    chosen = choose_owners(state, data, client, frozen)
+    chosen = phases.choose_owners(state, data, client, frozen)
     return federation.broadcast(state.params, {**client.index, **chosen})
 
   def form(data):
-    name, plan = choose(data)
-    return name, {} if plan is None else plan.reasons
+    chosen = phases.form(data)
+    return chosen.execution, chosen.reasons
 
   def messages():
     params = jax.eval_shape(federation.init_params, jax.random.key(0))
@@ -338,5 +109,12 @@ def federated_averaging(
     return base.Messages(tuple(up), tuple(down), tuple(all_copies))
 
   return base.Algorithm(
-    init, round_fn, view, federation.has_client_layers, form, messages
+    phases.init,
+    round_fn,
+    view,
+    federation.has_client_layers,
+    form,
+    messages,
+    # Sums of 1 were over a cohort's weights, and are wrong for good.
+    state_version=2 if rule.accumulates else 1,
   )

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -43,7 +44,7 @@ label_rules = fedavg.label_rules
 def fednova(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds FedNova, for any layer types.
 
@@ -72,8 +73,8 @@ def fednova(
       federation.averaged(view),
     )
 
-  def run(key, view, *args):
-    result = sgd.run(key, view, *args)
+  def run(context):
+    result = sgd.run(context)
     amount = local_steps.work(result.metrics['steps'], optimizer)
     update = jax.tree.map(
       lambda label, is_statistic, moved: (
@@ -85,7 +86,7 @@ def fednova(
       federation.statistics,
       result.update,
     )
-    return result._replace(update=update, report=report(view, amount))
+    return result._replace(update=update, report=report(context.view, amount))
 
   def apply(memory, reported):
     update = jax.tree.map(jnp.multiply, reported.report, reported.update)

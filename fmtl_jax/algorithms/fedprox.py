@@ -23,6 +23,7 @@ import jax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -34,7 +35,7 @@ label_rules = fedavg.label_rules
 def fedprox(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   mu: float | jax.Array = 0.1,
 ) -> base.Algorithm:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
@@ -38,7 +39,7 @@ label_rules = fedper.label_rules
 def fedrep(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   head_epochs: int | jax.Array = 10,
 ) -> base.Algorithm:
@@ -63,11 +64,14 @@ def fedrep(
   def init(view):
     return train_head.init(view), train_body.init(view)
 
-  def run(key, view, state, *args):
-    head_key, body_key = jax.random.split(key)
-    first = train_head.run(head_key, view, state[0], *args)
-    with_head = jax.tree.map(jnp.add, view, first.update)
-    second = train_body.run(body_key, with_head, state[1], *args)
+  def run(context):
+    head_key, body_key = jax.random.split(context.key)
+    of_head, of_body = context.state
+    first = train_head.run(context._replace(key=head_key, state=of_head))
+    with_head = jax.tree.map(jnp.add, context.view, first.update)
+    second = train_body.run(
+      context._replace(key=body_key, view=with_head, state=of_body)
+    )
     add = lambda x, y: jax.tree.map(jnp.add, x, y)
     return client_updates.ClientResult(
       update=add(first.update, second.update),

@@ -19,10 +19,12 @@ References:
 
 import dataclasses
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import participation as participation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -34,7 +36,7 @@ label_rules = fedavg.label_rules
 def fedsgd(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds FedSGD, for any layer types.
 
@@ -55,7 +57,7 @@ def fedsgd(
   gradient = client_updates.LocalSgd(
     optimizer=clip(dataclasses.replace(sgd, momentum=0.0, nesterov=False)),
     learning_rate=local.learning_rate,
-    batch_size=client_updates.ALL_EXAMPLES,
+    batch_size=client_batches.ALL_EXAMPLES,
     epochs=1,
   )
   participation = participation_lib.with_steps(

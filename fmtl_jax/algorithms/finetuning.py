@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import specs
 
@@ -32,7 +33,7 @@ def finetuned(
   rounds: base.Algorithm,
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd,
-  settings: base.RoundSettings,
+  settings: round_settings.RoundSettings,
   learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
   """Lets clients of an algorithm train on their own data before they predict.
@@ -65,12 +66,14 @@ def finetuned(
     received = rounds.view(state, data, client, frozen)
     key = jax.random.fold_in(state.key, state.round)
     result = finetune.run(
-      jax.random.fold_in(key, client.client_id),
-      received,
-      finetune.init(received),
-      frozen,
-      settings.local_data(state, data, client),
-      client_updates.FIRST_ROUND,
+      client_updates.ClientContext(
+        key=jax.random.fold_in(key, client.client_id),
+        view=received,
+        state=finetune.init(received),
+        frozen=frozen,
+        data=settings.local_data(state, data, client),
+        round=client_updates.FIRST_ROUND,
+      )
     )
     return jax.tree.map(jnp.add, received, result.update)
 

@@ -27,8 +27,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
@@ -41,7 +43,7 @@ label_rules = clusters_lib.label_rules
 def ifca(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   clusters: int = 2,
 ) -> base.Algorithm:
@@ -68,7 +70,7 @@ def ifca(
       _, sums = federation.objective(view, frozen, batch, client.active)
       return client_updates.add_metrics(metrics, sums)
 
-    sums = client_updates.for_each_batch(
+    sums = client_batches.for_each_batch(
       add,
       client_updates.zero_metrics(client.active),
       local_data,

@@ -42,6 +42,7 @@ import jax.numpy as jnp
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import weights
 from fmtl_jax.algorithms import base
@@ -74,13 +75,14 @@ def _check_server(federation, settings):
   for name in set(jax.tree.leaves(federation.layer_types)):
     if not federation.owners[name].averaged:
       continue
-    optimizer, rate = settings.server.get(name, default)
+    asked = settings.server.get(name, default)
+    rate = getattr(asked, 'learning_rate', None)
     is_one = isinstance(rate, (int, float)) and rate == 1
-    if not server_optimizers.is_plain_sgd(optimizer) or not is_one:
+    if not server_optimizers.is_plain(asked) or not is_one:
       raise ValueError(
         f"Expected `server['{name}'].optimizer` to be SGD without momentum and "
         f"`server['{name}'].learning_rate`=1 with mr_mtl, whose server keeps "
-        f'the mean of all models, got {optimizer!r} and {rate!r}; set them so.'
+        f'the mean of all models, got {asked!r}; set them so.'
       )
     if settings.weighting.get(name) == weights.PAPER:
       raise ValueError(
@@ -93,7 +95,7 @@ def _check_server(federation, settings):
 def mr_mtl(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
 ) -> base.Algorithm:
@@ -118,16 +120,11 @@ def mr_mtl(
     kept = personal_models.init(local, view)
     return ClientState(*kept, federation.averaged(view)) if is_missed else kept
 
-  def run(
-    key, view, kept, frozen, local_data, round_number, unused_received=None
-  ):
+  def run(context):
+    view, kept = context.view, context.state
     new, metrics = train(
-      key,
+      context,
       personal_models.Kept(kept.params, kept.opt_state),
-      view,
-      frozen,
-      local_data,
-      round_number,
       lambda w: client_updates.proximal_term(federation, w, view, lam),
     )
     before: Tree = kept.params
@@ -136,7 +133,7 @@ def mr_mtl(
       before = layer_types.merge(kept.reported, before)
       reported = client_updates.where_counted(
         federation,
-        local_data.client,
+        context.data.client,
         federation.averaged(new.params),
         kept.reported,
       )

@@ -29,6 +29,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax import weights
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
@@ -50,7 +51,7 @@ def label_rules(
 def mt_fedavg(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds MT-FedAvg, for any layer types.
 

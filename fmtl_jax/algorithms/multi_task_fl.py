@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
@@ -57,7 +58,7 @@ def label_rules(
 def multi_task_fl(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds the method; the federation's layer types say which layer is which.
 
@@ -88,7 +89,7 @@ def under_rules(
   def factory(
     federation: federation_lib.Federation,
     local: client_updates.LocalSgd = client_updates.LocalSgd(),
-    settings: base.RoundSettings = base.RoundSettings(),
+    settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   ) -> base.Algorithm:
     return multi_task_fl(federation, local, settings)
 

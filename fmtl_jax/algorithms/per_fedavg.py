@@ -42,6 +42,7 @@ import jax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -86,7 +87,7 @@ def meta_gradient(
 def per_fedavg(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.01,
   order: str = HESSIAN_FREE,

@@ -80,30 +80,17 @@ def training(
     local: Settings of local training.
 
   Returns:
-    `run(key, kept, view, frozen, local_data, round_number, penalty_fn) ->
-    (kept, metrics)`. The key is consumed; `penalty_fn(params)` is added to the
-    loss. Slots that take no part have the values of the view in training, which
-    are zero, and those they had after it.
+    `run(context, kept, penalty_fn) -> (kept, metrics)`. The context's key is
+    consumed; `penalty_fn(params)` is added to the loss.
   """
   train = client_updates.local_training(federation, local)
   keeps = local.keep_optimizer_state
 
-  def run(key, kept, view, frozen, local_data, round_number, penalty_fn):
-    active = local_data.client.active
+  def run(context, kept, penalty_fn):
     params, opt_state, metrics = train(
-      key,
-      federation.where_active(active, kept.params, view),
-      kept.opt_state if keeps else None,
-      frozen,
-      local_data,
-      round_number,
-      penalty_fn,
+      context, kept.params, kept.opt_state if keeps else None, penalty_fn
     )
-    params = federation.where_active(active, params, kept.params)
-    opt_state = client_updates.kept_optimizer_state(
-      federation, local, active, opt_state, kept.opt_state
-    )
-    return Kept(params, opt_state), metrics
+    return Kept(params, opt_state if keeps else ()), metrics
 
   return run
 

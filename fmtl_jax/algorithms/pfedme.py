@@ -38,10 +38,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -55,7 +56,7 @@ label_rules = fedavg.label_rules
 def pfedme(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 15.0,
   inner_steps: int | jax.Array = 5,
@@ -97,10 +98,7 @@ def pfedme(
         grads,
         w,
       )
-      changes = client_updates.write_statistics(
-        federation, changes, theta, sums
-      )
-      theta = optax.apply_updates(theta, changes)
+      theta = client_updates.apply_updates(federation, theta, changes, sums)
       return theta, client_updates.add_metrics(metrics, sums)
 
     return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
@@ -108,42 +106,38 @@ def pfedme(
   def init(view):
     return local.optimizer(0.0).init(view) if keeps else ()
 
-  def run(
-    key, view, kept, frozen, local_data, round_number, unused_received=None
-  ):
-    active = local_data.client.active
-    rate = client_updates.rate(local.learning_rate, round_number)
+  def run(context):
+    view, active = context.view, context.active
+    rate = client_updates.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
     def step(carry, batch, unused_number, unused_is_step):
       w, opt_state, metrics = carry
-      theta, metrics = personalize(w, frozen, batch, active, metrics)
+      theta, metrics = personalize(w, context.frozen, batch, active, metrics)
       grads = jax.tree.map(lambda w, t: lam * (w - t), w, theta)
       changes, opt_state = tx.update(grads, opt_state, w)
       found = {'statistics': federation.running_statistics(theta)}
-      changes = client_updates.write_statistics(federation, changes, w, found)
-      return optax.apply_updates(w, changes), opt_state, metrics
+      w = client_updates.apply_updates(federation, w, changes, found)
+      return w, opt_state, metrics
 
-    opt_state = kept if keeps else tx.init(view)
+    opt_state = context.state if keeps else tx.init(view)
     zeros = client_updates.zero_metrics(active)
-    w, opt_state, metrics = client_updates.for_each_batch(
+    w, opt_state, metrics = client_batches.for_each_batch(
       step,
       (view, opt_state, zeros),
-      local_data,
-      key,
+      context.data,
+      context.key,
       batch_size=local.batch_size,
       epochs=local.epochs,
     )
     return client_updates.ClientResult(
       update=jax.tree.map(jnp.subtract, w, view),
-      state=client_updates.kept_optimizer_state(
-        federation, local, active, opt_state, kept
-      ),
+      state=opt_state if keeps else (),
       metrics=metrics,
     )
 
   def view(state, data, client, frozen):
-    local_data = client_updates.LocalData(data, client)
+    local_data = client_batches.LocalData(data, client)
     batch = local_data.batch(jnp.arange(data.partition.train.max_size))
     theta, _ = personalize(
       federation.broadcast(state.params, client.index),

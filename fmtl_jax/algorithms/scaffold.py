@@ -44,6 +44,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
@@ -57,7 +58,7 @@ label_rules = fedavg.label_rules
 def scaffold(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds SCAFFOLD, for any layer types.
 
@@ -76,7 +77,8 @@ def scaffold(
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
 
-  def run(key, view, variate, frozen, local_data, round_number, received):
+  def run(context):
+    view, variate, received = context.view, context.state, context.received
     correction = jax.tree.map(jnp.subtract, received, variate)
 
     def penalty(params):  # Its gradient is c - c_m.
@@ -85,11 +87,9 @@ def scaffold(
       )
       return sum(jax.tree.leaves(products), jnp.float32(0))
 
-    params, _, metrics = train(
-      key, view, None, frozen, local_data, round_number, penalty
-    )
+    params, _, metrics = train(context, view, penalty_fn=penalty)
     update = jax.tree.map(jnp.subtract, params, view)
-    rate = client_updates.rate(local.learning_rate, round_number)
+    rate = client_updates.rate(local.learning_rate, context.round)
     scale = local_steps.work(metrics['steps'], sgd) * rate
     new = jax.tree.map(
       lambda own, c, moved: jnp.where(
@@ -100,7 +100,7 @@ def scaffold(
       federation.averaged(update),
     )
     new = client_updates.where_counted(
-      federation, local_data.client, new, variate
+      federation, context.data.client, new, variate
     )
     return client_updates.ClientResult(
       update=update,

@@ -26,6 +26,7 @@ from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import precision
+from fmtl_jax import round_settings
 from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
@@ -38,7 +39,7 @@ label_rules = separate_fl.label_rules
 def soft_sharing(
   federation: federation_lib.Federation,
   local: client_updates.LocalSgd = client_updates.LocalSgd(),
-  settings: base.RoundSettings = base.RoundSettings(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
 ) -> base.Algorithm:
@@ -78,8 +79,9 @@ def soft_sharing(
       lambda x: x.mean(0, keepdims=True),
       precision.widen(of_tasks(state.params)),
     )
-    if settings.task_axis is not None:  # A device has some of the tasks.
-      mean = jax.lax.pmean(mean, settings.task_axis)
+    axis = settings.placement.task_axis
+    if axis is not None:  # A device has some of the tasks.
+      mean = jax.lax.pmean(mean, axis)
     return rounds(mean).round(state, data, frozen)
 
   return rounds(None)._replace(round=round_fn)

@@ -11,6 +11,7 @@ from absl.testing import parameterized
 from experiments import config as config_lib
 from experiments import fields
 from fmtl_jax import algorithms
+from fmtl_jax import round_settings
 
 PACKAGE = pathlib.Path(algorithms.__file__).parents[1]
 # What `RoundSettings.balancing` has, too.
@@ -122,7 +123,7 @@ class FieldsTest(parameterized.TestCase):
       self.assertTrue(field in known or sections, field)
 
   def test_every_setting_of_a_round_has_one(self):
-    names = {f.name for f in dataclasses.fields(algorithms.RoundSettings)}
+    names = {f.name for f in dataclasses.fields(round_settings.RoundSettings)}
     self.assertEqual(names, {*fields.OF_ROUNDS, *_OF_NO_FIELD})
 
 

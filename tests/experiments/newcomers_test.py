@@ -24,6 +24,7 @@ from experiments import newcomers
 from experiments import program
 from experiments import train
 from fmtl_jax import adaptation
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import testing
@@ -318,7 +319,7 @@ class AdaptationTest(program_test.ToyTestCase):
       )
     )
     settings = mock.Mock(
-      local_data=lambda _, data, client: client_updates.LocalData(data, client)
+      local_data=lambda _, data, client: client_batches.LocalData(data, client)
     )
     tuned = finetuning.finetuned(plain, found.federation, local, settings)
 
@@ -355,7 +356,7 @@ class AdaptationTest(program_test.ToyTestCase):
     pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
     data = dataclasses.replace(found.data, partition=pick(found.partitions))
     row = jax.tree.map(lambda x: x[0], cohorts.everyone(data))
-    batch = client_updates.LocalData(data, row).batch(jnp.arange(8))
+    batch = client_batches.LocalData(data, row).batch(jnp.arange(8))
     for cluster in clusters:
       view = jax.tree.map(lambda s, x: x.reshape(s.shape), taken, cluster)
       losses.append(

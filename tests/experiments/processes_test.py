@@ -39,7 +39,8 @@ stack.enter_context(processes.together(sys.argv[1], 2, int(sys.argv[2]), {}))
 import jax
 import numpy as np
 from fmtl_jax import client_updates, streaming, testing
-from fmtl_jax.algorithms import base, multi_task_fl
+from fmtl_jax import round_settings
+from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import client_data
 
 class Source(client_data.DatasetClients):
@@ -61,7 +62,10 @@ with streaming.StreamedRounds(
   lambda *given: multi_task_fl.multi_task_fl(
     given[0], client_updates.LocalSgd(batch_size=2), given[1]
   ),
-  base.RoundSettings(clients_per_task=2, client_axis='client'),
+  round_settings.RoundSettings(
+    clients_per_task=2,
+    placement=round_settings.Placement(client_axis='client'),
+  ),
   mesh=mesh,
 ) as rounds:
   state, metrics = rounds.run_round(rounds.init(jax.random.key(0)))

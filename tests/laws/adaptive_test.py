@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import adaptive
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 import cases
@@ -167,7 +167,9 @@ class AdaptiveTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'common'))
     server = {'common': server_optimizers.ServerOptimizer(optax.yogi)}
     with self.assertRaisesRegex(ValueError, 'with fedyogi, which is a server'):
-      adaptive.fedyogi(federation, settings=base.RoundSettings(server=server))
+      adaptive.fedyogi(
+        federation, settings=round_settings.RoundSettings(server=server)
+      )
 
 
 if __name__ == '__main__':

@@ -1,8 +1,4 @@
-"""Law: every algorithm gives the same numbers in every form, on any devices.
-
-`vmap` is one of the blocks that `chunk:2` has two of; that their number changes
-nothing is held by `executions_test`.
-"""
+"""Law: every algorithm gives the same numbers in every form, on any devices."""
 
 import functools
 
@@ -11,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from fmtl_jax import round_settings
 from fmtl_jax import testing
 
 import cases
@@ -18,7 +15,7 @@ import cases
 jax.config.update('jax_num_cpu_devices', 8)
 
 AXIS = 'client'
-FORMS = (('chunk:2', 0), ('low_rank:3', 0), ('scan', 3))
+FORMS = (('vmap', 0), ('chunk:2', 0), ('low_rank:3', 0), ('scan', 3))
 
 
 def _build(name, form, devices):
@@ -26,8 +23,11 @@ def _build(name, form, devices):
   return cases.named(
     name,
     testing.toy_data(5, 3),
-    execution=form,
-    client_axis=AXIS if devices else None,
+    placement=round_settings.Placement(
+      execution=form,
+      low_rank_below=np.inf,
+      client_axis=AXIS if devices else None,
+    ),
     normalization='batch' if name == 'fedbn' else 'none',
     **{'clients_per_task': 1, **cases.ROUND.get(name, {})},
   )

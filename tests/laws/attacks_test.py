@@ -14,11 +14,11 @@ from fmtl_jax import client_updates
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax import task_devices
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import client_data
 
@@ -129,7 +129,7 @@ def _build(data, attack, types=MIX, build=None, local=None, **settings):
   local = local or cases.Local(batch_size=2).package()
   settings = {'attack': attacks.get(attack)} | settings
   make = build or multi_task_fl.multi_task_fl
-  return make(federation, local, base.RoundSettings(**settings)), data
+  return make(federation, local, round_settings.RoundSettings(**settings)), data
 
 
 def _two_rounds(algorithm, data):
@@ -158,7 +158,7 @@ class SentTest(parameterized.TestCase):
       ('label_flip', -updates[attacker]),
       ('nan', np.nan),
     ):
-      settings = base.RoundSettings(
+      settings = round_settings.RoundSettings(
         attack=attacks.get(name, 3.0), weighting={'common': 'uniform'}
       )
       algorithm = multi_task_fl.multi_task_fl(
@@ -297,17 +297,16 @@ class FormsTest(parameterized.TestCase):
       federation, client_updates.LocalSgd(batch_size=2), settings
     )
 
-  def _settings(self, **settings):
+  def _settings(self, **placement):
     reducer = {
       'common': reducers.multi_krum(attackers=0.3),
       'task': reducers.geometric_median(),
     }
-    return base.RoundSettings(
+    return round_settings.RoundSettings(
       attack=attacks.get('noise', 3.0),
       reducer=reducer,
       clients_per_task=2,
-      low_rank_below=np.inf,
-      **settings,
+      placement=round_settings.Placement(low_rank_below=np.inf, **placement),
     )
 
   @functools.cache  # noqa: B019

@@ -16,10 +16,10 @@ from fmtl_jax import client_updates
 from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
@@ -32,6 +32,7 @@ import naive
 jax.config.update('jax_num_cpu_devices', 8)
 
 MIX = ('common', 'task', 'personal')
+OF_TASKS = round_settings.Placement(task_axis='task')
 
 
 def _places(weights=(), **names):
@@ -144,7 +145,7 @@ def _three_rounds(method):
   algorithm = _build(client=method)(
     federation,
     client_updates.LocalSgd(learning_rate=0.3, batch_size=2),
-    base.RoundSettings(),
+    round_settings.RoundSettings(),
   )
   state = cases.start(algorithm, data)
   round_fn = testing.jit(algorithm.round)
@@ -193,7 +194,7 @@ class ClientTest(parameterized.TestCase):
     algorithm = _build(client='uncertainty')(
       federation,
       client_updates.LocalSgd(batch_size=2),
-      base.RoundSettings(clients_per_task=1),
+      round_settings.RoundSettings(clients_per_task=1),
     )
     state = cases.start(algorithm, data)
     memory = np.arange(10, dtype=np.float32).reshape(5, 2) / 10
@@ -218,7 +219,7 @@ class ClientTest(parameterized.TestCase):
       algorithm = _build(fedprox.fedprox, client=name)(
         federation,
         client_updates.LocalSgd(batch_size=2),
-        base.RoundSettings(),
+        round_settings.RoundSettings(),
         mu=0.7,
       )
       state = cases.start(algorithm, data)
@@ -231,7 +232,7 @@ class ClientTest(parameterized.TestCase):
     views = []
     for name in ('mgda', 'none'):
       algorithm = _build(fedavg_finetune.fedavg_finetune, client=name)(
-        federation, client_updates.LocalSgd(), base.RoundSettings()
+        federation, client_updates.LocalSgd(), round_settings.RoundSettings()
       )
       state = cases.start(algorithm, data)
 
@@ -251,14 +252,14 @@ class ClientTest(parameterized.TestCase):
     federation, data = testing.toy_federation()
     plain = client_updates.local_sgd(federation, client_updates.LocalSgd())
 
-    def run(*args):
-      result = plain.run(*args[:4], args[4]._replace(balancer=None), *args[5:])
-      return result
+    def run(context):
+      data = context.data._replace(balancer=None)
+      return plain.run(context._replace(data=data))
 
     algorithm = federated_averaging.federated_averaging(
       federation,
       client_updates.ClientUpdate(plain.init, run),
-      base.RoundSettings(balancing=_places(client='fixed')),
+      round_settings.RoundSettings(balancing=_places(client='fixed')),
     )
     with self.assertRaisesRegex(ValueError, "balancing.client='none'"):
       jax.eval_shape(algorithm.round, cases.start(algorithm, data), data)
@@ -270,7 +271,7 @@ def _estimate(labels, client_tasks, places, **settings):
   algorithm = multi_task_fl.multi_task_fl(
     federation,
     testing.TO_THE_MEAN,
-    base.RoundSettings(balancing=places, **settings),
+    round_settings.RoundSettings(balancing=places, **settings),
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   state, _ = testing.jit(algorithm.round)(state, data)
@@ -320,7 +321,7 @@ class ServerTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         local,
-        base.RoundSettings(
+        round_settings.RoundSettings(
           clients_per_task=(2, 1, 1),
           weighting={'common': common},
           balancing=_places(server=name),
@@ -335,7 +336,7 @@ class ServerTest(parameterized.TestCase):
     labels = [[[3.0, np.nan]], [[1.0, np.nan]], [[-2.0, np.nan]]]
     data, federation = _regressions(labels)
     algorithm = _build(server='fedgradnorm')(
-      federation, testing.TO_THE_MEAN, base.RoundSettings()
+      federation, testing.TO_THE_MEAN, round_settings.RoundSettings()
     )
     state = cases.start(algorithm, data)
     new, _ = testing.jit(algorithm.round)(state, data)
@@ -353,7 +354,7 @@ class ServerTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'server': 'mgda'}, {'reducer': {'common': reducers.median}}, 'reducer'),
     ({'server': 'mgda', 'group': 'mgda'}, {}, '`balancing.group`'),
-    ({'server': 'mgda'}, {'task_axis': 'task'}, 'without `task_axis`'),
+    ({'server': 'mgda'}, {'placement': OF_TASKS}, 'without `task_axis`'),
     (
       {'group': 'mgda'},
       {'reducer': {'task': reducers.median}},
@@ -363,13 +364,15 @@ class ServerTest(parameterized.TestCase):
   )
   def test_what_cannot_be_balanced_is_refused(self, names, settings, sentence):
     federation, _ = testing.toy_federation()
-    settings = base.RoundSettings(balancing=_places(**names), **settings)
+    settings = round_settings.RoundSettings(
+      balancing=_places(**names), **settings
+    )
     with self.assertRaisesRegex(ValueError, sentence):
       multi_task_fl.multi_task_fl(federation, settings=settings)
 
   def test_layers_that_are_not_common_may_have_reducers(self):
     federation, _ = testing.toy_federation()
-    settings = base.RoundSettings(
+    settings = round_settings.RoundSettings(
       balancing=_places(server='mgda'), reducer={'task': reducers.median}
     )
     multi_task_fl.multi_task_fl(federation, settings=settings)
@@ -407,7 +410,7 @@ class GroupTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         local,
-        base.RoundSettings(
+        round_settings.RoundSettings(
           clients_per_task=(2, 1, 1),
           weighting={'common': weighting, 'task': weighting},
           balancing=_places(group=name),
@@ -452,7 +455,9 @@ class LabelsTest(parameterized.TestCase):
     labels = [[[3.0, np.nan]] * 2, [[1.0, np.nan]]]
     data, federation = _regressions(labels, 'task')
     algorithm = _build(**names)(
-      federation, client_updates.LocalSgd(batch_size=1), base.RoundSettings()
+      federation,
+      client_updates.LocalSgd(batch_size=1),
+      round_settings.RoundSettings(),
     )
     state = cases.start(algorithm, data)
     new, _ = testing.jit(algorithm.round)(state, data)
@@ -493,7 +498,9 @@ def _shifted(by, bound):
 def _of_places(places, by, bound):
   data, federation = _shifted(by, bound)
   algorithm = _build(**places)(
-    federation, client_updates.LocalSgd(batch_size=1), base.RoundSettings()
+    federation,
+    client_updates.LocalSgd(batch_size=1),
+    round_settings.RoundSettings(),
   )
   state = cases.start(algorithm, data)
   round_fn = testing.jit(algorithm.round)
@@ -558,7 +565,9 @@ class NonFiniteTest(parameterized.TestCase):
     local = client_updates.LocalSgd(
       optimizer=faults.Clipped(client_updates.Sgd(), 1.0), batch_size=2
     )
-    algorithm = _build(**places)(federation, local, base.RoundSettings())
+    algorithm = _build(**places)(
+      federation, local, round_settings.RoundSettings()
+    )
     state = cases.start(algorithm, data)
     round_fn = testing.jit(algorithm.round)
     for _ in range(2):
@@ -583,11 +592,13 @@ def _run(number, form, devices):
   algorithm = _build(**PLACES[number])(
     federation,
     client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
-    base.RoundSettings(
+    round_settings.RoundSettings(
       clients_per_task=2,
-      execution=form,
-      low_rank_below=np.inf,
-      client_axis='client' if devices else None,
+      placement=round_settings.Placement(
+        execution=form,
+        low_rank_below=np.inf,
+        client_axis='client' if devices else None,
+      ),
     ),
   )
   return cases.two_rounds(algorithm, data, devices)
@@ -610,7 +621,11 @@ class FormsTest(parameterized.TestCase):
       algorithm = _build(server='cagrad')(
         federation,
         client_updates.LocalSgd(batch_size=2),
-        base.RoundSettings(execution=form, low_rank_below=np.inf),
+        round_settings.RoundSettings(
+          placement=round_settings.Placement(
+            execution=form, low_rank_below=np.inf
+          )
+        ),
       )
       found.append(cases.two_rounds(algorithm, data))
       if form != 'scan':
@@ -629,7 +644,7 @@ class FormsTest(parameterized.TestCase):
         federation, client_updates.LocalSgd(batch_size=2), settings
       )
 
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     federation, _ = testing.toy_federation(MIX, data)
     source = client_data.DatasetClients(data)
     streamed_federation, _ = testing.toy_federation(MIX, source.tables)
@@ -655,7 +670,9 @@ class FormsTest(parameterized.TestCase):
     data = _data()
     federation, _ = testing.toy_federation(MIX, data)
     algorithm = _build(**PLACES[0])(
-      federation, client_updates.LocalSgd(batch_size=2), base.RoundSettings()
+      federation,
+      client_updates.LocalSgd(batch_size=2),
+      round_settings.RoundSettings(),
     )
     round_fn = testing.jit(algorithm.round)
     first, _ = round_fn(cases.start(algorithm, data), data)

@@ -10,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import balancing
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import predictors
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedbn
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import mtfl
@@ -214,7 +216,9 @@ class RoundsTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       local.package(),
-      base.RoundSettings(clients_per_task=clients_per_task, slots=slots),
+      round_settings.RoundSettings(
+        clients_per_task=clients_per_task, slots=slots
+      ),
     )
     counts = cohorts.check_clients_per_task(
       clients_per_task, federation.group_sizes, [t.name for t in data.tasks]
@@ -350,7 +354,9 @@ class StatisticsTest(parameterized.TestCase):
       client_updates.LocalSgd(
         learning_rate=RATE, batch_size=batch_size, **local
       ),
-      base.RoundSettings(server={} if server is None else {'common': server}),
+      round_settings.RoundSettings(
+        server={} if server is None else {'common': server}
+      ),
     )
     return _params(algorithm, data)
 
@@ -388,7 +394,7 @@ class StatisticsTest(parameterized.TestCase):
     federation = _federation([COMMON], data)
     state = _start(multi_task_fl.multi_task_fl(federation), data)
     client = jax.tree.map(lambda x: x[0], cohorts.everyone(data))
-    batch = client_updates.LocalData(data, client).batch(jnp.arange(4))
+    batch = client_batches.LocalData(data, client).batch(jnp.arange(4))
 
     def objective(params):
       loss, sums = federation.objective(
@@ -451,16 +457,44 @@ class StatisticsTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       client_updates.LocalSgd(learning_rate=RATE, batch_size=0),
-      base.RoundSettings(execution=execution),
+      round_settings.RoundSettings(
+        placement=round_settings.Placement(execution=execution)
+      ),
     )
     found = [_params(algorithm, d, 2) for d in (data, padded)]
     testing.assert_trees_close(*found)
+
+  def test_tasks_that_are_balanced_at_the_server_average_them_as_ever(self):
+    """The first round trains alike; what differs is what the server does."""
+    data = testing.toy_data(5, 3)
+    federation = _federation([COMMON], data)
+
+    def params(**places):
+      settings = round_settings.RoundSettings(
+        balancing=balancing.places(places, {'rate': 0.3}, ())
+      )
+      local = client_updates.LocalSgd(learning_rate=RATE, batch_size=0)
+      algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
+      return _params(algorithm, data, 1)
+
+    plain, balanced = params(), params(server='mgda')
+    for layer in ('dense_0/norm', 'dense_1/norm'):
+      for name in ('mean', 'var'):
+        np.testing.assert_allclose(
+          balanced[layer][name], plain[layer][name], 1e-5, 1e-6
+        )
+    moved = balanced['output']['bias'] - plain['output']['bias']
+    self.assertGreater(float(jnp.abs(moved).max()), 1e-4)
 
   def test_kernels_are_not_factored(self):
     data = _data()
     algorithm = multi_task_fl.multi_task_fl(
       _federation([COMMON], data),
-      settings=base.RoundSettings(execution='low_rank', low_rank_below=np.inf),
+      settings=round_settings.RoundSettings(
+        placement=round_settings.Placement(
+          execution='low_rank', low_rank_below=np.inf
+        )
+      ),
     )
     form, reasons = algorithm.form(data)
     self.assertNotIn('low_rank', form)

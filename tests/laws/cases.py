@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from fmtl_jax import algorithms
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import evaluation
@@ -18,6 +19,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
 from fmtl_jax import participation as participation_lib
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
@@ -31,7 +33,7 @@ import naive
 Tree = Any
 
 _sample = testing.jit(cohorts.sample, static_argnums=(2, 3, 4))
-_shuffle = testing.jit(client_updates.shuffle, static_argnums=2)
+_shuffle = testing.jit(client_batches.shuffle, static_argnums=2)
 
 
 class Server:
@@ -297,16 +299,17 @@ def compare(
   algorithm = (build or multi_task_fl.multi_task_fl)(
     federation,
     local.package(),
-    base.RoundSettings(
+    round_settings.RoundSettings(
       clients_per_task=clients_per_task,
       slots=slots,
       weighting=weighting,
       reducer=dict.fromkeys(median, reducers.median),
       server={name: server.package for name, server in servers.items()},
-      execution=execution,
-      low_rank_below=np.inf,
       participation=participation,
       skip_nonfinite=skip_nonfinite,
+      placement=round_settings.Placement(
+        execution=execution, low_rank_below=np.inf
+      ),
     ),
     **own,
   )
@@ -455,11 +458,11 @@ def named(
     owners={**federation_lib.OWNERS, **more},
     num_owners=num_owners,
   )
-  settings = {'low_rank_below': np.inf, 'execution': 'scan'} | settings
+  placement = round_settings.Placement(low_rank_below=np.inf, execution='scan')
   algorithm = entry.build(
     federation,
     local.package(),
-    base.RoundSettings(**settings),
+    round_settings.RoundSettings(**{'placement': placement} | settings),
     **{name: own[name] for name in entry.own},
   )
   return federation, data, algorithm
@@ -547,7 +550,7 @@ def train(
     **settings: Of `RoundSettings`.
   """
   algorithm = build(
-    federation, local, base.RoundSettings(**settings), **(own or {})
+    federation, local, round_settings.RoundSettings(**settings), **(own or {})
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   round_fn = testing.jit(algorithm.round)

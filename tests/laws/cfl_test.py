@@ -4,15 +4,21 @@ import dataclasses
 import functools
 import itertools
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import participation
+from fmtl_jax import round_settings
+from fmtl_jax import servers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import cfl
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -202,7 +208,7 @@ class CflTest(parameterized.TestCase):
       federation, _ = testing.toy_federation(
         (label, label), data, **planted.owners(own['max_clusters'])
       )
-      algorithm = build(federation, local, base.RoundSettings())
+      algorithm = build(federation, local, round_settings.RoundSettings())
       state = testing.jit(algorithm.init)(jax.random.key(0), data)
       round_fn = testing.jit(algorithm.round)
       for _ in range(3):
@@ -250,6 +256,40 @@ class CflTest(parameterized.TestCase):
     )
     self.assertEqual([len(set(c)) for c in clusters.tolist()], [2, 3, 3])
 
+  def test_a_cluster_of_late_clients_stays_theirs(self):
+    """Client 2 is in cluster 1 alone when the others are split again."""
+    _, data = testing.mean_estimation(
+      [[4.0], [6.0], [-90.0]], [0] * 3, 'common'
+    )
+    data = data.with_owners(['cluster'])
+    federation = federation_lib.Federation.create(
+      testing.constant(),
+      [('output/bias', 'cluster')],
+      data,
+      **planted.owners(4),
+    )
+    late = []
+
+    def take_part(unused_participation, key, number, cohort, count):
+      del key, number, count
+      silent = jnp.isin(cohort.client, jnp.array(late or [-1]))
+      return cohorts.silenced(cohort, silent), {}
+
+    algorithm = cfl.cfl(
+      federation, testing.TO_THE_MEAN, **ALWAYS, max_clusters=4
+    )
+    state = algorithm.init(jax.random.key(0), data)
+    with mock.patch.object(participation, 'take_part', take_part):
+      state, _ = algorithm.round(state, data)
+      self.assertEqual(state.clients.cluster.tolist(), [0, 0, 1])
+      own = state.params['output']['bias'][1]
+      late.append(2)
+      state, _ = algorithm.round(state, data)
+    cluster = state.clients.cluster.tolist()
+    self.assertEqual(cluster[2], 1)
+    self.assertCountEqual(cluster[:2], [0, 2])
+    np.testing.assert_array_equal(state.params['output']['bias'][1], own)
+
   def test_part_of_the_clients_is_refused(self):
     federation, _ = testing.toy_federation(
       ('cluster', 'task'), planted.toy_data(5, 2), **planted.owners(8)
@@ -257,7 +297,20 @@ class CflTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, r'all clients .* cfl.*`clients_per_task`=1; set it to 0'
     ):
-      cfl.cfl(federation, settings=base.RoundSettings(clients_per_task=1))
+      cfl.cfl(
+        federation, settings=round_settings.RoundSettings(clients_per_task=1)
+      )
+
+  def test_a_server_that_mixes_clusters_is_refused(self):
+    federation, _ = testing.toy_federation(
+      ('cluster', 'task'), planted.toy_data(5, 2), **planted.owners(8)
+    )
+    mixing = servers.Server(lambda *_: (), lambda *args: args[1:3])
+    with self.assertRaisesRegex(ValueError, 'got one that mixes owners'):
+      cfl.cfl(
+        federation,
+        settings=round_settings.RoundSettings(server={'cluster': mixing}),
+      )
 
   def test_another_federation_is_refused(self):
     federation, _ = testing.toy_federation(

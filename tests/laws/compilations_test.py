@@ -11,9 +11,9 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import evaluation
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 
@@ -49,7 +49,7 @@ class CompilationsTest(parameterized.TestCase):
         keep_optimizer_state=True,
         batch_size=2,
       ),
-      base.RoundSettings(
+      round_settings.RoundSettings(
         clients_per_task=1,
         server={'common': server_optimizers.ServerOptimizer(optax.adam)},
       ),

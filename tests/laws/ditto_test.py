@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import ditto
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -139,7 +139,7 @@ class DittoTest(parameterized.TestCase):
   def test_who_takes_no_part_keeps_the_model(self):
     federation, data = testing.toy_federation(('common', 'common'))
     algorithm = ditto.ditto(
-      federation, LOCAL, base.RoundSettings(clients_per_task=1)
+      federation, LOCAL, round_settings.RoundSettings(clients_per_task=1)
     )
     start = testing.jit(algorithm.init)(jax.random.key(0), data)
     state, metrics = testing.jit(algorithm.round)(start, data)

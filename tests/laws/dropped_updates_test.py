@@ -11,9 +11,10 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
+from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -31,7 +32,7 @@ REDUCERS = {
 }
 
 
-def _sent(updates, sizes, tasks, layer_type='common', **settings):
+def _sent(updates, sizes, tasks, layer_type='common', then=(), **settings):
   """The server's change when clients send given numbers, `[]` or `[T]`.
 
   Args:
@@ -39,6 +40,7 @@ def _sent(updates, sizes, tasks, layer_type='common', **settings):
     sizes: How many examples it has.
     tasks: Its tasks, a tuple where there are several; -1 for none.
     layer_type: Of the only parameter.
+    then: What they send in further rounds.
     **settings: Of the round.
   """
   there = [i for i, update in enumerate(updates) if update is not None]
@@ -60,11 +62,12 @@ def _sent(updates, sizes, tasks, layer_type='common', **settings):
   federation = federation_lib.Federation.create(
     testing.constant(), [('output/bias', layer_type)], data
   )
-  values = jnp.float32([updates[i] for i in there])
+  values = jnp.float32([[sent[i] for i in there] for sent in (updates, *then)])
 
-  def run(key, view, state, frozen, local_data, round_number, received=None):
-    client = local_data.client
-    fill = lambda leaf: jnp.full_like(leaf, cohorts.take(values, client.client))
+  def run(context):
+    view, client = context.view, context.data.client
+    own = cohorts.take(values[context.round], client.client)
+    fill = lambda leaf: jnp.full_like(leaf, own)
     return client_updates.ClientResult(
       update=jax.tree.map(fill, view),
       state=(),
@@ -74,14 +77,48 @@ def _sent(updates, sizes, tasks, layer_type='common', **settings):
   algorithm = federated_averaging.federated_averaging(
     federation,
     client_updates.ClientUpdate(lambda view: (), run),
-    base.RoundSettings(execution='vmap', **settings),
+    round_settings.RoundSettings(
+      placement=round_settings.Placement(execution='vmap'), **settings
+    ),
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
-  state, _ = testing.jit(algorithm.round)(state, data)
+  round_fn = testing.jit(algorithm.round)
+  for _ in values:
+    state, _ = round_fn(state, data)
   return np.squeeze(state.params['output']['bias'], -1)
 
 
 class DroppedUpdatesTest(parameterized.TestCase):
+  @parameterized.product(
+    name=list(REDUCERS), within=[False, True], layer_type=['common', 'task']
+  )
+  def test_a_server_that_gets_nothing_takes_no_step(
+    self, name, within, layer_type
+  ):
+    """Momentum would go on: of task 1, or of all, only NaN comes any more."""
+    found, before = (
+      _sent(
+        [1.0, 3.0],
+        [2, 2],
+        [0, 1],
+        layer_type,
+        then=then,
+        reducer={layer_type: REDUCERS[name]},
+        reduce_within_tasks=within,
+        server={
+          layer_type: server_optimizers.ServerOptimizer(
+            client_updates.Sgd(momentum=0.9)
+          )
+        },
+      )
+      for then in ([[1.0 if layer_type == 'task' else NAN, NAN]] * 3, ())
+    )
+    if layer_type == 'common':
+      np.testing.assert_array_equal(found, before)
+    else:
+      self.assertEqual(found[1], before[1])
+      self.assertGreater(found[0], before[0] + 1)
+
   def test_a_task_weighs_what_was_received_of_it(self):
     """1 and 3 of tasks with 2 and 1 examples that count; 19 were dropped."""
     found = _sent(

@@ -13,8 +13,8 @@ import numpy as np
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 import cases
@@ -28,11 +28,17 @@ def _data():
   return testing.toy_data(CLIENTS, 3, 2, missing=0.4)
 
 
-def _algorithm(execution, **settings):
+def _algorithm(execution, client_axis=None, **settings):
   return multi_task_fl.multi_task_fl(
     testing.toy_federation(MIX, _data())[0],
     cases.Local(batch_size=2, momentum=0.5).package(),
-    base.RoundSettings(clients_per_task=2, execution=execution, **settings),
+    round_settings.RoundSettings(
+      clients_per_task=2,
+      placement=round_settings.Placement(
+        execution=execution, client_axis=client_axis
+      ),
+      **settings,
+    ),
   )
 
 

@@ -12,8 +12,8 @@ import optax
 from fmtl_jax import client_updates
 from fmtl_jax import faults
 from fmtl_jax import participation
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -44,7 +44,7 @@ def _round(data, **settings):
       batch_size=2,
       keep_optimizer_state=True,
     ),
-    base.RoundSettings(**settings),
+    round_settings.RoundSettings(**settings),
   )
   state = cases.start(algorithm, data)
   return state, *testing.jit(algorithm.round)(state, data)
@@ -115,7 +115,7 @@ class SkipTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(LAYERS, data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      settings=base.RoundSettings(
+      settings=round_settings.RoundSettings(
         skip_nonfinite=skip_nonfinite,
         participation=participation.Participation(dropout=1.0),
       ),

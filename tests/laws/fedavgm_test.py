@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavgm
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -84,7 +84,7 @@ class FedAvgMTest(parameterized.TestCase):
   def test_without_momentum_it_is_fedavg(self):
     federation, data = testing.toy_federation(('common', 'task'))
     local = client_updates.LocalSgd(batch_size=2)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     found = []
     for algorithm in (
       fedavgm.fedavgm(federation, local, settings, server_momentum=0.0),
@@ -112,7 +112,9 @@ class FedAvgMTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, r"server\['common'\].optimizer` to be SGD"
     ):
-      fedavgm.fedavgm(federation, settings=base.RoundSettings(server=server))
+      fedavgm.fedavgm(
+        federation, settings=round_settings.RoundSettings(server=server)
+      )
 
 
 if __name__ == '__main__':

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import feddyn
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
@@ -118,7 +118,7 @@ class FedDynTest(parameterized.TestCase):
       ('common', 'common'), testing.toy_data(6, 3)
     )
     local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2, epochs=2)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     moved = []
     for algorithm in (
       feddyn.feddyn(federation, local, settings, alpha=0.7),
@@ -141,7 +141,9 @@ class FedDynTest(parameterized.TestCase):
     algorithm = feddyn.feddyn(
       federation,
       client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
-      base.RoundSettings(clients_per_task=1, weighting={'common': 'uniform'}),
+      round_settings.RoundSettings(
+        clients_per_task=1, weighting={'common': 'uniform'}
+      ),
     )
     state, _ = _rounds(algorithm, data, 4)
     h = state.server['common'].memory
@@ -162,7 +164,7 @@ class FedDynTest(parameterized.TestCase):
     """Of the weighted loss if all take part, with equal weights in any case."""
     federation, data = cases.unlike_clients(sizes)
     local = client_updates.LocalSgd(learning_rate=0.02, batch_size=0, epochs=10)
-    settings = base.RoundSettings(
+    settings = round_settings.RoundSettings(
       clients_per_task=clients_per_task, weighting={'common': weighting}
     )
     found = [
@@ -183,7 +185,7 @@ class FedDynTest(parameterized.TestCase):
     algorithm = feddyn.feddyn(
       federation,
       client_updates.LocalSgd(batch_size=2),
-      base.RoundSettings(clients_per_task=1),
+      round_settings.RoundSettings(clients_per_task=1),
     )
     state = algorithm.init(jax.random.key(0), data)
     labelled = data.partition.label_counts > 0

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import multi_task_fl
@@ -74,7 +74,7 @@ class FedNovaTest(parameterized.TestCase):
       ('common', 'common'), testing.toy_data(6, 3, sizes=sizes)
     )
     local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
-    settings = base.RoundSettings()
+    settings = round_settings.RoundSettings()
     found = []
     for build in (fednova.fednova, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local, settings)

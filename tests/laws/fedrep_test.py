@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedbabu
 from fmtl_jax.algorithms import fedrep
 from fmtl_jax.algorithms import multi_task_fl
@@ -63,7 +63,7 @@ def _keys(head_epochs):
 def _run(build, local, types=('common', 'personal'), rounds=1, **own):
   """The parameters before and after some rounds."""
   federation, data = testing.toy_federation(types)
-  algorithm = build(federation, local, base.RoundSettings(), **own)
+  algorithm = build(federation, local, round_settings.RoundSettings(), **own)
   start = cases.start(algorithm, data)
   state, round_fn = start, testing.jit(algorithm.round)
   for _ in range(rounds):

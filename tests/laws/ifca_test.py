@@ -10,9 +10,9 @@ import numpy as np
 
 from fmtl_jax import client_updates
 from fmtl_jax import execution
+from fmtl_jax import round_settings
 from fmtl_jax import task_devices
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.algorithms import ifca
 from fmtl_jax.algorithms import multi_task_fl
@@ -101,7 +101,7 @@ class IfcaTest(parameterized.TestCase):
   def test_a_single_cluster_is_fedavg(self):
     data = planted.toy_data(6, 3)
     local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     found = {}
     for label, build in (
       ('cluster', functools.partial(ifca.ifca, clusters=1)),
@@ -184,10 +184,12 @@ class IfcaTest(parameterized.TestCase):
       algorithm = ifca.ifca(
         federation,
         client_updates.LocalSgd(learning_rate=0.5, batch_size=2),
-        base.RoundSettings(
+        round_settings.RoundSettings(
           clients_per_task=2,
-          client_axis='client' if mesh else None,
-          task_axis='task' if mesh else None,
+          placement=round_settings.Placement(
+            client_axis='client' if mesh else None,
+            task_axis='task' if mesh else None,
+          ),
         ),
         clusters=3,
       )

@@ -17,9 +17,9 @@ import numpy as np
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 
 import cases
@@ -172,10 +172,10 @@ class Problem:
         batch_size=batch_size,
         epochs=epochs,
       ),
-      base.RoundSettings(
+      round_settings.RoundSettings(
         clients_per_task=clients_per_task,
         weighting=dict.fromkeys(('common', 'task'), weighting),
-        execution='vmap',
+        placement=round_settings.Placement(execution='vmap'),
         **settings,
       ),
       **(own or {}),

@@ -10,9 +10,9 @@ import numpy as np
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 
 import cases
@@ -40,7 +40,7 @@ def _build(name, data, outputs=3, batch_size=0, **settings):
     client_updates.LocalSgd(
       learning_rate=RATE, batch_size=batch_size, epochs=EPOCHS
     ),
-    base.RoundSettings(**settings),
+    round_settings.RoundSettings(**settings),
   )
 
 
@@ -172,7 +172,9 @@ class CentralizedTest(parameterized.TestCase):
     data = testing.toy_data(6, 2)
     federation, _ = testing.toy_federation(('common', head), data)
     algorithm = algorithms.ALGORITHMS['multi_task_fl'].build(
-      federation, cases.Local(rate=RATE).package(), base.RoundSettings()
+      federation,
+      cases.Local(rate=RATE).package(),
+      round_settings.RoundSettings(),
     )
     state = cases.start(algorithm, data)
     start = cases.to_float64(state.params)
@@ -239,7 +241,7 @@ class ClosedFormTest(parameterized.TestCase):
     algorithm = algorithms.ALGORITHMS['multi_task_fl'].build(
       federation,
       testing.TO_THE_MEAN,
-      base.RoundSettings(weighting=weighting),
+      round_settings.RoundSettings(weighting=weighting),
     )
     state = algorithm.init(jax.random.key(0), data)
     return testing.jit(algorithm.round)(state, data)

@@ -10,8 +10,8 @@ import numpy as np
 from fmtl_jax import client_updates
 from fmtl_jax import execution
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 import cases
@@ -32,11 +32,13 @@ def _build(devices, form, clients, slots=1, per_task=0, **settings):
       learning_rate=0.2,
       batch_size=2,
     ),
-    base.RoundSettings(
+    round_settings.RoundSettings(
       clients_per_task=per_task,
-      execution=form,
-      low_rank_below=np.inf,
-      client_axis=AXIS if devices else None,
+      placement=round_settings.Placement(
+        execution=form,
+        low_rank_below=np.inf,
+        client_axis=AXIS if devices else None,
+      ),
       **settings,
     ),
   )
@@ -97,7 +99,9 @@ class MeshesTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'task'), data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      settings=base.RoundSettings(execution='scan', client_axis=AXIS),
+      settings=round_settings.RoundSettings(
+        placement=round_settings.Placement(execution='scan', client_axis=AXIS)
+      ),
     )
     round_fn = execution.over_devices(
       algorithm.round, execution.mesh({AXIS: 4})

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import mr_mtl
 from fmtl_jax.algorithms import multi_task_fl
 
@@ -193,7 +193,7 @@ class MrMtlTest(parameterized.TestCase):
     algorithm = mr_mtl.mr_mtl(
       federation,
       LOCAL,
-      base.RoundSettings(clients_per_task=1),
+      round_settings.RoundSettings(clients_per_task=1),
       lam=0.5,
     )
     start = testing.jit(algorithm.init)(jax.random.key(0), data)

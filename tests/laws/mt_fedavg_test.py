@@ -15,9 +15,9 @@ from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
 from fmtl_jax import participation
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import mt_fedavg
 from fmtl_jax.algorithms import multi_task_fl
@@ -67,7 +67,7 @@ def _two_rounds(build, data, types, **settings):
   algorithm = build(
     federation,
     client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
-    base.RoundSettings(**settings),
+    round_settings.RoundSettings(**settings),
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   round_fn = testing.jit(algorithm.round)
@@ -108,7 +108,7 @@ def _change(build, data, types=('common', 'task'), local=FULL_STEP, **settings):
   federation, _ = testing.toy_federation(
     types, data, task_weights=settings.pop('task_weights', None)
   )
-  algorithm = build(federation, local, base.RoundSettings(**settings))
+  algorithm = build(federation, local, round_settings.RoundSettings(**settings))
   state = cases.start(algorithm, data)
   new, _ = testing.jit(algorithm.round)(state, data)
   moved = jax.tree.map(jnp.subtract, new.params, state.params)
@@ -217,8 +217,9 @@ class LayoutTest(parameterized.TestCase):
     moved, params, federation = _change(
       BUILDS[name],
       data,
-      execution=execution,
-      low_rank_below=np.inf,
+      placement=round_settings.Placement(
+        execution=execution, low_rank_below=np.inf
+      ),
       task_weights=weights,
     )
     gradients = _pooled_gradients(data, params, federation)

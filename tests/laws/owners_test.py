@@ -12,9 +12,9 @@ import optax
 
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -83,7 +83,7 @@ class AbsentOwnersTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       cases.Local().package(),
-      base.RoundSettings(
+      round_settings.RoundSettings(
         clients_per_task=1,
         server={'cluster': server_optimizers.ServerOptimizer(optimizer, 0.1)},
       ),
@@ -117,7 +117,7 @@ class AbsentOwnersTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       cases.Local(momentum=0.9, keep_momentum=True).package(),
-      base.RoundSettings(clients_per_task=1),
+      round_settings.RoundSettings(clients_per_task=1),
     )
     round_fn = testing.jit(algorithm.round)
     state = cases.start(algorithm, data)
@@ -143,7 +143,7 @@ class AbsentOwnersTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       client_updates.LocalSgd(optimizer=decaying, batch_size=0),
-      base.RoundSettings(clients_per_task=1, slots=slots),
+      round_settings.RoundSettings(clients_per_task=1, slots=slots),
     )
     old = cases.start(algorithm, data)
     state, metrics = testing.jit(algorithm.round)(old, data)
@@ -174,7 +174,7 @@ class LabelsTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       cases.Local(momentum=0.5).package(),
-      base.RoundSettings(
+      round_settings.RoundSettings(
         clients_per_task=1,
         weighting={'common': weighting, 'task': weighting},
         server={'task': cases.Server.adam(0.1).package},
@@ -248,7 +248,9 @@ class FrozenTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       cases.Local(batch_size=2).package(),
-      base.RoundSettings(execution=execution),
+      round_settings.RoundSettings(
+        placement=round_settings.Placement(execution=execution)
+      ),
     )
     old = algorithm.init(jax.random.key(0), data)
     kept = jax.tree.map(np.array, old.params)
@@ -268,7 +270,7 @@ class FrozenTest(parameterized.TestCase):
     data = testing.toy_data(5, 2)
     federation, _ = testing.toy_federation(('pretrained', 'task'), data)
     algorithm = multi_task_fl.multi_task_fl(
-      federation, cases.Local().package(), base.RoundSettings()
+      federation, cases.Local().package(), round_settings.RoundSettings()
     )
     state = cases.start(algorithm, data)
     round_fn = testing.jit(algorithm.round)

@@ -10,9 +10,9 @@ import numpy as np
 
 from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -39,7 +39,10 @@ class ClientsTest(parameterized.TestCase):
         cases.Local(
           batch_size=batch_size, momentum=0.5, keep_momentum=True
         ).package(),
-        base.RoundSettings(clients_per_task=2, execution=execution),
+        round_settings.RoundSettings(
+          clients_per_task=2,
+          placement=round_settings.Placement(execution=execution),
+        ),
       )
       return algorithm, testing.jit(algorithm.round)
 
@@ -122,8 +125,9 @@ class SlotsTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(
       federation,
       cases.Local().package(),
-      base.RoundSettings(
-        clients_per_task=clients_per_task, execution=execution
+      round_settings.RoundSettings(
+        clients_per_task=clients_per_task,
+        placement=round_settings.Placement(execution=execution),
       ),
     )
     start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
@@ -164,7 +168,9 @@ class ExamplesTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         cases.Local(batch_size=batch_size).package(),
-        base.RoundSettings(clients_per_task=1, weighting={'task': 'paper'}),
+        round_settings.RoundSettings(
+          clients_per_task=1, weighting={'task': 'paper'}
+        ),
       )
       round_fn = testing.jit(algorithm.round)
       evaluate = testing.jit(evaluation.evaluator(federation, algorithm))

@@ -12,9 +12,9 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import participation
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import fedsgd
 from fmtl_jax.algorithms import multi_task_fl
@@ -54,7 +54,7 @@ def _charged(build, batch_size, at_deadline):
         at_deadline=at_deadline,
       ),
     )
-    settings = base.RoundSettings(participation=taking_part)
+    settings = round_settings.RoundSettings(participation=taking_part)
     _, metrics = build(federation, local, settings).round(state, data)
     everyone = cohorts.everyone(data)
     cohort, _ = participation.take_part(
@@ -119,7 +119,7 @@ class RoundsTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         client_updates.LocalSgd(batch_size=2),
-        base.RoundSettings(
+        round_settings.RoundSettings(
           participation=settings, server={'common': server, 'task': server}
         ),
       )
@@ -143,7 +143,7 @@ class RoundsTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         client_updates.LocalSgd(batch_size=2, epochs=2),
-        base.RoundSettings(participation=settings),
+        round_settings.RoundSettings(participation=settings),
       )
       state = cases.start(algorithm, data)
       found.append(testing.jit(algorithm.round)(state, data))
@@ -156,9 +156,11 @@ class RoundsTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         client_updates.LocalSgd(batch_size=2, epochs=2),
-        base.RoundSettings(
+        round_settings.RoundSettings(
           participation=SOME,
-          client_axis='client' if devices else None,
+          placement=round_settings.Placement(
+            client_axis='client' if devices else None
+          ),
         ),
       )
       return cases.two_rounds(algorithm, data, devices)
@@ -169,7 +171,7 @@ class RoundsTest(parameterized.TestCase):
     federation, data = testing.toy_federation(LAYERS, testing.toy_data(9, 3))
     local = client_updates.LocalSgd(batch_size=2)
     clock = participation.Clock(deadline=0.02, batch_size=2, speed_spread=1.0)
-    settings = base.RoundSettings(
+    settings = round_settings.RoundSettings(
       clients_per_task=2,
       participation=participation.Participation(dropout=0.3, clock=clock),
     )
@@ -203,7 +205,7 @@ class RoundsTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         client_updates.LocalSgd(batch_size=2),
-        base.RoundSettings(participation=settings),
+        round_settings.RoundSettings(participation=settings),
       )
       return algorithm.round(state, data)[1]['client']
 
@@ -361,7 +363,9 @@ class MeshTest(absltest.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         client_updates.LocalSgd(batch_size=2),
-        base.RoundSettings(participation=SOME, task_axis=axis),
+        round_settings.RoundSettings(
+          participation=SOME, placement=round_settings.Placement(task_axis=axis)
+        ),
       )
 
       def run(state, data):

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import per_fedavg
 
@@ -107,7 +108,7 @@ def _keys(draws):
 
 def _round(build, data, federation, local, **own):
   """The change of the parameters in the first round, and its metrics."""
-  algorithm = build(federation, local, base.RoundSettings(), **own)
+  algorithm = build(federation, local, round_settings.RoundSettings(), **own)
   state = algorithm.init(jax.random.key(0), data)
   new, metrics = testing.jit(algorithm.round)(state, data)
   change = jax.tree.map(jnp.subtract, new.params, state.params)
@@ -175,7 +176,7 @@ class PerFedAvgTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'common'), data)
     local = client_updates.LocalSgd(learning_rate=rate, batch_size=0)
     everyone = cohorts.take(cohorts.everyone(data), 0)
-    batch = client_updates.LocalData(data, everyone).batch(jnp.arange(6))
+    batch = client_batches.LocalData(data, everyone).batch(jnp.arange(6))
     loss = lambda w: federation.objective(
       w, federation.frozen, batch, everyone.active
     )[0]

@@ -8,8 +8,8 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -53,7 +53,7 @@ def _build(data, types=MIX, batch_size=2, momentum=0.5, **settings):
     batch_size=batch_size, momentum=momentum, keep_momentum=bool(momentum)
   )
   algorithm = multi_task_fl.multi_task_fl(
-    federation, local.package(), base.RoundSettings(**settings)
+    federation, local.package(), round_settings.RoundSettings(**settings)
   )
   return federation, algorithm, testing.jit(algorithm.round)
 

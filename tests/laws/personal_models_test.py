@@ -12,8 +12,8 @@ from fmtl_jax import algorithms
 from fmtl_jax import checkpoints
 from fmtl_jax import client_updates
 from fmtl_jax import participation
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import personal_models
 
 import cases
@@ -32,7 +32,9 @@ class PersonalModelsTest(parameterized.TestCase):
     algorithm = entry.build(
       problem.federation,
       client_updates.LocalSgd(learning_rate=least_squares.RATE, batch_size=0),
-      base.RoundSettings(clients_per_task=1, execution='vmap'),
+      round_settings.RoundSettings(
+        clients_per_task=1, placement=round_settings.Placement(execution='vmap')
+      ),
       **own,
     )
     round_fn = testing.jit(algorithm.round)
@@ -61,7 +63,8 @@ class CheckpointsTest(parameterized.TestCase):
     problem = least_squares.one_task()
     some_late = participation.Participation(late=0.5)
     algorithm = algorithms.ALGORITHMS[name].build(
-      problem.federation, settings=base.RoundSettings(participation=some_late)
+      problem.federation,
+      settings=round_settings.RoundSettings(participation=some_late),
     )
     state = algorithm.init(jax.random.key(0), problem.data)
     view = cases.views_of(algorithm, state, problem.data)

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import client_batches
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
@@ -71,7 +72,7 @@ def run(
   settings = owners(count) if count else {}
   federation, _ = testing.toy_federation(types, clients, **settings)
   local = client_updates.LocalSgd(learning_rate=rate, batch_size=0, epochs=3)
-  algorithm = build(federation, local, base.RoundSettings(), **own)
+  algorithm = build(federation, local, round_settings.RoundSettings(), **own)
   state = testing.jit(algorithm.init)(jax.random.key(seed), clients)
   round_fn, metrics = testing.jit(algorithm.round), []
   for _ in range(rounds):
@@ -80,7 +81,7 @@ def run(
 
   def predict(client):
     view = algorithm.view(state, clients, client, federation.frozen)
-    local_data = client_updates.LocalData(clients, client)
+    local_data = client_batches.LocalData(clients, client)
     batch = local_data.batch(jnp.arange(clients.partition.train.max_size))
     scores = federation.apply_slots(view, federation.frozen, batch.features)
     correct = (scores[0, :, 0] > 0) == (batch.labels[0] > 0.5)
@@ -108,7 +109,7 @@ def assert_streamed_rounds_agree(
   local = client_updates.LocalSgd(learning_rate=0.5, batch_size=2)
   make = lambda federation, settings: build(federation, local, settings)
   create = functools.partial(testing.toy_federation, types, **owners(count))
-  settings = base.RoundSettings(clients_per_task=clients_per_task)
+  settings = round_settings.RoundSettings(clients_per_task=clients_per_task)
   algorithm = make(create(toy_data(9, 3))[0], settings)
   expected = testing.jit(algorithm.init)(jax.random.key(2), toy_data(9, 3))
   round_fn, found = testing.jit(algorithm.round), []
@@ -116,7 +117,10 @@ def assert_streamed_rounds_agree(
     create(source.tables)[0],
     source,
     make,
-    base.RoundSettings(clients_per_task=clients_per_task, client_axis='client'),
+    round_settings.RoundSettings(
+      clients_per_task=clients_per_task,
+      placement=round_settings.Placement(client_axis='client'),
+    ),
     mesh=execution.mesh({'client': 2}),
     compiler_options=testing.quick_options(),
   ) as streamed:

@@ -17,9 +17,9 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import low_rank
 from fmtl_jax import precision
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
 
@@ -149,7 +149,10 @@ def _mean_of_ones(
   algorithm = multi_task_fl.multi_task_fl(
     federation,
     testing.TO_THE_MEAN,
-    base.RoundSettings(execution=form, client_axis=axis, **given),
+    round_settings.RoundSettings(
+      placement=round_settings.Placement(execution=form, client_axis=axis),
+      **given,
+    ),
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   round_fn = lambda state: algorithm.round(state, data)[0].params

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
+from fmtl_jax import client_batches
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import base
@@ -208,14 +209,15 @@ class Program:
     self._algorithm = multi_task_fl.multi_task_fl(
       self.federation,
       setting.local.package(),
-      base.RoundSettings(
+      round_settings.RoundSettings(
         clients_per_task=setting.clients_per_task,
         slots=setting.take_part,
         weighting=setting.weighting,
         reducer=dict.fromkeys(setting.median, reducers.median),
         server={name: server.package for name, server in servers.items()},
-        execution=setting.execution,
-        low_rank_below=np.inf,
+        placement=round_settings.Placement(
+          execution=setting.execution, low_rank_below=np.inf
+        ),
       ),
     )
     self.clients_per_task = cohorts.check_clients_per_task(
@@ -247,7 +249,7 @@ class Program:
       key = jax.random.fold_in(
         jax.random.fold_in(clients_key, client_id), epoch
       )
-      return client_updates.shuffle(key, size, length)
+      return client_batches.shuffle(key, size, length)
 
     by_epoch = jax.vmap(order, (None, None, 0))
     orders = jax.vmap(by_epoch, (0, 0, None))(

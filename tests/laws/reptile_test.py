@@ -9,9 +9,9 @@ import numpy as np
 
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import reptile
@@ -63,7 +63,7 @@ class ReptileTest(parameterized.TestCase):
     local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
     testing.assert_trees_equal(
       *(
-        _rounds_and_views(build, local, base.RoundSettings(), **own)
+        _rounds_and_views(build, local, round_settings.RoundSettings(), **own)
         for build, own in (
           (reptile.reptile, {'server_rate': 1.0}),
           (fedavg_finetune.fedavg_finetune, {}),
@@ -74,10 +74,10 @@ class ReptileTest(parameterized.TestCase):
   def test_its_rate_is_that_of_the_server_of_fedavg(self):
     local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
     slow = server_optimizers.ServerOptimizer(learning_rate=0.3)
-    settings = base.RoundSettings(server={'common': slow})
+    settings = round_settings.RoundSettings(server={'common': slow})
     testing.assert_trees_close(
       _rounds_and_views(
-        reptile.reptile, local, base.RoundSettings(), server_rate=0.3
+        reptile.reptile, local, round_settings.RoundSettings(), server_rate=0.3
       ),
       _rounds_and_views(fedavg_finetune.fedavg_finetune, local, settings),
     )
@@ -91,7 +91,7 @@ class ReptileTest(parameterized.TestCase):
     algorithm = reptile.reptile(
       federation,
       testing.TO_THE_MEAN,
-      base.RoundSettings(weighting={'common': 'uniform'}),
+      round_settings.RoundSettings(weighting={'common': 'uniform'}),
       server_rate=server_rate,
     )
     state = algorithm.init(jax.random.key(0), data)

@@ -8,10 +8,10 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax import weights
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 import cases
@@ -131,7 +131,7 @@ class WeightingTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
         cases.Local().package(),
-        base.RoundSettings(
+        round_settings.RoundSettings(
           clients_per_task=drawn,
           weighting={'common': weighting, 'task': weighting},
         ),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import client_updates
+from fmtl_jax import round_settings
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import scaffold
 
@@ -88,7 +88,7 @@ class ScaffoldTest(parameterized.TestCase):
   def test_the_first_round_is_that_of_fedavg(self):
     """With variates of zero; the second one is another."""
     federation, data = testing.toy_federation(('common', 'common'))
-    settings = base.RoundSettings(weighting={'common': 'uniform'})
+    settings = round_settings.RoundSettings(weighting={'common': 'uniform'})
     local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
     states = []
     for build in (scaffold.scaffold, multi_task_fl.multi_task_fl):

@@ -13,10 +13,10 @@ from fmtl_jax import algorithms
 from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import participation
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import streaming
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.data import client_data
 
@@ -47,7 +47,7 @@ class MrMtlServerTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       algorithms.ALGORITHMS['mr_mtl'].build(
         least_squares.one_task().federation,
-        settings=base.RoundSettings(**settings),
+        settings=round_settings.RoundSettings(**settings),
       )
 
   def test_who_is_late_is_heard_of_later(self):
@@ -81,7 +81,7 @@ class LargerFederationsTest(parameterized.TestCase):
       ),
       settings,
     )
-    settings = base.RoundSettings(
+    settings = round_settings.RoundSettings(
       clients_per_task=1,
       weighting={'common': 'task_balanced'}
       if make is least_squares.two_tasks
@@ -118,7 +118,7 @@ class LargerFederationsTest(parameterized.TestCase):
     build = lambda federation, settings: algorithms.ALGORITHMS[
       'scaffold'
     ].build(federation, settings=settings)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     with (
       streaming.StreamedRounds(
         problem.federation,
@@ -159,7 +159,9 @@ class FurtherOwnersTest(parameterized.TestCase):
     algorithm = algorithms.ALGORITHMS['scaffold'].build(
       federation,
       client_updates.LocalSgd(batch_size=2),
-      base.RoundSettings(clients_per_task=1, weighting={'cluster': weighting}),
+      round_settings.RoundSettings(
+        clients_per_task=1, weighting={'cluster': weighting}
+      ),
     )
     state = testing.jit(algorithm.init)(jax.random.key(0), data)
     round_fn = testing.jit(algorithm.round)
@@ -190,7 +192,7 @@ class FurtherOwnersTest(parameterized.TestCase):
       algorithm = federated_averaging.federated_averaging(
         federation,
         client_updates.local_sgd(federation, client_updates.LocalSgd()),
-        base.RoundSettings(clients_per_task=1),
+        round_settings.RoundSettings(clients_per_task=1),
         server_optimizers.ServerRule(
           lambda params: jnp.float32(0),
           lambda memory, reported: (reported.update, reported.share),

@@ -9,9 +9,9 @@ import numpy as np
 
 from fmtl_jax import client_updates
 from fmtl_jax import execution
+from fmtl_jax import round_settings
 from fmtl_jax import task_devices
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import mr_mtl
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import soft_sharing
@@ -116,7 +116,9 @@ class SoftSharingTest(parameterized.TestCase):
       algorithm = soft_sharing.soft_sharing(
         federation,
         LOCAL,
-        base.RoundSettings(clients_per_task=2, task_axis=axis),
+        round_settings.RoundSettings(
+          clients_per_task=2, placement=round_settings.Placement(task_axis=axis)
+        ),
         lam=0.8,
       )
 

@@ -17,6 +17,7 @@ import numpy as np
 from fmtl_jax import algorithms
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
+from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import ditto
 from fmtl_jax.algorithms import fedavg
@@ -271,7 +272,7 @@ class BuildTest(parameterized.TestCase):
   def test_it_is_the_factory_with_these_settings(self):
     federation, data = testing.toy_federation()
     local = client_updates.LocalSgd(learning_rate=0.3)
-    settings = algorithms.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     named, other, direct = (
       _programs(algorithm, data)
       for algorithm in (

@@ -17,10 +17,10 @@ from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax import testing
 from fmtl_jax import weights
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import client_data
@@ -75,7 +75,7 @@ def _both(
 ):
   """An algorithm in memory, and the same with its clients on the host."""
   make = functools.partial(_algorithm, local=local)
-  settings = base.RoundSettings(**settings)
+  settings = round_settings.RoundSettings(**settings)
   federation, _ = testing.toy_federation(
     types, data, initialization=initialization
   )
@@ -87,7 +87,12 @@ def _both(
     streamed_federation,
     source,
     make,
-    dataclasses.replace(settings, client_axis='client' if devices else None),
+    dataclasses.replace(
+      settings,
+      placement=dataclasses.replace(
+        settings.placement, client_axis='client' if devices else None
+      ),
+    ),
     folder,
     execution.mesh({'client': devices}) if devices else None,
   )
@@ -133,8 +138,7 @@ class StreamingTest(parameterized.TestCase):
       MIX,
       _one_slot(),
       devices=devices,
-      execution=form,
-      low_rank_below=np.inf,
+      placement=round_settings.Placement(execution=form, low_rank_below=np.inf),
       clients_per_task=1,
     )
 
@@ -202,7 +206,7 @@ class StreamingTest(parameterized.TestCase):
       'cluster': federation_lib.Owner('cluster'),
     }
     make = functools.partial(_algorithm, local=PLAIN)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     source = Source(data)
     federations = [
       testing.toy_federation(
@@ -228,7 +232,7 @@ class StreamingTest(parameterized.TestCase):
   def test_views_are_those_of_the_whole_federation(self):
     """Fine-tuned ones, which need the clients' data."""
     data = _two_slots()
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     make = lambda federation, settings: fedavg_finetune.fedavg_finetune(
       federation, PLAIN, settings, finetune_epochs=2
     )
@@ -263,7 +267,7 @@ class ReadingTest(absltest.TestCase):
 
     source = Source(_two_slots())
     federation, _ = testing.toy_federation(MIX, source.tables)
-    settings = base.RoundSettings(clients_per_task=1)
+    settings = round_settings.RoundSettings(clients_per_task=1)
     with _stream(federation, source, make, settings) as s:
       state = s.init(jax.random.key(0))
       for _ in range(5):
@@ -348,6 +352,17 @@ class ReadingTest(absltest.TestCase):
     federation, _ = testing.toy_federation(MIX, _two_slots())
     with self.assertRaisesRegex(ValueError, 'of the 9 clients .* one of 7;'):
       streaming.StreamedRounds(federation, Source(_one_slot()), _algorithm)
+
+  def test_layers_of_clients_that_a_server_relates_are_refused(self):
+    source = Source(_one_slot())
+    federation, _ = testing.toy_federation(
+      ('common', 'related'),
+      source.tables,
+      owners=federation_lib.OWNERS
+      | {'related': federation_lib.Owner('client')},
+    )
+    with self.assertRaisesRegex(ValueError, "'related'.*on the device"):
+      streaming.StreamedRounds(federation, source, _algorithm)
 
   def test_too_many_clients_are_refused(self):
     with self.assertRaisesRegex(ValueError, '`clients_per_task` <= 3'):

@@ -11,10 +11,10 @@ import optax
 from fmtl_jax import client_updates
 from fmtl_jax import execution
 from fmtl_jax import reducers
+from fmtl_jax import round_settings
 from fmtl_jax import server_optimizers
 from fmtl_jax import task_devices
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 
 import cases
@@ -36,12 +36,14 @@ def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
   algorithm = multi_task_fl.multi_task_fl(
     federation,
     client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
-    base.RoundSettings(
+    round_settings.RoundSettings(
       clients_per_task=2,
-      execution=form,
-      low_rank_below=np.inf,
-      client_axis='client' if mesh else None,
-      task_axis='task' if mesh else None,
+      placement=round_settings.Placement(
+        execution=form,
+        low_rank_below=np.inf,
+        client_axis='client' if mesh else None,
+        task_axis='task' if mesh else None,
+      ),
       **settings,
     ),
   )

@@ -19,10 +19,10 @@ from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import predictors
+from fmtl_jax import round_settings
 from fmtl_jax import streaming
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
@@ -132,7 +132,9 @@ def _federation(data, head):
 def _trained(data, head='task', rounds=25, execution='scan'):
   """The state after some rounds, each round's loss, and the algorithm."""
   federation = _federation(data, head)
-  settings = base.RoundSettings(execution=execution)
+  settings = round_settings.RoundSettings(
+    placement=round_settings.Placement(execution=execution)
+  )
   algorithm = multi_task_fl.multi_task_fl(federation, LOCAL, settings)
   state = testing.jit(algorithm.init)(jax.random.key(1), data)
 
@@ -285,7 +287,9 @@ class TargetsTest(parameterized.TestCase):
     make = lambda federation, settings: multi_task_fl.multi_task_fl(
       federation, LOCAL, settings
     )
-    settings = base.RoundSettings(execution='scan')
+    settings = round_settings.RoundSettings(
+      placement=round_settings.Placement(execution='scan')
+    )
     streamed = streaming.StreamedRounds(
       _federation(source.tables, 'task'),
       source,
@@ -636,7 +640,7 @@ class MistakesTest(parameterized.TestCase):
 
   def test_nobody_says_what_wrong_tokens_are(self):
     data = attacks.mark(_data(), 0.4)
-    settings = base.RoundSettings(attack=attacks.get('label_flip'))
+    settings = round_settings.RoundSettings(attack=attacks.get('label_flip'))
     with self.assertRaisesRegex(ValueError, "got 'tokens' of task 'forward'"):
       multi_task_fl.multi_task_fl(_federation(data, 'task'), LOCAL, settings)
 
