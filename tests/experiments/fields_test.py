@@ -123,8 +123,12 @@ class FieldsTest(parameterized.TestCase):
       self.assertTrue(field in known or sections, field)
 
   def test_every_setting_of_a_round_has_one(self):
-    names = {f.name for f in dataclasses.fields(round_settings.RoundSettings)}
-    self.assertEqual(names, {*fields.OF_ROUNDS, *_OF_NO_FIELD})
+    names = {
+      field.name
+      for given in (round_settings.RoundSettings, round_settings.Placement)
+      for field in dataclasses.fields(given)
+    }
+    self.assertEqual(names, {*fields.OF_ROUNDS, *_OF_NO_FIELD, 'placement'})
 
 
 if __name__ == '__main__':
