@@ -15,8 +15,7 @@ Where alpha is learned it moves with them in every step, and stays between 0 and
 A first alpha near 0 often falls to it, where v_m stops: w_m leads in a round.
 The w_m are averaged; v_m and alpha_m stay with the client, which predicts with
 its v_m and the newest global model. alpha = 0 is FedAvg, alpha = 1 isolated
-training. Layers that are personal by label have a copy in both models. The
-paper's mean is plain (`uniform`); the default, `examples`, weighs by examples.
+training. Layers that are personal by label have a copy in both models.
 
 A client's v_m is the newest global model until the client takes part for the
 first time: it predicts with that, and v_m starts there. From then on v_m and
@@ -24,6 +23,9 @@ alpha_m are as old as the last round in which the client took part, by design.
 Both models move by the local optimizer, alpha_m by the learning rate alone: an
 optimizer that rescales gradients (Adam) undoes the factor alpha_m of those of
 v_m, and its rate is that of alpha_m, too.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`).
 
 References:
   Deng, Kamani, Mahdavi (2020), Adaptive personalized federated learning,

@@ -16,8 +16,10 @@ All layers of v_m are near those of the client's view; a layer that is personal
 by label has two copies, one for each model, of which the first is never sent.
 With lambda = 0 personal models are isolated training, from the w of the
 client's first round. Steps are explicit, as in the paper: eta lambda < 2, or
-they diverge. The paper tunes lambda by data set. Its means are plain
-(`uniform`); the default, `examples`, weighs by examples.
+they diverge. The paper tunes lambda by data set.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`).
 
 References:
   Li, Hu, Beirami, Smith (2021), Ditto: fair and robust federated learning

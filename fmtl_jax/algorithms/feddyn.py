@@ -22,8 +22,7 @@ with any local optimizer: where training does not move theta, lambda_k is the
 gradient of what it descends, weight decay included. Momentum starts afresh each
 round.
 
-The paper's means are plain (`uniform`); the default, `examples`, weighs by
-examples. With weights p_k of all clients, h loses alpha sum_k p_k (theta_k -
+With weights p_k of all clients, h loses alpha sum_k p_k (theta_k -
 theta^{t-1}) over those who report, so that h = sum_k p_k lambda_k holds after
 every round, whoever takes part: it rests at an optimum of sum_k p_k L_k. Every
 owner has an h of its own; it rests in a round that nobody reports to it, and so
@@ -32,6 +31,9 @@ is late, was skipped, or has no label. (A client that is drawn for some of its
 tasks only has another L_k in every round; `slots='all'` has not.) The server
 optimizer steps by theta^t - theta^{t-1}; rate 1 is the paper's. Layers that
 clients own have neither term.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`).
 
 References:
   Acar, Zhao, Matas, Mattina, Whatmough, Saligrama (2021), Federated learning

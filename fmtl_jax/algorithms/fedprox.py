@@ -6,10 +6,11 @@ Each client minimizes its loss plus a proximal term,
 
 with w^r the parameters that it received (equation 2 of the paper). The term
 covers the layers that are averaged; with mu = 0 it is federated averaging.
-The paper's clients do a variable amount of local work: see `participation`. Its
-Algorithm 2 draws clients with probabilities by their examples and takes plain
-means; here they are drawn alike and weigh by examples, which is the same
-objective. Any local optimizer may minimize it.
+The paper's clients do a variable amount of local work: see `participation`. Any
+local optimizer may minimize it.
+
+Deviations: Clients are drawn alike and weigh by examples by default; Algorithm
+2 draws them by their examples and takes plain means, with the same objective.
 
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in

@@ -21,8 +21,10 @@ clients. A layer that is personal by label is pulled to nothing.
 
 A client that was never drawn has its initial model, predicts with it and counts
 with it, and one that is drawn seldom has an old one: by design, as those of
-isolated training. The paper's mean is plain (`uniform`); the default,
-`examples`, weighs by examples: the first sum has these weights then, too.
+isolated training. The first sum has the weights of the mean.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`).
 
 References:
   Evgeniou, Pontil (2004), Regularized multi-task learning,

@@ -14,17 +14,19 @@ theta). The server moves by beta towards the mean, w <- (1 - beta) w +
 beta mean(w_m).
 
 Every client predicts with the theta of K steps from the newest w, on all its
-training examples at once, whether it was drawn or not: it keeps no model. In
-the paper all clients train in every round, of which the server takes some, and
-the theta of the last batch is what they evaluate; a client that is not drawn
-does nothing here, because the server would never hear of it.
+training examples at once, whether it was drawn or not: it keeps no model. One
+that is not drawn does nothing, because the server would never hear of it.
 
 Where the paper leaves it open, theta starts at w: one inner step is FedAvg with
 the learning rate eta lambda eta_p. The R local rounds of the paper are the
-batches of E epochs here. Its means are plain (`uniform`); the default,
-`examples`, weighs by examples. Any local optimizer descends on F_m, whose
+batches of E epochs here. Any local optimizer descends on F_m, whose
 gradient it is given; weight decay is that of w and not of theta. Layers that
 are personal by label have a w and a theta, too; their w stays with the client.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`). A client that is not drawn does not train; in the paper all do, in
+every round. Models are evaluated after K steps on all training examples, not as
+of the last batch.
 
 References:
   T. Dinh, Tran, Nguyen (2020), Personalized federated learning with Moreau

@@ -13,8 +13,7 @@ then, with option II of the paper,
 
 where p(S) is what those who took part weigh out of all clients of the owner.
 eta_g is the learning rate of the layer type's server optimizer. Means are
-weighted as the layers are. The paper's weights are `uniform`, with which p(S)
-is |S| / N; they are not the default, which is `examples`.
+weighted as the layers are: with `uniform`, p(S) is |S| / N.
 
 With weights p_m of all clients, c = sum_m p_m c_m holds after every round:
 whoever the server does not hear of (who was not drawn, is late, was skipped, or
@@ -29,6 +28,9 @@ w / 2 |y|^2 throughout, and this rests at the optimum of the decayed loss. Other
 local optimizers are refused, since (x - y) / (K eta) is no mean of gradients
 then. Where the learning rate is zero, c_m stays. Layers that clients own have
 no variates.
+
+Deviations: Means are weighted by examples by default; the paper's are plain
+(`uniform`).
 
 References:
   Karimireddy, Kale, Mohri, Reddi, Stich, Suresh (2020), SCAFFOLD: stochastic

@@ -33,8 +33,12 @@ class DeviationsTest(parameterized.TestCase):
   def test_defaults_that_papers_have_otherwise_are_said(self):
     """Those whose papers have plain means, and a criterion that is off."""
     table = algorithms.ALGORITHMS
-    for name in ('fedrep', 'ifca', 'cfl'):
+    for name in (
+      *('scaffold', 'feddyn', 'ditto', 'pfedme', 'apfl', 'mr_mtl'),
+      *('fedrep', 'ifca', 'cfl'),
+    ):
       self.assertIn("the paper's are plain", table[name].deviations)
+    self.assertIn('takes plain means', table['fedprox'].deviations)
     self.assertEqual(table['cfl'].defaults['gamma'], 0)
     self.assertIn('gamma is 0', table['cfl'].deviations)
 
