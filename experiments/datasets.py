@@ -7,6 +7,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -324,24 +325,30 @@ def check_source(name: str, source: Any) -> None:
   ):
     raise ValueError(f'{expected} with a tuple of tasks.Task, got {tasks!r}.')
   shapes = {
-    field: tuple(np.shape(value))
+    field: [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(value)]
     for field in ('features', 'labels', 'strata', 'keys', 'runs')
     if (value := getattr(source, field)) is not None
   }
-  ranks = {'features': (2, 9), 'labels': (2, 2)}
-  for field, shape in shapes.items():
-    least, most = ranks.get(field, (1, 1))
-    if not least <= len(shape) <= most or shape[0] != shapes['features'][0]:
-      form = {'features': '[N, ...]', 'labels': '[N, L]'}.get(field, '[N]')
-      raise ValueError(
-        f'{expected} with {field} {form} of the same N examples, got the '
-        f'shape {list(shape)} beside features {list(shapes["features"])}.'
-      )
+  examples = [*shapes['features'], ()][0]
+  forms = {'features': '[N, ...]', 'labels': '[N, L]'}
+  if jax.tree.structure(source.labels) != jax.tree.structure(0):
+    forms['labels'] = '[N, L, ...]'  # Of trees, as `tasks.Task` has them.
+  for field, leaves in shapes.items():
+    form = forms.get(field, '[N]')
+    rank = form.count(',') + 1
+    for shape in leaves or [()]:
+      fits = len(shape) == rank or ('...' in form and len(shape) > rank)
+      if not fits or shape[0] != examples[0]:
+        raise ValueError(
+          f'{expected} with {field} {form} of the same N examples, got the '
+          f'shape {list(shape)} beside features {list(examples)}.'
+        )
+  width = min(shape[1] for shape in shapes['labels'])
   for task in tasks:
-    if not 0 <= task.column < shapes['labels'][1]:
+    if not 0 <= task.column < width:
       raise ValueError(
-        f'{expected} whose tasks have columns of its labels, below '
-        f'{shapes["labels"][1]}, got {task.column} of {task.name!r}.'
+        f'{expected} whose tasks have columns of its labels, below {width}, '
+        f'got {task.column} of {task.name!r}.'
       )
 
 

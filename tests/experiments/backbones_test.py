@@ -129,6 +129,7 @@ class LoadTest(BackbonesTestCase):
     photographs = program_test.toy_source(
       features=images, labels=np.zeros((5, 2), np.float32)
     )
+    photographs = photographs._replace(strata=np.zeros(5, int), keys=None)
     with mock.patch.dict(datasets.SOURCES, toy=lambda data: photographs):
       config = self.config(model__backbone='')
       source = backbones.load_source(config)

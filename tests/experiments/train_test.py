@@ -20,6 +20,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import ml_collections
+import jax.numpy as jnp
 import numpy as np
 from tensorboardX import event_file_writer
 
@@ -34,6 +35,7 @@ from experiments import results
 from experiments import sweeps
 from experiments import train
 from experiments import workdirs
+from fmtl_jax import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from tests.experiments import events_test
@@ -672,6 +674,33 @@ class ResumeTest(program_test.ToyTestCase):
     log = (workdir / 'log.txt').read_text(encoding='utf-8')
     self.assertRegex(log, 'Ended by RuntimeError: no power\n$')
     self.assertEqual(self.go_on(config, workdir), 7 - saved)
+
+
+class StateVersionTest(program_test.ToyTestCase):
+  """A state whose sums were over cohorts would rest elsewhere for good."""
+
+  @parameterized.parameters(('scaffold', 2), ('mr_mtl', 2), ('fedavg', 1))
+  def test_one_that_says_nothing_is_the_first(self, name, version):
+    config = program_test.toy_config({'run.rounds': 2})
+    folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    now = train.about(program_test._case(config, name=name), config)
+    state = {'a': jnp.zeros(1)}
+    before = {k: v for k, v in now.items() if k != train._STATE_VERSION}
+    with contextlib.closing(
+      checkpoints.Checkpoints(folder, about=before)
+    ) as old:
+      old.save(1, state, {})
+    again = checkpoints.Checkpoints(
+      folder, about=now, defaults=train.about_before()
+    )
+    self.addCleanup(again.close)
+    if version == 1:
+      self.assertEqual(again.restore(state)[0], state)
+      return
+    with self.assertRaisesRegex(
+      ValueError, rf'version of what states mean \(1 there, {version} now\)'
+    ):
+      again.restore(state)
 
 
 class DivergenceTest(program_test.ToyTestCase):

@@ -261,7 +261,7 @@ class ClientTest(parameterized.TestCase):
       client_updates.ClientUpdate(plain.init, run),
       round_settings.RoundSettings(balancing=_places(client='fixed')),
     )
-    with self.assertRaisesRegex(ValueError, "balancing.client='none'"):
+    with self.assertRaisesRegex(ValueError, "`balancing.client`='none'"):
       jax.eval_shape(algorithm.round, cases.start(algorithm, data), data)
 
 
