@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 import dataclasses
 from typing import Any, TypeVar
 
-
 from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution

@@ -153,9 +153,7 @@ def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
     if server.mixes_owners:
       zeros = jax.tree.map(jnp.zeros_like, update)
       update = _where_reported(reported, update, zeros)
-    return update, _where_reported(
-      reported, precision.like(new, memory), memory
-    )
+    return update, _where_reported(reported, new, memory)
 
   def step(key, params, state, reported, round_number):
     of_owner = jax.vmap(apply) if reported.share.ndim else apply
