@@ -8,8 +8,8 @@ import os
 import runpy
 import sys
 
-from . import exits
 from . import startup
+from .running import exits
 
 COMMANDS = {
   'main': 'runs an experiment',

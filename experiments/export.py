@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from . import command_line
+from .console import command_line
 
 command_line.define_config()
 _WORKDIR = command_line.define_path(
@@ -27,8 +27,8 @@ _OUTPUT = command_line.define_path('output', 'A new folder for the model.')
 def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
-  from . import models_of_runs
-  from . import workdirs
+  from .folders import workdirs
+  from .studies import models_of_runs
 
   for flag in (_WORKDIR, _CASE, _OUTPUT):
     if not flag.value:

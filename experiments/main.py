@@ -4,8 +4,8 @@ import pathlib
 
 from absl import flags
 
-from . import command_line
-from . import meeting
+from .console import command_line
+from .running import meeting
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_workdir()
@@ -40,7 +40,7 @@ _DISTRIBUTED_TIMEOUT = flags.DEFINE_float(
 def main() -> int:
   """Runs what the flags say."""
   if _LIST.value:
-    from . import listing
+    from .console import listing
 
     print(listing.text())
     return 0
@@ -48,7 +48,7 @@ def main() -> int:
     raise ValueError('Expected --config, got none; --list shows what there is.')
   if not _DISTRIBUTED.value:
     return _run(first=True)
-  from . import processes
+  from .running import processes
 
   run = processes.about(
     _CONFIG.value, command_line.override_values(), _CASES.value
@@ -69,10 +69,10 @@ def main() -> int:
 def _run(first: bool) -> int:
   """Runs the experiment, as the first process or as another one."""
   # Imported when flags are known to be right: it takes seconds.
-  from . import describe
-  from . import processes
-  from . import train
-  from . import workdirs
+  from .console import describe
+  from .folders import workdirs
+  from .running import processes
+  from .studies import train
 
   config = _CONFIG.value
   overrides = command_line.override_values()

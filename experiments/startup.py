@@ -1,8 +1,8 @@
 """The start of a program, before anything that may fail is imported."""
 
-from . import interrupts
-from . import jax_settings
-from . import streams
+from .running import interrupts
+from .running import jax_settings
+from .running import streams
 
 
 def begin() -> None:

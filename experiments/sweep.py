@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from . import command_line
+from .console import command_line
 
 _CONFIG = command_line.define_config()
 _SWEEP = command_line.define_config_file(
@@ -19,8 +19,8 @@ flags.mark_flags_as_required(['config', 'sweep'])
 def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
-  from . import sweeps
-  from . import workdirs
+  from .folders import workdirs
+  from .studies import sweeps
 
   config = _CONFIG.value
   workdir = pathlib.Path(

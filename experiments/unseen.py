@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from . import command_line
+from .console import command_line
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_workdir()
@@ -19,8 +19,8 @@ flags.mark_flag_as_required('config')
 def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
-  from . import newcomers
-  from . import workdirs
+  from .folders import workdirs
+  from .studies import newcomers
 
   config = _CONFIG.value
   overrides = command_line.override_values()

@@ -3,34 +3,90 @@
 Parameters are partitioned by layer type (pre-trained, common, task-specific,
 personal); all clients of a cohort are mapped at once; aggregation is a weighted
 sum by owner inside one jitted round.
+
+What `__all__` names is public; see `moved` for names that were.
 """
 
 import importlib
 from typing import Any
 
-from fmtl_jax import algorithms as algorithms
-from fmtl_jax import client_updates as client_updates
-from fmtl_jax import data as data
-from fmtl_jax import evaluation as evaluation
-from fmtl_jax import layer_types as layer_types
-from fmtl_jax.algorithms.base import Algorithm as Algorithm
-from fmtl_jax.algorithms.multi_task_fl import multi_task_fl as multi_task_fl
-from fmtl_jax.client_updates import LocalSgd as LocalSgd
-from fmtl_jax.data.dataset import FederatedDataset as FederatedDataset
-from fmtl_jax.federation import Federation as Federation
-from fmtl_jax.federation import FederationState as FederationState
-from fmtl_jax.round_settings import Placement as Placement
-from fmtl_jax.round_settings import RoundSettings as RoundSettings
-from fmtl_jax.server_optimizers import ServerOptimizer as ServerOptimizer
-from fmtl_jax.servers import Server as Server
-from fmtl_jax.tasks import Task as Task
-from fmtl_jax.version import __version__ as __version__
+from fmtl_jax import adaptation
+from fmtl_jax import algorithms
+from fmtl_jax import balancing
+from fmtl_jax import clients
+from fmtl_jax import cohorts
+from fmtl_jax import data
+from fmtl_jax import evaluation
+from fmtl_jax import execution
+from fmtl_jax import federation
+from fmtl_jax import metrics
+from fmtl_jax import moved
+from fmtl_jax import rounds
+from fmtl_jax import server
+from fmtl_jax import tasks
+from fmtl_jax.algorithms.multi_task_fl import multi_task_fl
+from fmtl_jax.clients.client_updates import ClientUpdate
+from fmtl_jax.clients.client_updates import LocalSgd
+from fmtl_jax.data.dataset import FederatedDataset
+from fmtl_jax.federation import Federation
+from fmtl_jax.federation import FederationState
+from fmtl_jax.rounds.algorithm import Algorithm
+from fmtl_jax.rounds.round_settings import Placement
+from fmtl_jax.rounds.round_settings import RoundSettings
+from fmtl_jax.server.aggregators import Aggregator
+from fmtl_jax.server.server_optimizers import ServerOptimizer
+from fmtl_jax.server.servers import Server
+from fmtl_jax.tasks import Task
+from fmtl_jax.version import __version__
 
 # They import flax or orbax, which a federation of plain functions never needs.
-_LAZY = ('checkpoints', 'models', 'predictors')
+_LAZY = {
+  'checkpoints': 'fmtl_jax.storage.checkpoints',
+  'models': 'fmtl_jax.models',
+  'predictors': 'fmtl_jax.predictors',
+}
+
+__all__ = (
+  'Aggregator',
+  'Algorithm',
+  'ClientUpdate',
+  'FederatedDataset',
+  'Federation',
+  'FederationState',
+  'LocalSgd',
+  'Placement',
+  'RoundSettings',
+  'Server',
+  'ServerOptimizer',
+  'Task',
+  '__version__',
+  'adaptation',
+  'algorithms',
+  'balancing',
+  'checkpoints',
+  'clients',
+  'cohorts',
+  'data',
+  'evaluation',
+  'execution',
+  'federation',
+  'metrics',
+  'models',
+  'multi_task_fl',
+  'predictors',
+  'rounds',
+  'server',
+  'tasks',
+)
 
 
 def __getattr__(name: str) -> Any:
   if name in _LAZY:
-    return importlib.import_module(f'fmtl_jax.{name}')
+    return importlib.import_module(_LAZY[name])
+  if name in moved.MODULES:
+    return moved.module(name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted(__all__)

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_batches
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import personal_models
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
 
 Tree = Any
 _OF_NEWCOMERS = ('task', 'client')

@@ -19,16 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import attacks
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.algorithms import base
+from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
 
 Metrics = dict[str, jax.Array]
 

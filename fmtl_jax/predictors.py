@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import checkpoints
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.algorithms import base
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import precision
 from fmtl_jax.data import standardization
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.storage import checkpoints
 
 Tree = Any
 NO_CLASS = -1  # Of an example whose outputs are not finite.

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import client_updates
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any

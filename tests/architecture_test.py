@@ -11,56 +11,38 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / 'fmtl_jax'
+
+# The rooms of each package, from the bottom up: a room imports from itself and
+# from those before it. The last one is what lies beside the rooms.
+ROOMS = {
+  'fmtl_jax': (
+    *('version', 'precision', 'storage', 'metrics', 'tasks', 'data'),
+    *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
+    *('server', 'rounds', 'algorithms', 'adaptation', 'evaluation'),
+    *('predictors', 'testing', 'moved', ''),
+  ),
+  'experiments': (
+    *('configuration', 'running', 'folders', 'building', 'reporting'),
+    *('studies', 'console', 'benchmarks', ''),
+  ),
+}
+BESIDE = ('checkout', 'startup', '__main__')
+# Functions that are a list of values.
+_TABLES = ('default_config',)
+PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
 
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (
-  'aggregation',
-  'aggregators',
-  'attacks',
-  'balancing',
-  'balancing.base',
-  'balancing.surgery',
-  'balancing.weighting',
-  'client_balancing',
-  'client_batches',
-  'client_forms',
-  'client_store',
-  'client_updates',
-  'cohorts',
-  'communication',
-  'data.checks',
-  'data.client_data',
-  'data.dataset',
-  'data.precision',
-  'evaluation',
-  'execution',
-  'faults',
-  'federation',
-  'kinds',
-  'layer_types',
-  'low_rank',
-  'low_rank_sgd',
-  'metrics',
-  'participation',
-  'precision',
-  'reducers',
-  'round_phases',
-  'round_settings',
-  'server_balancing',
-  'server_optimizers',
-  'servers',
-  'task_devices',
-  'streaming',
-  'tasks',
-  'weights',
+  *('precision', 'metrics', 'tasks', 'balancing', 'federation', 'cohorts'),
+  *('execution', 'clients', 'server', 'rounds', 'algorithms', 'evaluation'),
+  *('data.checks', 'data.client_data', 'data.dataset', 'data.precision'),
 )
 CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 
 # The only folder or file that may import a library.
 HOMES = {
   'flax': 'models',
-  'orbax': 'checkpoints',
+  'orbax': 'storage',
   'sklearn': 'data',
   'tensorflow_datasets': 'data',
 }
@@ -77,14 +59,14 @@ NOWHERE = (
 
 
 def _is_core(module: str) -> bool:
-  return module in CORE or module.startswith('algorithms')
+  return module in CORE or module.split('.')[0] in CORE
 
 
-def _files() -> dict[str, pathlib.Path]:
-  """The files of the package by module name, `''` for the package itself."""
+def _files(package: str = 'fmtl_jax') -> dict[str, pathlib.Path]:
+  """The files of a package by module name, `''` for the package itself."""
   files = {}
-  for path in PACKAGE.rglob('*.py'):
-    parts = path.relative_to(PACKAGE).with_suffix('').parts
+  for path in (ROOT / package).rglob('*.py'):
+    parts = path.relative_to(ROOT / package).with_suffix('').parts
     files['.'.join(part for part in parts if part != '__init__')] = path
   return files
 
@@ -99,8 +81,8 @@ def imports(source: str) -> set[str]:
     if isinstance(node, ast.Import):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      prefix = '.' * node.level + (node.module or '')
-      found |= {f'{prefix}.{alias.name}' for alias in node.names}
+      prefix = '.' * node.level + (f'{node.module}.' if node.module else '')
+      found |= {f'{prefix}{alias.name}' for alias in node.names}
   return found
 
 
@@ -152,7 +134,7 @@ def f():
         'jax.numpy',
         're',
         'flax.nnx',
-        '..sibling',
+        '.sibling',
         'tensorflow_datasets.core.utils',
         'orbax.checkpoint',
       },
@@ -160,9 +142,8 @@ def f():
 
   def test_the_core_is_there(self):
     self.assertContainsSubset(CORE, self.files)
-    self.assertIn('algorithms.base', self.files)
-    self.assertTrue(all(map(_is_core, [*CORE, 'algorithms', 'algorithms.x'])))
-    self.assertFalse(any(map(_is_core, ['', 'data', 'models', 'checkpoints'])))
+    self.assertTrue(all(map(_is_core, [*CORE, 'algorithms.x'])))
+    self.assertFalse(any(map(_is_core, ['', 'data', 'models', 'storage'])))
 
   def test_imports_are_absolute(self):
     for module, names in self.imports.items():
@@ -203,6 +184,74 @@ def f():
       for module, names in self.imports.items()
     }
     graphlib.TopologicalSorter(graph).prepare()  # Raises at a cycle.
+
+
+class RoomsTest(parameterized.TestCase):
+  """Where things are: a room imports from those below it alone."""
+
+  @parameterized.parameters(*ROOMS)
+  def test_every_file_is_in_a_room(self, package):
+    rooms = {module.split('.')[0] for module in _files(package)}
+    self.assertSameElements(rooms, {*ROOMS[package]} | rooms & _beside(package))
+
+  @parameterized.parameters(*ROOMS)
+  def test_arrows_point_to_rooms_below(self, package):
+    files = _files(package)
+    place = {room: i for i, room in enumerate(ROOMS[package])}
+    for module, path in files.items():
+      room = module.split('.')[0]
+      if room in _beside(package) or not room:
+        continue
+      for name in imports(path.read_text(encoding='utf-8')):
+        other = _room_of(name, path, package)
+        if other is None or other in _beside(package):
+          continue
+        self.assertLessEqual(
+          place[other], place[room], f'{module} imports {name}'
+        )
+
+  @parameterized.parameters(
+    ('fmtl_jax.rounds.algorithm', 'fmtl_jax', 'rounds'),
+    ('fmtl_jax.precision', 'fmtl_jax', 'precision'),
+    ('jax.numpy', 'fmtl_jax', None),
+    ('..studies.train', 'experiments', 'studies'),
+    ('.workdirs', 'experiments', 'folders'),
+    ('jax', 'experiments', None),
+  )
+  def test_a_room_is_read_off_an_import(self, name, package, room):
+    path = ROOT / 'experiments' / 'folders' / 'logs.py'
+    self.assertEqual(_room_of(name, path, package), room)
+
+  @parameterized.parameters('fmtl_jax', 'experiments', 'configs')
+  def test_a_file_is_short(self, package):
+    for path in (ROOT / package).rglob('*.py'):
+      lines = path.read_text(encoding='utf-8').splitlines()
+      self.assertLessEqual(len(lines), 500, path)
+
+  @parameterized.parameters('fmtl_jax', 'experiments', 'configs')
+  def test_a_function_is_short(self, package):
+    for path in (ROOT / package).rglob('*.py'):
+      for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.FunctionDef) and node.name not in _TABLES:
+          length = node.end_lineno - node.body[0].end_lineno
+          self.assertLessEqual(length, 90, f'{path}: {node.name}')
+
+
+def _beside(package: str) -> set[str]:
+  """What lies beside the rooms of a package and imports any of them."""
+  return set() if package == 'fmtl_jax' else {*BESIDE, *PROGRAMS}
+
+
+def _room_of(name: str, path: pathlib.Path, package: str) -> str | None:
+  """The room that an import of a file is from, None for a library."""
+  parts = name.split('.')
+  if parts[0] == package:
+    return parts[1]
+  dots = len(name) - len(name.lstrip('.'))
+  if not dots:
+    return None
+  folders = path.relative_to(ROOT).parts[:-dots]
+  return (*folders, *filter(None, parts))[1]
 
 
 def texts_without_encoding(source: str) -> list[int]:

@@ -1,9 +1,9 @@
 """Laws of the configs: every one loads, fits the schema and runs in seconds."""
 
 import importlib
-import json
 import io
 import itertools
+import json
 import pathlib
 import re
 import sys
@@ -18,24 +18,24 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from experiments import backbones
-from experiments import build
-from experiments import cases
-from experiments import comparisons
-from experiments import compilation
-from experiments import config as config_lib
-from experiments import figures
-from experiments import models_of_runs
-from experiments import newcomers
-from experiments import sweeps
-from experiments import train
-from fmtl_jax import checkpoints
+from experiments.building import backbones
+from experiments.building import build
+from experiments.configuration import cases
+from experiments.configuration import config as config_lib
+from experiments.reporting import figures
+from experiments.running import compilation
+from experiments.studies import comparisons
+from experiments.studies import models_of_runs
+from experiments.studies import newcomers
+from experiments.studies import sweeps
+from experiments.studies import train
 from fmtl_jax import models
 from fmtl_jax import testing
+from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from tests.data import uci_har_test
-from tests.experiments import program_test
+from tests.experiments.running import program_test
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 NAMES = [p.stem for p in sorted(FOLDER.glob('*.py')) if p.stem != '__init__']

@@ -9,12 +9,12 @@ from sklearn import metrics as sklearn_metrics
 
 from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
 
 BINARY, MULTI, VALUE = (
   tasks_lib.BINARY,

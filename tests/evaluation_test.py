@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import evaluation
-from fmtl_jax import layer_types
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
 FROZEN = layer_types.PRETRAINED

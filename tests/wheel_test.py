@@ -20,7 +20,7 @@ SOURCES = """
 import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.experiments import datasets
+from fmtl_jax.experiments.building import datasets
 
 
 def windows(data, *, length=6, examples=80):
@@ -45,8 +45,8 @@ def tiny(shape, num_outputs, *, width=5):
   return models.mlp(shape, (width,), num_outputs)
 """
 ALGOS = """
-from fmtl_jax import client_updates
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.clients import client_updates
 
 
 def myprox(federation, local, settings, *, mu=0.3):
@@ -54,7 +54,7 @@ def myprox(federation, local, settings, *, mu=0.3):
   return federated_averaging.federated_averaging(federation, update, settings)
 """
 CONFIG = """
-from fmtl_jax.experiments import config as config_lib
+from fmtl_jax.experiments.configuration import config as config_lib
 
 
 def get_config(variant=''):

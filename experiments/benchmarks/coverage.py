@@ -17,7 +17,7 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from .. import command_line
+from ..console import command_line
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['mt_fedavg'], 'One case.')
@@ -30,8 +30,8 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
-  from .. import files
-  from .. import tables
+  from ..folders import files
+  from ..reporting import tables
   from . import coverages
   from . import kept_runs
 

@@ -60,7 +60,7 @@ def table(
     tasks: Their names.
     rare: The position of the task that few clients hold.
   """
-  from .. import tables
+  from ..reporting import tables
 
   def cell(values, baseline):
     mean, error = paired(values, baseline)

@@ -17,7 +17,7 @@ import sys
 from absl import flags
 import numpy as np
 
-from .. import command_line
+from ..console import command_line
 
 _CONFIG = command_line.define_config()
 _DESCRIPTORS = command_line.define_path(
@@ -66,7 +66,7 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
 
 def main() -> int:
   """Prints the comparison, and writes it where `--output` says."""
-  from .. import backbones
+  from ..building import backbones
   from fmtl_jax.data import utkface
 
   config = _CONFIG.value

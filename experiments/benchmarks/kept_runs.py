@@ -8,13 +8,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from .. import backbones
-from .. import cases
-from .. import config as config_lib
-from .. import interrupts
-from .. import own_code
-from .. import train
-from .. import workdirs
+from ..building import backbones
+from ..configuration import cases
+from ..configuration import config as config_lib
+from ..configuration import own_code
+from ..folders import workdirs
+from ..running import interrupts
+from ..studies import train
 from fmtl_jax import tasks as tasks_lib
 
 

@@ -17,7 +17,7 @@ import time
 
 from absl import flags
 
-from .. import command_line
+from ..console import command_line
 from . import outputs
 
 _CONFIG = command_line.define_config()
@@ -46,10 +46,10 @@ def _wall_seconds(module: str, *arguments: str) -> float:
 
 def warm_loop() -> None:
   """Runs the seeds one after the other with one compiled program."""
-  from .. import backbones
-  from .. import cases
-  from .. import program as program_lib
-  from .. import train
+  from ..building import backbones
+  from ..configuration import cases
+  from ..running import program as program_lib
+  from ..studies import train
 
   config = _CONFIG.value
   overrides = command_line.override_values()

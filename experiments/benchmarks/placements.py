@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import compilation
+from ..running import compilation
 from . import workloads
-from fmtl_jax import client_updates
 from fmtl_jax import execution as execution_lib
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
 
 
 class Prepared(NamedTuple):

@@ -17,7 +17,7 @@ import pathlib
 
 from absl import flags
 
-from .. import command_line
+from ..console import command_line
 
 _CONFIG = command_line.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
@@ -63,10 +63,10 @@ def table(
 
 def main() -> int:
   """Prints the table, and writes it and its numbers into the workdir."""
-  from .. import files
+  from ..folders import files
   from . import kept_runs
-  from fmtl_jax import attacks as attacks_lib
-  from fmtl_jax import reducers as reducers_lib
+  from fmtl_jax.clients import attacks as attacks_lib
+  from fmtl_jax.server import reducers as reducers_lib
 
   config, overrides = _CONFIG.value, command_line.override_values()
   workdir = pathlib.Path(_WORKDIR.value or '')

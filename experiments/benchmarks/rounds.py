@@ -23,7 +23,7 @@ import sys
 
 from absl import flags
 
-from .. import command_line
+from ..console import command_line
 from . import outputs
 from . import timing
 
@@ -96,7 +96,7 @@ def main() -> int:
   """Measures, prints and writes the figures."""
   import jax
 
-  from .. import hardware
+  from ..running import hardware
   from . import placements
   from . import workloads
 

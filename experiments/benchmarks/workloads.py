@@ -9,11 +9,11 @@ import numpy as np
 
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.federation import layer_types
 
 LEARNING_RATE = 0.05
 

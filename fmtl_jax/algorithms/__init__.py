@@ -16,14 +16,14 @@ import importlib
 import pkgutil
 from typing import Any
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import specs
-from fmtl_jax.algorithms.base import Algorithm as Algorithm
-from fmtl_jax.algorithms.base import Messages as Messages
 from fmtl_jax.algorithms.specs import Setting as Setting
 from fmtl_jax.algorithms.specs import Spec as Spec
-from fmtl_jax.round_settings import RoundSettings as RoundSettings
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds.algorithm import Algorithm as Algorithm
+from fmtl_jax.rounds.algorithm import Messages as Messages
+from fmtl_jax.rounds.round_settings import RoundSettings as RoundSettings
 
 __all__ = (
   'ALGORITHMS',

@@ -35,14 +35,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
 
 Number = float | jax.Array
 

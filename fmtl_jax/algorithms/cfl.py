@@ -34,17 +34,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax import round_phases
-from fmtl_jax import round_settings
-from fmtl_jax import servers
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_phases
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import servers
 
 CLUSTER = clusters_lib.CLUSTER
 label_rules = clusters_lib.label_rules

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
+from fmtl_jax.federation import layer_types
 
 CLUSTER = 'cluster'
 OWNERS: Mapping[str, federation_lib.Owner] = {

@@ -8,9 +8,9 @@ References:
 
 from collections.abc import Sequence
 
-from fmtl_jax import layer_types
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
+from fmtl_jax.federation import layer_types
 
 
 def label_rules(layers: Sequence[str]) -> layer_types.Rules:

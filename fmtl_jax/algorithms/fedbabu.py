@@ -20,14 +20,14 @@ import dataclasses
 
 import jax
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
 
 label_rules = fedper.label_rules
 

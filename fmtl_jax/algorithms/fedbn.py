@@ -19,11 +19,11 @@ References:
   Algorithm 1 (unchecked).
 """
 
-from fmtl_jax import layer_types
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import mtfl
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
+from fmtl_jax.federation import layer_types
 
 label_rules = fedavg.label_rules
 

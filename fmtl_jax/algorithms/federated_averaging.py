@@ -22,12 +22,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_phases
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
-from fmtl_jax.algorithms import base
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_phases
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
 
 
 def federated_averaging(

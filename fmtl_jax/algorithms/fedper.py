@@ -14,11 +14,11 @@ import dataclasses
 
 import jax
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
 
 
 def label_rules(

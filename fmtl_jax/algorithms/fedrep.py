@@ -25,13 +25,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
 
 label_rules = fedper.label_rules
 

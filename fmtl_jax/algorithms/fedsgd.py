@@ -19,16 +19,16 @@ References:
 
 import dataclasses
 
-from fmtl_jax import client_batches
-from fmtl_jax import client_updates
-from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import participation as participation_lib
-from fmtl_jax import round_settings
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
+from fmtl_jax.cohorts import participation as participation_lib
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
 

@@ -32,8 +32,8 @@ References:
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
-from fmtl_jax import faults
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
 
 
 def sgd_of(

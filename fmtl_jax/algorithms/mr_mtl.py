@@ -41,17 +41,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
-from fmtl_jax import weights
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
+from fmtl_jax.server import weights
 
 Tree = Any
 label_rules = fedavg.label_rules

@@ -18,13 +18,13 @@ References:
 
 from collections.abc import Callable, Sequence
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
-from fmtl_jax import round_settings
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
 
 
 def label_rules(

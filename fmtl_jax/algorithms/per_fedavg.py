@@ -40,14 +40,14 @@ References:
 
 import jax
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
 

@@ -22,16 +22,16 @@ References:
 
 import jax
 
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import precision
-from fmtl_jax import round_settings
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import separate_fl
 from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
 
 label_rules = separate_fl.label_rules
 

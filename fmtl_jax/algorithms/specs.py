@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
-from fmtl_jax.algorithms import base
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import algorithm as base
 
 _INFINITE = float('inf')
 

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder
 
-from fmtl_jax import archives
 from fmtl_jax.data import images
 from fmtl_jax.data import preparation
+from fmtl_jax.storage import archives
 
 URL = 'https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html'
 SPLITS = ('train', 'validation', 'test')

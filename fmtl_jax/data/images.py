@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fmtl_jax import archives
+from fmtl_jax.storage import archives
 
 _RESAMPLING = 'BILINEAR'
 # What is behind transparent pixels, as on a page.

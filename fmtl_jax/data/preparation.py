@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from array_record.python import array_record_module
 import tensorflow_datasets as tfds
 
-from fmtl_jax import temporaries
+from fmtl_jax.storage import temporaries
 
 _Builder = TypeVar('_Builder', bound=tfds.core.DatasetBuilder)
 

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fmtl_jax import archives
 from fmtl_jax.data import preparation
+from fmtl_jax.storage import archives
 
 URL = (
   'https://archive.ics.uci.edu/static/public/240/'

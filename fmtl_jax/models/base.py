@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 import jax
 
-from fmtl_jax import layer_types
+from fmtl_jax.federation import layer_types
 
 Tree = Any
 # Builds a stage; the parameters it makes are its own.

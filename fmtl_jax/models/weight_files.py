@@ -21,8 +21,8 @@ import zlib
 import jax
 import numpy as np
 
-from fmtl_jax import archives
 from fmtl_jax.models import base
+from fmtl_jax.storage import archives
 
 
 class _Array(NamedTuple):

@@ -14,7 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from fmtl_jax import features
+from fmtl_jax.data import features
 from fmtl_jax.data import images
 
 

@@ -11,8 +11,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from fmtl_jax import temporaries
 from fmtl_jax.data import preparation
+from fmtl_jax.storage import temporaries
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from tests.data import uci_har_test

@@ -46,9 +46,17 @@ SMALL_UNSEEN = (
 # code and what it printed.
 _SERVER = """
 import importlib, json, os, sys, tempfile
-from experiments import comparisons, command_line, describe, models_of_runs
-from experiments import newcomers, sweeps
-from fmtl_jax.data import celeb_a, digits, face_folder, uci_har, utkface
+from experiments.console import command_line
+from experiments.console import describe
+from experiments.studies import comparisons
+from experiments.studies import models_of_runs
+from experiments.studies import newcomers
+from experiments.studies import sweeps
+from fmtl_jax.data import celeb_a
+from fmtl_jax.data import digits
+from fmtl_jax.data import face_folder
+from fmtl_jax.data import uci_har
+from fmtl_jax.data import utkface
 from sklearn import datasets
 from tests.experiments import commands
 for line in sys.stdin:

@@ -7,8 +7,8 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from fmtl_jax import round_settings
 from fmtl_jax import testing
+from fmtl_jax.rounds import round_settings
 
 import cases
 

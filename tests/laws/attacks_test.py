@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import attacks
-from fmtl_jax import client_updates
 from fmtl_jax import evaluation
 from fmtl_jax import execution
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
-from fmtl_jax import task_devices
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import attacks
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import client_data
+from fmtl_jax.execution import task_devices
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
+from fmtl_jax.server import reducers
 
 import cases
 

@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import balancing
-from fmtl_jax import checkpoints
-from fmtl_jax import client_updates
-from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
+from fmtl_jax.server import reducers
+from fmtl_jax.storage import checkpoints
 
 import cases
 import naive

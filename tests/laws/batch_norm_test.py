@@ -11,21 +11,21 @@ import numpy as np
 import optax
 
 from fmtl_jax import balancing
-from fmtl_jax import client_batches
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import models
 from fmtl_jax import predictors
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedbn
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import mtfl
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
 
 import cases
 import naive

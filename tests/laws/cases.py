@@ -10,23 +10,23 @@ import numpy as np
 import optax
 
 from fmtl_jax import algorithms
-from fmtl_jax import client_batches
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
-from fmtl_jax import participation as participation_lib
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import personal_models
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import reducers
+from fmtl_jax.server import server_optimizers
 
 import naive
 

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import participation
-from fmtl_jax import round_settings
-from fmtl_jax import servers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import cfl
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import servers
 
 import cases
 import naive

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
 from fmtl_jax import evaluation
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
 
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'

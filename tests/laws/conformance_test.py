@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import algorithms
-from fmtl_jax import checkpoints
 from fmtl_jax import cohorts
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.storage import checkpoints
 
 import cases
 import garbage

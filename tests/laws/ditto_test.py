@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import client_updates
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import ditto
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
 
 import cases
 import naive

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import balancing
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import reducers
+from fmtl_jax.server import server_optimizers
 
 NAN, INF = np.nan, np.inf
 # With an infinite bound, the weighted mean of what is received.

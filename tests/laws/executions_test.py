@@ -12,10 +12,10 @@ import numpy as np
 
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import reducers
 
 import cases
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
-from fmtl_jax import faults
-from fmtl_jax import participation
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
+from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
 
 import cases
 

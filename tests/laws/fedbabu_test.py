@@ -7,11 +7,11 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedbabu
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
 
 import cases
 import naive

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
 
 import cases
 import naive

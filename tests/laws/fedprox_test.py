@@ -7,10 +7,10 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
 
 import cases
 import naive

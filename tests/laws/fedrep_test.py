@@ -7,12 +7,12 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedbabu
 from fmtl_jax.algorithms import fedrep
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
 
 import cases
 import naive

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedsgd
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
 
 import cases
 import naive

@@ -12,9 +12,9 @@ import optax
 
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
-from fmtl_jax import client_updates
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
+from fmtl_jax.clients import client_updates
 
 import cases
 

@@ -13,8 +13,8 @@ from absl.testing import parameterized
 import numpy as np
 
 from fmtl_jax import algorithms
-from fmtl_jax import client_updates
-from fmtl_jax import participation
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation
 
 import least_squares
 

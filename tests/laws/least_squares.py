@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import algorithms
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
 
 import cases
 

@@ -7,10 +7,10 @@ import numpy as np
 import optax
 
 from fmtl_jax import algorithms
-from fmtl_jax import client_updates
-from fmtl_jax import faults
 from fmtl_jax import testing
 from fmtl_jax.algorithms import local_steps
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
 
 import least_squares
 

@@ -7,13 +7,13 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import aggregation
 from fmtl_jax import algorithms
-from fmtl_jax import client_updates
-from fmtl_jax import communication
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import layer_types
 from fmtl_jax import testing
+from fmtl_jax.clients import client_updates
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import aggregation
+from fmtl_jax.rounds import communication
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
 FROZEN = layer_types.PRETRAINED

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
-from fmtl_jax import servers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import scaffold
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import servers
 
 import cases
 

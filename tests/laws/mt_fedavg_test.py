@@ -11,18 +11,18 @@ import numpy as np
 
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
-from fmtl_jax import participation
-from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import mt_fedavg
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import per_fedavg
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
 
 import cases
 import naive

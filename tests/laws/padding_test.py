@@ -10,11 +10,11 @@ import numpy as np
 
 from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
 
 import cases
 import garbage

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
-from fmtl_jax import participation
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import fedsgd
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation
 from fmtl_jax.data import client_data
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
 
 import cases
 import fednova_test
@@ -355,7 +355,7 @@ class ClockTest(parameterized.TestCase):
 class MeshTest(absltest.TestCase):
   def test_tasks_may_have_devices_of_their_own(self):
     """Who dropped out does not upset which device trains whom."""
-    from fmtl_jax import task_devices
+    from fmtl_jax.execution import task_devices
 
     federation, data = testing.toy_federation(LAYERS, testing.toy_data(8, 4))
 

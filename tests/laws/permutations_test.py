@@ -8,10 +8,10 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
 
 import cases
 import renumbering

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from fmtl_jax import algorithms
-from fmtl_jax import checkpoints
-from fmtl_jax import client_updates
-from fmtl_jax import participation
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import personal_models
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.storage import checkpoints
 
 import cases
 import least_squares

@@ -6,10 +6,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from fmtl_jax import client_updates
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import pfedme
+from fmtl_jax.clients import client_updates
 
 import cases
 import naive

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import client_batches
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import clusters
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
 
 CLIENTS = 8
 # Of each client: half of them call positive what the others call negative.

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import balancing
-from fmtl_jax import client_updates
 from fmtl_jax import execution as execution_lib
-from fmtl_jax import faults
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import low_rank
 from fmtl_jax import precision
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.execution import low_rank
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import reducers
 
 import cases
 

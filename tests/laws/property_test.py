@@ -24,15 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import client_batches
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import reducers
-from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.algorithms import base
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_batches
+from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import reducers
 
 import cases
 import naive

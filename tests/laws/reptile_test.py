@@ -7,14 +7,14 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import reptile
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
 
 import cases
 import naive

@@ -8,11 +8,11 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from fmtl_jax import round_settings
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax import weights
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import weights
 
 import cases
 

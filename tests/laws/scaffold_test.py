@@ -5,11 +5,11 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax import client_updates
-from fmtl_jax import round_settings
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import scaffold
+from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import round_settings
 
 import cases
 import naive

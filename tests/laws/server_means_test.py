@@ -10,15 +10,15 @@ import numpy as np
 import optax
 
 from fmtl_jax import algorithms
-from fmtl_jax import client_updates
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import participation
-from fmtl_jax import round_settings
-from fmtl_jax import server_optimizers
-from fmtl_jax import streaming
 from fmtl_jax import testing
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.clients import client_updates
+from fmtl_jax.cohorts import participation
 from fmtl_jax.data import client_data
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
+from fmtl_jax.server import server_optimizers
 
 import least_squares
 

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import client_updates
 from fmtl_jax import cohorts
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
 from fmtl_jax import testing
-from fmtl_jax import weights
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import client_data
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
+from fmtl_jax.server import weights
 
 ROUNDS = 4
 MIX = ('common', 'task', 'personal')

@@ -13,19 +13,19 @@ import numpy as np
 import optax
 from sklearn import metrics as sklearn_metrics
 
-from fmtl_jax import attacks
-from fmtl_jax import client_updates
 from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import predictors
-from fmtl_jax import round_settings
-from fmtl_jax import streaming
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.clients import attacks
+from fmtl_jax.clients import client_updates
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
 
 VOCABULARY, LENGTH, WIDTH = 5, 4, 4
 LOCAL = client_updates.LocalSgd(learning_rate=1.0, batch_size=3)

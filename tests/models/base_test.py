@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import layer_types
 from fmtl_jax import testing
+from fmtl_jax.federation import layer_types
 from fmtl_jax.models import base
 from fmtl_jax.models import layers
 

@@ -1,0 +1,1 @@
+"""Federations out of configurations."""

@@ -1,0 +1,233 @@
+"""Backbones: published networks in front of the one that is trained.
+
+A backbone never changes, so that it runs once on each image, before the first
+round; rounds run on what it computed. A file keeps that for the next run.
+"""
+
+from collections.abc import Callable
+import contextlib
+import functools
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from ..configuration import config as config_lib
+from ..folders import progress as progress_lib
+from ..running import hardware
+from . import datasets
+from . import fingerprints
+from fmtl_jax import models
+from fmtl_jax.clients import faults
+from fmtl_jax.data import features as features_lib
+from fmtl_jax.data import images as images_lib
+from fmtl_jax.models import dlib_resnet
+
+_BATCH = 32
+_SHARD = 1024  # Examples of a file of features: some seconds of work.
+
+
+class _Entry(NamedTuple):
+  """A published network.
+
+  Attributes:
+    model: Builds it.
+    load: `(file, model, channel order) -> params`; '' is the file of a package.
+    weights: What the file is, for a user who has none; '' if a package has it.
+  """
+
+  model: Callable[[], models.Model]
+  load: Callable[[str, models.Model, str | None], Any]
+  weights: str = ''
+
+
+BACKBONES = {
+  'dlib_resnet': _Entry(
+    dlib_resnet.model, lambda path, *_: dlib_resnet.load(path or None)
+  ),
+  'vgg_face': _Entry(
+    models.vgg_face,
+    models.load_vgg,
+    'vgg_face.mat from https://www.robots.ox.ac.uk/~vgg/software/vgg_face/, or '
+    'the same weights as .h5, .pth or .safetensors',
+  ),
+}
+
+
+def load_source(
+  config: ml_collections.ConfigDict, compute: bool = True
+) -> datasets.Source:
+  """Loads the data, as the backbone sees them where there is one.
+
+  Args:
+    config: The experiment.
+    compute: Whether the outputs of the backbone are needed; they are zeros
+      otherwise.
+
+  Raises:
+    ValueError: If the data or the weights cannot be had.
+  """
+  allowed = config.faults.nonfinite != faults.STOP
+  source = datasets.load(config.data, allowed)
+  fingerprint = fingerprints.of_source(source, config.data.name)
+  fingerprint |= fingerprints.of_own_code(config)
+  source = source._replace(
+    settings=datasets.settings_of(config),
+    fingerprint=fingerprint | fingerprints.of_weights(config),
+  )
+  if allowed and isinstance(source.features, np.ndarray):
+    values = source.features.reshape(len(source.features), -1)
+    unsound = np.logical_not(np.isfinite(values).all(1))
+    source = source._replace(unsound=unsound if unsound.any() else None)
+  name = config.model.backbone
+  if not name:
+    if isinstance(source.features, images_lib.Images):
+      return source._replace(features=_decode(source.features, compute))
+    return datasets.centered(source)
+  entry = _entry(config.model)
+  model = entry.model()
+  params = entry.load(
+    config.model.backbone_weights,
+    model,
+    config.model.backbone_channel_order or None,
+  )
+  batch = jax.ShapeDtypeStruct(
+    (_BATCH, *source.features.shape[1:]), source.features.dtype
+  )
+  source = source._replace(
+    fingerprint={
+      **source.fingerprint,
+      'model.backbone_weights': features_lib.fingerprint(params),
+    }
+  )
+  # Raises for images of another size.
+  jaxpr = jax.make_jaxpr(model.apply)(params, batch)
+  [output] = jaxpr.out_avals
+  cost: dict[str, float] = {}
+  if compute:
+    # What a network computes depends on its code and on the platform, too.
+    precision = str(jax.config.values['jax_default_matmul_precision'])
+    program = (str(jaxpr), jaxpr.consts, jax.default_backend(), precision)
+    content = _content(source.features)
+    key = features_lib.fingerprint(params, name, content, *program)
+    folder = pathlib.Path(
+      config.data.feature_dir or config_lib.cache_folder() / 'features'
+    )
+    found = _run(
+      name, model, params, batch, source.features, folder, key, cost, output
+    )
+  else:
+    found = np.zeros((len(source.features), *output.shape[1:]), np.float32)
+  return source._replace(
+    features=found, backbone=datasets.Backbone(name, model, params, cost)
+  )
+
+
+def _entry(model: ml_collections.ConfigDict) -> _Entry:
+  """The backbone that the config's `model` names."""
+  name = model.backbone
+  if name not in BACKBONES:
+    raise ValueError(
+      f'Unknown model.backbone {name!r}; known are {", ".join(BACKBONES)}.'
+      f'{config_lib.nearest(name, BACKBONES)}'
+    )
+  entry = BACKBONES[name]
+  if entry.weights and not model.backbone_weights:
+    raise ValueError(
+      f'Expected the weights of {name} in model.backbone_weights, got none; '
+      f'name a file: {entry.weights}.'
+    )
+  return entry
+
+
+def _decode(images: images_lib.Images, compute: bool) -> np.ndarray:
+  """Photographs as float32 in 0 to 255, in memory; zeros if not needed."""
+  found = np.zeros(images.shape, np.float32)
+  for start in range(0, len(images) if compute else 0, _SHARD):
+    found[start : start + _SHARD] = images[start : start + _SHARD]
+  return found
+
+
+def _content(examples):
+  """What names the examples, without decoding them where they are images."""
+  if isinstance(examples, images_lib.Images):
+    return examples.fingerprint()
+  return examples
+
+
+def _run(
+  name, model, params, batch, examples, folder, key, cost, output
+) -> np.ndarray:
+  """Outputs of a backbone for all examples, from disk where they are there.
+
+  They are kept in files of `_SHARD` examples: a run that is stopped goes on.
+  """
+  clock: list[float] = []  # When the work began, then when each batch ended.
+  counts: list[int] = []
+  bar = progress_lib.Progress(name, len(examples), 'image')
+  with contextlib.closing(bar):
+
+    def progress(count):
+      clock.append(time.perf_counter())
+      counts.append(count)
+      bar.update(count)
+
+    def compute(rows):
+      if not clock:
+        clock.append(time.perf_counter())
+      return features_lib.precompute(
+        model.apply, examples, _BATCH, progress, rows, (params,)
+      )
+
+    parts = []
+    for start in range(0, len(examples), _SHARD):
+      rows = range(start, min(start + _SHARD, len(examples)))
+      done = sum(counts)
+      part_key = features_lib.fingerprint(key, start, len(rows))
+      part = features_lib.cached(
+        folder,
+        part_key,
+        functools.partial(compute, rows),
+        jax.ShapeDtypeStruct((len(rows), *output.shape[1:]), output.dtype),
+      )
+      bar.update(len(rows) - (sum(counts) - done))
+      parts.append(part)
+  found = np.concatenate(parts)
+  if not counts:
+    print(
+      f'{name}: features of {len(found):,} examples were read from {folder}.',
+      file=sys.stderr,
+    )
+    return found
+  # The first batch was also compiled for.
+  skip = 1 if len(counts) > 1 else 0
+  rate = sum(counts[skip:]) / (clock[-1] - clock[skip])
+  cost |= {
+    'seconds': clock[-1] - clock[0],
+    'examples': sum(counts),
+    'examples_of_all': len(examples),
+    'examples_per_second': rate,
+  }
+  words = (
+    f'{name}: features of {cost["examples"]:,} examples in '
+    f'{cost["seconds"]:.0f} s, {rate:.0f} a second, decoded and computed'
+  )
+  analysis = jax.jit(model.apply).lower(params, batch).cost_analysis() or {}
+  if 'flops' in analysis:
+    per_example = analysis['flops'] / len(batch)
+    flops = hardware.matmul_flops()
+    cost |= {
+      'gflop_per_example': per_example / 1e9,
+      'matmul_gflops': flops / 1e9,
+      'share_of_matmul_rate': rate * per_example / flops,
+    }
+    words += (
+      f': {100 * cost["share_of_matmul_rate"]:.0f} % of the rate of matrix '
+      f'products ({flops / 1e9:.0f} GFLOP/s)'
+    )
+  print(f'{words}.', file=sys.stderr)
+  return found

@@ -1,0 +1,337 @@
+"""Checks: what no experiment can have, before any data are read.
+
+What depends on the data, such as the number of tasks, is checked where the
+experiment is built.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import math
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from ..configuration import cases as cases_lib
+from ..configuration import config as config_lib
+from ..configuration import fields
+from ..configuration import optimizers
+from ..configuration import own_code
+from . import backbones
+from . import datasets
+from fmtl_jax import algorithms
+from fmtl_jax import balancing
+from fmtl_jax import cohorts
+from fmtl_jax import evaluation
+from fmtl_jax import execution
+from fmtl_jax import federation
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.clients import attacks
+from fmtl_jax.clients import faults
+from fmtl_jax.cohorts import participation
+from fmtl_jax.models import layers
+from fmtl_jax.server import reducers
+from fmtl_jax.server import weights
+
+MODELS = ('mlp', 'cnn')
+
+# The rule in words, whether a number is good, and the fields that have it.
+_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+  (
+    '>= 0',
+    lambda x: x >= 0,
+    (
+      'algorithm.pretrained_layers',
+      'attack.scale',
+      'balancing.alpha',
+      'balancing.c',
+      'balancing.decay',
+      'balancing.rate',
+      'client.decay',
+      'client.learning_rate',
+      'client.weight_decay',
+      'data.max_images',
+      'participation.bandwidth_spread',
+      'participation.deadline',
+      'participation.speed_spread',
+      'server.common.learning_rate',
+      'server.task.learning_rate',
+    ),
+  ),
+  (
+    '>= 1',
+    lambda x: x >= 1,
+    (
+      'data.shards_per_client',
+      'faults.diverged_above',
+      'model.window',
+    ),
+  ),
+  (
+    '> 0',
+    lambda x: x > 0,
+    (
+      'balancing.temperature',
+      'data.alpha',
+      'faults.clip_norm',
+      'participation.bytes_per_second',
+      'participation.steps_per_second',
+      'reducer.norm',
+    ),
+  ),
+  (
+    'in [0, 1)',
+    lambda x: 0 <= x < 1,
+    (
+      'attack.share',
+      'client.momentum',
+      'server.common.momentum',
+      'server.task.momentum',
+    ),
+  ),
+  (
+    'in [0, 1]',
+    lambda x: 0 <= x <= 1,
+    (
+      'participation.dropout',
+      'participation.late',
+      'participation.least_work',
+      'participation.partial',
+    ),
+  ),
+  ('in (0, 1]', lambda x: 0 < x <= 1, ('data.image_crop',)),
+  ('in [1, 10000]', lambda x: 1 <= x <= 10**4, ('data.image_size',)),
+  ('<= 10000', lambda x: x <= 10**4, ('run.seeds', 'compare.seeds')),
+)
+_SEEDS = ('run.first_seed', 'compare.first_seed')
+_NUMBERS = (
+  'balancing.weights',
+  'client.task_weights',
+  'data.coverage',
+  'report.targets',
+)
+_PATHS = (
+  'data.manual_dir',
+  'data.data_dir',
+  'data.feature_dir',
+  'model.backbone_weights',
+  'model.pretrained',
+)
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+  return config_lib.flatten(config_lib.default_config())
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises a ValueError for a value that no experiment can have.
+
+  Args:
+    config: Of a case, or of an experiment whose overrides do not count.
+  """
+  config_lib.check_fields(config)
+  flat = config_lib.flatten(config)
+  own = config_lib.own_defaults(config)
+  for field, default in {**_defaults(), **own}.items():
+    _check_type(field, flat[field], default)
+    for number in _numbers(flat[field]):
+      _check_size(field, number)
+  for rule, is_good, chosen in _RULES:
+    for field in chosen:
+      if not is_good(flat[field]):
+        raise ValueError(f'Expected {field} {rule}, got {flat[field]}.')
+  _check_algorithms(config, flat)
+  last = config.run.first_seed + config.run.seeds - 1
+  if last >= 2**32:
+    raise ValueError(
+      f'Expected run.first_seed + run.seeds <= {2**32}, got '
+      f'{config.run.first_seed} and {config.run.seeds}.'
+    )
+  for field in _PATHS:
+    config_lib.expanded(flat[field])
+  _check_sequences(flat)
+  _check_names(config)
+
+
+def _check_algorithms(config, flat):
+  """Raises a ValueError for a setting of any algorithm that is out of range."""
+  for name in [*algorithms.ALGORITHMS, *own_code.names_in(config)]:
+    spec = own_code.spec(name)
+    for depth in spec.depths:
+      field = f'algorithm.{depth}'
+      if flat[field] < 0:
+        raise ValueError(f'Expected {field} >= 0, got {flat[field]}.')
+    names = fields.of_algorithm(name)
+    for setting, rule in spec.settings.items():
+      with fields.named(names):
+        rule.check(f'`{setting}`', flat[names[setting]])
+
+
+def check_metrics(
+  config: ml_collections.ConfigDict, tasks: Sequence[tasks_lib.Task]
+) -> None:
+  """Raises a ValueError for a metric that none of the tasks has."""
+  known = evaluation.metric_names(tuple(tasks))
+  check_metric_names(config, known, 'one that the tasks have,')
+
+
+def check_metric_names(
+  config: ml_collections.ConfigDict, known: Sequence[str], rule: str
+) -> None:
+  """Raises a ValueError for a metric that is not known.
+
+  Args:
+    config: Its `report` names metrics.
+    known: Names of metrics.
+    rule: What they are, for the sentence.
+  """
+  for field in ('metric', 'more_metrics'):
+    given = config.report[field]
+    for name in (given,) if isinstance(given, str) else given:
+      if name not in known:
+        raise ValueError(
+          f'Expected report.{field} to be {rule} {", ".join(known)}, got '
+          f'{name!r}.{config_lib.nearest(name, known)}'
+        )
+
+
+def _check_type(field, value, default):
+  """Raises a ValueError for a value that is not of the default's type."""
+  if field == 'cohort.clients_per_task':
+    default = value  # One number or several.
+  good = isinstance(value, type(default))
+  if isinstance(default, float):
+    good = isinstance(value, (int, float))
+  if isinstance(value, bool) != isinstance(default, bool) or not good:
+    raise ValueError(
+      f'Expected {field} to be like {config_lib.tuples(default)!r}, got '
+      f'{config_lib.tuples(value)!r}.'
+    )
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+  """All numbers of a field, however deep they stand."""
+  if isinstance(value, list):
+    for item in value:
+      yield from _numbers(item)
+  elif isinstance(value, (int, float)):
+    yield value
+
+
+def _check_size(field, number):
+  """Raises a ValueError for a number that 32 bits do not hold."""
+  if isinstance(number, int):
+    most = 2**32 if field in _SEEDS else 2**31
+    if abs(number) >= most:
+      raise ValueError(f'Expected {field} below {most}, got {number}.')
+  elif not math.isfinite(number) or abs(number) > _LARGEST:
+    raise ValueError(f'Expected {field} to be a finite number, got {number}.')
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _check_sequences(flat):
+  """Raises a ValueError for tuples of something else than they should be."""
+  counts = 'cohort.clients_per_task'
+  if isinstance(flat[counts], list):
+    _check_each(flat, counts, 'whole numbers', _is_whole)
+  elif not _is_whole(flat[counts]):
+    raise ValueError(
+      f'Expected {counts} to be a whole number, or one for each task, got '
+      f'{flat[counts]!r}.'
+    )
+  for field in ('model.hidden', 'model.channels'):
+    is_width = lambda x: _is_whole(x) and x >= 1
+    _check_each(flat, field, 'whole numbers >= 1', is_width)
+  for field in _NUMBERS:
+    _check_each(flat, field, 'numbers', _is_number)
+  for field in ('balancing.weights', 'client.task_weights'):
+    _check_each(flat, field, 'numbers >= 0', lambda x: x >= 0)
+    if flat[field] and not any(flat[field]):
+      raise ValueError(f'Expected one of {field} above 0, got none.')
+  for field in ('cases', 'report.more_metrics'):
+    _check_each(flat, field, 'names', _is_text)
+  for field, size, what in (
+    ('layer_types', 2, '(regular expression, layer type) pairs'),
+    ('report.published', 3, '(row, column, text) triples'),
+  ):
+    is_row = lambda x, size=size: (
+      isinstance(x, list) and len(x) == size and all(map(_is_text, x))
+    )
+    _check_each(flat, field, what, is_row)
+
+
+def _check_each(flat, field, what, is_good):
+  if not all(map(is_good, flat[field])):
+    raise ValueError(
+      f'Expected {field} to be {what}, got {config_lib.tuples(flat[field])!r}.'
+    )
+
+
+@fields.named({'name': 'attack.name'})
+def _check_names(config):
+  """Raises a ValueError for a name that is not known."""
+  optimizers.get('client.optimizer', config.client.optimizer, 0.0)
+  optimizers.schedule(config.client.schedule, 0.1, 1.0, 1)
+  attacks.get(config.attack.name)
+  balancing.places({name: config.balancing[name] for name in balancing.PLACES})
+  execution.resolve(config.execution.name)
+  layers.resolve_convolution(config.model.convolution, 'cpu')
+  own = (*config.server, 'within_tasks')
+  settings = {k: v for k, v in config.reducer.items() if k not in own}
+  with fields.named({setting: f'reducer.{setting}' for setting in settings}):
+    for name in reducers.REDUCERS:  # Whichever is chosen.
+      reducers.get(name, **settings)
+  for layer_type, server in config.server.items():
+    optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
+    reducers.get(config.reducer[layer_type], f'reducer.{layer_type}')
+    weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
+  rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)
+  rows += tuple(own_code.names_in(config))
+  labelled = cases_lib.keys(config)
+  known: dict[str, Sequence[str]] = {
+    'algorithm.initialization': (federation.SHARED, federation.PER_OWNER),
+    'cohort.slots': (cohorts.DRAWN, cohorts.ALL),
+    'data.partition': datasets.PARTITIONS,
+    'data.protocol': datasets.PROTOCOLS,
+    'faults.nonfinite': faults.POLICIES,
+    'model.backbone': ('', *backbones.BACKBONES),
+    'model.name': MODELS,
+    'model.normalization': (layers.NONE, layers.BATCH),
+    'participation.at_deadline': (participation.PARTIAL, participation.LATE),
+    'report.baseline': rows,
+    'report.curve_case': rows,
+    'report.target_case': rows,
+  }
+  for name, label in config.report.labels.items():
+    if name not in labelled:
+      raise ValueError(
+        f'Unknown case {name!r} in report.labels; known are '
+        f'{", ".join(labelled)}.{config_lib.nearest(name, labelled)}'
+      )
+    if not isinstance(label, str):
+      raise ValueError(
+        f'Expected report.labels.{name} to be a string, got {label!r}.'
+      )
+  flat = config_lib.flatten(config)
+  for field, names in known.items():
+    if field == own_code.MODEL and own_code.is_own(flat[field]):
+      continue  # Found, where its settings were added.
+    if flat[field] not in names:
+      shown = ', '.join(filter(None, names))
+      raise ValueError(
+        f'Expected {field} to be one of {shown}, got {flat[field]!r}.'
+        f'{config_lib.nearest(flat[field], names)}'
+      )

@@ -1,0 +1,1 @@
+"""What a configuration says, and how its words are read."""

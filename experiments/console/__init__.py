@@ -1,0 +1,1 @@
+"""The command line: flags, errors, what there is to choose."""

@@ -1,0 +1,66 @@
+"""Costs: the parameters that a case trains, and the bytes that it moves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..running import program
+from fmtl_jax import algorithms
+from fmtl_jax.algorithms import clusters
+from fmtl_jax.rounds import communication
+
+
+def parameters(
+  case: program.Case, client_values: Mapping[str, Any]
+) -> dict[str, float]:
+  """Distinct trained values by layer type, with those of pre-trained layers.
+
+  Args:
+    case: What was run.
+    client_values: Of its history. Clusters count to which a client belongs,
+      mean over runs, unless clients are sent all of them; before any round
+      everyone is in the first one.
+  """
+  federation = case.federation
+  algorithm = case.make_algorithm(federation, {})
+  used: dict[str, float] = {}
+  name = clusters.CLUSTER
+  if name in {*federation.num_owners} - {*algorithm.messages().all_copies}:
+    used[name] = _used(client_values.get(name))
+  kept = communication.kept_models(federation, algorithm, case.data)
+  counts = dict(communication.parameter_counts(federation, kept, used))
+  counts['pretrained'] += case.prefix_parameters
+  return counts
+
+
+def _used(cluster: Any) -> float:
+  """How many clusters have clients, mean over runs."""
+  if cluster is None:
+    return 1
+  of_runs = np.nan_to_num(np.asarray(cluster, np.float64))
+  mean = float(np.mean([len(np.unique(of_run)) for of_run in of_runs]))
+  return int(mean) if mean.is_integer() else mean
+
+
+def moved(
+  case: program.Case,
+  messages: algorithms.Messages,
+  num_clients: float,
+  num_active_slots: float,
+) -> tuple[dict[str, float], dict[str, float]]:
+  """Bytes of a cohort by layer type, up and down.
+
+  Args:
+    case: What was run.
+    messages: Of its algorithm.
+    num_clients: Clients of the cohort.
+    num_active_slots: Their active slots.
+  """
+  up, down = (
+    communication.cohort_bytes(
+      case.federation, message, num_clients, num_active_slots
+    )
+    for message in (messages.up, messages.down)
+  )
+  return up, down

@@ -1,0 +1,1 @@
+"""Programs, processes and devices, and how they start and end."""

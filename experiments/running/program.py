@@ -1,0 +1,368 @@
+"""Programs: an algorithm mapped over runs, compiled once.
+
+Runs (seeds, or the points of a sweep) are the outermost axis of one program:
+first over devices, then one after the other on CPU or all at once on GPU and
+TPU. Devices that are left over share the clients of a run. A run has its own
+key, partition and settings; examples are stored once.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import compilation
+from fmtl_jax import algorithms
+from fmtl_jax import evaluation
+from fmtl_jax import execution as execution_lib
+from fmtl_jax import federation as federation_lib
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.execution import task_devices
+
+Tree = Any
+MakeAlgorithm = Callable[
+  [federation_lib.Federation, Mapping[str, Any]], algorithms.Algorithm
+]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """What differs between runs; with a leading axis, R of them.
+
+  Attributes:
+    key: Of the seed.
+    train: Who trains on what.
+    test: Who is evaluated on what.
+    settings: Values of config fields that are mapped, by dotted name.
+  """
+
+  key: jax.Array
+  train: dataset_lib.Partition
+  test: dataset_lib.Partition
+  settings: Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+  """A row of the table, ready to be compiled.
+
+  Attributes:
+    data: The data set to train on, of any run.
+    test_data: The data set to evaluate on, of any run.
+    federation: Of `data`.
+    test_federation: Of `test_data`, with the same network and labels.
+    make_algorithm: `(federation, settings) -> Algorithm`; settings may be
+      traced.
+    runs: R runs.
+    execution: How clients are mapped in evaluations.
+    prefix_parameters: Values of pre-trained layers that ran before round 0.
+    algorithm: Its name, whose label rules the network has.
+    task_devices: How many devices share the tasks of a run.
+    warning: That the settings make the algorithm a simpler one; '' if not.
+  """
+
+  data: dataset_lib.FederatedDataset
+  test_data: dataset_lib.FederatedDataset
+  federation: federation_lib.Federation
+  test_federation: federation_lib.Federation
+  make_algorithm: MakeAlgorithm
+  runs: Run
+  execution: str
+  prefix_parameters: int = 0
+  algorithm: str = ''
+  task_devices: int = 1
+  warning: str = ''
+
+
+CLIENT_AXIS = 'client'
+TASK_AXIS = 'task'
+
+
+class Program:
+  """The compiled functions of one case: one compilation each.
+
+  Attributes:
+    num_runs: R.
+    compile_seconds: What compiling took; 0 before.
+    memory_bytes: Of temporaries of the compiled rounds, where known.
+  """
+
+  def __init__(
+    self, case: Case, rounds_per_call: int, low_effort: bool = False
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      case: What to run.
+      rounds_per_call: The most rounds between two evaluations.
+      low_effort: Whether to compile fast rather than for speed.
+    """
+    self._low_effort = low_effort
+    self._case = case
+    self._rounds_per_call = rounds_per_call
+    self.num_runs = len(case.runs.key)
+    algorithm = case.make_algorithm(case.federation, {})
+    self._mesh = _mesh(
+      self.num_runs, case.task_devices, algorithm.form(case.data)[0]
+    )
+    self._padding = -self.num_runs % self._mesh.shape['run']
+    self._by_run = jax.NamedSharding(self._mesh, jax.P('run'))
+    everywhere = jax.NamedSharding(self._mesh, jax.P())
+    train, test = case.data.examples, case.test_data.examples
+    features = jax.device_put(train.features, everywhere)
+    if test.features is train.features:
+      shared = features  # Stored once, whoever trains on them.
+    else:
+      shared = jax.device_put(test.features, everywhere)
+    self._examples = (
+      dataclasses.replace(train, features=features),
+      dataclasses.replace(test, features=shared),
+    )
+    self._frozen = jax.device_put(case.federation.frozen, everywhere)
+    self.set_runs(case.runs)
+    self._compiled: dict[str, Any] = {}
+    self.compile_seconds = 0.0
+    self.memory_bytes: int | None = None
+
+  def set_runs(self, runs: Run) -> None:
+    """Takes other runs of the same shapes; nothing is compiled again."""
+    self._runs = self._put(runs)
+    self._rows = {
+      split: self._put(rows) for split, rows in _rows(runs.test).items()
+    }
+
+  def _put(self, tree: Tree) -> Tree:
+    """Pads R runs to a multiple of the devices and places them."""
+
+    def put(leaf):
+      leaf = jnp.asarray(leaf)
+      pad = jnp.repeat(leaf[-1:], self._padding, axis=0)
+      return jax.device_put(jnp.concatenate([leaf, pad]), self._by_run)
+
+    return jax.tree.map(put, tree)
+
+  def _fetch(self, tree: Tree) -> Tree:
+    """The runs' values on the host, without padding."""
+    return jax.tree.map(lambda x: np.asarray(x)[: self.num_runs], tree)
+
+  def _map(self, fn: Callable[..., Tree]) -> Callable[..., Tree]:
+    """Maps `fn(mapped, shared)` over runs: devices first.
+
+    Where there are more devices than runs, several of them have the same run,
+    and its clients are spread over these.
+    """
+
+    def on_device(mapped, shared):
+      one = lambda run: fn(run, shared)
+      if jax.default_backend() == 'cpu':
+        return jax.lax.map(one, mapped)
+      return jax.vmap(one)(mapped)
+
+    return jax.shard_map(
+      on_device,
+      mesh=self._mesh,
+      in_specs=(jax.P('run'), jax.P()),
+      out_specs=jax.P('run'),
+      check_vma=False,  # As in `execution.over_devices`.
+    )
+
+  def compile(self) -> None:
+    """Compiles everything, once."""
+    if self._compiled:
+      return
+    start = time.perf_counter()
+    self._compiled = compilation.compile_all(self._programs())
+    self.compile_seconds = time.perf_counter() - start
+    memory = self._compiled['rounds'].memory_analysis()
+    self.memory_bytes = getattr(memory, 'temp_size_in_bytes', None)
+
+  def _programs(self):
+    """What `compilation.compile_all` compiles."""
+    options = self._options()  # Asks XLA, which is busy later on.
+    init = jax.jit(self._init).trace(self._runs, self._examples)
+    yield 'init', init.lower(), compilation.LOW_EFFORT
+    state = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run),
+      init.out_info,
+    )
+    rounds = jax.jit(self._rounds, donate_argnums=0).lower(
+      state,
+      self._runs,
+      self._examples,
+      self._frozen,
+      jax.ShapeDtypeStruct(
+        (self.num_runs + self._padding,), np.int32, sharding=self._by_run
+      ),
+    )
+    yield 'rounds', rounds, options
+    evaluate = jax.jit(self._evaluate).lower(
+      state, self._runs, self._rows['test'], self._examples, self._frozen
+    )
+    yield 'evaluate', evaluate, options
+
+  def _options(self) -> dict[str, Any]:
+    """Compiler options of rounds and evaluations."""
+    if self._low_effort:
+      return compilation.LOW_EFFORT
+    return execution_lib.compiler_options(self._mesh)
+
+  def _train_data(self, run, examples):
+    return dataclasses.replace(
+      self._case.data, examples=examples[0], partition=run.train
+    )
+
+  def init(self) -> Tree:
+    """The states before the first round, `[R, ...]`."""
+    self.compile()
+    return self._compiled['init'](self._runs, self._examples)
+
+  def run_rounds(
+    self, state: Tree, num_rounds: int, going: np.ndarray | None = None
+  ) -> tuple[Tree, Tree]:
+    """Runs rounds, at most `rounds_per_call`.
+
+    Args:
+      state: `[R, ...]`; donated.
+      num_rounds: How many.
+      going: `[R]` bool, the runs that go on; by default all. The others keep
+        their states, and their metrics are zeros.
+
+    Returns:
+      The new state, and the rounds' metrics on the host, `[R, rounds, ...]`.
+    """
+    self.compile()
+    counts = np.zeros(self.num_runs + self._padding, np.int32)
+    counts[: self.num_runs] = num_rounds
+    if going is not None:
+      counts[: self.num_runs] *= going
+    counts = jax.device_put(counts, self._by_run)
+    state, metrics = self._compiled['rounds'](
+      state, self._runs, self._examples, self._frozen, counts
+    )
+    metrics = self._fetch(metrics)
+    return state, jax.tree.map(lambda x: x[:, :num_rounds], metrics)
+
+  def evaluate(self, state: Tree, split: str) -> Tree:
+    """Evaluates the states on the `validation` or `test` rows.
+
+    Returns:
+      Metrics as of `evaluation.evaluator`, `[R, ...]`, on the host.
+    """
+    self.compile()
+    with jax.debug_nans(False):  # NaN is what a metric of nobody is.
+      found = self._compiled['evaluate'](
+        state, self._runs, self._rows[split], self._examples, self._frozen
+      )
+    return self._fetch(found)
+
+  def _init(self, runs, examples):
+    def one(run, examples):
+      algorithm = self._case.make_algorithm(self._case.federation, run.settings)
+      return algorithm.init(run.key, self._train_data(run, examples))
+
+    return self._map(one)(runs, examples)
+
+  def _rounds(self, state, runs, examples, frozen, num_rounds):
+    def one(mapped, shared):
+      state, run, num_rounds = mapped
+      examples, frozen = shared
+      algorithm = self._case.make_algorithm(self._case.federation, run.settings)
+      data = self._train_data(run, examples)
+      round_fn = jax.jit(algorithm.round)  # Traced once for both uses.
+      has_shares = self._case.task_devices > 1
+      if has_shares:
+        state = task_devices.own_tasks(self._case.federation, state, TASK_AXIS)
+      shapes = jax.eval_shape(round_fn, state, data, frozen)[1]
+      buffer = jax.tree.map(
+        lambda x: jnp.zeros((self._rounds_per_call, *x.shape), x.dtype),
+        shapes,
+      )
+
+      def one_round(i, carry):
+        state, buffer = carry
+        state, metrics = round_fn(state, data, frozen)
+        buffer = jax.tree.map(lambda b, x: b.at[i].set(x), buffer, metrics)
+        return state, buffer
+
+      state, buffer = jax.lax.fori_loop(
+        0, num_rounds, one_round, (state, buffer)
+      )
+      if has_shares:
+        state = task_devices.all_tasks(self._case.federation, state, TASK_AXIS)
+      return state, buffer
+
+    return self._map(one)((state, runs, num_rounds), (examples, frozen))
+
+  def _evaluate(self, state, runs, rows, examples, frozen):
+    def one(mapped, shared):
+      state, run, rows = mapped
+      examples, frozen = shared
+      federation = self._case.test_federation
+      data = dataclasses.replace(
+        self._case.test_data, examples=examples[1], partition=run.test
+      )
+      evaluate_fn = evaluation.evaluator(
+        federation,
+        self._case.make_algorithm(federation, run.settings),
+        self._case.execution,
+        CLIENT_AXIS,
+      )
+      return evaluate_fn(state, data, *rows, frozen)
+
+    return self._map(one)((state, runs, rows), (examples, frozen))
+
+  def host_state(self, state: Tree) -> Tree:
+    """The states on the host without padding, to be saved."""
+
+    def fetch(leaf):
+      if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(fetch(jax.random.key_data(leaf)))
+      return np.asarray(leaf)[: self.num_runs]
+
+    return jax.tree.map(fetch, state)
+
+  def device_state(self, state: Tree) -> Tree:
+    """States as returned by `host_state`, back on the devices."""
+    return self._put(state)
+
+
+def _mesh(num_runs: int, of_tasks: int, form: str) -> jax.sharding.Mesh:
+  """As many devices for runs as there are runs, the others for clients."""
+  devices = jax.local_devices()
+  count = len(devices) // of_tasks
+  of_runs = max(
+    n for n in range(1, count + 1) if n <= num_runs and not count % n
+  )
+  of_clients = execution_lib.num_devices(form, count // of_runs)
+  axes = {'run': of_runs, TASK_AXIS: of_tasks, CLIENT_AXIS: of_clients}
+  return execution_lib.mesh(axes, devices)
+
+
+def _rows(partition: dataset_lib.Partition) -> dict[str, tuple[Any, Any]]:
+  """Rows by client and by task of each split, padded to the same shapes."""
+
+  def same(a, b):
+    length = max(a.index.shape[-1], b.index.shape[-1])
+    size = max(a.max_size, b.max_size)
+
+    def pad(rows):
+      missing = length - rows.index.shape[-1]
+      return dataset_lib.Rows(
+        index=np.pad(rows.index, ((0, 0), (0, missing))),
+        offsets=rows.offsets,
+        max_size=size,
+      )
+
+    return pad(a), pad(b)
+
+  clients = same(partition.validation, partition.test)
+  pooled = same(partition.pooled_validation, partition.pooled_test)
+  return {
+    'validation': (clients[0], pooled[0]),
+    'test': (clients[1], pooled[1]),
+  }

@@ -1,0 +1,1 @@
+"""Studies: experiments, sweeps, comparisons, held-out clients."""

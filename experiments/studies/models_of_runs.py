@@ -1,0 +1,169 @@
+"""Models of runs: what a finished or stopped run trained, as predictors."""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from ..building import backbones
+from ..building import build
+from ..building import datasets
+from ..building import fingerprints
+from ..configuration import cases as cases_lib
+from ..configuration import config as config_lib
+from ..configuration import own_code
+from ..folders import workdirs
+from ..reporting import tables
+from ..running import program as program_lib
+from . import train
+from fmtl_jax import predictors
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.storage import checkpoints
+
+
+def read_config(
+  workdir: pathlib.Path,
+) -> tuple[ml_collections.ConfigDict, dict[str, object]]:
+  """The config of a run, and the fields that its command line gave."""
+  saved = workdirs.read_config(workdir)
+  path = workdir / workdirs.CONFIG
+  if not saved.get('config') or 'command_line' not in saved['identity']:
+    raise ValueError(f'{path} is not that of a run.')
+  config = config_lib.default_config()
+  try:
+    for field, value in saved['config'].items():
+      config_lib.put_field(config, field, value)
+  except Exception as error:  # Whatever a file that was changed has in it.
+    raise _damaged(path, error) from error
+  config_lib.add_own(config)  # Code that is not there is no damage.
+  try:
+    config_lib.check_fields(config)
+    given = saved['identity']['command_line']
+    return config, {field: saved['config'][field] for field in given}
+  except Exception as error:
+    raise _damaged(path, error) from error
+
+
+def _damaged(path, error):
+  reason = ' '.join(str(error).split())
+  return ValueError(f'{path} is damaged ({reason}); use another --workdir.')
+
+
+def place_of(
+  data: dataset_lib.FederatedDataset, client: int | str | None
+) -> int:
+  """Where a client of an id stands in a data set.
+
+  Raises:
+    ValueError: If there is no such client; the sentence names the ids.
+  """
+  ids = [str(number) for number in data.partition.client_ids]
+  if str(client) not in ids:
+    raise ValueError(
+      f'Expected --client to be the id of a client, {tables.named(ids)}, got '
+      f'{str(client)!r}.'
+    )
+  return ids.index(str(client))
+
+
+def load(
+  workdir: pathlib.Path,
+  case: str,
+  seed: int,
+  *,
+  task: str = '',
+  client: int | str | None = None,
+  slot: int = 0,
+) -> predictors.Predictor:
+  """Loads a model from the last checkpoint of a case.
+
+  Args:
+    workdir: The folder of a run.
+    case: A row of its table.
+    seed: One of its seeds.
+    task: The task whose model to load, where all its clients share one.
+    client: The id of the client whose model to load, as records and figures
+      have it; instead of `task`.
+    slot: Which of the client's tasks.
+
+  Returns:
+    A model on examples as they come: standardization and the pre-trained
+    layers that ran before round 0 are part of it.
+
+  Raises:
+    ValueError: If the run, case, seed, task or client does not exist.
+  """
+  config, command_line = read_config(workdir)
+  folder = workdir / 'checkpoints' / case
+  seeds = train.seeds_of(config)
+  known = [*cases_lib.CASES, *own_code.names_in(config)]
+  if case not in known:
+    raise ValueError(
+      f'Expected --case to be one of {", ".join(known)}, got {case!r}.'
+    )
+  if seed not in seeds:
+    raise ValueError(f'Expected --seed to be one of {seeds}, got {seed}.')
+  if not folder.is_dir():
+    raise ValueError(
+      f'No checkpoint of {case!r} in {workdir}; run that case there first.'
+    )
+  name = config.data.name
+  if name not in datasets.SOURCES and not own_code.is_own(name):
+    raise ValueError(
+      f'The run in {workdir} is on the data set {config.data.name!r}, which is '
+      'none of this package; give the config file that adds it to '
+      'datasets.SOURCES as --config.'
+    )
+  source = backbones.load_source(config)
+  # Standardization is that of the training examples.
+  fingerprints.check(workdir, source.fingerprint)
+  case_config = cases_lib.resolve(case, config, command_line)
+  built = build.build(case, case_config, source, seeds)
+  if task:  # Before anything is compiled.
+    predictors.check_task(built.test_data, task)
+  else:
+    place = place_of(built.test_data, client)
+    predictors.check_client(built.test_data, place, slot)
+  network = build.build_network(
+    case_config,
+    source,
+    built.algorithm,
+    bool(cases_lib.get(case).centralized),
+  )
+  program = program_lib.Program(built, 1, low_effort=True)
+  saved = checkpoints.Checkpoints(
+    folder,
+    about=train.about(built, case_config),
+    read_only=True,
+    defaults=train.about_before(),
+  )
+  states, _ = saved.restore(program.host_state(program.init()))
+  saved.close()
+  for sentence in saved.notes:
+    print(f'warning: {sentence}', file=sys.stderr)
+  number = seeds.index(seed)
+  pick = lambda tree: jax.tree.map(lambda x: x[number], tree)
+  data = dataclasses.replace(built.test_data, partition=pick(built.runs.test))
+  algorithm = built.make_algorithm(built.test_federation, {})
+  state = jax.tree.map(jnp.asarray, pick(states))
+  arguments = (built.test_federation, algorithm, state, data)
+  if task:
+    model = predictors.task_predictor(*arguments, task)
+  else:
+    model = predictors.client_predictor(*arguments, place, slot)
+  # Pre-trained layers that ran before round 0 are put back in front.
+  params = {**network.prefix_params, **model.params}
+  standardization = datasets.raw_standardization(source, model.standardization)
+  if source.backbone is not None and standardization is not None:
+    mean, scale = standardization
+    params[build.STANDARDIZE] = {'mean': mean, 'scale': scale}
+    standardization = None
+  return dataclasses.replace(
+    model,
+    params=params,
+    apply_fn=network.full.apply,
+    standardization=standardization,
+  )

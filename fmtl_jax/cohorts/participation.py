@@ -1,0 +1,201 @@
+"""Participation: what becomes of the clients of a round.
+
+Devices differ, and some fail. In every round a client draws, from a key of its
+own, whether it
+
+  drops out   as if it had not been drawn: it computes nothing, and what it owns
+              stays as it is;
+  is partial  it takes a share of its local steps, at least one. Its update has
+              its usual weight, as in FedProx; FedNova divides it by the steps
+              that were taken;
+  is late     it trains and keeps what it owns, but its update comes when the
+              round is over and is left out of all averages.
+
+A `Clock` simulates time. A client has a speed and a bandwidth, drawn once, and
+needs
+
+  bytes / bandwidth + steps / speed
+
+seconds for a round, with the whole steps that it takes. A round lasts as long
+as the slowest client, or until the deadline if one does not make it. Nothing is
+compiled for a client: all of this is data, and settings may be traced. A group
+that nobody reports to keeps its layers.
+
+References:
+  Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in
+  heterogeneous networks, https://arxiv.org/abs/1812.06127, section 5.2, where
+  stragglers do a random part of the work (`partial`) or are left out (`late`).
+  Bonawitz et al. (2019), Towards federated learning at scale: system design,
+  https://arxiv.org/abs/1902.01046, section 2, dropouts and late reports.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax.cohorts import sampling as cohorts
+
+PARTIAL = 'partial'
+LATE = 'late'
+# Of the keys that `cohorts.round_keys` and `balancing_key` leave.
+_ROUND_KEY = 3
+# Folded into the key of a run instead of a round, which never has this number.
+_DEVICES = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clock:
+  """Simulated time; all numbers but the last may be traced.
+
+  Attributes:
+    steps_per_second: The median client's speed.
+    speed_spread: Standard deviation of the logarithm of speeds; 0: all alike.
+    bytes_per_second: The median client's bandwidth.
+    bandwidth_spread: Of the logarithm of bandwidths.
+    deadline: Seconds after which a round ends; 0 waits for everyone.
+    bytes_once: What a client moves in a round, both ways together.
+    bytes_each_slot: What it moves on top for each of its active slots.
+    batch_size: Of local training; 0 is all examples at once.
+    epochs: Of local training. With these, steps are counted: whatever else an
+      algorithm lets its clients compute is not.
+    at_deadline: What a client does that would be late: `partial`, only the
+      steps that it has time for, or nothing if there is none; `late`.
+  """
+
+  steps_per_second: jax.Array | float = 100.0
+  speed_spread: jax.Array | float = 0.0
+  bytes_per_second: jax.Array | float = 1e6
+  bandwidth_spread: jax.Array | float = 0.0
+  deadline: jax.Array | float = 0.0
+  bytes_once: float = 0.0
+  bytes_each_slot: float = 0.0
+  batch_size: int = 0
+  epochs: jax.Array | int = 1
+  at_deadline: str = PARTIAL
+
+  def __post_init__(self):
+    if self.at_deadline not in (PARTIAL, LATE):
+      raise ValueError(
+        "Expected `at_deadline` to be 'partial' or 'late', got "
+        f'{self.at_deadline!r}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Participation:
+  """How clients take part; the numbers may be traced.
+
+  Attributes:
+    dropout: The probability that a client drops out of a round.
+    partial: The probability that it does only a part of its local work.
+    least_work: That part is uniform between this share and all of it.
+    late: The probability that its update comes too late.
+    clock: Simulated time; None for none.
+  """
+
+  dropout: jax.Array | float = 0.0
+  partial: jax.Array | float = 0.0
+  least_work: jax.Array | float = 0.1
+  late: jax.Array | float = 0.0
+  clock: Clock | None = None
+
+
+def with_steps(
+  participation: Participation | None, batch_size: int, epochs: int
+) -> Participation | None:
+  """How clients take part whose local training is another one.
+
+  Args:
+    participation: How they take part.
+    batch_size: Of the training that the clock charges.
+    epochs: As `batch_size`.
+  """
+  if participation is None or participation.clock is None:
+    return participation
+  clock = dataclasses.replace(
+    participation.clock, batch_size=batch_size, epochs=epochs
+  )
+  return dataclasses.replace(participation, clock=clock)
+
+
+def take_part(
+  participation: Participation | None,
+  key: jax.Array,
+  round_number: jax.Array,
+  cohort: cohorts.Cohort,
+  num_clients: int,
+) -> tuple[cohorts.Cohort, dict[str, jax.Array]]:
+  """Decides what becomes of each client of a cohort.
+
+  Args:
+    participation: How clients take part; None if all do in full.
+    key: Of the run.
+    round_number: `[]` int32.
+    cohort: C clients, as drawn.
+    num_clients: M.
+
+  Returns:
+    The cohort, with `work` and without those who dropped out, who are padding
+    now; and metrics: with a clock `simulated_seconds`, `[C]`, how long the
+    server waits for each client, 0 for those it does not wait for.
+  """
+  if participation is None:
+    return cohort, {}
+  round_key = jax.random.fold_in(
+    jax.random.fold_in(key, round_number), _ROUND_KEY
+  )
+  draw = lambda i: jax.random.uniform(jax.random.fold_in(round_key, i), (4,))
+  drops, partial, share, is_late = jax.vmap(draw)(cohort.client_id).T
+  there = cohort.client < num_clients
+  drops = (drops < participation.dropout) & there
+  late = is_late < participation.late
+  least = participation.least_work
+  work = least + (1 - least) * share
+  work = jnp.where(partial < participation.partial, work, 1.0)
+  metrics = {}
+  if participation.clock is not None:
+    drops, late, work, seconds = _by_the_clock(
+      participation.clock, key, cohort, drops, late, work
+    )
+    metrics['simulated_seconds'] = jnp.where(there, seconds, 0)
+  return _without(cohort, drops, late, work, num_clients), metrics
+
+
+def _by_the_clock(clock, key, cohort, drops, late, work):
+  """Who makes it to the deadline, with which work, and in what time."""
+  devices = jax.random.fold_in(key, jnp.uint32(_DEVICES))
+  draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
+  fast, wide = jax.vmap(draw)(cohort.client_id).T
+  speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)
+  bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)
+  slots = cohort.active.sum(1)
+  moving = (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
+  steps = clock.epochs * cohorts.num_steps(cohort.size, clock.batch_size)
+  deadline = jnp.where(clock.deadline > 0, clock.deadline, jnp.inf)
+  limit = deadline * (1 + 1e-6)  # Rounding makes nobody late.
+  if clock.at_deadline == PARTIAL:
+    possible = jnp.floor((limit - moving) * speed)
+    drops |= possible < 1
+    work = jnp.minimum(work, possible / jnp.maximum(steps, 1))
+  seconds = moving + cohorts.steps_taken(work, steps) / speed
+  if clock.at_deadline == LATE:
+    late |= seconds > limit
+  # Without a deadline, the server is told at once who does not report.
+  missing = jnp.where(jnp.isinf(deadline), 0, deadline)
+  return drops, late, work, jnp.where(drops | late, missing, seconds)
+
+
+def _without(cohort, drops, late, work, num_clients):
+  """The cohort in which some clients are padding and some do not count."""
+  client = jnp.where(drops, num_clients, cohort.client)
+  index: dict[str, Any] = {**cohort.index, 'client': client}
+  return dataclasses.replace(
+    cohorts.silenced(cohort, drops | late),
+    client=client,
+    active=cohort.active & ~drops[:, None],
+    size=jnp.where(drops, 0, cohort.size),
+    index=index,
+    work=work,
+  )

@@ -1,0 +1,1 @@
+"""The composition: algorithms, and the phases of a round."""

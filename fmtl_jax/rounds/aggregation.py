@@ -1,0 +1,502 @@
+"""Aggregation: from clients' updates to the next copies of every owner.
+
+One code path for every layer type: weigh, aggregate by owner, hand the means to
+the layer type's server. Updates of layers whose owner is the client are not
+averaged but replace its row. Running statistics are averaged and nothing else:
+no rule and no server acts on them, so that variances stay positive. The mean of
+clients' variances is not the variance of all their examples: how far the
+clients' means lie apart does not count.
+
+Where tasks are balanced at the server, updates of layers with a single copy are
+averaged by task (`aggregators.by_task`), whatever the layer type's weights are;
+what clients report beside them is averaged as ever.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import server_balancing
+from fmtl_jax.server import aggregators
+from fmtl_jax.server import reducers
+from fmtl_jax.server import server_optimizers
+from fmtl_jax.server import servers
+from fmtl_jax.server import weights as weights_lib
+
+Tree = Any
+Weights = Mapping[str, jax.Array]
+Totals = Mapping[str, dataset_lib.Totals]
+
+
+class Part(NamedTuple):
+  """What a client sends of one layer type; of many, what that adds up to.
+
+  Attributes:
+    update: Of its view, None at leaves of other layer types; `()` where it is
+      elsewhere.
+    report: What it reports beside; `()` if there is nothing.
+  """
+
+  update: Tree
+  report: Tree
+
+
+Parts = dict[str, Part]
+
+
+class Aggregation:
+  """Aggregation for one federation and its settings; holds no state.
+
+  Attributes:
+    averaged: The layer types that are averaged.
+    takes_factors: Those whose kernels may be trained in factored form.
+    clients_per_task: K of each task.
+    holds_all: Whether the updates of all clients are needed before any is added
+      up.
+  """
+
+  def __init__(
+    self,
+    federation: federation_lib.Federation,
+    settings: round_settings.RoundSettings,
+    rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
+    *,
+    holds_all: bool = False,
+  ):
+    """Puts aggregation together.
+
+    Args:
+      federation: Network, layer types and tasks.
+      settings: Weights, reducers, servers, balancing.
+      rule: The algorithm's.
+      holds_all: Whether the updates of all clients are needed before any is
+        added up.
+
+    Raises:
+      ValueError: If K exceeds a task group, or the settings contradict.
+    """
+    self._federation = federation
+    self._settings = settings
+    self._rule = rule
+    self.clients_per_task = cohorts.check_clients_per_task(
+      settings.clients_per_task,
+      federation.group_sizes,
+      [task.name for task in federation.tasks],
+    )
+    present = sorted(set(jax.tree.leaves(federation.layer_types)))
+    self.averaged = [n for n in present if federation.owners[n].averaged]
+    self._by_task = server_balancing.by_task(
+      federation, settings, self.averaged
+    )
+    server_balancing.check(federation, settings, self.averaged)
+    self.holds_all = holds_all
+    self._aggregators = {name: self._aggregator(name) for name in self.averaged}
+    self._servers = self._servers_of(rule)
+    self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
+      0
+    ]
+    self._shares_tasks = federation.num_slots > 1 and any(
+      n in self._by_task or self._weighting(n) == weights_lib.TASK_BALANCED
+      for n in self.averaged
+      if not self._is_by_slot(n)
+    )
+
+  @property
+  def takes_factors(self) -> list[str]:
+    """See the class."""
+    return [n for n, a in self._aggregators.items() if a.takes_factors]
+
+  def _aggregator(self, name: str) -> aggregators.Aggregator:
+    """What the settings ask for."""
+    settings, num_tasks = self._settings, len(self._federation.tasks)
+    weighting, group = self._weighting(name), settings.balancing.group
+    drops = not settings.skip_nonfinite
+    if name in self._by_task:
+      return aggregators.by_task(num_tasks)
+    if group is not None:
+      balanced = functools.partial(reducers.balanced, group)
+      return aggregators.reduced(balanced, weighting, num_tasks, drops=drops)
+    one_copy = self._federation.owners[name].index is None
+    return aggregators.of(
+      settings.reducer.get(name),
+      weighting,
+      num_tasks,
+      within_tasks=one_copy and settings.reduce_within_tasks,
+      drops=drops,
+    )
+
+  def _clients(self, name, params, cohort, weights) -> aggregators.Clients:
+    """Clients as a layer type sees them."""
+    owner, count = self._owner(cohort, name), self._count(name, params)
+    return aggregators.Clients(cohort, weights[name], owner, count)
+
+  def _count(self, name, params) -> int | None:
+    """How many owners a layer type has here, None for a single copy."""
+    if self._federation.owners[name].index is None:
+      return None
+    # A device may have some of them only.
+    return jax.tree.leaves(self._of(name, params))[0].shape[0]
+
+  def _of(self, name: str, tree: Tree) -> Tree:
+    """The leaves of one layer type, None elsewhere."""
+    return layer_types.select(
+      tree, self._federation.layer_types, lambda label: label == name
+    )
+
+  def _owner(self, cohort: cohorts.Cohort, name: str) -> jax.Array | None:
+    index = self._federation.owners[name].index
+    return None if index is None else cohort.index[index]
+
+  def _weighting(self, name: str) -> str:
+    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
+
+  def _is_by_slot(self, name: str) -> bool:
+    return any(jax.tree.leaves(self._of(name, self._per_slot)))
+
+  def _servers_of(self, rule):
+    """The server of every averaged layer type, with the rule before it."""
+    found = {}
+    for name in self.averaged:
+      asked = self._settings.server.get(
+        name, server_optimizers.ServerOptimizer()
+      )
+      found[name] = server_optimizers.after_rule(
+        rule, server_optimizers.of(asked)
+      )
+      is_apart = self._federation.owners[name].index == 'task'
+      axis = self._settings.placement.task_axis
+      if found[name].mixes_owners and is_apart and axis is not None:
+        raise ValueError(
+          f'Expected a server of {name} layers that does not mix tasks with '
+          '`task_axis`, because it needs all of them in one place; set one of '
+          'them.'
+        )
+    return found
+
+  def init(self, params: Tree) -> dict[str, Tree]:
+    """The servers' states for `[owners, ...]` params."""
+
+    def init_one(name):
+      index = self._federation.owners[name].index
+      count = self._federation.num_owners[index] if index else None
+      return self._servers[name].init(self._of(name, params), count)
+
+    return {name: init_one(name) for name in self.averaged}
+
+  def init_balancing(self) -> Tree:
+    """What the server's balancer keeps at first, `()` if nothing."""
+    balancer = self._settings.balancing.server
+    if balancer is None or not self._by_task:
+      return ()
+    return balancer.init(len(self._federation.tasks))
+
+  def sent(self, server: Mapping[str, Tree]) -> Tree:
+    """What the rule sends to clients, `[owners, ...]`; None if nothing."""
+    if not self._rule.sends:
+      return None
+    memory = layer_types.merge(*(server[n].memory for n in self.averaged))
+    shapes = layer_types.split(self._federation.shapes, self._federation.labels)
+    return precision.like(memory, self._federation.averaged(shapes[0]))
+
+  def totals(self, data: dataset_lib.FederatedDataset) -> Totals:
+    """What all clients have by index of owners, if the rule has to know."""
+    if not self._rule.accumulates:
+      return {}
+    owners = self._federation.owners
+    indices = {owners[name].index for name in self.averaged}
+    counts = self._federation.num_owners
+    return cohorts.totals(data, {i: counts[i] for i in indices if i})
+
+  def share_tasks(
+    self,
+    data: dataset_lib.FederatedDataset,
+    cohort: cohorts.Cohort,
+    totals: Totals,
+  ) -> cohorts.Cohort:
+    """The cohort with its task shares, where tasks are to count the same.
+
+    That is where layers that slots share are weighted `task_balanced`, or are
+    balanced by task at the server, and clients have several slots.
+
+    Args:
+      data: The federation's data.
+      cohort: C clients, of whom some may not count.
+      totals: As returned by `totals`.
+    """
+    if not self._shares_tasks:
+      return cohort
+    shares = weights_lib.task_shares(
+      cohort,
+      cohorts.label_counts(data, cohort),
+      len(self._federation.tasks),
+      _task_totals(totals),
+    )
+    return dataclasses.replace(cohort, task_shares=shares)
+
+  def weights(
+    self, cohort: cohorts.Cohort, totals: Totals
+  ) -> dict[str, jax.Array]:
+    """The weights of every averaged layer type, `[C]` or `[C, S]`.
+
+    Args:
+      cohort: C clients.
+      totals: As returned by `totals`.
+    """
+    return {
+      name: weights_lib.client_weights(
+        self._weighting(name),
+        cohort,
+        len(self._federation.tasks),
+        by_slot=self._is_by_slot(name),
+        task_totals=_task_totals(totals),
+      )
+      for name in self.averaged
+    }
+
+  def split(self, update: Tree, report: Tree = ()) -> tuple[Parts, Parts]:
+    """What a client sends: the parts to add up at once, and those to hold."""
+    now, held = {}, {}
+    for name in self.averaged:
+      part = Part(
+        self._of(name, update),
+        report if report == () else self._of(name, report),
+      )
+      if self.holds_all:
+        held[name] = part
+      elif self._aggregators[name].one_by_one:
+        now[name], held[name] = part._replace(update=()), Part(part.update, ())
+      else:
+        now[name] = part
+    return now, held
+
+  def owned(self, params: Tree) -> Tree:
+    """The leaves whose owner is the client, None elsewhere."""
+    return layer_types.select(
+      params,
+      self._federation.layer_types,
+      lambda label: label not in self.averaged,
+    )
+
+  def zeros(
+    self, params: Tree, cohort: cohorts.Cohort, report: Tree = ()
+  ) -> Parts:
+    """Sums over no client, see `precision`.
+
+    Args:
+      params: `[owners, ...]`.
+      cohort: C clients.
+      report: The shapes of a client's report.
+    """
+
+    def one(name):
+      base, owner = self._of(name, params), self._owner(cohort, name)
+      reports = report
+      if report != ():
+        reports = aggregators.zero_reports(self._of(name, report), base, owner)
+      aggregator, count = self._aggregators[name], self._count(name, params)
+      return Part(aggregator.init(base, count), reports)
+
+    return {name: one(name) for name in self.averaged}
+
+  def add(
+    self,
+    params: Tree,
+    total: Parts,
+    parts: Parts,
+    rows: tuple[cohorts.Cohort, Weights],
+  ) -> Parts:
+    """Adds the weighted updates and reports of K clients to the sums.
+
+    Args:
+      params: `[owners, ...]`, what the updates are of.
+      total: The sums so far.
+      parts: `[K, ...]`, by layer type, as `split` makes them; a leaf of an
+        update may be a `low_rank.Update`.
+      rows: The clients and their weights.
+    """
+    cohort, weights = rows
+
+    def add_one(name):
+      clients = self._clients(name, params, cohort, weights)
+      aggregator, base = self._aggregators[name], self._of(name, params)
+      add_report = lambda value, sum_: federation_lib.owner_sum(
+        value, clients.weights, clients.owner, sum_
+      )
+      return Part(
+        aggregator.add(total[name].update, parts[name].update, clients, base),
+        jax.tree.map(add_report, parts[name].report, total[name].report),
+      )
+
+    return {name: add_one(name) for name in parts}
+
+  def means(
+    self,
+    params: Tree,
+    total: Parts,
+    held: Parts,
+    cohort: cohorts.Cohort,
+    weights: Weights,
+    *,
+    num_examples: jax.Array,
+    key: jax.Array,
+    totals: Totals,
+  ) -> dict[str, servers.Reported]:
+    """What the clients of each owner reported, by layer type.
+
+    Args:
+      params: `[owners, ...]`.
+      total: Sums over all clients.
+      held: What was needed of each client, `[C, ...]`.
+      cohort: C clients.
+      weights: As returned by `weights`.
+      num_examples: N, the training examples of all clients.
+      key: Consumed by what balances updates.
+      totals: As returned by `totals`, without the owners that clients chose.
+    """
+
+    def one(name):
+      clients = self._clients(name, params, cohort, weights)
+      aggregator = self._aggregators[name]
+      updates = held[name].update if aggregator.one_by_one else ()
+      weight_sum = clients.total()
+      reported = jnp.where(weight_sum > 0, weight_sum, 1)
+      scale = None
+      if aggregator.scales and self._weighting(name) == weights_lib.PAPER:
+        is_of_task = self._federation.owners[name].index == 'task'
+        drawn = self.clients_per_task
+        scale = weight_sum / weights_lib.normalizer(
+          weights_lib.PAPER,
+          weight_sum,
+          drawn[: clients.num_owners] if is_of_task else drawn,
+          num_examples,
+          by_task=is_of_task,
+        )
+      share = weight_sum / self._group_weights(name, reported, totals)
+      if aggregator.counted is not None:
+        counted = aggregator.counted(total[name].update, updates, clients)
+        share = jnp.where(counted > 0, share, 0)
+      return servers.Reported(
+        aggregator.finish(key, total[name].update, updates, clients),
+        aggregators.divide(total[name].report, weight_sum),
+        share,
+        scale,
+      )
+
+    return {name: one(name) for name in self.averaged}
+
+  def balance(
+    self,
+    reported: dict[str, servers.Reported],
+    cohort: cohorts.Cohort,
+    metrics: Mapping[str, jax.Array],
+    key: jax.Array,
+    memory: Tree,
+  ) -> tuple[dict[str, servers.Reported], Tree]:
+    """Makes one update of those of the tasks, where they are balanced.
+
+    Args:
+      reported: As returned by `means`.
+      cohort: C clients.
+      metrics: The clients', `loss_sum` and `count` `[C, S]`.
+      key: Consumed.
+      memory: What the server's balancer keeps.
+
+    Returns:
+      What was reported, and the new memory.
+    """
+    if not self._by_task:
+      return reported, memory
+    updates, memory = server_balancing.balance(
+      self._federation,
+      self._settings.balancing,
+      {name: reported[name].update for name in self._by_task},
+      cohort,
+      metrics,
+      key,
+      memory,
+    )
+    new = {n: reported[n]._replace(update=updates[n]) for n in updates}
+    return reported | new, memory
+
+  def serve(
+    self,
+    params: Tree,
+    server: Mapping[str, Tree],
+    reported: Mapping[str, servers.Reported],
+    keys: Mapping[str, jax.Array],
+    round_number: jax.Array,
+  ) -> tuple[Tree, dict[str, Tree]]:
+    """Lets the servers make new values of what was reported.
+
+    Args:
+      params: `[owners, ...]`.
+      server: The servers' states.
+      reported: By layer type.
+      keys: Of each layer type, consumed by its server.
+      round_number: What schedules read.
+
+    Returns:
+      The averaged layers' new values, None elsewhere, and the servers' new
+      states.
+    """
+    new_params, new_server = self._of('', params), {}
+    for name in self.averaged:
+      old = self._of(name, params)
+      statistics, others = self._apart(old, reported[name])
+      new, new_server[name] = self._servers[name].step(
+        keys[name], old, server[name], others, round_number
+      )
+      new = precision.like(new, old)
+      new_params = layer_types.merge(new_params, statistics, new)
+    return new_params, new_server
+
+  def _apart(self, params, reported):
+    """New running statistics, and what is reported without them."""
+    pick = self._federation.running_statistics
+    updates, share = pick(reported.update), reported.share
+    to_leaf = lambda x, leaf: x.reshape(x.shape + (1,) * (leaf.ndim - x.ndim))
+
+    def add(old, update):
+      if reported.scale is not None:
+        update = to_leaf(reported.scale, old) * update
+      new = (old + update).astype(old.dtype)
+      return jnp.where(to_leaf(share, old) > 0, new, old)
+
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    others = layer_types.merge(zeros, reported.update)
+    statistics = jax.tree.map(add, pick(params), updates)
+    return statistics, reported._replace(update=others)
+
+  def _group_weights(self, name, reported, totals):
+    """What all clients of each owner weigh, as `reported` those of a round."""
+    index = self._federation.owners[name].index
+    if (index or '') not in totals:  # As far as this round knows.
+      return reported
+    weights = weights_lib.group_weights(
+      self._weighting(name),
+      totals[index or ''],
+      _task_totals(totals),
+      by_slot=self._is_by_slot(name),
+    )
+    if index is None:
+      weights = weights[0]
+    elif index == 'task' and self._settings.placement.task_axis is not None:
+      count = len(reported)
+      first = jax.lax.axis_index(self._settings.placement.task_axis) * count
+      weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
+    return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
+
+
+def _task_totals(totals: Totals) -> jax.Array | None:
+  """The labels of each task, `[T]`, in the federation; None if not known."""
+  return totals[''].labels[0] if totals else None

@@ -1,0 +1,157 @@
+"""Client forms: how the clients of a round are run, and on which devices.
+
+What a client computes and how clients are mapped stand apart: here meet the two
+where local SGD has a form of its own (`low_rank_sgd`), and where tasks have
+devices of their own (`task_devices`).
+"""
+
+from collections.abc import Callable, Collection
+import dataclasses
+from typing import Any, TypeVar
+
+from fmtl_jax import cohorts
+from fmtl_jax import execution
+from fmtl_jax import federation as federation_lib
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import low_rank_sgd
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.execution import task_devices
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import round_settings
+
+Tree = Any
+Row = TypeVar('Row', bound=tuple)
+
+# So many times its parameters a client holds in a step: values, gradients, the
+# optimizer's state and what is between them.
+_COPIES = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+  """How the clients of a round are run.
+
+  Attributes:
+    federation: Network, layer types and tasks.
+    placement: Where they are run.
+    execution: A form of `execution`, but `auto`.
+    client_update: What they run.
+    bytes_each: What one of them takes.
+    reasons: By path, why a kernel is factored or not.
+  """
+
+  federation: federation_lib.Federation
+  placement: round_settings.Placement
+  execution: str
+  client_update: client_updates.ClientUpdate
+  bytes_each: int
+  reasons: dict[str, str]
+
+  def here(self, cohort: cohorts.Cohort) -> cohorts.Cohort:
+    """The cohort with the owners as this device numbers them."""
+    return task_devices.share(self.federation, cohort, self.placement.task_axis)
+
+  def map_rows(
+    self, fn: Callable[[cohorts.Cohort], Tree], cohort: cohorts.Cohort
+  ) -> Tree:
+    """Maps a function over the clients of a cohort.
+
+    Args:
+      fn: Of one client.
+      cohort: C clients, as returned by `here`.
+
+    Returns:
+      `[C, ...]`.
+    """
+    nothing: dict[str, Any] = {}
+    _, kept = self.map_clients(
+      lambda row: (nothing, fn(row[0])),
+      (cohort,),
+      lambda total, unused_values, unused_rows: total,
+      nothing,
+    )
+    return kept
+
+  def map_clients(
+    self,
+    client_fn: Callable[[Row], tuple[Tree, Tree]],
+    rows: Row,
+    add_fn: Callable[[Tree, Tree, Row], Tree],
+    total: Tree,
+  ) -> tuple[Tree, Tree]:
+    """Runs every client and adds up, see `execution.map_clients`.
+
+    Args:
+      client_fn: `row -> (contribution, kept)` of one client.
+      rows: A cohort as returned by `here`, and more `[C, ...]`.
+      add_fn: `(total, contributions [K, ...], rows [K, ...]) -> total`.
+      total: The sum over no client, by layer type.
+
+    Returns:
+      The total over all clients, and `kept` of every client, `[C, ...]`.
+    """
+    cohort, axis = rows[0], self.placement.task_axis
+    rows = task_devices.here(rows, cohort, axis)
+    total, kept = execution.map_clients(
+      client_fn,
+      rows,
+      add_fn,
+      total,
+      execution=self.execution,
+      sizes=rows[0].size,  # A device may have the examples of its share only.
+      axis=self.placement.client_axis,
+      bytes_each=self.bytes_each,
+      budget=self.placement.memory_budget,
+    )
+    return (
+      task_devices.add_up(self.federation, total, axis),
+      task_devices.gather(kept, cohort, axis),
+    )
+
+
+def choose(
+  federation: federation_lib.Federation,
+  client_update: client_updates.ClientUpdate,
+  settings: round_settings.RoundSettings,
+  data: dataset_lib.FederatedDataset,
+  takes_factors: Collection[str],
+) -> Form:
+  """Chooses how the clients of a round are run.
+
+  Args:
+    federation: Network, layer types and tasks.
+    client_update: What they compute; with its settings if it is local SGD.
+    settings: Of the round.
+    data: Gives the number of steps.
+    takes_factors: The layer types whose kernels may be trained in factored
+      form.
+  """
+  placement, balancer = settings.placement, settings.balancing.client
+  sgd = client_update.sgd if balancer is None else None
+  name, plan = placement.execution, None
+  asked = execution.is_low_rank(name)
+  if sgd is not None and (asked or name == execution.AUTO):
+    plan = low_rank_sgd.plan(
+      federation, sgd[0], data, takes_factors, placement.low_rank_below
+    )
+    if not asked and plan.pays:
+      name = execution.LOW_RANK
+  if asked and not (plan and plan.any):
+    name = execution.AUTO  # There is nothing to factor.
+  name = execution.resolve(name)
+  copies = _COPIES  # And the gradient of each task, to balance them.
+  copies += federation.num_slots if balancer else 0
+  bytes_each = copies * federation_lib.num_bytes(
+    layer_types.split(federation.shapes, federation.labels)[0]
+  )
+  if sgd and plan and execution.is_low_rank(name):
+    client_update = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
+    bytes_each = plan.bytes_each
+  return Form(
+    federation=federation,
+    placement=placement,
+    execution=name,
+    client_update=client_update,
+    bytes_each=bytes_each,
+    reasons=plan.reasons if plan else {},
+  )

@@ -1,0 +1,381 @@
+"""The phases of a round: sample, broadcast, train, aggregate, serve.
+
+What algorithms do otherwise is in the values that these are made of: a client
+update, a rule of the server, aggregators and servers, a choice or a regrouping
+of owners. Where clients are run is up to `client_forms`.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import balancing
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax.clients import attacks
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
+from fmtl_jax.cohorts import participation
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import aggregation as aggregation_lib
+from fmtl_jax.rounds import client_forms
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import server_optimizers
+from fmtl_jax.server import servers
+
+Tree = Any
+State = federation_lib.FederationState
+ChooseFn = Callable[[Any, Any, Any, Any], dict[str, jax.Array]]
+ContextFn = Callable[[cohorts.Cohort], client_updates.ClientContext]
+
+
+class Grouping(NamedTuple):
+  """What a regrouping is given and may change: all of it is used.
+
+  Attributes:
+    params: The layers that are averaged, `[owners, ...]`, None elsewhere.
+    server: What servers keep, by layer type.
+    owners: Those of the cohort's clients by the name of their index, as of
+      `cohorts.Cohort.index`.
+    clients: What the clients keep, `[C, ...]`.
+  """
+
+  params: Tree
+  server: Mapping[str, Tree]
+  owners: Mapping[str, jax.Array]
+  clients: Tree
+
+
+# `(grouping, weights, updates, everyone) -> grouping`: weights `[C]` or
+# `[C, S]` and updates `[C, ...]` by layer type, and what all clients keep,
+# `[M, ...]`.
+RegroupFn = Callable[
+  [Grouping, Mapping[str, jax.Array], Mapping[str, Tree], Tree], Grouping
+]
+
+
+class Sample(NamedTuple):
+  """Who takes part in a round.
+
+  Attributes:
+    cohort: C clients.
+    weights: Theirs, by layer type.
+    totals: What all clients have, by index of owners, as far as it is needed.
+    observed: Metrics of the cohort, `[C]`.
+    chosen: The names of the indices of owners that clients have chosen.
+  """
+
+  cohort: cohorts.Cohort
+  weights: Mapping[str, jax.Array]
+  totals: aggregation_lib.Totals
+  observed: dict[str, jax.Array]
+  chosen: tuple[str, ...] = ()
+
+  def with_owners(self, index: Mapping[str, jax.Array]) -> 'Sample':
+    """With owners that clients have chosen: they are known in a round alone."""
+    return self._replace(
+      cohort=_with_owners(self.cohort, index),
+      totals={n: t for n, t in self.totals.items() if n not in index},
+      chosen=tuple(index),
+    )
+
+
+class Trained(NamedTuple):
+  """What is kept of each client, `[C, ...]`.
+
+  Attributes:
+    held: What it sends and is needed one by one, by layer type.
+    owned: New values of the layers that it owns.
+    state: What it keeps.
+    metrics: Of its training.
+    balancing: What its balancer keeps.
+  """
+
+  held: aggregation_lib.Parts
+  owned: Tree
+  state: Tree
+  metrics: dict[str, jax.Array]
+  balancing: Tree
+
+
+def _with_owners(cohort, index):
+  """The cohort with other owners."""
+  return dataclasses.replace(cohort, index={**cohort.index, **index})
+
+
+def _split_metrics(metrics, balancer):
+  """A client's metrics, and what its balancer keeps, which is among them."""
+  if balancer is None:
+    return metrics, ()
+  if 'balancing' not in metrics:
+    raise ValueError(
+      "Expected `balancing.client`='none' with an algorithm whose clients have "
+      'steps of their own, which cannot be balanced; balance elsewhere.'
+    )
+  others = {k: v for k, v in metrics.items() if k != 'balancing'}
+  return others, metrics['balancing']
+
+
+def scatter(table: Tree, rows: Tree, client: jax.Array) -> Tree:
+  """Replaces clients' rows; padding clients are out of range and dropped.
+
+  Args:
+    table: `[M, ...]`.
+    rows: `[C, ...]`.
+    client: `[C]` int32.
+  """
+  return jax.tree.map(
+    lambda x, y: x.at[client].set(y, mode='drop'), table, rows
+  )
+
+
+class Phases:
+  """The phases of the rounds of one federation; holds no state.
+
+  Attributes:
+    aggregation: How updates become new copies of owners.
+  """
+
+  def __init__(
+    self,
+    federation: federation_lib.Federation,
+    client_update: client_updates.ClientUpdate,
+    settings: round_settings.RoundSettings,
+    rule: server_optimizers.ServerRule,
+    choose_fn: ChooseFn | None,
+    regroup_fn: RegroupFn | None,
+  ):
+    """Puts them together, of arguments as of `federated_averaging`."""
+    self.aggregation = aggregation_lib.Aggregation(
+      federation, settings, rule, holds_all=regroup_fn is not None
+    )
+    client_update = attacks.attacked(federation, client_update, settings.attack)
+    if regroup_fn is not None:
+      client_update = client_update._replace(sgd=None)  # It needs all updates.
+    self._federation = federation
+    self._client_update = client_update
+    self._settings = settings
+    self._choose_fn = choose_fn
+    self._regroup_fn = regroup_fn
+
+  def form(self, data: dataset_lib.FederatedDataset) -> client_forms.Form:
+    """How the clients of a round are run."""
+    return client_forms.choose(
+      self._federation,
+      self._client_update,
+      self._settings,
+      data,
+      self.aggregation.takes_factors,
+    )
+
+  def init(self, key: jax.Array, data: dataset_lib.FederatedDataset) -> State:
+    """The state before the first round; the key is consumed."""
+    init_key, key = jax.random.split(key)
+    params = self._federation.init_params(init_key)
+    balancer = self._settings.balancing.client
+
+    def init_client(client):
+      view = self._federation.broadcast(params, client.index)
+      memory = balancer.init(self._federation.num_slots) if balancer else ()
+      return self._client_update.init(view), memory
+
+    clients, memory = jax.vmap(init_client)(cohorts.everyone(data))
+    return State(
+      params=params,
+      server=self.aggregation.init(params),
+      clients=clients,
+      key=key,
+      round=jnp.int32(0),
+      balancing=balancing.Memory(memory, self.aggregation.init_balancing()),
+    )
+
+  def sample(
+    self,
+    state: State,
+    data: dataset_lib.FederatedDataset,
+    form: client_forms.Form,
+  ) -> Sample:
+    """Draws the cohort, and says who of it drops out and what all weigh."""
+    cohort = cohorts.sample(
+      cohorts.round_keys(state.key, state.round)[0],
+      data,
+      self.aggregation.clients_per_task,
+      self._federation.group_sizes,
+      self._settings.slots,
+    )
+    cohort, observed = participation.take_part(
+      self._settings.participation,
+      state.key,
+      state.round,
+      cohort,
+      data.num_clients,
+    )
+    totals = self.aggregation.totals(data)
+    cohort = self.aggregation.share_tasks(data, cohort, totals)
+    weights = self.aggregation.weights(cohort, totals)
+    return Sample(form.here(cohort), weights, totals, observed)
+
+  def choose_owners(
+    self,
+    state: State,
+    data: dataset_lib.FederatedDataset,
+    client: cohorts.Cohort,
+    frozen: Tree,
+  ) -> dict[str, jax.Array]:
+    """The owners that a client chooses, by the name of their index."""
+    if self._choose_fn is None:
+      return {}
+    kept = cohorts.take(state.clients, client.client)
+    local_data = client_batches.LocalData(data, client)
+    return self._choose_fn(state.params, kept, frozen, local_data)
+
+  def broadcast(
+    self,
+    state: State,
+    data: dataset_lib.FederatedDataset,
+    frozen: Tree,
+    sampled: Sample,
+    form: client_forms.Form,
+  ) -> tuple[ContextFn, Sample]:
+    """What each client is sent, once it has chosen its owners, and these."""
+    if self._choose_fn is not None:
+      choose = lambda client: self.choose_owners(state, data, client, frozen)
+      sampled = sampled.with_owners(form.map_rows(choose, sampled.cohort))
+    _, clients_key = cohorts.round_keys(state.key, state.round)
+    sent, view = self.aggregation.sent(state.server), self._federation.broadcast
+
+    def context(client):
+      return client_updates.ClientContext(
+        key=jax.random.fold_in(clients_key, client.client_id),
+        view=view(state.params, client.index),
+        state=cohorts.take(state.clients, client.client),
+        frozen=frozen,
+        data=self._settings.local_data(state, data, client),
+        round=state.round,
+        received=view(sent, client.index) if sent else None,
+      )
+
+    return context, sampled
+
+  def train(
+    self,
+    state: State,
+    context_fn: ContextFn,
+    sampled: Sample,
+    form: client_forms.Form,
+  ) -> tuple[aggregation_lib.Parts, Trained]:
+    """Trains the clients: sums of what they send, and what is kept of each."""
+    aggregation, settings = self.aggregation, self._settings
+    update = faults.watched(
+      self._federation,
+      client_updates.masked(self._federation, form.client_update),
+      skips=settings.skip_nonfinite,
+      trusts=attacks.is_attacker if settings.attack else None,
+    )
+
+    def train_one(row):
+      context = context_fn(row[0])
+      result = update.run(context)
+      parts, held = aggregation.split(result.update, result.report)
+      owned = jax.tree.map(
+        jnp.add,
+        aggregation.owned(context.view),
+        aggregation.owned(result.update),
+      )
+      found = _split_metrics(result.metrics, settings.balancing.client)
+      return parts, Trained(held, owned, result.state, *found)
+
+    client = jax.tree.map(lambda x: x[0], sampled.cohort)
+    report = jax.eval_shape(
+      lambda: self._client_update.report(context_fn(client).view)
+    )
+    zeros = aggregation.zeros(state.params, sampled.cohort, report)
+    total, trained = form.map_clients(
+      train_one,
+      (sampled.cohort, sampled.weights),
+      functools.partial(aggregation.add, state.params),
+      {} if aggregation.holds_all else zeros,
+    )
+    return zeros | total, trained
+
+  def aggregate(
+    self,
+    state: State,
+    data: dataset_lib.FederatedDataset,
+    sampled: Sample,
+    total: aggregation_lib.Parts,
+    trained: Trained,
+  ) -> tuple[dict[str, servers.Reported], Grouping, Tree]:
+    """What owners were reported, who they are, and what a balancer keeps."""
+    aggregation = self.aggregation
+    cohort, weights = faults.without(
+      trained.metrics, sampled.cohort, sampled.weights
+    )
+    grouping = Grouping(
+      self._federation.averaged(state.params),
+      state.server,
+      cohort.index,
+      trained.state,
+    )
+    if self._regroup_fn is not None:
+      updates = {name: part.update for name, part in trained.held.items()}
+      grouping = self._regroup_fn(grouping, weights, updates, state.clients)
+      cohort = _with_owners(cohort, grouping.owners)
+      rows = cohort, weights
+      total = aggregation.add(grouping.params, total, trained.held, rows)
+    key = cohorts.balancing_key(state.key, state.round)
+    reported = aggregation.means(
+      grouping.params,
+      total,
+      trained.held,
+      cohort,
+      weights,
+      num_examples=data.total_size,
+      key=key,
+      totals=sampled.totals,
+    )
+    reported, memory = aggregation.balance(
+      reported, cohort, trained.metrics, key, state.balancing.server
+    )
+    return reported, grouping, memory
+
+  def serve(
+    self,
+    state: State,
+    sampled: Sample,
+    trained: Trained,
+    reported: Mapping[str, servers.Reported],
+    grouping: Grouping,
+    memory: Tree,
+  ) -> State:
+    """Lets servers step, and clients keep what is theirs: the new state."""
+    aggregation, client = self.aggregation, sampled.cohort.client
+    averaged, server = aggregation.serve(
+      grouping.params,
+      grouping.server,
+      reported,
+      {
+        name: cohorts.server_key(state.key, state.round, name)
+        for name in aggregation.averaged
+      },
+      state.round,
+    )
+    keep = lambda table, rows: scatter(table, rows, client)
+    return State(
+      params=layer_types.merge(
+        averaged, keep(aggregation.owned(state.params), trained.owned)
+      ),
+      server=server,
+      clients=keep(state.clients, grouping.clients),
+      key=state.key,
+      round=state.round + 1,
+      balancing=balancing.Memory(
+        keep(state.balancing.client, trained.balancing), memory
+      ),
+    )

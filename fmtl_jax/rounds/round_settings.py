@@ -1,0 +1,117 @@
+"""Settings of a round: what changes its results, apart from its placement."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from fmtl_jax import balancing as balancing_lib
+from fmtl_jax import cohorts
+from fmtl_jax import execution as execution_lib
+from fmtl_jax import federation as federation_lib
+from fmtl_jax.clients import attacks
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import low_rank_sgd
+from fmtl_jax.cohorts import participation as participation_lib
+from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.server import aggregators
+from fmtl_jax.server import reducers
+from fmtl_jax.server import server_optimizers
+from fmtl_jax.server import servers
+from fmtl_jax.server import weights as weights_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+  """Where and in which form the clients of a round are trained.
+
+  Attributes:
+    execution: A form of `execution`; `auto` is the fastest as far as known.
+    memory_budget: Bytes that clients which run at once may take on a device,
+      for `chunk` and `low_rank`; by default `execution.memory_budget`.
+    low_rank_below: With `auto` and `low_rank`, dense kernels whose rows are
+      below this share of their size are trained in factored form.
+    client_axis: The mesh axis over which clients are spread, where rounds run
+      inside `jax.shard_map`, as by `execution.over_devices`.
+    task_axis: The mesh axis over which tasks are spread, with states as of
+      `task_devices.own_tasks`.
+  """
+
+  execution: str = execution_lib.AUTO
+  memory_budget: int | None = None
+  low_rank_below: float = low_rank_sgd.WORTHWHILE
+  client_axis: str | None = None
+  task_axis: str | None = None
+
+  def __post_init__(self):
+    if self.execution != execution_lib.AUTO:
+      execution_lib.resolve(self.execution)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundSettings:
+  """Settings of a round that change its results, whatever the clients do in it.
+
+  `placement` alone changes no result beyond rounding.
+
+  Attributes:
+    clients_per_task: K, one number or one for each task; 0 is all.
+    slots: `drawn` or `all`, see `cohorts.sample`.
+    weighting: Of each averaged layer type, see `weights`; by default
+      `examples`.
+    reducer: Of each averaged layer type: a function of one owner's updates, or
+      an `aggregators.Aggregator`; the weighted mean by default.
+    reduce_within_tasks: Whether robust reducers of layers with a single copy
+      reduce the clients of each task, see `reducers.within_tasks`.
+    server: Of each averaged layer type: an optimizer that steps for each owner,
+      or a `servers.Server` over all of them; by default the mean replaces the
+      value.
+    attack: What the attackers of the data set do; None for no attack.
+    balancing: Where gradients or updates of several tasks or clients are
+      balanced; nowhere by default.
+    participation: Who drops out, is late or does a part of its work; None if
+      all take part in full.
+    skip_nonfinite: Whether a client whose loss, update or state is not finite
+      is left out of the round: nothing is averaged of it, and what it owns
+      stays as it was. The weights of the others are those with it there.
+    placement: Where and in which form clients are trained.
+  """
+
+  clients_per_task: int | Sequence[int] = 0
+  slots: str = cohorts.DRAWN
+  weighting: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  reducer: Mapping[str, reducers.Reducer | aggregators.Aggregator] = (
+    dataclasses.field(default_factory=dict)
+  )
+  reduce_within_tasks: bool = False
+  server: Mapping[str, server_optimizers.ServerOptimizer | servers.Server] = (
+    dataclasses.field(default_factory=dict)
+  )
+  attack: attacks.Attack | None = None
+  balancing: balancing_lib.Places = balancing_lib.Places()
+  participation: participation_lib.Participation | None = None
+  skip_nonfinite: bool = False
+  placement: Placement = Placement()
+
+  def __post_init__(self):
+    if self.slots not in (cohorts.DRAWN, cohorts.ALL):
+      raise ValueError(
+        f"Expected `slots` to be 'drawn' or 'all', got {self.slots!r}."
+      )
+    for layer_type, weighting in self.weighting.items():
+      weights_lib.check(weighting, f"`weighting['{layer_type}']`")
+
+  def local_data(
+    self,
+    state: federation_lib.FederationState,
+    data: dataset_lib.FederatedDataset,
+    client: Any,
+  ) -> client_batches.LocalData:
+    """What a client trains on, and how its tasks are balanced.
+
+    Args:
+      state: What the round starts from.
+      data: The federation's data.
+      client: A `Cohort` without the leading axis.
+    """
+    memory = cohorts.take(state.balancing.client, client.client)
+    return client_batches.LocalData(data, client, self.balancing.client, memory)

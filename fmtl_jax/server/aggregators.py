@@ -1,0 +1,346 @@
+"""Aggregators: how the updates of clients become the means of owners.
+
+An aggregator is a value, of one layer type. What can be accumulated is added up
+client by client, so that no two updates are in memory at once (`mean`,
+`clipped`); what has to compare updates gets those of all clients at the end
+(`reduced`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
+from fmtl_jax.execution import low_rank
+from fmtl_jax.server import reducers
+from fmtl_jax.server import weights as weights_lib
+
+Tree = Any
+
+
+class Clients(NamedTuple):
+  """Clients as a layer type sees them.
+
+  Attributes:
+    cohort: K clients.
+    weights: `[K]`, or `[K, S]` where there is a copy for each slot; zero for
+      who does not count.
+    owner: As `weights`, int32, out of range where there is none; None for a
+      single copy.
+    num_owners: How many owners there are here; None for a single copy.
+  """
+
+  cohort: cohorts.Cohort
+  weights: jax.Array
+  owner: jax.Array | None
+  num_owners: int | None
+
+  def total(self) -> jax.Array:
+    """What those of each owner weigh, `[owners]`, or `[]`."""
+    shape = () if self.num_owners is None else (self.num_owners,)
+    return federation_lib.owner_sum(
+      jnp.ones_like(self.weights), self.weights, self.owner, jnp.zeros(shape)
+    )
+
+
+class Aggregator(NamedTuple):
+  """How the updates of one layer type are averaged.
+
+  Updates have None at leaves of other layer types. Those of K clients are
+  `[K, ...]`, or `[K, S, ...]` where there is a copy for each slot; `params` are
+  what they are of, `[owners, ...]`, or `[...]` for a single copy.
+
+  Attributes:
+    init: `(params, num_owners) -> total`, the sum over no client, in the types
+      of sums, see `precision`; `()` if nothing is added up. `num_owners` is as
+      of `Clients`.
+    add: `(total, updates, clients, params) -> total`, with K `Clients`. Sums
+      are added over devices, so that it must be linear in the total. A leaf of
+      the updates may be a `low_rank.Update` if `takes_factors`.
+    finish: `(key, total, updates, clients) -> update`, as `params`; the updates
+      are those of all clients if they are needed `one_by_one`, else `()`. An
+      owner without reporting clients gets zero. The key is consumed.
+    one_by_one: Whether the updates of all clients are needed at the end. They
+      are in memory then, on every device of a mesh, and are not added up.
+    takes_factors: Whether kernels may be trained in factored form.
+    scales: Whether what weights add up to counts, where it is not one
+      (`paper`).
+    counted: `(total, updates, clients) -> weights`, as `Clients.total`, of the
+      clients whose updates were not dropped; an owner of which all were is one
+      that nobody reported to. None if none is ever dropped.
+
+  Example:
+    The mean of signs, each client counting as much as it weighs:
+
+      def add(total, updates, clients, unused_params):
+        return jax.tree.map(
+          lambda x, sum_: federation.owner_sum(
+            jnp.sign(x), clients.weights, clients.owner, sum_
+          ),
+          updates,
+          total,
+        )
+
+      signs = aggregators.mean()._replace(add=add, takes_factors=False)
+      RoundSettings(reducer={'common': signs})
+  """
+
+  init: Callable[[Tree, int | None], Tree]
+  add: Callable[[Tree, Tree, Clients, Tree], Tree]
+  finish: Callable[[jax.Array, Tree, Tree, Clients], Tree]
+  one_by_one: bool = False
+  takes_factors: bool = False
+  scales: bool = False
+  counted: Callable[[Tree, Tree, Clients], jax.Array] | None = None
+
+
+def divide(total: Tree, weights: jax.Array) -> Tree:
+  """Sums, divided by the weights of owners; by one where they are zero."""
+  divisor = jnp.where(weights > 0, weights, 1)
+
+  def one(leaf):
+    shape = divisor.shape + (1,) * (leaf.ndim - divisor.ndim)
+    return leaf / divisor.reshape(shape).astype(leaf.dtype)
+
+  return jax.tree.map(one, total)
+
+
+def zero_reports(report: Tree, params: Tree, owner: jax.Array | None) -> Tree:
+  """Sums of reports over no client.
+
+  Args:
+    report: The shapes of a client's, over the leaves of one layer type.
+    params: As of `Aggregator`.
+    owner: Of clients, `[C]` or `[C, S]`; None for a single copy.
+  """
+
+  def zeros(leaf, base):
+    shape = leaf.shape
+    if owner is not None:  # Its own axes become that of the owners.
+      shape = base.shape[:1] + shape[owner.ndim - 1 :]
+    return jnp.zeros(shape, precision.wide(leaf.dtype))
+
+  return jax.tree.map(zeros, report, params)
+
+
+def mean() -> Aggregator:
+  """The weighted mean."""
+
+  def init(params, unused_num_owners):
+    return jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, precision.wide(leaf.dtype)), params
+    )
+
+  def add(total, updates, clients, params):
+    def one(value, sum_, base):
+      arguments = clients.weights, clients.owner
+      if low_rank.is_factored(value):
+        return low_rank.add(sum_, value, *arguments, base)
+      return federation_lib.owner_sum(value, *arguments, sum_)
+
+    return jax.tree.map(
+      one, updates, total, params, is_leaf=low_rank.is_factored
+    )
+
+  def finish(unused_key, total, unused_updates, clients):
+    return divide(total, clients.total())
+
+  return Aggregator(init, add, finish, takes_factors=True, scales=True)
+
+
+def clipped(clipping: reducers.NormClipping) -> Aggregator:
+  """The weighted mean of updates that are scaled down to a norm.
+
+  Norms are over all leaves of the layer type, of each slot's copy alone. An
+  update that is not finite counts as not sent.
+
+  Args:
+    clipping: The bound.
+  """
+  plain = mean()
+
+  def init(params, num_owners):  # And what those weigh that are dropped.
+    shape = () if num_owners is None else (num_owners,)
+    return plain.init(params, num_owners), jnp.zeros(shape)
+
+  def add(total, updates, clients, params):
+    weights, owner = clients.weights, clients.owner
+    leaves = jax.tree.leaves(updates, is_leaf=low_rank.is_factored)
+    bases = jax.tree.leaves(params)
+    norms, finite = jnp.zeros(weights.shape), jnp.ones(weights.shape, bool)
+    axes = lambda x: tuple(range(weights.ndim, x.ndim))
+    for leaf, base in zip(leaves, bases, strict=True):
+      for x in jax.tree.leaves(leaf):
+        finite &= jnp.isfinite(x).all(axes(x))
+      if low_rank.is_factored(leaf):
+        norms += low_rank.squared_norm(leaf, owner, base)
+      else:
+        norms += jnp.square(precision.widen(leaf)).sum(axes(leaf))
+    scale = clipping.scale(jnp.sqrt(norms))
+    sums, dropped = total
+    sent = clients._replace(weights=jnp.where(finite, weights * scale, 0))
+    missing = jnp.where(finite, 0, weights)
+    return plain.add(sums, updates, sent, params), federation_lib.owner_sum(
+      jnp.ones_like(weights), missing, owner, dropped
+    )
+
+  def finish(unused_key, total, unused_updates, clients):
+    sums, dropped = total
+    return divide(sums, clients.total() - dropped)
+
+  def counted(total, unused_updates, clients):
+    whole, dropped = clients.total(), total[1]
+    # Both are sums of the same numbers, in another order.
+    return jnp.where(dropped < (1 - 1e-5) * whole, whole, 0)
+
+  return Aggregator(init, add, finish, takes_factors=True, counted=counted)
+
+
+def by_task(num_tasks: int) -> Aggregator:
+  """The mean of each task, `[T, ...]`, of a layer type with a single copy.
+
+  A client counts in a task by its examples with that label, whatever it weighs.
+
+  Args:
+    num_tasks: T.
+  """
+
+  def init(params, unused_num_owners):
+    return jax.tree.map(
+      lambda leaf: jnp.zeros(
+        (num_tasks, *leaf.shape), precision.wide(leaf.dtype)
+      ),
+      params,
+    )
+
+  def add(total, updates, clients, unused_params):
+    counts = label_counts(clients.cohort)
+
+    def one(values, sum_):
+      of_tasks = counts.reshape(counts.shape + (1,) * (values.ndim - 1))
+      weighted = of_tasks.astype(sum_.dtype)
+      weighted = weighted * values[:, None].astype(sum_.dtype)
+      return sum_ + jnp.where(of_tasks > 0, weighted, 0).sum(0)
+
+    return jax.tree.map(one, updates, total)
+
+  def label_counts(cohort):  # `[K, T]`.
+    return jax.vmap(lambda tasks, n: sum_by_task(tasks, n, num_tasks))(
+      cohort.tasks, cohort.label_counts
+    )
+
+  def finish(unused_key, total, unused_updates, clients):
+    cohort = clients.cohort
+    counts = sum_by_task(cohort.tasks, cohort.label_counts, num_tasks)
+    # By one where there is none, and where a loss is zero so is its gradient.
+    return divide(total, jnp.maximum(counts, 1))
+
+  return Aggregator(init, add, finish)
+
+
+def sum_by_task(
+  tasks: jax.Array, values: jax.Array, num_tasks: int
+) -> jax.Array:
+  """The sums `[T]` of the values of slots.
+
+  Args:
+    tasks: `[...]` int32, the tasks of slots, T for none.
+    values: As `tasks`.
+    num_tasks: T.
+  """
+  zeros = jnp.zeros(num_tasks, values.dtype)
+  return zeros.at[tasks].add(values, mode='drop')
+
+
+def reduced(
+  reducer_fn: Callable[[jax.Array], reducers.Reducer],
+  weighting: str,
+  num_tasks: int,
+  *,
+  within_tasks: bool = False,
+  drops: bool = True,
+) -> Aggregator:
+  """What a reducer makes of the updates of each owner.
+
+  Args:
+    reducer_fn: `key -> reducer`.
+    weighting: How clients are weighted, see `weights`.
+    num_tasks: T.
+    within_tasks: Whether those of each task are reduced, see
+      `reducers.within_tasks`; of a layer type with a single copy.
+    drops: Whether an update that is not finite counts as not sent: the weights
+      of the others are those without it.
+  """
+
+  def finish(key, unused_total, updates, clients):
+    cohort, weights, owner, count = clients
+    if weights.ndim == 1 and drops:
+      cohort = cohorts.silenced(cohort, ~reducers.finite(updates))
+      weights = weights_lib.client_weights(
+        weighting, cohort, num_tasks, by_slot=False
+      )
+    reducer = reducer_fn(key)
+    assert reducer is not None  # Or updates would be added up.
+    if owner is None and within_tasks:
+      return reducers.within_tasks(
+        reducer,
+        updates,
+        weights,
+        weights_lib.slot_weights(weighting, cohort, num_tasks),
+        cohort.tasks,
+        num_tasks,
+      )
+    return reducers.by_owner(reducer, updates, weights, owner, count or 1)
+
+  def counted(unused_total, updates, clients):
+    weights = clients.weights
+    finite = jnp.ones(weights.shape, bool)
+    for leaf in jax.tree.leaves(updates):
+      finite &= jnp.isfinite(leaf).all(tuple(range(weights.ndim, leaf.ndim)))
+    return clients._replace(weights=jnp.where(finite, weights, 0)).total()
+
+  return Aggregator(
+    lambda *unused: (),
+    lambda total, *unused: total,
+    finish,
+    one_by_one=True,
+    counted=counted,
+  )
+
+
+def of(
+  asked: reducers.Reducer | Aggregator,
+  weighting: str,
+  num_tasks: int,
+  *,
+  within_tasks: bool,
+  drops: bool,
+) -> Aggregator:
+  """What the settings of a round name for a layer type, as an aggregator.
+
+  Args:
+    asked: A reducer, None for the mean; an aggregator is taken as it is.
+    weighting: As of `reduced`, as the other arguments.
+    num_tasks: T.
+    within_tasks: Whether reducers see the clients of each task.
+    drops: Whether an update that is not finite counts as not sent.
+  """
+  if isinstance(asked, Aggregator):
+    return asked
+  if asked is None:
+    return mean()
+  # Without those dropped, the weights of the others may be other ones.
+  streams = weighting != weights_lib.TASK_BALANCED and not within_tasks
+  if isinstance(asked, reducers.NormClipping) and streams:
+    return clipped(asked)
+  return reduced(
+    lambda unused_key: asked,
+    weighting,
+    num_tasks,
+    within_tasks=within_tasks,
+    drops=drops,
+  )

@@ -1,0 +1,207 @@
+"""Server optimizers: optax on the mean update of each owner, rules before it.
+
+The server treats the negated mean update as a gradient. Each layer type has a
+transformation of its own, mapped over owners, so that one which is not
+elementwise (clipping by norm, LAMB) never mixes tasks. An owner nobody reported
+to keeps its value and its optimizer state. What mixes owners is a
+`servers.Server` of its own.
+
+References:
+  Reddi et al. (2021), Adaptive federated optimization,
+  https://arxiv.org/abs/2003.00295, Algorithm 2.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
+from fmtl_jax.clients import client_updates
+from fmtl_jax.server import servers
+
+Tree = Any
+
+
+class ServerOptimizer(NamedTuple):
+  """A server optimizer of one layer type.
+
+  Attributes:
+    optimizer: `learning rate -> optax transformation`. `optax.sgd` with rate 1
+      replaces the owner's value by the mean, which is FedAvg.
+    learning_rate: A number or a schedule over rounds.
+  """
+
+  optimizer: client_updates.OptimizerFn = optax.sgd
+  learning_rate: client_updates.Schedule = 1.0
+
+
+def of(server: ServerOptimizer | servers.Server) -> servers.Server:
+  """What the settings of a round name as a server, as one."""
+  if isinstance(server, servers.Server):
+    return server
+  return per_owner(server)
+
+
+def is_plain(server: ServerOptimizer | servers.Server) -> bool:
+  """Whether a server is known to be SGD without momentum, at any rate."""
+  if isinstance(server, servers.Server):
+    return False
+  optimizer = server.optimizer
+  plain = isinstance(optimizer, client_updates.Sgd) and optimizer.is_plain
+  return plain or optimizer is optax.sgd
+
+
+def instead(
+  optimizer: client_updates.OptimizerFn,
+  federation: federation_lib.Federation,
+  given: Mapping[str, ServerOptimizer | servers.Server],
+  algorithm: str,
+) -> dict[str, ServerOptimizer]:
+  """Puts an algorithm's own optimizer in the place of SGD; its rates stay.
+
+  Args:
+    optimizer: The algorithm's, `learning rate -> optax transformation`.
+    federation: Says which layer types are averaged.
+    given: Those of the settings, by layer type.
+    algorithm: Its name, for the error.
+
+  Raises:
+    ValueError: If the settings ask for another optimizer, or for momentum.
+  """
+  rates = {}
+  for name, server in given.items():
+    if isinstance(server, servers.Server) or not is_plain(server):
+      asked = getattr(server, 'optimizer', server)
+      shown = getattr(asked, '__name__', asked)
+      raise ValueError(
+        f"Expected `server['{name}'].optimizer` to be SGD without momentum "
+        f'with {algorithm}, which is a server optimizer itself, got {shown}; '
+        f'set those of `{algorithm}` instead.'
+      )
+    rates[name] = server.learning_rate
+  default = ServerOptimizer().learning_rate
+  return {
+    name: ServerOptimizer(optimizer, rates.get(name, default))
+    for name, owner in federation.owners.items()
+    if owner.averaged
+  }
+
+
+class ServerRule(NamedTuple):
+  """What an algorithm does with the reports of an owner's clients.
+
+  It is written for one owner, of one layer type; an owner nobody reported to
+  keeps its memory. Memory stands apart from that of the optimizer, which steps
+  by the update that the rule returns.
+
+  Attributes:
+    init: `params -> memory`, what the server keeps beside the parameters.
+    apply: `(memory, reported) -> (update, memory)`, with a `servers.Reported`.
+    sends: Whether clients are sent the memory, as parameters are. It has their
+      structure and shapes then.
+    accumulates: Whether what the server keeps is a mean over all clients of the
+      owner, to which those that report add `share` times their mean: `share` is
+      then what they weigh out of all of them, who takes part or not.
+  """
+
+  init: Callable[[Tree], Tree]
+  apply: Callable[[Tree, servers.Reported], tuple[Tree, Tree]]
+  sends: bool = False
+  accumulates: bool = False
+
+
+PLAIN = ServerRule(lambda params: (), lambda memory, r: (r.update, memory))
+
+
+class ServerState(NamedTuple):
+  """What the server keeps for a layer type.
+
+  Attributes:
+    optimizer: The state of the server: of an optimizer, by owner.
+    memory: That of the algorithm's rule, by owner.
+  """
+
+  optimizer: Tree
+  memory: Tree
+
+
+def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
+  """Lets an algorithm's rule act on the means of each owner before a server.
+
+  Args:
+    rule: The algorithm's. An owner that nobody reported to keeps its memory.
+    server: What steps by the updates that the rule returns.
+
+  Returns:
+    A server with a `ServerState`, in the types of sums, see `precision`.
+  """
+
+  def init(params, num_owners):
+    params = precision.widen(params)
+    of_owner = rule.init if num_owners is None else jax.vmap(rule.init)
+    return ServerState(server.init(params, num_owners), of_owner(params))
+
+  def apply(memory, reported):
+    update, new = rule.apply(memory, reported)
+    new = precision.like(new, memory)
+    if reported.scale is not None:
+      update = jax.tree.map(lambda x: reported.scale * x, update)
+    if server.mixes_owners:
+      zeros = jax.tree.map(jnp.zeros_like, update)
+      update = _where_reported(reported, update, zeros)
+    return update, _where_reported(reported, new, memory)
+
+  def step(key, params, state, reported, round_number):
+    of_owner = jax.vmap(apply) if reported.share.ndim else apply
+    update, memory = of_owner(state.memory, reported)
+    params, optimizer = server.step(
+      key,
+      params,
+      state.optimizer,
+      reported._replace(update=update, scale=None),
+      round_number,
+    )
+    return params, ServerState(optimizer, memory)
+
+  return servers.Server(init, step, server.mixes_owners)
+
+
+def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:
+  """The server that takes a step of an optimizer for each owner.
+
+  Args:
+    server: The optimizer; an owner that nobody reported to keeps its value and
+      its state.
+  """
+
+  def init(params, num_owners):
+    start = server.optimizer(0.0).init
+    return start(params) if num_owners is None else jax.vmap(start)(params)
+
+  def step(unused_key, params, state, reported, round_number):
+    tx = server.optimizer(
+      client_updates.rate(server.learning_rate, round_number)
+    )
+
+    def one(params, state, reported):
+      grads = jax.tree.map(jnp.negative, reported.update)
+      changes, new_state = tx.update(grads, state, precision.widen(params))
+      new = optax.apply_updates(params, changes), new_state
+      old = params, state
+      return _where_reported(reported, precision.like(new, old), old)
+
+    mapped = jax.vmap(one) if reported.share.ndim else one
+    return mapped(params, state, reported)
+
+  return servers.Server(init, step, mixes_owners=False)
+
+
+def _where_reported(reported, new, old):
+  """`new` of one owner if somebody reported to it, else `old`."""
+  return jax.tree.map(
+    lambda x, y: jnp.where(reported.share > 0, x, y), new, old
+  )

@@ -1,0 +1,559 @@
+"""Checkpoints: states and models on disk, thin over orbax.
+
+What is saved is copied to the host first, so that a checkpoint can be restored
+on any number of devices, and written to a temporary folder that is renamed when
+it is complete. Digests of all values are saved along: what was damaged since is
+not read as something else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import concurrent.futures
+import contextlib
+import json
+import logging
+import math
+import pathlib
+import pickle
+import shutil
+import sys
+from typing import Any
+import warnings
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from fmtl_jax.storage import critical
+from fmtl_jax.storage import digests
+from fmtl_jax.storage import temporaries
+
+Tree = Any
+_DELETED = '.deleted'
+_MODEL = 'model.json'
+_ROUND = 'round'  # The leaf of a state that counts its rounds.
+
+_LONGEST = 200  # Of what a library says, in characters.
+
+
+def _is_key(leaf: Any) -> bool:
+  return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+    leaf.dtype, jax.dtypes.prng_key
+  )
+
+
+def _to_host(tree: Tree) -> Tree:
+  """Copies a tree to the host; random keys become their data."""
+  return jax.tree.map(
+    lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x), tree
+  )
+
+
+def _like(tree: Tree, restored: Tree) -> Tree:
+  """Turns key data back into keys where `tree` has keys."""
+  return jax.tree.map(
+    lambda x, y: (
+      jax.random.wrap_key_data(y, impl=jax.random.key_impl(x))
+      if _is_key(x)
+      else y
+    ),
+    tree,
+    restored,
+  )
+
+
+def _alone(folder: pathlib.Path) -> dict[str, Any]:
+  """Options with which a process waits for no other one."""
+  if jax.process_count() == 1:
+    return {}
+  folder.mkdir(parents=True, exist_ok=True)  # Orbax would not, with these.
+  number = jax.process_index()
+  return {
+    'create': False,
+    'multiprocessing_options': ocp.options.MultiprocessingOptions(
+      primary_host=number,
+      active_processes={number},
+      barrier_sync_key_prefix=f'process_{number}',
+    ),
+  }
+
+
+class DamagedError(ValueError):
+  """A checkpoint cannot be read."""
+
+
+class Checkpoints:
+  """The checkpoints of one run, numbered by round.
+
+  They are written in the background, to a temporary folder that is renamed when
+  it is complete: whenever the process ends, those that were complete stay.
+
+  Attributes:
+    notes: A sentence on each checkpoint that was restored without a digest.
+  """
+
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    keep: int | None = 1,
+    about: Mapping[str, Any] | None = None,
+    read_only: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+  ):
+    """Opens a folder of checkpoints; it is made with the first one.
+
+    Args:
+      folder: Where they are.
+      keep: How many of the latest to keep, beside the best one; None keeps all.
+      about: JSON values by name that say what the states are of, such as layer
+        types. They are saved along, and a checkpoint about something else is
+        not restored.
+      read_only: Whether another process may be writing there.
+      defaults: Values of `about` that one without them has: what was done
+        before there was a choice.
+    """
+    self._folder = pathlib.Path(folder).expanduser().absolute()
+    self._about = json.loads(json.dumps(dict(about or {})))
+    self._defaults = json.loads(json.dumps(dict(defaults or {})))
+    self._keep, self._read_only = keep, read_only
+    self._scores: dict[int, float | None] = {}
+    self.notes: list[str] = []
+    self._writer = concurrent.futures.ThreadPoolExecutor(1)
+    self._writing: tuple[int, concurrent.futures.Future[None]] | None = None
+    if not read_only:
+      self._clear_deleted()  # By a process that was killed then.
+    options = ocp.CheckpointManagerOptions(
+      enable_async_checkpointing=False,  # All of it is done by `_writer`.
+      cleanup_tmp_directories=not read_only,
+      read_only=read_only,
+      todelete_subdir=None if read_only else _DELETED,
+      **_alone(self._folder),
+    )
+    with _quiet():
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  @property
+  def latest(self) -> int | None:
+    """The round of the latest checkpoint, None if there is none."""
+    return max(self.rounds, default=None)
+
+  @property
+  def rounds(self) -> list[int]:
+    """The rounds of all checkpoints, in ascending order."""
+    self._join()
+    return self._complete()
+
+  def save(
+    self,
+    round_number: int,
+    state: Tree,
+    metadata: Mapping[str, Any],
+    score: float | None = None,
+  ) -> None:
+    """Saves the state after a round; returns when it was copied.
+
+    Args:
+      round_number: The rounds that were run.
+      state: Any tree of arrays and keys.
+      metadata: JSON values to keep beside it.
+      score: How good it is, the more the better; the best one is kept. One that
+        is not a finite number is none.
+
+    Raises:
+      OSError: If the one before cannot be written; `wait` tells of this one.
+    """
+    if score is not None and not math.isfinite(score):
+      score = None
+    host = _to_host(state)
+    # They are turned into text in the background, while the caller goes on
+    # changing its lists.
+    copied = pickle.dumps(dict(metadata))
+    self.wait()
+    written = self._writer.submit(
+      self._write, round_number, host, copied, score
+    )
+    self._writing = round_number, written
+
+  def _write(
+    self, round_number: int, host: Tree, copied: bytes, score: float | None
+  ) -> None:
+    arrays = digests.flat(host)
+    content = {
+      'round': round_number,
+      'leaves': _leaves(arrays),
+      'digest': digests.of_arrays(arrays),
+      'about': self._about,
+      'score': score,
+      'metadata': pickle.loads(copied),
+    }
+    text = json.dumps(content)
+    # Across processes it is complete when `save` returns.
+    with critical.uninterrupted():
+      done = self._manager.save(
+        round_number,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(host),
+          metadata=ocp.args.JsonSave(
+            {'digest': digests.of_bytes(text.encode()), 'content': text}
+          ),
+        ),
+      )
+    if done:  # There may be one of that round.
+      self._scores[round_number] = score
+
+  def _prune(self):
+    """Removes what is neither among the latest nor the best."""
+    rounds = self.rounds
+    for number in rounds:
+      if number not in self._scores:  # Of an earlier process.
+        try:
+          self._scores[number] = self._read_metadata(number)['score']
+        except DamagedError:
+          self._scores[number] = None
+    known = [(s, n) for n in rounds if (s := self._scores[n]) is not None]
+    best = max(known)[1] if known else None
+    for number in rounds[: -self._keep] if self._keep else ():
+      if number != best:
+        self._delete(number)
+
+  def _delete(self, number: int):
+    """Removes a checkpoint: under its name it is there or it is not."""
+    self._manager.delete(number)  # It is moved away first.
+    self._clear_deleted()
+
+  def _clear_deleted(self):
+    shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
+
+  @contextlib.contextmanager
+  def _told(self, round_number: int | None):
+    """Turns what orbax raises while it writes into one sentence."""
+    try:
+      yield
+    except Exception as error:  # Of threads and of the file system.
+      kept = [n for n in self._complete() if n != round_number]
+      what = (
+        'a checkpoint'
+        if round_number is None
+        else (f'the checkpoint of round {round_number}')
+      )
+      raise OSError(
+        f'Could not write {what} to {self._folder} ({_reason(error)}); '
+        + (f'that of round {kept[-1]} is kept, ' if kept else 'there is none, ')
+        + 'and the same command goes on from there: make room, or name another '
+        'workdir.'
+      ) from error
+
+  def _complete(self):
+    """The rounds whose checkpoints are complete on disk."""
+    if not self._folder.is_dir():
+      return []
+    names = [path.name for path in self._folder.iterdir() if path.is_dir()]
+    return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
+
+  def restore(
+    self, state: Tree, round_number: int | None = None
+  ) -> tuple[Tree, dict[str, Any]]:
+    """Restores a state and its metadata.
+
+    Args:
+      state: A state of the same structure and shapes.
+      round_number: By default the latest.
+
+    Raises:
+      DamagedError: If it cannot be read.
+      ValueError: If there is no checkpoint or it is one of another federation.
+    """
+    if round_number is None:
+      round_number = self.latest
+    if round_number is None:
+      raise ValueError(
+        f'No checkpoint in {self._folder}; save one there first.'
+      )
+    host = _to_host(state)
+    saved = self._read_metadata(round_number)
+    missing = self._defaults.keys() & self._about.keys() - saved['about'].keys()
+    assumed = {name: self._defaults[name] for name in missing}
+    reason = differences(saved['about'] | assumed, self._about) or differences(
+      saved['leaves'], _leaves(digests.flat(host))
+    )
+    if reason:
+      raise ValueError(
+        f'The checkpoint of round {round_number} in {self._folder} does not '
+        f'fit this federation: it differs in {reason}; use another workdir, or '
+        'the config it was made with.'
+      )
+    restored = self._read(round_number, state=ocp.args.StandardRestore(host))
+    self._check_state(round_number, restored['state'], saved)
+    return _like(state, restored['state']), saved['metadata']
+
+  def restore_latest(
+    self, state: Tree, check: Callable[[Any], None] | None = None
+  ) -> tuple[Tree, dict[str, Any], int, list[str]]:
+    """Restores the latest checkpoint that can be read.
+
+    Damaged ones after it are removed.
+
+    Args:
+      state: A state of the same structure and shapes.
+      check: Raises any error for metadata that are not what was saved; only
+        those without a digest need it.
+
+    Returns:
+      The state, its metadata, its round, and a sentence for each damaged one.
+
+    Raises:
+      ValueError: If there is none, or it is one of another federation.
+    """
+    damaged: dict[int, str] = {}
+    for number in reversed(self.rounds):
+      try:
+        restored, metadata = self.restore(state, number)
+        with self._damage(number):
+          if check is not None:
+            check(metadata)
+      except DamagedError as error:
+        damaged[number] = str(error)
+        continue
+      for other in damaged:
+        self._delete(other)
+      return restored, metadata, number, list(damaged.values())
+    if damaged:
+      raise DamagedError(next(iter(damaged.values())))
+    return *self.restore(state), 0, []  # Raises: there is none.
+
+  def _read(self, round_number, **items):
+    """Reads items of a checkpoint."""
+    self._join()
+    with self._damage(round_number), _quiet():
+      return self._manager.restore(
+        round_number, args=ocp.args.Composite(**items)
+      )
+
+  def _read_metadata(self, round_number: int) -> dict[str, Any]:
+    """What `_write` put together, checked; `digest` is None where none is."""
+    saved = self._read(round_number, metadata=ocp.args.JsonRestore())
+    with self._damage(round_number):
+      content = saved['metadata']
+      if 'content' in content:
+        text = content['content']
+        if digests.of_bytes(text.encode()) != content['digest']:
+          raise ValueError('its metadata are not those that were saved')
+        content = json.loads(text)
+      else:  # Of version 0.
+        content = {'round': round_number, 'digest': None, **content}
+      for name in ('leaves', 'about', 'metadata'):
+        if not isinstance(content.get(name), dict):
+          raise ValueError('its metadata are incomplete')
+      if content['score'] is not None:
+        float(content['score'])
+      if content['round'] != round_number:
+        raise ValueError(f'it is that of round {content["round"]}')
+    return content
+
+  def _check_state(self, round_number, state, saved):
+    """Raises a DamagedError unless a state is the one that was saved."""
+    with self._damage(round_number):
+      arrays = digests.flat(state)
+      if _leaves(arrays) != saved['leaves']:
+        raise ValueError('its state has other leaves than it says')
+      if saved['digest'] is None:
+        own = arrays.get(_ROUND)
+        if own is not None and np.max(own) != round_number:
+          raise ValueError(f'its state is that of round {np.max(own)}')
+        self.notes.append(
+          f'The checkpoint of round {round_number} in {self._folder} carries '
+          'no digest, as those of version 0: damage to it cannot be told; the '
+          'next one has one.'
+        )
+      elif digests.of_arrays(arrays) != saved['digest']:
+        raise ValueError('its state is not the one that was saved')
+
+  @contextlib.contextmanager
+  def _damage(self, round_number: int) -> Iterator[None]:
+    """Turns whatever bytes on disk can raise into a DamagedError."""
+    try:
+      yield
+    except Exception as error:
+      raise DamagedError(
+        f'The checkpoint of round {round_number} in {self._folder} cannot be '
+        f'read ({_reason(error)}); without it, the run goes on from an earlier '
+        'one.'
+      ) from error
+
+  def _join(self) -> None:
+    """Waits for what is being written."""
+    if self._writing is None:
+      return
+    number, written = self._writing
+    with self._told(number):
+      try:
+        written.result()
+      finally:
+        if written.done():  # It may go on where waiting is interrupted.
+          self._writing = None
+
+  def wait(self) -> None:
+    """Waits for what is being written.
+
+    Raises:
+      OSError: If it cannot be written.
+    """
+    self._join()
+    if not self._read_only:
+      with self._told(None):
+        self._prune()
+
+  def close(self) -> None:
+    """Waits for what is being written and releases the folder.
+
+    Raises:
+      OSError: If it cannot be written.
+    """
+    try:
+      self.wait()
+    finally:
+      self._writer.shutdown()
+      self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps orbax from logging what is raised, too."""
+  if not isinstance(sys.unraisablehook, _LateReads):
+    sys.unraisablehook = _LateReads(sys.unraisablehook)
+    logging.getLogger('asyncio').addFilter(_is_no_late_read)
+  logger = logging.getLogger('absl')
+  before, logger.disabled = logger.disabled, True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
+class _LateReads:
+  """Shows what nobody catches, but for reads that end after one that failed.
+
+  Tensorstore tells an event loop that is closed by then, at any time later.
+  """
+
+  def __init__(self, show: Callable[[Any], object]):
+    self._show = show
+
+  def __call__(self, unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      self._show(unraisable)
+
+
+def _is_no_late_read(record: logging.LogRecord) -> bool:
+  """The same of what asyncio logs."""
+  return not record.getMessage().startswith('Task exception was never')
+
+
+def _reason(error: Exception) -> str:
+  """The first line of what an error says, or its name."""
+  lines = str(error).strip().splitlines()
+  return lines[0][:_LONGEST] if lines else type(error).__name__
+
+
+def _leaves(arrays: Mapping[str, Any]) -> dict[str, str]:
+  """Shape and dtype of every leaf, by path."""
+  return {
+    path: f'{np.dtype(leaf.dtype).name}{list(np.shape(leaf))}'
+    for path, leaf in arrays.items()
+  }
+
+
+def differences(
+  there: Mapping[str, Any], here: Mapping[str, Any], most: int = 4
+) -> str:
+  """Says in which entries two flat mappings differ; '' if in none.
+
+  Args:
+    there: What was saved.
+    here: What there is now.
+    most: How many entries to name.
+  """
+  found = []
+  for name in dict.fromkeys([*there, *here]):
+    old, new = (
+      repr(side[name]) if name in side else 'nothing' for side in (there, here)
+    )
+    if old != new:
+      found.append(f'{name} ({old} there, {new} now)')
+  more = f' and {len(found) - most} more' if len(found) > most else ''
+  return ', '.join(found[:most]) + more
+
+
+def save_params(
+  folder: str | pathlib.Path,
+  params: Tree,
+  metadata: Mapping[str, Any] | None = None,
+) -> None:
+  """Saves one model's parameters, a tree of plain dicts, and JSON metadata.
+
+  Raises:
+    ValueError: If the folder exists.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  if folder.exists():
+    raise ValueError(
+      f'{folder} exists; name a folder that does not, nothing is replaced.'
+    )
+  content = json.loads(json.dumps(dict(metadata or {})))
+  if digests.DIGEST in content:
+    raise ValueError(
+      f'Expected metadata without the name {digests.DIGEST!r}, which is that '
+      'of the digest of a saved model; use another name.'
+    )
+  host = _to_host(params)
+  content[digests.DIGEST] = _digest_of_model(host, content)
+  with temporaries.renamed(folder) as path:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path, host)
+    text = json.dumps(content, indent=2)
+    (path / _MODEL).write_text(text, encoding='utf-8')
+
+
+def _digest_of_model(params: Tree, metadata: Mapping[str, Any]) -> str:
+  arrays = digests.of_arrays(digests.flat(params))
+  return digests.of_json([arrays, dict(metadata)])
+
+
+def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
+  """Loads what `save_params` saved: NumPy arrays in plain dicts, and metadata.
+
+  A model that version 0 saved carries no digest, which a warning tells.
+
+  Raises:
+    ValueError: If the folder holds no model, or one that cannot be read.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  path = folder / _MODEL
+  if not path.is_file():
+    raise ValueError(f'No saved model in {folder}: {_MODEL} is missing.')
+  try:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+      item = checkpointer.metadata(folder).item_metadata
+      if item is None:
+        raise ValueError('its parameters are missing or damaged')
+      abstract = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), dict(item.tree)
+      )
+      params = checkpointer.restore(folder, abstract)
+    metadata = json.loads(path.read_bytes())
+    if not isinstance(metadata, dict):
+      raise ValueError(f'{_MODEL} is no JSON object')
+    digest = metadata.pop(digests.DIGEST, None)
+    if digest not in (None, _digest_of_model(params, metadata)):
+      raise ValueError('it is not the one that was saved')
+  except Exception as error:  # Whatever bytes on disk can make it raise.
+    raise ValueError(
+      f'The saved model in {folder} cannot be read ({_reason(error)}); save it '
+      'again.'
+    ) from error
+  if digest is None:
+    warnings.warn(
+      f'The saved model in {folder} carries no digest, as those of version 0: '
+      'damage to it cannot be told; save it again.',
+      stacklevel=2,
+    )
+  return params, metadata

@@ -1,0 +1,438 @@
+"""Laws: mapped runs are separate runs, on any devices; a case compiles once.
+
+The toy experiment here is also that of the other tests of experiments.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+from typing import Any
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import ml_collections
+import numpy as np
+
+from experiments.building import build
+from experiments.building import datasets
+from experiments.configuration import cases
+from experiments.configuration import config as config_lib
+from experiments.reporting import figures
+from experiments.running import compilation
+from experiments.running import program
+from fmtl_jax import algorithms
+from fmtl_jax import evaluation
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax import testing
+
+jax.config.update('jax_num_cpu_devices', 8)
+
+TASKS = ('left', 'top')
+CLIENTS = 5
+SEEDS = (0, 1, 2)
+_EXAMPLES = 100
+
+
+def toy_source(
+  unused_data: Any = None, noise: float = 0.5, **changes: Any
+) -> datasets.Source:
+  """Two noisy questions about points: is it left, is it at the top?
+
+  Args:
+    unused_data: The config's `data`, which every source gets.
+    noise: How much labels deviate from what the point says.
+    **changes: Fields of the source to replace.
+  """
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(_EXAMPLES, 3)).astype(np.float32)
+  noisy = features[:, :2] + noise * rng.normal(size=(_EXAMPLES, 2))
+  labels = (noisy > 0).astype(np.float32)
+  source = datasets.Source(
+    features=features,
+    labels=labels,
+    tasks=tuple(
+      tasks_lib.Task(name=name, column=column)
+      for column, name in enumerate(TASKS)
+    ),
+    strata=labels[:, 0].astype(np.int32),
+    keys=np.arange(_EXAMPLES) % CLIENTS,
+  )
+  return source._replace(**changes)
+
+
+def toy_config(
+  fields: Mapping[str, Any] | None = None,
+) -> ml_collections.ConfigDict:
+  """An experiment on `toy_source` that trains in no time.
+
+  Args:
+    fields: Values of further fields, by dotted name.
+  """
+  config = config_lib.default_config()
+  changes = {
+    'name': 'toy',
+    'cases': ('multi_task_fl',),
+    'data.name': 'toy',
+    'data.clients': CLIENTS,
+    'data.test_fraction': 0.3,
+    'data.validation_fraction': 0.2,
+    'model.hidden': (4,),
+    'client.batch_size': 4,
+    'cohort.clients_per_task': 1,
+    'run.rounds': 5,
+    'run.seeds': len(SEEDS),
+    'run.evaluate_every': 2,
+    'execution.compile_effort': 'low',
+  }
+  for field, value in (changes | dict(fields or {})).items():
+    config_lib.set_field(config, field, value)
+  return config
+
+
+def on_devices(number):
+  """The first devices only, for the time of a with block."""
+  devices = jax.devices()[:number]
+  return mock.patch.object(jax, 'local_devices', return_value=devices)
+
+
+class ToyTestCase(parameterized.TestCase):
+  """Knows the data set `toy`, and compiles in half the time of low effort.
+
+  Fewer devices compile faster; `DEVICES` is how many there are. Figures are
+  coarse: `figures_test` looks at them.
+  """
+
+  DEVICES = 1
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.enterClassContext(on_devices(cls.DEVICES))
+    cls.enterClassContext(mock.patch.dict(datasets.SOURCES, toy=toy_source))
+    cls.enterClassContext(
+      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
+    )
+    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
+
+
+def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
+  resolved = cases.resolve(name, config, {})
+  return build.build(name, resolved, toy_source(), seeds, points)
+
+
+def _run(compiled, num_rounds=(2, 2, 1)):
+  """States, metrics of all rounds and of the test rows, on the host."""
+  state = compiled.init()
+  metrics = []
+  for number in num_rounds:
+    state, of_rounds = compiled.run_rounds(state, number)
+    metrics.append(of_rounds)
+  joined = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *metrics)
+  return {
+    'state': compiled.host_state(state),
+    'rounds': joined,
+    'test': compiled.evaluate(state, 'test'),
+    'validation': compiled.evaluate(state, 'validation'),
+  }
+
+
+def _of_run(results, number):
+  return jax.tree.map(lambda x: x[number : number + 1], results)
+
+
+class MappedSeedsTest(ToyTestCase):
+  DEVICES = 8
+  singles: list[dict[str, Any]]
+  programs: dict[int, program.Program]
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    single = program.Program(_case(toy_config(), SEEDS[:1]), 2, True)
+    cls.singles = [_run(single)]
+    for seed in SEEDS[1:]:
+      # The same compiled functions with other runs.
+      single.set_runs(_case(toy_config(), [seed]).runs)
+      cls.singles.append(_run(single))
+    cls.programs = {}
+    for number in (1, 2, 3):
+      with on_devices(number):
+        cls.programs[number] = program.Program(_case(toy_config()), 2, True)
+
+  def test_seeds_differ(self):
+    losses = [single['rounds']['loss_sum'].sum() for single in self.singles]
+    self.assertLen(set(losses), len(SEEDS))
+
+  @parameterized.parameters(1, 2, 3)
+  def test_mapped_seeds_are_single_runs(self, num_devices):
+    # On two devices the third run is padded by a copy of it.
+    mapped = _run(self.programs[num_devices])
+    self.assertEqual(mapped['rounds']['loss_sum'].shape[:2], (len(SEEDS), 5))
+    for number, single in enumerate(self.singles):
+      testing.assert_trees_close(_of_run(mapped, number), single)
+
+  def test_tasks_may_have_devices_of_their_own(self):
+    # Two runs at a time, two devices for tasks, two for clients.
+    config = toy_config({'execution.task_devices': 2})
+    compiled = program.Program(_case(config), 2, True)
+    self.assertEqual(
+      dict(compiled._mesh.shape), {'run': 2, 'task': 2, 'client': 2}
+    )
+    found = _run(compiled)
+    for number, single in enumerate(self.singles):
+      testing.assert_trees_close(_of_run(found, number), single)
+
+  @parameterized.parameters(
+    ({'task_devices': 3}, 'divide the 8 devices'),
+    ({'task_devices': 4}, 'divide the 2 tasks, got 4'),
+    ({'task_devices': 2, 'clients_on': 'host'}, "clients_on='device'"),
+  )
+  def test_devices_that_tasks_cannot_have_are_told(self, fields, sentence):
+    fields = {f'execution.{name}': value for name, value in fields.items()}
+    with self.assertRaisesRegex(ValueError, sentence):
+      _case(toy_config(fields))
+
+  def test_runs_are_mapped_at_once_where_that_is_faster(self):
+    case = _case(toy_config())
+    with (
+      mock.patch.object(jax, 'default_backend', return_value='gpu'),
+      on_devices(1),
+    ):
+      found = _run(program.Program(case, 2, True))
+    for number, single in enumerate(self.singles):
+      testing.assert_trees_close(_of_run(found, number), single)
+
+  def test_states_move_between_numbers_of_devices(self):
+    first, second = self.programs[2], self.programs[1]
+    state, _ = first.run_rounds(first.init(), 2)
+    saved = first.host_state(state)
+    self.assertLen(saved.round, len(SEEDS))
+    state = second.device_state(saved)
+    for number in (2, 1):
+      state, _ = second.run_rounds(state, number)
+    for number, single in enumerate(self.singles):
+      found = _of_run(second.host_state(state), number)
+      testing.assert_trees_close(found, single['state'])
+
+
+# A value that leaves training as it is, and another one, of every mapped field.
+_VALUES: dict[str, tuple[float, float]] = {
+  **{
+    field: spec.settings[setting].examples
+    for name, spec in algorithms.ALGORITHMS.items()
+    for setting in spec.settings
+    if (field := config_lib.own_field(name, setting)) in build.mapped_fields()
+  },
+  'balancing.rate': (0.025, 0.5),
+  'balancing.temperature': (2.0, 0.2),
+  'balancing.alpha': (1.5, 90.0),
+  'balancing.decay': (0.001, 30.0),
+  'balancing.c': (0.5, 0.1),
+  'client.decay': (1.0, 0.5),
+  'client.learning_rate': (0.1, 0.3),
+  'client.local_epochs': (1, 2),
+  'client.momentum': (0.0, 0.5),
+  'client.weight_decay': (0.0, 0.1),
+  'faults.clip_norm': (10.0, 0.1),
+  'participation.dropout': (0.0, 0.4),
+  'participation.late': (0.0, 0.4),
+  'participation.partial': (0.5, 0.9),
+  'participation.least_work': (0.1, 0.6),
+  'participation.steps_per_second': (50.0, 40.0),
+  'participation.speed_spread': (0.01, 1.0),
+  'participation.bytes_per_second': (5e3, 3.5e3),
+  'participation.bandwidth_spread': (0.01, 4.0),
+  'participation.deadline': (0.1, 0.09),
+  'server.common.learning_rate': (1.0, 0.7),
+  'server.common.momentum': (0.0, 0.4),
+  'server.task.learning_rate': (1.0, 1.2),
+  'server.task.momentum': (0.0, 0.3),
+}
+_OF_ALL = tuple(
+  f
+  for f in build.mapped_fields()
+  if f.split('.')[0]
+  not in ('algorithm', 'balancing', 'faults', 'participation')
+)
+# Some clients have one of the tasks, some both.
+_TWO_TASKS = {
+  'data.tasks_per_client': 2,
+  'data.coverage': (0.6, 0.8),
+  'cohort.clients_per_task': 0,
+}
+# Methods that read all settings of balancing, where clients have two tasks.
+_BALANCED = (
+  (('rate', 'alpha', 'c'), {'client': 'cagrad', 'server': 'gradnorm'}),
+  (('temperature', 'decay'), {'client': 'famo', 'server': 'dwa'}),
+)
+_UNEVEN = tuple(
+  f
+  for f in build.mapped_fields()
+  if f.split('.')[0] in ('faults', 'participation')
+)
+_OWN = {
+  name: fields
+  for name, entry in algorithms.ALGORITHMS.items()
+  if (
+    fields := tuple(
+      field
+      for setting in entry.own
+      if (field := config_lib.own_field(name, setting)) in build.mapped_fields()
+    )
+  )
+}
+
+
+class GoingTest(ToyTestCase):
+  def test_runs_that_have_ended_stay_as_they_are(self):
+    compiled = program.Program(_case(toy_config(), SEEDS), 3, True)
+    plain, metrics = compiled.run_rounds(compiled.init(), 2)
+    plain = compiled.host_state(plain)
+    going = np.array([True, False, True])
+    state = compiled.init()
+    start = compiled.host_state(state)
+    state, found = compiled.run_rounds(state, 2, going)
+    state = compiled.host_state(state)
+    for run, expected in ((0, plain), (1, start), (2, plain)):
+      testing.assert_trees_equal(_of_run(state, run), _of_run(expected, run))
+    for run in (0, 2):
+      testing.assert_trees_equal(_of_run(found, run), _of_run(metrics, run))
+    self.assertFalse(found['steps'][1].any())
+
+
+class MappedSettingsTest(ToyTestCase):
+  """A mapped value acts as the same value in the config."""
+
+  @parameterized.named_parameters(
+    ('of_all', 'multi_task_fl', _OF_ALL),
+    *((name, name, fields) for name, fields in _OWN.items()),
+    (
+      'uneven',
+      'multi_task_fl',
+      _UNEVEN,
+      {'participation.clock': True, 'faults.nonfinite': 'clip'},
+    ),
+    *(
+      (
+        '_and_'.join(methods.values()),
+        'multi_task_fl',
+        tuple(f'balancing.{setting}' for setting in settings),
+        {f'balancing.{place}': method for place, method in methods.items()}
+        | _TWO_TASKS,
+      )
+      for settings, methods in _BALANCED
+    ),
+  )
+  def test_points_are_single_runs_with_these_settings(
+    self, name, fields, changes=None
+  ):
+    base = {field: _VALUES[field][0] for field in fields}
+    other = {field: _VALUES[field][1] for field in fields}
+    points = [base, *(base | {f: other[f]} for f in fields), other]
+    config = toy_config(
+      {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
+    )
+    mapped = _run(program.Program(_case(config, [3], points, name), 2, True))
+    start = jax.tree.leaves(_of_run(mapped['test'], 0))
+    for number, field in enumerate(fields, start=1):
+      found = jax.tree.leaves(_of_run(mapped['test'], number))
+      same = [np.array_equal(x, y) for x, y in zip(found, start, strict=True)]
+      self.assertFalse(
+        all(same),
+        f'{field} changes nothing: as a mapped value, or its two values here.',
+      )
+    for field, value in other.items():
+      config_lib.set_field(config, field, value)
+    alone = _run(program.Program(_case(config, [3], name=name), 2, True))
+    for part in ('rounds', 'validation', 'test'):
+      testing.assert_trees_close(
+        _of_run(mapped[part], len(points) - 1), alone[part], rtol=1e-4
+      )
+
+  def test_every_mapped_field_has_values_here(self):
+    self.assertCountEqual(
+      build.mapped_fields(),
+      _VALUES,
+      'Give every mapped field two values in _VALUES.',
+    )
+
+  def test_points_are_the_outer_and_seeds_the_inner_axis(self):
+    points = [{'client.learning_rate': rate} for rate in (0.1, 0.2)]
+    runs = _case(toy_config(), SEEDS, points).runs
+    rates = np.asarray(runs.settings['client.learning_rate'])
+    np.testing.assert_allclose(rates, [0.1] * 3 + [0.2] * 3)
+    keys = jax.random.key_data(runs.key)
+    np.testing.assert_array_equal(keys[:3], keys[3:])
+    rows = runs.train.train.index
+    np.testing.assert_array_equal(rows[:3], rows[3:])
+    self.assertFalse(np.array_equal(rows[0], rows[1]))
+
+
+_COMPILED = '/jax/core/compile/backend_compile_duration'
+
+
+@contextlib.contextmanager
+def _compilations():
+  """Counts what is compiled inside the block."""
+  compiled = []
+
+  def listen(event: str, duration_secs: float, **unused_details: Any) -> None:
+    del duration_secs
+    if event == _COMPILED:
+      compiled.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield compiled
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+class CompilationsTest(ToyTestCase):
+  def test_a_case_is_traced_and_compiled_once(self):
+    traced = {'round': 0, 'evaluate': 0}
+
+    def counted(name, function):
+      def call(*args):
+        traced[name] += 1
+        return function(*args)
+
+      return call
+
+    case = _case(toy_config())
+    make = case.make_algorithm
+
+    def make_counted(federation, settings):
+      algorithm = make(federation, settings)
+      round_fn = counted('round', algorithm.round)
+      return algorithm._replace(round=round_fn)
+
+    evaluator = evaluation.evaluator
+    compiled = program.Program(
+      dataclasses.replace(case, make_algorithm=make_counted), 2, True
+    )
+    with (
+      mock.patch.object(
+        evaluation,
+        'evaluator',
+        lambda *args: counted('evaluate', evaluator(*args)),
+      ),
+      _compilations() as programs,
+    ):
+      compiled.compile()
+      self.assertLen(programs, 3)  # Initialisation, rounds, evaluation.
+      seconds = compiled.compile_seconds
+      _run(compiled)  # Two intervals of two rounds and a last short one.
+      compiled.set_runs(_case(toy_config(), [7, 8, 9]).runs)
+      again = len(programs)
+      _run(compiled, (1, 2))
+    self.assertLen(programs, again)
+    self.assertEqual(traced, {'round': 1, 'evaluate': 1})
+    self.assertGreater(seconds, 0)
+    self.assertEqual(compiled.compile_seconds, seconds)
+
+
+if __name__ == '__main__':
+  absltest.main()
