@@ -20,13 +20,13 @@ def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
   from .folders import workdirs
-  from .studies import newcomers
+  from .studies import held_out
 
   config = _CONFIG.value
   overrides = command_line.override_values()
   if _DRY_RUN.value:
     folder = _WORKDIR.value or None
-    print(newcomers.describe(config, folder, _CASES.value, overrides))
+    print(held_out.describe(config, folder, _CASES.value, overrides))
     return 0
   workdir = pathlib.Path(
     _WORKDIR.value or workdirs.default(f'{config.name}_unseen')
@@ -34,7 +34,7 @@ def main() -> int:
   return command_line.carry_out(
     'unseen',
     workdir,
-    lambda: newcomers.run(
+    lambda: held_out.run(
       config, workdir, _CASES.value, overrides, _RESUME.value
     ),
   )

@@ -24,9 +24,11 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.reporting import figures
 from experiments.running import compilation
+from experiments.studies import case_runs
+from experiments.studies import comparison_plans
 from experiments.studies import comparisons
+from experiments.studies import held_out
 from experiments.studies import models_of_runs
-from experiments.studies import newcomers
 from experiments.studies import sweeps
 from experiments.studies import train
 from fmtl_jax import models
@@ -216,7 +218,7 @@ class SmokeTest(ConfigsTestCase):
     workdir = self.folder / f'run_of_{self.id()}'
     found = [
       row
-      for row in newcomers.run(config, workdir)['results']
+      for row in held_out.run(config, workdir)['results']
       if row['metric'] == 'accuracy'
     ]
     self.assertEqual([row['case'] for row in found], list(config.cases))
@@ -253,10 +255,10 @@ class CompareTest(ConfigsTestCase):
   @parameterized.parameters('', 'har', 'smoke', 'smoke,har')
   def test_all_algorithms_can_be_searched(self, variants):
     config = self.load('compare', variants)
-    table = set(train.seeds_of(config))
+    table = set(case_runs.seeds_of(config))
     source = backbones.load_source(config)
-    for plan in comparisons.plans_of(config):
-      self.assertEmpty(table.intersection(train.seeds_of(plan.search)))
+    for plan in comparison_plans.plans_of(config):
+      self.assertEmpty(table.intersection(case_runs.seeds_of(plan.search)))
       build.build(plan.name, plan.search, source, [1000], plan.points)
 
 
@@ -275,8 +277,8 @@ class GridTest(ConfigsTestCase):
     config = self.load(name, 'grid')
     # Chosen on validation data of splits that no table is made from.
     self.assertGreater(config.data.validation_fraction, 0)
-    table = set(train.seeds_of(self.load(name)))
-    self.assertEmpty(table.intersection(train.seeds_of(config)))
+    table = set(case_runs.seeds_of(self.load(name)))
+    self.assertEmpty(table.intersection(case_runs.seeds_of(config)))
     sweep = module.get_config()
     self.assertContainsSubset(sweep.get('overrides', {}), config.cases)
     numbers = set()

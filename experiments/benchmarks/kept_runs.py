@@ -14,6 +14,7 @@ from ..configuration import config as config_lib
 from ..configuration import own_code
 from ..folders import workdirs
 from ..running import interrupts
+from ..studies import case_runs
 from ..studies import train
 from fmtl_jax import tasks as tasks_lib
 
@@ -75,7 +76,7 @@ def run(
           names[0], changed, command_line, source
         )
         assert case is not None  # It trains.
-        history = train.run_case(
+        history = case_runs.run_case(
           row, case, case_config, folder, flag, stop_if_diverged=False
         )
         workdirs.write_json(path, history.values[metric][-1])

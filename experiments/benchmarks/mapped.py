@@ -49,6 +49,7 @@ def warm_loop() -> None:
   from ..building import backbones
   from ..configuration import cases
   from ..running import program as program_lib
+  from ..studies import case_runs
   from ..studies import train
 
   config = _CONFIG.value
@@ -69,7 +70,7 @@ def warm_loop() -> None:
     program.set_runs(case.runs)
     state, done = program.init(), 0
     while True:
-      for split in train.splits_of(case.runs.test):
+      for split in case_runs.splits_of(case.runs.test):
         program.evaluate(state, split)
       steps = min(config.run.evaluate_every, config.run.rounds - done)
       if not steps:

@@ -418,7 +418,7 @@ def carry_out(
     work: Raises what `train.train_and_evaluate` does.
     quiet: Whether another process says where results are.
   """
-  from ..studies import train
+  from ..studies import divergence
 
   if not quiet:
     print(f'Results go to {workdir}.', flush=True)
@@ -437,7 +437,7 @@ def carry_out(
       file=sys.stderr,
     )
     return USER_ERROR
-  except train.DivergedError as error:
+  except divergence.DivergedError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
   except OSError as error:

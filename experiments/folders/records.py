@@ -166,8 +166,8 @@ def check_history(metadata: Any) -> None:
   _numbers(history, 'seconds', 'compile_seconds')
 
 
-def check_newcomers(record: Any) -> None:
-  """Raises an error unless a value is the record of newcomers of a case."""
+def check_held_out(record: Any) -> None:
+  """Raises an error unless a value is the record of held-out clients."""
   _fields(
     record,
     {

@@ -18,7 +18,7 @@ from ..configuration import own_code
 from ..folders import workdirs
 from ..reporting import tables
 from ..running import program as program_lib
-from . import train
+from . import case_runs
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.storage import checkpoints
@@ -98,7 +98,7 @@ def load(
   """
   config, command_line = read_config(workdir)
   folder = workdir / 'checkpoints' / case
-  seeds = train.seeds_of(config)
+  seeds = case_runs.seeds_of(config)
   known = [*cases_lib.CASES, *own_code.names_in(config)]
   if case not in known:
     raise ValueError(
@@ -136,9 +136,9 @@ def load(
   program = program_lib.Program(built, 1, low_effort=True)
   saved = checkpoints.Checkpoints(
     folder,
-    about=train.about(built, case_config),
+    about=case_runs.about(built, case_config),
     read_only=True,
-    defaults=train.about_before(),
+    defaults=case_runs.about_before(),
   )
   states, _ = saved.restore(program.host_state(program.init()))
   saved.close()

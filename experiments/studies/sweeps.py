@@ -7,36 +7,36 @@ validation data, test data are not looked at.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import csv
+import functools
 import itertools
 import pathlib
 import shlex
 import time
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from ..building import backbones
 from ..building import build
-from ..building import fingerprints
+from ..building import datasets
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
 from ..folders import environments
 from ..folders import files
 from ..folders import logs
-from ..folders import progress
 from ..folders import records
 from ..folders import workdirs
 from ..reporting import figures
 from ..reporting import reports
 from ..reporting import results
 from ..reporting import tables
-from ..running import interrupts
-from . import train
+from ..running import program as program_lib
+from . import case_runs
+from . import driver
+from . import histories
 
 Point = dict[str, Any]
 OVERRIDES = 'overrides.'
@@ -103,7 +103,7 @@ def run(
   Args:
     config: The experiment; its cases are swept one after the other.
     sweep: Tuples by field name, see `grid_of`.
-    workdir: Where results go; a folder with the same sweep is gone on with.
+    workdir: Where results go; an unfinished run of the same sweep is resumed.
     only: A part of the cases; () is all of them.
     command_line: Fields that come after the cases' own settings.
     resume: Whether there must or must not be a sweep, see `workdirs.check`.
@@ -115,17 +115,58 @@ def run(
     ValueError: If anything about the input is wrong; nothing is written then.
     interrupts.Interrupted: After SIGINT or SIGTERM, when the state is saved.
   """
-  workdir = pathlib.Path(workdir)
   command_line = dict(command_line or {})
   config = cases_lib.with_own(config, only)
   names = [
     name for name in cases_lib.names(config, only) if name != cases_lib.MAJORITY
   ]
+  swept = _swept(config, sweep, names)
+  flat = config_lib.flatten(config)
+  plans = functools.cache(lambda: _plans_of(config, sweep, names, command_line))
+
+  def check(workdir):
+    for path in sorted((workdir / 'parts').glob('*.json')):
+      records.read_rows(path)  # Raises if it is damaged.
+    if not config.data.validation_fraction:
+      raise ValueError(
+        'Expected data.validation_fraction > 0, got 0: a sweep compares '
+        'settings on validation data.'
+      )
+    plans()
+
+  def prepare(source, workdir):
+    for plan in plans():  # Finds mistakes before anything is written.
+      plan.build(source)
+    parts = [_part(plan, config, source, workdir) for plan in plans()]
+    return driver.Work(
+      parts,
+      lambda missing: _report(
+        workdir, config, _finished(plans(), workdir), len(missing)
+      ),
+    )
+
+  study = driver.Study(
+    config,
+    config_lib.identity(config)
+    | {'command_line': config_lib.command_line_identity(command_line)}
+    | {field: flat[field] for field in config_lib.CHOICE}
+    | swept,
+    check,
+    prepare,
+    report='sweep.json',
+    parts='points',
+    folders=('parts',),
+    unit='program',
+  )
+  return driver.run(study, pathlib.Path(workdir), resume)
+
+
+def _swept(config, sweep, names):
+  """The fields of a sweep as a part of its identity; raises a ValueError."""
   if not names:
     raise ValueError(
       'Expected cases that train something, got the majority class alone.'
     )
-  flat = config_lib.flatten(config)
   swept = {f'sweep.{k}': v for k, v in config_lib.flatten(sweep).items()}
   if not swept:
     raise ValueError('Expected fields to sweep, got none; see configs/sweeps.')
@@ -137,20 +178,39 @@ def run(
         f'Unknown case {case!r} in the sweep field {field!r}; known are '
         f'{", ".join(known)}.{config_lib.nearest(case, known)}'
       )
-  identity = (
-    config_lib.identity(config)
-    | {'command_line': config_lib.command_line_identity(command_line)}
-    | {field: flat[field] for field in config_lib.CHOICE}
-    | swept
-  )
-  workdirs.check(workdir, identity, resume)
-  for path in sorted((workdir / 'parts').glob('*.json')):
-    records.read_rows(path)  # Raises if it is damaged.
-  if not config.data.validation_fraction:
-    raise ValueError(
-      'Expected data.validation_fraction > 0, got 0: a sweep compares settings '
-      'on validation data.'
-    )
+  return swept
+
+
+class _Plan(NamedTuple):
+  """One program: the mapped points of a case that share static fields.
+
+  Attributes:
+    name: The case.
+    number: Of the program, among those of the case.
+    point: Of the static fields.
+    points: Of the mapped ones.
+    config: Of the case.
+  """
+
+  name: str
+  number: int
+  point: Point
+  points: list[Point]
+  config: ml_collections.ConfigDict
+
+  @property
+  def stem(self) -> str:
+    """The name of its files."""
+    return f'{self.name}_{self.number}'
+
+  def build(self, source: datasets.Source) -> program_lib.Case:
+    """Builds it; raises a ValueError if the data or a setting are invalid."""
+    seeds = case_runs.seeds_of(self.config)
+    return build.build(self.name, self.config, source, seeds, self.points)
+
+
+def _plans_of(config, sweep, names, command_line):
+  """The programs of all cases, with checked settings."""
   plans = []
   for name in names:
     mapped, static = grid_of(sweep, name)
@@ -163,68 +223,53 @@ def run(
         build.check(case_config)
         flat = config_lib.flatten(case_config)  # Numbers of the fields' types.
         mapped_point.update({field: flat[field] for field in mapped_point})
-      plans.append((name, number, point, points, case_config))
-  source = backbones.load_source(config)
-  fingerprints.check(workdir, source.fingerprint)
-  for plan in plans:  # Finds mistakes before anything is written.
-    _build(plan, source)
-  workdirs.prepare(
-    workdir, identity, config_lib.flatten(config), source.fingerprint
+      plans.append(_Plan(name, number, point, points, case_config))
+  return plans
+
+
+def _part(plan, config, source, workdir):
+  """The part of the sweep that one program is."""
+  path = _path(plan, workdir)
+  return driver.Part(
+    plan.stem,
+    (path,),
+    path.exists,
+    lambda flag: records.write_rows(
+      path, _run(plan, config, source, workdir, flag)
+    ),
+    lambda report: environments.of_rows(_finished([plan], workdir), report),
   )
-  (workdir / 'parts').mkdir(exist_ok=True)
-  paths = [
-    workdir / 'parts' / f'{name}_{number}.json' for name, number, *_ in plans
-  ]
-  with (
-    workdirs.locked(workdir),
-    interrupts.noticed() as flag,
-    contextlib.closing(
-      progress.Progress('programs', len(plans), 'program')
-    ) as bar,
-  ):
-    logs.write_to(workdir)
-    parts = _finished(paths)
-    if len(parts) == len(plans):
-      spans = environments.of_rows(parts, workdir / 'sweep.json')
-      print(environments.nothing_trained('points', spans, paths), flush=True)
-      _report(workdir, config, parts)
-    for plan, path in zip(plans, paths, strict=True):
-      if path.stem not in parts:
-        records.write_rows(path, _run(plan, config, source, workdir, flag))
-        parts = _finished(paths)
-        _report(workdir, config, parts, len(plans) - len(parts))
-      bar.update(1)
-  return [row for rows in parts.values() for row in rows]
 
 
-def _finished(paths):
+def _path(plan, workdir):
+  return workdir / 'parts' / f'{plan.stem}.json'
+
+
+def _finished(plans, workdir):
   """The rows of the parts that are finished, by name."""
-  return {path.stem: records.read_rows(path) for path in paths if path.exists()}
+  return {
+    plan.stem: records.read_rows(path)
+    for plan in plans
+    if (path := _path(plan, workdir)).exists()
+  }
 
 
 def _run(plan, config, source, workdir, flag):
   """Runs one program: its rows."""
-  name, number, point, points, case_config = plan
   start = time.perf_counter()
-  case = _build(plan, source)
-  history = train.run_case(
-    cases_lib.label(name, config),
-    case,
-    case_config,
-    workdir / 'checkpoints' / f'{name}_{number}',
+  history = case_runs.run_case(
+    cases_lib.label(plan.name, config),
+    plan.build(source),
+    plan.config,
+    workdir / 'checkpoints' / plan.stem,
     flag,
     stop_if_diverged=False,
-    point_size=case_config.run.seeds,
+    point_size=plan.config.run.seeds,
   )
   seconds = time.perf_counter() - start
   own = results.own_metrics(source.tasks)
-  return rows_of(name, point, points, case_config, history, seconds, own)
-
-
-def _build(plan, source):
-  name, _, _, points, case_config = plan
-  return build.build(
-    name, case_config, source, train.seeds_of(case_config), points
+  return rows_of(
+    plan.name, plan.point, plan.points, plan.config, history, seconds, own
   )
 
 
@@ -233,7 +278,7 @@ def rows_of(
   point: Point,
   points: Sequence[Point],
   config: ml_collections.ConfigDict,
-  history: train.History,
+  history: histories.History,
   seconds: float,
   own_metrics: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
@@ -266,10 +311,10 @@ def rows_of(
         'case': name,
         'settings': point | mapped,
         'rounds': history.rounds,
-        'curve': train.to_json(curve),
-        'final': train.to_json(curve[-1]),
-        'std': train.to_json(std),
-        'best': train.to_json(curve[best]),
+        'curve': histories.to_json(curve),
+        'final': histories.to_json(curve[-1]),
+        'std': histories.to_json(std),
+        'best': histories.to_json(curve[best]),
         'best_round': history.rounds[best],
         'lower_is_better': sign < 0,
         'diverged_round': _first(ended.reshape(len(points), -1)[i]),
@@ -315,7 +360,7 @@ def _merit(row: Mapping[str, Any]) -> float:
 
 
 def _report(workdir, config, parts, missing=0):
-  """Writes sweep.json, sweep.csv, sweep.md and sweep.png.
+  """Writes sweep.json, sweep.csv, sweep.md and sweep.png; returns all rows.
 
   The best points are printed if no program is missing.
   """
@@ -363,7 +408,7 @@ def _report(workdir, config, parts, missing=0):
   labels = {name: cases_lib.label(name, config) for name in names}
   figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
   if missing:
-    return
+    return rows
   for name, row in best_of(rows).items():
     settings = shlex.join(
       f'--config.{field}={config_lib.shown(value)}'
@@ -372,3 +417,4 @@ def _report(workdir, config, parts, missing=0):
     print(
       f'{name}: {row["best"]:.2f} at round {row["best_round"]} with {settings}'
     )
+  return rows

@@ -50,7 +50,7 @@ from experiments.console import command_line
 from experiments.console import describe
 from experiments.studies import comparisons
 from experiments.studies import models_of_runs
-from experiments.studies import newcomers
+from experiments.studies import held_out
 from experiments.studies import sweeps
 from fmtl_jax.data import celeb_a
 from fmtl_jax.data import digits

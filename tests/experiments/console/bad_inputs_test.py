@@ -39,9 +39,12 @@ from experiments.folders import records
 from experiments.folders import workdirs
 from experiments.reporting import reports
 from experiments.reporting import results
+from experiments.studies import comparison_reports
 from experiments.studies import comparisons
+from experiments.studies import held_out
+from experiments.studies import held_out_reports
 from experiments.studies import models_of_runs
-from experiments.studies import newcomers
+from experiments.studies import searches
 from experiments.studies import sweeps
 from experiments.studies import train
 from fmtl_jax import algorithms
@@ -802,7 +805,7 @@ COMMANDS = {
   'main': lambda given, *rest: train.train_and_evaluate(given.config, *rest),
   'sweep': lambda given, *rest: sweeps.run(given.config, given.sweep, *rest),
   'compare': lambda given, *rest: comparisons.run(given.config, *rest),
-  'unseen': lambda given, *rest: newcomers.run(given.config, *rest),
+  'unseen': lambda given, *rest: held_out.run(given.config, *rest),
 }
 
 
@@ -1233,7 +1236,7 @@ class RandomFileTest(RandomTestCase):
       results.build(found, {})
       results.write_metrics_csv('metrics.csv', found)
       reports.build_tables(found, config)
-      comparisons.summarize(found, {'fedavg': ROWS}, config)
+      comparison_reports.summarize(found, {'fedavg': ROWS}, config)
 
     self.one_sentence(report)
 
@@ -1243,9 +1246,9 @@ class RandomFileTest(RandomTestCase):
     self.write('cases/a.json', content)
 
     def report():
-      found = reports.load_records(self.folder, check=records.check_newcomers)
+      found = reports.load_records(self.folder, check=records.check_held_out)
       for metric in found[0]['values']:
-        newcomers.summarize(found, metric)
+        held_out_reports.summarize(found, metric)
 
     self.one_sentence(report)
 
@@ -1257,7 +1260,7 @@ class RandomFileTest(RandomTestCase):
     def report():
       rows = records.read_rows(self.folder / 'part.json')
       sweeps.best_of(rows)
-      comparisons.best_of(rows)
+      searches.best_of(rows)
 
     self.one_sentence(report)
 
@@ -1272,7 +1275,7 @@ class RandomFileTest(RandomTestCase):
       found = records.read(self.folder / 'search.json', read)
       config = config_lib.default_config()
       if found['rows'] is not None:
-        comparisons.summarize([], {'fedavg': found['rows']}, config)
+        comparison_reports.summarize([], {'fedavg': found['rows']}, config)
 
     self.one_sentence(report)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.folders import records
 from experiments.folders import workdirs
-from experiments.studies import train
+from experiments.studies import histories
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.console import bad_inputs_test
@@ -86,7 +86,7 @@ class HistoryTest(_TestCase):
   """What a checkpoint without a digest keeps of a case."""
 
   def history(self):
-    history = train.History()
+    history = histories.History()
     count = np.ones((2, 3, 1, 1))
     metrics = {
       'count': count,

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from experiments.running import program
+from experiments.studies import case_runs
 from experiments.studies import train
 from fmtl_jax import testing
 from fmtl_jax.storage import checkpoints
@@ -52,7 +53,7 @@ class DevicesTest(program_test.ToyTestCase):
       {},
       program_test.toy_source(),
     )
-    cls.about = train.about(case, config)
+    cls.about = case_runs.about(case, config)
     cls.programs, cls.starts = {}, {}
     for number in DEVICES:
       devices = jax.devices()[:number]

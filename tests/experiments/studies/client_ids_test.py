@@ -9,6 +9,7 @@ from absl.testing import absltest
 import numpy as np
 
 from experiments.building import datasets
+from experiments.studies import divergence
 from experiments.studies import models_of_runs
 from experiments.studies import train
 
@@ -65,7 +66,7 @@ class ClientIdsTest(program_test.ToyTestCase):
     with (
       tempfile.TemporaryDirectory() as folder,
       self.assertRaisesRegex(
-        train.DivergedError, f'client ({"|".join(map(str, IDS))}) on task'
+        divergence.DivergedError, f'client ({"|".join(map(str, IDS))}) on task'
       ),
     ):
       train.train_and_evaluate(config, pathlib.Path(folder) / 'run')

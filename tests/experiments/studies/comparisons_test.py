@@ -22,7 +22,11 @@ from experiments.configuration import config as config_lib
 from experiments.reporting import results
 from experiments.reporting import tables
 from experiments.running import interrupts
+from experiments.studies import case_runs
+from experiments.studies import comparison_plans
+from experiments.studies import comparison_reports
 from experiments.studies import comparisons
+from experiments.studies import histories
 from experiments.studies import train
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
@@ -62,7 +66,7 @@ def _config(fields=None):
 
 def _history(rounds, values, losses):
   """What a program measured: `values` `[R]` of the last evaluation, by name."""
-  return train.History(
+  return histories.History(
     {
       'rounds': [rounds],
       'values': {
@@ -107,7 +111,7 @@ def _canned(validation=(60.0, 70.0, 65.0), test=(50.0, 40.0, 90.0), **losses):
       repeat(of_points),
     )
 
-  with mock.patch.object(train, 'run_case', run_case):
+  with mock.patch.object(case_runs, 'run_case', run_case):
     yield ran
 
 
@@ -117,21 +121,21 @@ class RunTest(program_test.ToyTestCase):
   finished: pathlib.Path
   returned: dict[str, Any]
   calls: list[tuple[Any, ...]]
-  histories: list[train.History]
+  histories: list[histories.History]
 
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.finished = pathlib.Path(folder) / 'run'
-    run_case, cls.calls, cls.histories = train.run_case, [], []
+    run_case, cls.calls, cls.histories = case_runs.run_case, [], []
 
     def kept(*args, **settings):
       cls.calls.append(args)
       cls.histories.append(run_case(*args, **settings))
       return cls.histories[-1]
 
-    with mock.patch.object(train, 'run_case', kept):
+    with mock.patch.object(case_runs, 'run_case', kept):
       cls.returned = comparisons.run(_config(), cls.finished)
 
   def copy(self):
@@ -168,7 +172,7 @@ class RunTest(program_test.ToyTestCase):
         found, same = getattr(case.runs, part), getattr(other, part)
         jax.tree.map(np.testing.assert_array_equal, found, same)
       if is_search:
-        rates = case.runs.settings[comparisons.RATE]
+        rates = case.runs.settings[comparison_plans.RATE]
         np.testing.assert_allclose(rates, np.repeat(RATES, 2), rtol=1e-6)
 
   def test_the_best_on_validation_data_at_the_last_round_is_used(self):
@@ -184,7 +188,7 @@ class RunTest(program_test.ToyTestCase):
 
   def test_runs_of_the_table_are_those_of_main(self):
     workdir = train_test.new_folder(self)
-    command_line = {comparisons.RATE: self.row('fedavg')['learning_rate']}
+    command_line = {comparison_plans.RATE: self.row('fedavg')['learning_rate']}
     train.train_and_evaluate(_config(), workdir, ['fedavg'], command_line)
     found, wanted = (
       train_test.read_json(folder / 'cases' / 'fedavg.json')
@@ -442,14 +446,14 @@ class ChoiceTest(program_test.ToyTestCase):
     (('majority', 'isolated'), (), 'i'),
   )
   def test_training_alone_is_always_run(self, names, only, wanted):
-    plans = comparisons.plans_of(_config({'cases': names}), only)
+    plans = comparison_plans.plans_of(_config({'cases': names}), only)
     short = {'fedavg': 'f', 'isolated': 'i', 'fedprox': 'p'}
     self.assertEqual(''.join(short[plan.name] for plan in plans), wanted)
 
   def test_an_algorithm_may_have_settings_of_its_own(self):
     config = _config()
     config_lib.put_field(config.overrides, 'fedavg.client.momentum', 0.5)
-    plans = {plan.name: plan for plan in comparisons.plans_of(config)}
+    plans = {plan.name: plan for plan in comparison_plans.plans_of(config)}
     for which in ('search', 'final'):
       momentum = {
         name: getattr(plan, which).client.momentum
@@ -489,7 +493,7 @@ class ErrorTest(program_test.ToyTestCase):
     self.check(sentence, config)
 
   def test_a_learning_rate_on_the_command_line_is_told(self):
-    self.check('the search chooses', _config(), {comparisons.RATE: 0.1})
+    self.check('the search chooses', _config(), {comparison_plans.RATE: 0.1})
 
   def check(self, sentence, config, command_line=None):
     workdir = train_test.new_folder(self)
@@ -540,7 +544,7 @@ def _record(case, own, *, mean=90.0, losses=(1.0, 1.0)):
 def _points(*finals):
   return [
     {
-      'settings': {comparisons.RATE: rate},
+      'settings': {comparison_plans.RATE: rate},
       'final': final,
       'lower_is_better': False,
     }
@@ -579,8 +583,8 @@ class NegativeTransferTest(parameterized.TestCase):
 class TableTest(parameterized.TestCase):
   def tables(self, records, searches, **fields):
     config = _config({'run.seeds': 2, 'run.rounds': 10} | fields)
-    rows = comparisons.summarize(records, searches, config)
-    return comparisons.build_tables(rows, records, searches, config)
+    rows = comparison_reports.summarize(records, searches, config)
+    return comparison_reports.build_tables(rows, records, searches, config)
 
   def test_a_row_says_what_was_measured_and_searched(self):
     records = [

@@ -68,6 +68,7 @@ from experiments import main
 from experiments.console import command_line
 from experiments.reporting import figures
 from experiments.running import program
+from experiments.studies import case_runs
 from experiments.studies import train
 from tests.experiments import commands
 
@@ -103,7 +104,7 @@ def kill_at(folder, after, count, delay):
   sys.addaudithook(hook)
 
 def note_rounds(file):
-  run_case, run_rounds = train.run_case, program.Program.run_rounds
+  run_case, run_rounds = case_runs.run_case, program.Program.run_rounds
   case = ''
 
   def noted_case(label, *args, **kwargs):
@@ -116,7 +117,7 @@ def note_rounds(file):
     os.write(file.fileno(), line.encode())
     return run_rounds(self, state, number, *going)
 
-  train.run_case, program.Program.run_rounds = noted_case, noted_rounds
+  case_runs.run_case, program.Program.run_rounds = noted_case, noted_rounds
 
 for line in sys.stdin:
   folder, arguments, moment, devices = json.loads(line)

@@ -22,8 +22,9 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.console import listing
 from experiments.running import program
-from experiments.studies import comparisons
-from experiments.studies import newcomers
+from experiments.studies import comparison_plans
+from experiments.studies import held_out
+from experiments.studies import held_out_data
 from fmtl_jax import algorithms
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
@@ -105,10 +106,10 @@ class NewAlgorithmTest(program_test.ToyTestCase):
     self.assertLen([*cases.CASES], len(cases.CASES))
     self.assertIn(NAME, compare.get_config().cases)
     self.assertIn(f'Nearby ({NAME}, 2020)', listing.text())
-    self.assertNotIn(FIELD, comparisons._identity(config))
-    own = comparisons._identity_of_case(NAME, config)
+    self.assertNotIn(FIELD, comparison_plans.identity_of(config))
+    own = comparison_plans.identity_of_case(NAME, config)
     self.assertEqual(own[FIELD], 0.2)
-    other = comparisons._identity_of_case('fedprox', config)
+    other = comparison_plans.identity_of_case('fedprox', config)
     self.assertNotIn(FIELD, other)
 
   def test_it_trains_as_what_it_is_a_copy_of(self):
@@ -130,8 +131,10 @@ class NewAlgorithmTest(program_test.ToyTestCase):
   def test_held_out_clients_adapt_as_it_says(self):
     config = self._config(**{'unseen.clients': 1, 'unseen.examples': (0, 2)})
     source = program_test.toy_source()
-    held = [newcomers.hold_out(source, config, s) for s in program_test.SEEDS]
-    (plan,) = newcomers.plans_of(config, source, held)
+    held = [
+      held_out_data.hold_out(source, config, s) for s in program_test.SEEDS
+    ]
+    (plan,) = held_out.plans_of(config, source, held)
     self.assertEqual(plan.way, (False, config.unseen.learning_rate, 0.0))
 
   def test_the_laws_of_all_algorithms_hold_it(self):

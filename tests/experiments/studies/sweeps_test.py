@@ -25,6 +25,8 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.running import interrupts
 from experiments.running import program
+from experiments.studies import case_runs
+from experiments.studies import histories
 from experiments.studies import sweeps
 from experiments.studies import train
 
@@ -61,7 +63,7 @@ class SweepTest(program_test.ToyTestCase):
   """One sweep of three mapped values by two static ones."""
 
   finished: pathlib.Path
-  histories: list[train.History]
+  histories: list[histories.History]
   rows: list[dict[str, Any]]
   num_programs: int
 
@@ -70,14 +72,14 @@ class SweepTest(program_test.ToyTestCase):
     super().setUpClass()
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.finished = pathlib.Path(folder) / 'run'
-    run_case, cls.histories = train.run_case, []
+    run_case, cls.histories = case_runs.run_case, []
 
     def kept(*args, **settings):
       cls.histories.append(run_case(*args, **settings))
       return cls.histories[-1]
 
     with (
-      mock.patch.object(train, 'run_case', kept),
+      mock.patch.object(case_runs, 'run_case', kept),
       mock.patch.object(
         program, 'Program', side_effect=program.Program
       ) as programs,
@@ -125,7 +127,7 @@ class SweepTest(program_test.ToyTestCase):
     config_lib.set_field(config, 'client.learning_rate', RATES[1])
     config_lib.set_field(config, 'client.batch_size', SIZES[1])
     case = build.build(CASE, config, program_test.toy_source(), [0, 1])
-    alone = train.run_case(
+    alone = case_runs.run_case(
       'alone', case, config, train_test.new_folder(self), interrupts.Flag()
     )
     mapped = self.histories[1]
@@ -198,7 +200,7 @@ class SweepTest(program_test.ToyTestCase):
     workdir = self.copy()
     with (
       contextlib.redirect_stdout(io.StringIO()) as printed,
-      mock.patch.object(train, 'run_case') as run_case,
+      mock.patch.object(case_runs, 'run_case') as run_case,
     ):
       again = sweeps.run(_config(), _sweep(), workdir)
     run_case.assert_not_called()
@@ -268,7 +270,7 @@ class ErrorTest(program_test.ToyTestCase):
   def check(self, sentence, sweep, config=None, only=()):
     workdir = train_test.new_folder(self)
     with (
-      mock.patch.object(train, 'run_case') as run_case,
+      mock.patch.object(case_runs, 'run_case') as run_case,
       self.assertRaisesRegex(ValueError, sentence) as caught,
     ):
       sweeps.run(
@@ -377,7 +379,7 @@ class BestTest(parameterized.TestCase):
     """Rows of points whose curves `[E]` are given, in one program."""
     config = _config({'report.metric': metric, 'run.seeds': 1})
     values = [[[None, x] for x in at] for at in zip(*curves, strict=True)]
-    history = train.History(
+    history = histories.History(
       {
         'rounds': [0, 1, 2],
         'values': {f'validation/pooled/{metric}': values},

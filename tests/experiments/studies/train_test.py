@@ -33,6 +33,10 @@ from experiments.folders import workdirs
 from experiments.reporting import results
 from experiments.running import interrupts
 from experiments.running import program
+from experiments.studies import case_records
+from experiments.studies import case_runs
+from experiments.studies import divergence
+from experiments.studies import histories
 from experiments.studies import sweeps
 from experiments.studies import train
 from fmtl_jax.storage import checkpoints
@@ -135,7 +139,7 @@ def without_dates(value):
 
 def canned_history():
   """Of a case of one round, one seed and two tasks."""
-  return train.History(
+  return histories.History(
     {
       'rounds': [0],
       'values': {'test/pooled/accuracy': [[[50.0, 50.0, 50.0]]]},
@@ -307,7 +311,7 @@ class RunTest(program_test.ToyTestCase):
     before = snapshot(workdir)
     with (
       contextlib.redirect_stdout(io.StringIO()) as printed,
-      mock.patch.object(train, 'run_case') as run_case,
+      mock.patch.object(case_runs, 'run_case') as run_case,
     ):
       again = train.train_and_evaluate(self.config(), workdir)
     run_case.assert_not_called()
@@ -326,7 +330,7 @@ class RunTest(program_test.ToyTestCase):
     workdir = self.copy()
     (workdir / 'cases' / 'majority.json').unlink()
     before = snapshot(workdir / 'cases')
-    with mock.patch.object(train, 'run_case') as run_case:
+    with mock.patch.object(case_runs, 'run_case') as run_case:
       added = train.train_and_evaluate(self.config(), workdir, ['majority'])
     run_case.assert_not_called()
     self.assertEqual(without_dates(added), without_dates(self.results))
@@ -370,7 +374,7 @@ class RunTest(program_test.ToyTestCase):
       'cases': CASES[::-1],
     }
     command_line = shown if where == 'command line' else {}
-    with mock.patch.object(train, 'run_case') as run_case:
+    with mock.patch.object(case_runs, 'run_case') as run_case:
       results = train.train_and_evaluate(
         self.config(**shown), workdir, command_line=command_line
       )
@@ -399,7 +403,9 @@ class RunTest(program_test.ToyTestCase):
 class CasesTest(program_test.ToyTestCase):
   def run_cases(self, only=(), **fields):
     """The cases of the results, without training any."""
-    with mock.patch.object(train, 'run_case', return_value=canned_history()):
+    with mock.patch.object(
+      case_runs, 'run_case', return_value=canned_history()
+    ):
       results = train.train_and_evaluate(
         program_test.toy_config({'run.seeds': 1} | fields),
         new_folder(self),
@@ -440,7 +446,7 @@ class AsItGoesTest(program_test.ToyTestCase):
     )
     with (
       contextlib.redirect_stdout(io.StringIO()) as printed,
-      mock.patch.object(train, 'run_case', run_case),
+      mock.patch.object(case_runs, 'run_case', run_case),
     ):
       found = train.train_and_evaluate(config, workdir)
     ((cases, table, rows, names),) = seen  # When the last one begins.
@@ -683,15 +689,15 @@ class StateVersionTest(program_test.ToyTestCase):
   def test_one_that_says_nothing_is_the_first(self, name, version):
     config = program_test.toy_config({'run.rounds': 2})
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    now = train.about(program_test._case(config, name=name), config)
+    now = case_runs.about(program_test._case(config, name=name), config)
     state = {'a': jnp.zeros(1)}
-    before = {k: v for k, v in now.items() if k != train._STATE_VERSION}
+    before = {k: v for k, v in now.items() if k != case_runs._STATE_VERSION}
     with contextlib.closing(
       checkpoints.Checkpoints(folder, about=before)
     ) as old:
       old.save(1, state, {})
     again = checkpoints.Checkpoints(
-      folder, about=now, defaults=train.about_before()
+      folder, about=now, defaults=case_runs.about_before()
     )
     self.addCleanup(again.close)
     if version == 1:
@@ -726,7 +732,7 @@ class DivergenceTest(program_test.ToyTestCase):
     workdir = new_folder(self)
     with (
       mock.patch.dict(datasets.SOURCES, toy=lambda data: source),
-      self.assertRaisesRegex(train.DivergedError, sentence),
+      self.assertRaisesRegex(divergence.DivergedError, sentence),
     ):
       train.train_and_evaluate(config, workdir)
     # What was finished is kept.
@@ -832,8 +838,8 @@ class FaultsTest(program_test.ToyTestCase):
     )[1]
     folder = new_folder(self)
     flag = interrupts.Flag()
-    train.run_case('first', case, config, folder, flag)
-    again = train.run_case('again', case, config, folder, flag)
+    case_runs.run_case('first', case, config, folder, flag)
+    again = case_runs.run_case('again', case, config, folder, flag)
     self.assertEqual(again.client_values['skipped_rounds'][0][1], 2)
 
 
@@ -892,15 +898,15 @@ class UnevenTest(program_test.ToyTestCase):
 
 class HistoryTest(parameterized.TestCase):
   def test_rounds_of_which_nothing_was_kept_are_of_no_known_environment(self):
-    before = train.History({'train_loss': [[1.0], [2.0]]})
+    before = histories.History({'train_loss': [[1.0], [2.0]]})
     before.add_rounds(self.metrics([[1]]), 1, 1)
     first, second = before.environments
     self.assertEqual((first['environment'], first['rounds']), (None, [1, 2]))
     self.assertEqual(second['rounds'], [3, 3])
     self.assertEqual(second['environment'], environments.environment())
     saved = json.loads(json.dumps(before.to_dict()))
-    self.assertEqual(train.History(saved).environments, before.environments)
-    self.assertEmpty(train.History().environments)
+    self.assertEqual(histories.History(saved).environments, before.environments)
+    self.assertEmpty(histories.History().environments)
 
   def metrics(self, losses):
     """Of one client with one task and one example."""
@@ -915,7 +921,7 @@ class HistoryTest(parameterized.TestCase):
     }
 
   def test_a_run_ends_where_its_loss_is_a_multiple_of_its_start(self):
-    history = train.History()
+    history = histories.History()
     history.add_rounds(
       self.metrics([[1, 9, 11, 1], [2, 19, 2, 2], [1, np.nan, 1, 1]]),
       *(1, 1),
@@ -925,21 +931,21 @@ class HistoryTest(parameterized.TestCase):
       np.array(history.train_loss, float).T,
       [[1, 9, np.nan, np.nan], [2, 19, 2, 2], [1, np.nan, 1, 1]],
     )
-    self.assertEqual(history.going(3).tolist(), [False, True, False])
-    self.assertEqual(history.going(3, 3).tolist(), [False] * 3)
+    self.assertEqual(history.active(3).tolist(), [False, True, False])
+    self.assertEqual(history.active(3, 3).tolist(), [False] * 3)
     np.testing.assert_array_equal(
       results.ended(history.train_loss), [3, np.nan, 2]
     )
 
   def test_a_round_in_which_nobody_trained_has_no_loss(self):
     """And is no divergence; the next one may be what others refer to."""
-    history = train.History()
+    history = histories.History()
     losses = [[0, 2, 0, 19], [1, 0, 9, 11], [0, 0, 0, 0], [3, np.nan, 3, 3]]
     metrics = self.metrics(losses)
     trained = np.array([[0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 0], [1] * 4])
     metrics['count'] = metrics['count'] * trained[..., None, None]
     for rounds in (slice(0, 1), slice(1, 3), slice(3, 4)):
-      saved = train.History(json.loads(json.dumps(history.to_dict())))
+      saved = histories.History(json.loads(json.dumps(history.to_dict())))
       saved.add_rounds(
         {name: values[:, rounds] for name, values in metrics.items()},
         *(1, 1),
@@ -952,7 +958,7 @@ class HistoryTest(parameterized.TestCase):
       [[nan, 2, nan, 19], [1, nan, 9, nan], [nan] * 4, [3, nan, 3, 3]],
     )
     self.assertEqual(history.idle_rounds, [[1, 3], [2], [1, 2, 3, 4], []])
-    self.assertEqual(history.going(4).tolist(), [True, False, True, False])
+    self.assertEqual(history.active(4).tolist(), [True, False, True, False])
     arguments = history.train_loss, history.idle_rounds
     np.testing.assert_array_equal(results.ended(*arguments), [nan, 4, nan, 2])
     self.assertEqual(
@@ -961,22 +967,22 @@ class HistoryTest(parameterized.TestCase):
     )
 
   def test_clients_of_a_run_that_has_ended_keep_their_clusters(self):
-    history = train.History()
+    history = histories.History()
     metrics = self.metrics([[1, 1], [1, 99]])
     clusters = np.full(metrics['client'].shape, 2)
     history.add_rounds(metrics | {'cluster': clusters}, 1, 1, None, 10)
     metrics = self.metrics([[1, 1], [0, 0]])
     clusters = np.array([[[1], [1]], [[0], [0]]])
-    going = history.going(2)
-    history.add_rounds(metrics | {'cluster': clusters}, 1, 1, going, 10)
+    active = history.active(2)
+    history.add_rounds(metrics | {'cluster': clusters}, 1, 1, active, 10)
     self.assertEqual(history.client_values['cluster'], [[1.0], [2.0]])
 
   def test_what_has_ended_is_not_counted(self):
-    history = train.History()
+    history = histories.History()
     history.add_rounds(self.metrics([[1, 99], [2, 2]]), 1, 1, None, 10)
     before = dict(history.totals)
-    going = history.going(2)
-    history.add_rounds(self.metrics([[0, 0], [3, 30]]), 1, 1, going, 10)
+    active = history.active(2)
+    history.add_rounds(self.metrics([[0, 0], [3, 30]]), 1, 1, active, 10)
     added = {k: v - before[k] for k, v in history.totals.items()}
     self.assertEqual(added, dict.fromkeys(added, 2))
     self.assertEqual(
@@ -1012,7 +1018,8 @@ class AttackedTest(program_test.ToyTestCase):
 
   def test_honest_clients_that_are_lost_are_told(self):
     with self.assertRaisesRegex(
-      train.DivergedError, 'in round 1 .* some clients attack: try another red'
+      divergence.DivergedError,
+      'in round 1 .* some clients attack: try another red',
     ):
       self.run_attacked('mean')
 
@@ -1163,8 +1170,10 @@ class CostTest(program_test.ToyTestCase):
     costs = {}
     for name in config.cases:
       case_config, case = train.build_case(name, config, {}, source)
-      history = train.History({'totals': totals})
-      costs[name] = train.make_record(name, case, case_config, history)['cost']
+      history = histories.History({'totals': totals})
+      costs[name] = case_records.of_case(name, case, case_config, history)[
+        'cost'
+      ]
     for field in ('bytes_up_per_client', 'bytes_down_per_round'):
       plain, doubled = (costs[name][field]['common'] for name in config.cases)
       self.assertGreater(plain, 0)
@@ -1183,8 +1192,8 @@ class CostTest(program_test.ToyTestCase):
       ({'cluster': [[0, 0, 0, 0, None], [2, 0, 1, 1, 0]]}, 2),
       ({'cluster': [[0, 0, 0, 0, None], [1, 0, 1, 1, 0]]}, 1.5),
     ):
-      history = train.History({'totals': totals, 'client_values': cluster})
-      cost = train.make_record('cfl', case, case_config, history)['cost']
+      history = histories.History({'totals': totals, 'client_values': cluster})
+      cost = case_records.of_case('cfl', case, case_config, history)['cost']
       # Layers of 3 x 4 + 4 and 4 + 1 values.
       self.assertEqual(cost['parameters']['cluster'], used * 21)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.building import datasets
 from experiments.reporting import reports
+from experiments.studies import histories
 from experiments.studies import train
 from fmtl_jax.storage import checkpoints
 
@@ -88,7 +89,7 @@ class UnlabelledTest(program_test.ToyTestCase):
 
 class NeverChosenTest(program_test.ToyTestCase):
   def test_a_run_without_a_value_makes_no_mean(self):
-    history = train.History(
+    history = histories.History(
       {'values': {'v': [[[1, 2.0], [1, None], [1, 4.0]]]}}
     )
     self.assertTrue(np.isnan(history.last('v')))

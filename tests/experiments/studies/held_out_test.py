@@ -21,8 +21,10 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.running import interrupts
 from experiments.running import program
-from experiments.studies import newcomers
-from experiments.studies import train
+from experiments.studies import case_runs
+from experiments.studies import held_out
+from experiments.studies import held_out_adaptation
+from experiments.studies import held_out_data
 from fmtl_jax import adaptation
 from fmtl_jax import cohorts
 from fmtl_jax import testing
@@ -84,7 +86,8 @@ _OF_PEOPLE = {'data.partition': 'key', 'data.standardize': True}
 
 def _held_out(source, config):
   return [
-    newcomers.hold_out(source, config, seed) for seed in train.seeds_of(config)
+    held_out_data.hold_out(source, config, seed)
+    for seed in case_runs.seeds_of(config)
   ]
 
 
@@ -105,20 +108,20 @@ class HoldOutTest(parameterized.TestCase):
     config = _config(_OF_PEOPLE if of_people else {})
     drawn = set()
     for seed in range(8):
-      held = newcomers.hold_out(source, config, seed)
+      held = held_out_data.hold_out(source, config, seed)
       drawn.add(tuple(held.clients))
-      self.assertEqual(held.newcomers.num_clients, 2)
+      self.assertEqual(held.held_out.num_clients, 2)
       self.assertEqual(held.train.num_clients, program_test.CLIENTS - 2)
-      own, others = _rows(held.newcomers), _rows(held.train)
+      own, others = _rows(held.held_out), _rows(held.train)
       everything = np.concatenate([*own, *others])
       self.assertLen(set(everything), len(source.strata))
       self.assertLen(everything, len(source.strata))
-      for part in (held.train.partition, held.newcomers.partition):
+      for part in (held.train.partition, held.held_out.partition):
         self.assertTrue((part.train.sizes > 0).all())
       if of_people:
         for client, rows in zip(held.clients, own, strict=True):
           self.assertEqual(set(source.keys[rows]), {client})
-        names = [task.name for task in held.newcomers.tasks]
+        names = [task.name for task in held.held_out.tasks]
         self.assertEqual(names, [f'person {c}' for c in held.clients])
     self.assertGreater(len(drawn), 1)
 
@@ -126,7 +129,7 @@ class HoldOutTest(parameterized.TestCase):
     config = _config({'data.clients': 9})
     sizes = {
       tuple(
-        newcomers.hold_out(
+        held_out_data.hold_out(
           program_test.toy_source(), config, seed
         ).train.partition.members.sizes
       )
@@ -136,8 +139,8 @@ class HoldOutTest(parameterized.TestCase):
 
   def test_newcomers_keep_their_tasks_and_numbers(self):
     source = program_test.toy_source()
-    held = newcomers.hold_out(source, _config(), 0)
-    both = [held.train.partition, held.newcomers.partition]
+    held = held_out_data.hold_out(source, _config(), 0)
+    both = [held.train.partition, held.held_out.partition]
     ids = np.concatenate([p.client_ids for p in both])
     self.assertCountEqual(ids, range(program_test.CLIENTS))
     np.testing.assert_array_equal(both[1].client_ids, held.clients)
@@ -147,13 +150,13 @@ class HoldOutTest(parameterized.TestCase):
   def test_numbers_of_examples_are_nested_and_the_test_is_the_rest(self):
     source = program_test.toy_source()
     one, two = (
-      newcomers.hold_out(source, _config({'unseen.examples': n}), 0)
+      held_out_data.hold_out(source, _config({'unseen.examples': n}), 0)
       for n in ((0, 3), (5, 8))
     )
     np.testing.assert_array_equal(one.clients, two.clients)
     pairs = [
-      [data.newcomers.partition.train.groups() for data in (one, two)],
-      [data.newcomers.partition.test.groups() for data in (one, two)],
+      [data.held_out.partition.train.groups() for data in (one, two)],
+      [data.held_out.partition.test.groups() for data in (one, two)],
     ]
     for few, many in zip(*pairs[0], strict=True):
       self.assertEqual((len(few), len(many)), (3, 8))
@@ -164,12 +167,14 @@ class HoldOutTest(parameterized.TestCase):
 
   def test_standardization_knows_nothing_of_newcomers(self):
     source, config = _people(), _config(_OF_PEOPLE)
-    clean = newcomers.hold_out(source, config, 0)
+    clean = held_out_data.hold_out(source, config, 0)
     features = source.features.copy()
     features[np.isin(source.keys, clean.clients)] = 1e30
-    poisoned = newcomers.hold_out(source._replace(features=features), config, 0)
+    poisoned = held_out_data.hold_out(
+      source._replace(features=features), config, 0
+    )
     wanted = clean.train.partition.standardization
-    for data in (poisoned.train, poisoned.newcomers, clean.newcomers):
+    for data in (poisoned.train, poisoned.held_out, clean.held_out):
       testing.assert_trees_equal(data.partition.standardization, wanted)
     rows = np.concatenate(clean.train.partition.train.groups())
     np.testing.assert_allclose(
@@ -182,12 +187,12 @@ class HoldOutTest(parameterized.TestCase):
     config = _config(
       _OF_PEOPLE | {'data.protocol': 'blocked', 'unseen.examples': (4,)}
     )
-    blocked = newcomers.hold_out(source, config, 0)
-    self.assertEqual(newcomers.overlapping_pairs(source, blocked), 0)
-    self.assertTrue((blocked.newcomers.partition.test.sizes > 0).all())
+    blocked = held_out_data.hold_out(source, config, 0)
+    self.assertEqual(held_out_data.overlapping_pairs(source, blocked), 0)
+    self.assertTrue((blocked.held_out.partition.test.sizes > 0).all())
     config.data.protocol = 'random'
-    random = newcomers.hold_out(source, config, 0)
-    self.assertGreater(newcomers.overlapping_pairs(source, random), 0)
+    random = held_out_data.hold_out(source, config, 0)
+    self.assertGreater(held_out_data.overlapping_pairs(source, random), 0)
 
   @parameterized.parameters(
     ({'unseen.clients': 4}, 'unseen.clients <= 3, .* got 4'),
@@ -195,11 +200,11 @@ class HoldOutTest(parameterized.TestCase):
   )
   def test_what_cannot_be_held_out_is_told(self, fields, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
-      newcomers.hold_out(program_test.toy_source(), _config(fields), 0)
+      held_out_data.hold_out(program_test.toy_source(), _config(fields), 0)
 
 
 def _initial_states(case):
-  """As `newcomers.initial_states`, to be traced."""
+  """As `held_out_adaptation.initial_states`, to be traced."""
   one = jax.tree.map(lambda x: x[0], case.runs)
   data = dataclasses.replace(case.data, partition=one.train)
   state = case.make_algorithm(case.federation, {}).init(one.key, data)
@@ -215,15 +220,15 @@ class AdaptationTest(program_test.ToyTestCase):
     for field, value in (fields or {}).items():
       config_lib.set_field(config, field, value)
     held = _held_out(source, config)
-    (plan,) = newcomers.plans_of(config, source, held)
-    state = newcomers.initial_states(plan.case)
+    (plan,) = held_out.plans_of(config, source, held)
+    state = held_out_adaptation.initial_states(plan.case)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
       lambda x: x + rng.normal(size=x.shape).astype(np.float32), state.params
     )
     state = dataclasses.replace(state, params=params)
-    found = newcomers.newcomers_of(plan, source, held)
-    return plan, found, newcomers.trained_of(plan, state, state)
+    found = held_out_adaptation.clients_of(plan, source, held)
+    return plan, found, held_out_adaptation.trained_of(plan, state, state)
 
   def view(self, prepared, count, number=0, change=None):
     """The adapted view of a newcomer of the first seed."""
@@ -245,7 +250,7 @@ class AdaptationTest(program_test.ToyTestCase):
 
   def test_the_body_of_fedrep_stays_and_its_head_learns(self):
     prepared = self.prepare('fedrep')
-    self.assertEqual(newcomers.adapted_layers(prepared[0]), 'output')
+    self.assertEqual(held_out_adaptation.adapted_layers(prepared[0]), 'output')
     before, after = self.view(prepared, 0), self.view(prepared, 8)
     params = jax.tree.map(lambda x: x[0], prepared[2].params)
     testing.assert_trees_equal(before['dense_0'], params['dense_0'])
@@ -378,11 +383,11 @@ class AdaptationTest(program_test.ToyTestCase):
     config = _config({'cases': (name,), 'cohort.clients_per_task': 0})
     source = program_test.toy_source()
     held = _held_out(source, config)
-    (plan,) = newcomers.plans_of(config, source, held)
-    found = newcomers.newcomers_of(plan, source, held)
+    (plan,) = held_out.plans_of(config, source, held)
+    found = held_out_adaptation.clients_of(plan, source, held)
     shapes = jax.eval_shape(
-      lambda: newcomers.evaluation_fn(plan, found)(
-        newcomers.trained_of(plan, *[_initial_states(plan.case)] * 2),
+      lambda: held_out_adaptation.evaluation_fn(plan, found)(
+        held_out_adaptation.trained_of(plan, *[_initial_states(plan.case)] * 2),
         found.partitions,
         found.data.examples,
         found.federation.frozen,
@@ -404,7 +409,7 @@ class PoisonTest(program_test.ToyTestCase):
     states = []
     for given in (source, source._replace(features=features, labels=labels)):
       held = _held_out(given, config)
-      (plan,) = newcomers.plans_of(config, given, held)
+      (plan,) = held_out.plans_of(config, given, held)
       compiled = program.Program(plan.case, 2, True)
       state, _ = compiled.run_rounds(compiled.init(), 2)
       states.append(compiled.host_state(state))
@@ -424,7 +429,7 @@ class RunTest(program_test.ToyTestCase):
     super().setUpClass()
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.finished = pathlib.Path(folder) / 'run'
-    cls.returned = newcomers.run(_config(), cls.finished)
+    cls.returned = held_out.run(_config(), cls.finished)
 
   def copy(self):
     workdir = train_test.new_folder(self)
@@ -481,9 +486,9 @@ class RunTest(program_test.ToyTestCase):
   def test_a_second_call_does_nothing(self):
     with (
       contextlib.redirect_stdout(io.StringIO()) as printed,
-      mock.patch.object(train, 'run_case') as run_case,
+      mock.patch.object(case_runs, 'run_case') as run_case,
     ):
-      again = newcomers.run(_config(), self.copy())
+      again = held_out.run(_config(), self.copy())
     self.assertIn(
       'All cases were finished: nothing was trained', printed.getvalue()
     )
@@ -494,14 +499,14 @@ class RunTest(program_test.ToyTestCase):
     workdir = self.copy()
     (workdir / 'cases' / 'fedavg_finetune.json').unlink()
     calls = []
-    run_case = train.run_case
+    run_case = case_runs.run_case
 
     def noted(label, *args, **settings):
       calls.append(label)
       return run_case(label, *args, **settings)
 
-    with mock.patch.object(train, 'run_case', noted):
-      again = newcomers.run(_config(), workdir)
+    with mock.patch.object(case_runs, 'run_case', noted):
+      again = held_out.run(_config(), workdir)
     self.assertEqual(calls, ['FedAvg + fine-tuning'])
     self.assertEqual(again, self.returned)
 
@@ -514,7 +519,7 @@ class RunTest(program_test.ToyTestCase):
     workdir = self.copy()
     before = train_test.snapshot(workdir)
     with self.assertRaisesRegex(ValueError, f'another run: .*{sentence}'):
-      newcomers.run(_config(fields), workdir)
+      held_out.run(_config(fields), workdir)
     self.assertEqual(train_test.snapshot(workdir), before)
 
   def test_a_stopped_run_goes_on_as_if_it_had_not_been(self):
@@ -528,16 +533,16 @@ class RunTest(program_test.ToyTestCase):
       ),
       self.assertRaises(interrupts.Interrupted) as caught,
     ):
-      newcomers.run(_config(), workdir)
+      held_out.run(_config(), workdir)
     self.assertEqual(caught.exception.exit_code, 143)
     self.assertFalse((workdir / 'cases' / 'fedavg.json').exists())
-    again = newcomers.run(_config(), workdir)
+    again = held_out.run(_config(), workdir)
     self.assertEqual(
       train_test.without_dates(again), train_test.without_dates(self.returned)
     )
 
   def test_a_dry_run_says_who_is_new_and_how_they_adapt(self):
-    text = newcomers.describe(_config(), self.finished)
+    text = held_out.describe(_config(), self.finished)
     ids = train_test.read_json(self.finished / 'cases' / 'fedavg.json')
     for line in (
       'Newcomers of seed 1: clients '
@@ -581,12 +586,12 @@ class LearningTest(program_test.ToyTestCase):
       }
     )
     held = _held_out(source, config)
-    (plan,) = newcomers.plans_of(config, source, held)
-    states = newcomers.initial_states(plan.case)
-    found = newcomers.evaluate(
+    (plan,) = held_out.plans_of(config, source, held)
+    states = held_out_adaptation.initial_states(plan.case)
+    found = held_out_adaptation.evaluate(
       plan,
-      newcomers.newcomers_of(plan, source, held),
-      newcomers.trained_of(plan, states, states),
+      held_out_adaptation.clients_of(plan, source, held),
+      held_out_adaptation.trained_of(plan, states, states),
     )
     few, some, many = found['accuracy'].mean((0, 2, 3))
     self.assertLess(few, 0.7)
@@ -620,7 +625,7 @@ class MistakesTest(program_test.ToyTestCase):
       )
       put(config, field, value)
     with self.assertRaisesRegex(ValueError, sentence):
-      newcomers.run(config, workdir)
+      held_out.run(config, workdir)
     self.assertFalse(workdir.exists())
 
 

@@ -1,0 +1,195 @@
+"""Reports on held-out clients: rows, notes, table and figure."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from ..configuration import cases as cases_lib
+from ..folders import environments
+from ..folders import records as records_lib
+from ..reporting import figures
+from ..reporting import reports
+from ..reporting import results
+from ..reporting import tables
+from . import held_out_adaptation
+from fmtl_jax import evaluation
+
+Record = dict[str, Any]
+
+
+def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
+  """A row for each algorithm.
+
+  Args:
+    records: Of the algorithms.
+    metric: A name of `evaluation.metric_names`.
+
+  Returns:
+    Rows with `case`, `label`, `adapted`, `seeds`, `rounds` and `examples`
+    `[N]`; and `mean`, `std` `[N]` (over seeds, ddof 1; NaN for one seed) and
+    `seed_values` `[R, N]` of the mean over held-out clients, all alike; `way`;
+    `learned`, whether they start from what was trained; and `training_clients`,
+    the mean of the others after the last round.
+  """
+  rows = []
+  for record in records:
+    values = np.asarray(record['values'][metric], np.float64)  # [R, N, M, S]
+    defined = ~np.isnan(values)
+    count = np.maximum(defined.sum((2, 3)), 1)
+    of_seeds = np.where(defined, values, 0).sum((2, 3)) / count
+    of_seeds[~defined.any((2, 3)) | _broken(record).any((2, 3))] = np.nan
+    mean, std = results.mean_and_std(of_seeds)
+    seen = np.asarray(record['training_clients'][metric], np.float64)
+    rows.append(
+      {
+        'case': record['case'],
+        'label': record['label'],
+        'metric': metric,
+        'adapted': record['adapted'],
+        'examples': record['examples'],
+        'mean': mean.tolist(),
+        'std': std.tolist(),
+        'seed_values': of_seeds.tolist(),
+        'training_clients': float(seen.mean()),
+        'seeds': record['seeds'],
+        'rounds': record['rounds'],
+        'way': record['way'],
+        'learned': record['settings']['unseen.start']
+        != held_out_adaptation.INITIAL,
+      }
+      | {k: record[k] for k in (results.METRICS,) if k in record}
+    )
+  return rows
+
+
+def _broken(record):
+  """Who has labels to be tested on and no loss, `[R, N, M, S]` bool."""
+  losses = np.asarray(record['values'][evaluation.LOSS], np.float64)
+  counts = np.asarray(record.get('counts', np.zeros(())), np.float64)
+  counts = counts[:, None] if counts.ndim else counts
+  return np.isnan(losses) & (counts > 0)
+
+
+def _notes(records):
+  """What a reader of the table has to know of how it was made."""
+  first = records[0]
+  most, count = max(first['examples']), len(first['clients'][0])
+  sizes = [size for of_seed in first['test_examples'] for size in of_seed]
+  ways: dict[tuple[float, int], list[str]] = {}
+  for record in records:
+    if record['adapted'] != 'nothing':
+      way = record['way']['rate'], record['settings']['unseen.epochs']
+      ways.setdefault(way, []).append(record['label'])
+  trained = '; '.join(
+    f'{tables.counted(epochs, "epoch")} at learning rate {rate:g} '
+    f'({", ".join(labels)})'
+    for (rate, epochs), labels in ways.items()
+  )
+  pulled = [
+    f'{record["label"]} with weight {record["way"]["pull"]:g}'
+    for record in records
+    if record['way']['pull']
+  ]
+  initial = [
+    record['label']
+    for record in records
+    if record['settings']['unseen.start'] == held_out_adaptation.INITIAL
+  ]
+  notes = [
+    f'Newcomers: {tables.counted(count, "client")} that took no part in '
+    'training, others for each seed; mean over them, all alike. A column for '
+    'each number of examples that a newcomer adapts with, the first ones of '
+    'one order; tested on '
+    f'{_span(sizes)} others, behind the first {most}.',
+    f'Adaptation: plain SGD, {trained or "none"}'
+    + '; layers that are not named stay. Layers of clients or '
+    'tasks start from the mean of the copies that training left'
+    + (f' (untrained: {", ".join(initial)})' if initial else '')
+    + ', those of a task that was trained from its copy.',
+  ]
+  if pulled:
+    notes.append(f'Pulled to what they start from: {", ".join(pulled)}.')
+  if first['overlapping_pairs']:
+    notes.append(
+      f'{first["overlapping_pairs"]} pairs of neighbouring windows, which '
+      'share samples, are on both sides of adaptation and test (first seed); '
+      'the blocked protocol has none.'
+    )
+  return notes
+
+
+def _span(numbers):
+  """`3 to 5`, or one number."""
+  least, most = min(numbers), max(numbers)
+  return str(least) if least == most else f'{least} to {most}'
+
+
+def write(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  missing: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Writes unseen.json, .md, .tex and .png.
+
+  The table is printed, too, if nothing is missing.
+
+  Args:
+    workdir: Holds the records.
+    config: Of the study.
+    missing: Algorithms that will be run.
+
+  Returns:
+    What `unseen.json` holds.
+  """
+  records = reports.load_records(
+    workdir, config.cases, records_lib.check_held_out
+  )
+  metrics = [
+    name
+    for name in records[0]['values']
+    if all(name in record['values'] for record in records)
+  ]
+  if config.report.metric not in metrics:
+    raise ValueError(
+      f'Expected report.metric to be one of {", ".join(metrics)}, got '
+      f'{config.report.metric!r}.'
+    )
+  rows = summarize(records, config.report.metric)
+  path = workdir / 'unseen.json'
+  results.write_json(
+    path,
+    {
+      **environments.summary(environments.of_records(records, path)),
+      'results': [row for name in metrics for row in summarize(records, name)],
+    },
+  )
+  labels = [cases_lib.label(name, config) for name in missing]
+  table = tables.newcomers_table(
+    rows,
+    records,
+    metric=config.report.metric,
+    title=config.report.title,
+    notes=[*_notes(records), *reports.unfinished(labels)],
+  )
+  tables.write([table], workdir, 'unseen')
+  figures.newcomers(
+    workdir / 'unseen.png', rows, metric=config.report.metric, title=table.title
+  )
+  if not missing:
+    print('\n' + tables.to_text(table))
+  return json.loads(path.read_bytes())
+
+
+def say(record: Record, config: ml_collections.ConfigDict) -> None:
+  """Prints what the held-out clients of an algorithm ended with."""
+  (row,) = summarize([record], config.report.metric)
+  found = ', '.join(
+    f'{count}: {mean:.2f}'
+    for count, mean in zip(row['examples'], row['mean'], strict=True)
+  )
+  shown = results.describe('test', config.report.metric, [record])
+  print(f'{row["label"]}: {shown} by examples {found}', flush=True)
