@@ -5,8 +5,10 @@ import pathlib
 from absl import flags
 
 from .console import command_line
+from .console import config_files
+from .console import programs
 
-_CONFIG = command_line.define_config()
+_CONFIG = config_files.define_config()
 _WORKDIR = command_line.define_workdir()
 _RESUME = command_line.define_resume()
 _CASES = command_line.define_cases()
@@ -31,7 +33,7 @@ def main() -> int:
   workdir = pathlib.Path(
     _WORKDIR.value or workdirs.default(f'{config.name}_comparison')
   )
-  return command_line.carry_out(
+  return programs.carry_out(
     'compare',
     workdir,
     lambda: comparisons.run(
@@ -41,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

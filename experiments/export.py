@@ -9,8 +9,10 @@ import pathlib
 from absl import flags
 
 from .console import command_line
+from .console import config_files
+from .console import programs
 
-command_line.define_config()
+config_files.define_config()
 _WORKDIR = command_line.define_path(
   'workdir', f'The folder of a run of {__package__}.main.'
 )
@@ -60,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

@@ -5,9 +5,12 @@ import pathlib
 from absl import flags
 
 from .console import command_line
+from .console import config_files
+from .console import programs
+from .running import exits
 from .running import meeting
 
-_CONFIG = command_line.define_config()
+_CONFIG = config_files.define_config()
 _WORKDIR = command_line.define_workdir()
 _RESUME = command_line.define_resume()
 _CASES = command_line.define_cases()
@@ -61,7 +64,7 @@ def main() -> int:
     _DISTRIBUTED_TIMEOUT.value,
   ):
     code = _run(processes.is_first())
-    if code == command_line.USER_ERROR:  # The others have not seen it.
+    if code == exits.USER_ERROR:  # The others have not seen it.
       raise SystemExit(code)
     return code
 
@@ -91,8 +94,8 @@ def _run(first: bool) -> int:
         _RESUME.value if first else 'auto',
       )
 
-  return command_line.carry_out('main', workdir, work, quiet=not first)
+  return programs.carry_out('main', workdir, work, quiet=not first)
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

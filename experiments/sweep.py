@@ -5,9 +5,11 @@ import pathlib
 from absl import flags
 
 from .console import command_line
+from .console import config_files
+from .console import programs
 
-_CONFIG = command_line.define_config()
-_SWEEP = command_line.define_config_file(
+_CONFIG = config_files.define_config()
+_SWEEP = config_files.define_config_file(
   'sweep', 'The grid: FILE.py, tuples of values by field name.'
 )
 _WORKDIR = command_line.define_workdir()
@@ -27,7 +29,7 @@ def main() -> int:
     _WORKDIR.value or workdirs.default(f'{config.name}_sweep')
   )
   overrides = command_line.override_values()
-  return command_line.carry_out(
+  return programs.carry_out(
     'sweep',
     workdir,
     lambda: sweeps.run(
@@ -37,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

@@ -18,8 +18,10 @@ from absl import flags
 import numpy as np
 
 from ..console import command_line
+from ..console import config_files
+from ..console import programs
 
-_CONFIG = command_line.define_config()
+_CONFIG = config_files.define_config()
 _CASES = flags.DEFINE_list('cases', ['mt_fedavg'], 'One case.')
 _ROWS = flags.DEFINE_list('rows', [], "Such as 'server=mgda'; by default all.")
 _WORKDIR = command_line.define_path(
@@ -51,8 +53,8 @@ def main() -> int:
     print(tables.to_text(shown))
     files.write_text(workdir / 'coverage.md', tables.to_markdown(shown))
 
-  return command_line.carry_out('benchmarks.coverage', workdir, work)
+  return programs.carry_out('benchmarks.coverage', workdir, work)
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

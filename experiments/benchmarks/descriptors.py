@@ -18,8 +18,10 @@ from absl import flags
 import numpy as np
 
 from ..console import command_line
+from ..console import config_files
+from ..console import programs
 
-_CONFIG = command_line.define_config()
+_CONFIG = config_files.define_config()
 _DESCRIPTORS = command_line.define_path(
   'descriptors', 'A .npz to compare with.'
 )
@@ -127,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

@@ -18,9 +18,11 @@ import time
 from absl import flags
 
 from ..console import command_line
+from ..console import config_files
+from ..console import programs
 from . import outputs
 
-_CONFIG = command_line.define_config()
+_CONFIG = config_files.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
 _OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
 _LOOP = flags.DEFINE_bool('loop', False, 'Only the loop (used by itself).')
@@ -113,4 +115,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

@@ -18,8 +18,10 @@ import pathlib
 from absl import flags
 
 from ..console import command_line
+from ..console import config_files
+from ..console import programs
 
-_CONFIG = command_line.define_config()
+_CONFIG = config_files.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
 _REDUCERS = flags.DEFINE_list(
   'reducers', [], 'Names; by default all, and Krum for task layers alone.'
@@ -97,8 +99,8 @@ def main() -> int:
     print(text)
     files.write_text(workdir / 'robustness.md', text + '\n')
 
-  return command_line.carry_out('benchmarks.robustness', workdir, work)
+  return programs.carry_out('benchmarks.robustness', workdir, work)
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

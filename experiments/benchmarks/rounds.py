@@ -24,6 +24,7 @@ import sys
 from absl import flags
 
 from ..console import command_line
+from ..console import programs
 from . import outputs
 from . import timing
 
@@ -171,4 +172,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  programs.run(main)

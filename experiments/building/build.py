@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from .. import checkout
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import fields
@@ -266,7 +267,8 @@ def build_network(
   if not config.model.pretrained:
     raise ValueError(
       'Some layers are labelled pretrained; name the folder with their '
-      f'parameters in model.pretrained ({__package__}.export makes one).'
+      'parameters in model.pretrained '
+      f'({checkout.program("export")} makes one).'
     )
   if config.data.standardize:
     raise ValueError(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
+from .. import checkout
 from ..configuration import config as config_lib
 from ..configuration import own_code
 from . import files
@@ -51,7 +52,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(
       f'No run in {workdir}: {CONFIG} is missing; give the --workdir of a '
-      f'run of {__package__}.main.'
+      f'run of {checkout.program("main")}.'
     )
   try:
     saved = digests.unseal(json.loads(path.read_bytes()))

@@ -46,7 +46,7 @@ SMALL_UNSEEN = (
 # code and what it printed.
 _SERVER = """
 import importlib, json, os, sys, tempfile
-from experiments.console import command_line
+from experiments.console import programs
 from experiments.console import describe
 from experiments.studies import comparisons
 from experiments.studies import models_of_runs
@@ -66,7 +66,7 @@ for line in sys.stdin:
     os.chdir(folder)
     program = importlib.import_module(f'experiments.{module}')
     sys.argv = [program.__file__, *arguments]
-    command_line.run(program.main)
+    programs.run(program.main)
   code = commands.in_child(run, files)
   for file in files:
     file.seek(0)

@@ -39,6 +39,7 @@ from experiments.folders import records
 from experiments.folders import workdirs
 from experiments.reporting import reports
 from experiments.reporting import results
+from experiments.running import exits
 from experiments.studies import comparison_reports
 from experiments.studies import comparisons
 from experiments.studies import held_out
@@ -125,7 +126,7 @@ def config_file(lines, start='  config = config_lib.default_config()\n'):
   """The text of a config file with lines of its own."""
   return (
     'import ml_collections\n'
-    'from experiments import config as config_lib\n'
+    'from experiments.configuration import config as config_lib\n'
     'def get_config():\n' + start + f"  config.cases = ('fedavg',)\n  {lines}\n"
     '  return config\n'
   )
@@ -961,7 +962,7 @@ class RandomConfigTest(RandomTestCase):
       with contextlib.redirect_stderr(said):
         found = parsed(module, arguments)
     except SystemExit as stop:
-      self.assertEqual(stop.code, command_line.USER_ERROR)
+      self.assertEqual(stop.code, exits.USER_ERROR)
       self.assertRegex(said.getvalue(), r'^error: [^\n]+\n$')
       return
     self.one_sentence(begin, module, self.folder / 'new', *found)

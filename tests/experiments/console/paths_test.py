@@ -15,6 +15,7 @@ import numpy as np
 from experiments.building import checks
 from experiments.configuration import config as config_lib
 from experiments.console import command_line
+from experiments.console import config_files
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
@@ -58,7 +59,7 @@ class ConfigPathTest(parameterized.TestCase):
     ('folder:c', 'folder:c', []),
   )
   def test_variants_follow_the_file(self, value, path, variants):
-    self.assertEqual(command_line.split_config(value), (path, variants))
+    self.assertEqual(config_files.split_config(value), (path, variants))
 
   @parameterized.parameters('', ':one', ':one,two')
   def test_a_file_behind_a_colon_is_read(self, variants):
@@ -68,7 +69,7 @@ class ConfigPathTest(parameterized.TestCase):
       path.write_text(CONFIG)
       given = f'--config={path}{variants}'
       holder = flags.FlagValues()
-      command_line.define_config_file('config', '', holder)
+      config_files.define_config_file('config', '', holder)
       argv = ['program', given, '--config.run.rounds=7']
       command_line.check_arguments(argv)
       with mock.patch.object(sys, 'argv', argv):

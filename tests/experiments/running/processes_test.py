@@ -81,7 +81,7 @@ stack.close()
 # second process goes with it.
 ENDLESS = """
 import pathlib, sys
-from experiments.console import command_line
+from experiments.console import programs
 from experiments.running import interrupts
 from experiments.running import processes
 sys.argv, (address, number) = sys.argv[:1], sys.argv[1:]
@@ -94,7 +94,7 @@ def main():
       while True:
         multihost_utils.sync_global_devices('again')
 
-command_line.run(main)
+programs.run(main)
 """
 
 

@@ -65,7 +65,7 @@ _SERVER = """
 import json, os, signal, sys, tempfile, threading
 import jax, sklearn.datasets, tensorboardX, matplotlib.pyplot
 from experiments import main
-from experiments.console import command_line
+from experiments.console import programs
 from experiments.reporting import figures
 from experiments.running import program
 from experiments.studies import case_runs
@@ -132,7 +132,7 @@ for line in sys.stdin:
       kill_at(os.path.join(folder, arguments[-1]), *moment)
     workdir = '--workdir=' + arguments.pop()
     sys.argv = [main.__file__, *arguments, workdir]
-    command_line.run(main.main)
+    programs.run(main.main)
   code = commands.in_child(run, files[:2])
   for file in files:
     file.seek(0)

@@ -1068,7 +1068,7 @@ class ErrorTest(program_test.ToyTestCase):
     ({'layer_types': ('.*', 'task')}, r'layer_types'),
     ({'layer_types': (('.*', 0),)}, r'layer_types'),
     ({'algorithm.task_layers': 3}, r'the 2 layers .*3 task'),
-    ({'algorithm.pretrained_layers': 1}, r'in model.pretrained'),
+    ({'algorithm.pretrained_layers': 1}, r'\(experiments.export makes one'),
     (
       {'algorithm.initialization': 'zeros'},
       r"one of shared, per_owner, got 'zeros'",
