@@ -147,7 +147,7 @@ def one_sentence(message: str) -> str:
 
 
 def _explain(message: str, argv: Sequence[str]) -> str:
-  """A sentence for what the flag parser says of a value or a name."""
+  """A sentence for what the flag parser reports of a value or a name."""
   for flag, value in config_files.given_flags(argv):
     section, _, field = flag.partition('.')
     if section not in ('config', 'sweep') or not field:

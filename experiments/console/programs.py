@@ -113,7 +113,7 @@ def carry_out(
     module: Of `experiments`, the one that was called.
     workdir: Where results go.
     work: Raises what `driver.run` does.
-    quiet: Whether another process says where results are.
+    quiet: Whether another process prints where results are.
   """
   from ..studies import divergence
 
@@ -169,7 +169,7 @@ def run(main: Callable[[], int]) -> None:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
   def guarded(unused_argv: Any) -> int:
-    # Orbax says a lot otherwise.
+    # Orbax logs a lot otherwise.
     logging.set_verbosity(logging.WARNING if _DEBUG.value else logging.FATAL)
     if _DETERMINISTIC.value:  # JAX has not started: it reads the flags then.
       determinism.use()

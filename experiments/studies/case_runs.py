@@ -212,7 +212,7 @@ class _CaseRun:
     self._bar.update(steps)
 
   def _evaluate_if_due(self) -> None:
-    """Evaluates on all splits, and says what came out."""
+    """Evaluates on all splits and shows the values."""
     if not self._is_due(self._every):
       return
     history = self._history
@@ -260,7 +260,7 @@ class _CaseRun:
       self._saved.wait()
 
   def _score(self) -> float | None:
-    """How good the state is, the more the better; None if it was not tested."""
+    """The score of the state, higher is better; None without an evaluation."""
     history = self._history
     if (
       history.rounds[-1:] != [self._done] or self._metric not in history.values
@@ -293,7 +293,7 @@ def about(
 
 
 def about_before() -> dict[str, Any]:
-  """What `about` says of checkpoints that say nothing of it."""
+  """The values of `about` for checkpoints saved before there was a choice."""
   return {_STATE_VERSION: 1, **config_lib.default_identity()}
 
 

@@ -9,11 +9,11 @@ from ..running import program as program_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
 
-_LAYERS = {faults.STATE: 'what it keeps'}
+_LAYERS = {faults.STATE: 'the state'}
 
 
 class DivergedError(FloatingPointError):
-  """A client's loss is no longer a number."""
+  """A client's loss or update is not finite."""
 
 
 def check_finite(
@@ -44,7 +44,7 @@ def check_finite(
     'faults.nonfinite=skip_client'
   )
   if attacks.honest(case.data) is not None:
-    cure = f'some clients attack: try another reducer, or {cure}'
+    cure = f'some clients attack: try another robust aggregator, or {cure}'
   raise DivergedError(
     f'{label}: the {what} of client {ids[client]} on task '
     f'{case.data.tasks[task].name!r} was not finite in round {done + step} '

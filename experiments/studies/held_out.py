@@ -85,8 +85,8 @@ def plans_of(
     personal = case.make_algorithm(case.federation, {}).personal
     if personal and not (way.all_layers or case.federation.has_client_layers):
       raise ValueError(
-        f'Expected algorithms whose newcomers adapt in a way that is known, '
-        f'got {name!r}; leave it out.'
+        'Expected algorithms that define how held-out clients adapt, got '
+        f'{name!r}; leave it out.'
       )
     label = cases_lib.label(name, config)
     plans.append(held_out_adaptation.Plan(name, label, final, case, way))
@@ -325,20 +325,20 @@ def describe(
   config = cases_lib.with_own(config, only)
   splits = _splits_of(config, source)
   lines = [
-    'Partition without newcomers (training examples of the first seed)',
+    'Partition without held-out clients (training examples, first seed)',
     datasets.describe(splits[0].train),
     '',
   ]
   for seed, split in zip(case_runs.seeds_of(config), splits, strict=True):
     numbers = ', '.join(str(i) for i in split.held_out.partition.client_ids)
-    lines.append(f'Newcomers of seed {seed}: clients {numbers}')
+    lines.append(f'Held-out clients of seed {seed}: {numbers}')
   lines.append('')
   for plan in plans_of(config, source, splits, only, command_line):
     adapted = held_out_adaptation.adapted_layers(plan)
     path = folder and folder / 'cases' / f'{plan.name}.json'
     done = ', finished' if path and path.exists() else ''
     lines.append(
-      f'{plan.label} ({plan.name}): newcomers adapt {adapted} at '
-      f'learning rate {plan.way.rate:g}{done}'
+      f'{plan.label} ({plan.name}): held-out clients adapt '
+      f'{adapted} at learning rate {plan.way.rate:g}{done}'
     )
   return '\n'.join(lines)

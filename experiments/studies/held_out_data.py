@@ -77,8 +77,8 @@ def hold_out(
       rest = rest[~_beside(rest, first, np.asarray(source.runs)[rows])]
     if not len(rest):
       raise ValueError(
-        f'Expected unseen.examples to leave newcomers some to be tested on, '
-        f'got {most} of the {len(rows)} examples of client '
+        'Expected unseen.examples to leave held-out clients some to be tested '
+        f'on, got {most} of the {len(rows)} examples of client '
         f'{partition.client_ids[client]} (seed {seed}); use fewer.'
       )
     own.append(rows[first])

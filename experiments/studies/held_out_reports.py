@@ -89,7 +89,7 @@ def _notes(records):
     f'({", ".join(labels)})'
     for (rate, epochs), labels in ways.items()
   )
-  pulled = [
+  proximal = [
     f'{record["label"]} with weight {record["way"]["pull"]:g}'
     for record in records
     if record['way']['pull']
@@ -100,10 +100,10 @@ def _notes(records):
     if record['settings']['unseen.start'] == held_out_adaptation.INITIAL
   ]
   notes = [
-    f'Newcomers: {tables.counted(count, "client")} that took no part in '
+    f'Held-out clients: {tables.counted(count, "client")} that took no part in '
     'training, others for each seed; mean over them, all alike. A column for '
-    'each number of examples that a newcomer adapts with, the first ones of '
-    'one order; tested on '
+    'each number of examples that a held-out client adapts with, the first '
+    'ones of one order; tested on '
     f'{_span(sizes)} others, behind the first {most}.',
     f'Adaptation: plain SGD, {trained or "none"}'
     + '; layers that are not named stay. Layers of clients or '
@@ -111,8 +111,8 @@ def _notes(records):
     + (f' (untrained: {", ".join(initial)})' if initial else '')
     + ', those of a task that was trained from its copy.',
   ]
-  if pulled:
-    notes.append(f'Pulled to what they start from: {", ".join(pulled)}.')
+  if proximal:
+    notes.append(f'Proximal to where they start: {", ".join(proximal)}.')
   if first['overlapping_pairs']:
     notes.append(
       f'{first["overlapping_pairs"]} pairs of neighbouring windows, which '

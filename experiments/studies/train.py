@@ -175,7 +175,7 @@ def _add_events(
   """Writes what a case has measured since the last time."""
   try:
     written.add(head | history.curves())
-  except (OSError, held_folders.MovedError):  # Rounds go on: see the report.
+  except (OSError, held_folders.MovedError):  # The report has them, too.
     written.discard()
 
 

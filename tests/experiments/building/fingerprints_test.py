@@ -21,6 +21,7 @@ from experiments.building import datasets
 from experiments.building import fingerprints
 from experiments.folders import workdirs
 from experiments.studies import models_of_runs
+from experiments.studies import case_runs
 from experiments.studies import train
 from fmtl_jax.data import images
 from fmtl_jax.storage import checkpoints
@@ -140,7 +141,7 @@ class RunTest(program_test.ToyTestCase):
     cls.finished = pathlib.Path(folder, 'run')
     cls.config = program_test.toy_config({'run.rounds': 1, 'run.seeds': 1})
     with mock.patch.object(
-      train, 'run_case', return_value=train_test.canned_history()
+      case_runs, 'run_case', return_value=train_test.canned_history()
     ):
       train.train_and_evaluate(cls.config, cls.finished)
 

@@ -654,7 +654,7 @@ MISTAKES = {
     {'run': {'rounds': (1,)}},
     flag('report.metric', 'mse'),
   ),
-  # Comparisons and newcomers.
+  # Comparisons and held-out clients.
   'compare_seeds': compare('<= 10000', flag('compare.seeds', 2 * 10**9)),
   'compare_same_seeds': compare(
     'other seeds than the table', flag('compare.first_seed', 0)
@@ -1243,7 +1243,7 @@ class RandomFileTest(RandomTestCase):
 
   @examples(100)
   @hypothesis.given(damaged_json(NEWCOMERS))
-  def test_the_record_of_newcomers(self, content):
+  def test_the_record_of_held_out_clients(self, content):
     self.write('cases/a.json', content)
 
     def report():

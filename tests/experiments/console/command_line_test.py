@@ -297,7 +297,7 @@ class UnseenTest(commands.CommandTestCase):
   def test_a_dry_run_describes_and_writes_nothing(self):
     code, output, errors = self.run_command(*commands.SMALL_UNSEEN, '--dry_run')
     self.assertEqual(code, 0, errors)
-    self.assertIn('FedRep (fedrep): newcomers adapt output at', output)
+    self.assertIn('FedRep (fedrep): held-out clients adapt output', output)
     self.assertEmpty(list(self.cwd.iterdir()))
 
 

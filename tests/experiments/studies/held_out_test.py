@@ -1,4 +1,4 @@
-"""Laws of newcomers: training never sees them, and they adapt as is said."""
+"""Laws of held-out clients: unseen in training, adapted as documented."""
 
 import contextlib
 import dataclasses
@@ -103,7 +103,7 @@ def _rows(data):
 
 class HoldOutTest(parameterized.TestCase):
   @parameterized.parameters(False, True)
-  def test_newcomers_and_the_others_share_no_example(self, of_people):
+  def test_held_out_clients_and_the_others_share_no_example(self, of_people):
     source = _people() if of_people else program_test.toy_source()
     config = _config(_OF_PEOPLE if of_people else {})
     drawn = set()
@@ -137,7 +137,7 @@ class HoldOutTest(parameterized.TestCase):
     }
     self.assertEqual(sizes, {(4, 3)})
 
-  def test_newcomers_keep_their_tasks_and_numbers(self):
+  def test_held_out_clients_keep_their_tasks_and_numbers(self):
     source = program_test.toy_source()
     held = held_out_data.hold_out(source, _config(), 0)
     both = [held.train.partition, held.held_out.partition]
@@ -165,7 +165,7 @@ class HoldOutTest(parameterized.TestCase):
       self.assertContainsSubset(less, more)
       self.assertLen(more, len(less) + 5)
 
-  def test_standardization_knows_nothing_of_newcomers(self):
+  def test_standardization_knows_nothing_of_held_out_clients(self):
     source, config = _people(), _config(_OF_PEOPLE)
     clean = held_out_data.hold_out(source, config, 0)
     features = source.features.copy()
@@ -212,7 +212,7 @@ def _initial_states(case):
 
 
 class AdaptationTest(program_test.ToyTestCase):
-  """Newcomers of algorithms that were not trained: states are made up."""
+  """Held-out clients of untrained algorithms: states are made up."""
 
   def prepare(self, name, fields=None, source=None):
     source = source or program_test.toy_source()
@@ -231,7 +231,7 @@ class AdaptationTest(program_test.ToyTestCase):
     return plan, found, held_out_adaptation.trained_of(plan, state, state)
 
   def view(self, prepared, count, number=0, change=None):
-    """The adapted view of a newcomer of the first seed."""
+    """The adapted view of a held-out client of the first seed."""
     _, found, trained = prepared
     pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
     data = dataclasses.replace(found.data, partition=pick(found.partitions))
@@ -336,7 +336,7 @@ class AdaptationTest(program_test.ToyTestCase):
     wanted = testing.jit(view)(pick(trained))
     testing.assert_trees_close(self.view(prepared, 8, number=1), wanted)
 
-  def test_a_pull_keeps_newcomers_near_the_global_model(self):
+  def test_a_proximal_term_keeps_held_out_clients_near_the_global_model(self):
     moved = {}
     for name, fields in (
       ('fedavg_finetune', {}),
@@ -350,7 +350,7 @@ class AdaptationTest(program_test.ToyTestCase):
     self.assertGreater(moved['ditto'], 0)
     self.assertLess(moved['ditto'], 0.9 * moved['fedavg_finetune'])
 
-  def test_newcomers_take_the_cluster_that_suits_their_examples(self):
+  def test_held_out_clients_take_the_cluster_that_suits_their_examples(self):
     prepared = self.prepare('ifca')
     _, found, trained = prepared
     clusters = [
@@ -379,7 +379,7 @@ class AdaptationTest(program_test.ToyTestCase):
       if 'data.tasks_per_client' not in c.settings
     )
   )
-  def test_newcomers_of_any_algorithm_have_a_model(self, name):
+  def test_held_out_clients_of_any_algorithm_have_a_model(self, name):
     config = _config({'cases': (name,), 'cohort.clients_per_task': 0})
     source = program_test.toy_source()
     held = _held_out(source, config)
@@ -397,7 +397,7 @@ class AdaptationTest(program_test.ToyTestCase):
 
 
 class PoisonTest(program_test.ToyTestCase):
-  def test_training_never_sees_a_newcomer(self):
+  def test_training_never_sees_a_held_out_client(self):
     """Values that would spoil everything change no bit of what is trained."""
     config = _config(_OF_PEOPLE | {'cases': ('fedavg',), 'run.seeds': 1})
     source = _people()
@@ -541,16 +541,16 @@ class RunTest(program_test.ToyTestCase):
       train_test.without_dates(again), train_test.without_dates(self.returned)
     )
 
-  def test_a_dry_run_says_who_is_new_and_how_they_adapt(self):
+  def test_a_dry_run_names_held_out_clients_and_how_they_adapt(self):
     text = held_out.describe(_config(), self.finished)
     ids = train_test.read_json(self.finished / 'cases' / 'fedavg.json')
     for line in (
-      'Newcomers of seed 1: clients '
+      'Held-out clients of seed 1: '
       + ', '.join(str(i) for i in ids['clients'][1]),
-      'FedAvg (fedavg): newcomers adapt nothing at learning rate 0.02, '
+      'FedAvg (fedavg): held-out clients adapt nothing at learning rate 0.02, '
       'finished',
-      'FedAvg + fine-tuning (fedavg_finetune): newcomers adapt all layers at '
-      'learning rate 0.02, finished',
+      'FedAvg + fine-tuning (fedavg_finetune): held-out clients adapt all '
+      'layers at learning rate 0.02, finished',
     ):
       self.assertIn(line, text.splitlines())
 

@@ -28,7 +28,6 @@ from experiments.running import program
 from experiments.studies import case_runs
 from experiments.studies import histories
 from experiments.studies import sweeps
-from experiments.studies import train
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test
@@ -213,7 +212,7 @@ class SweepTest(program_test.ToyTestCase):
     workdir = self.copy()
     (workdir / 'parts' / f'{CASE}_1.json').unlink()
     with mock.patch.object(
-      train, 'run_case', return_value=self.histories[1]
+      case_runs, 'run_case', return_value=self.histories[1]
     ) as run_case:
       again = sweeps.run(_config(), _sweep(), workdir)
     self.assertEqual(run_case.call_count, 1)
@@ -226,7 +225,7 @@ class SweepTest(program_test.ToyTestCase):
     stop = interrupts.Interrupted(signal.SIGTERM)
     with (
       mock.patch.object(
-        train, 'run_case', side_effect=[self.histories[0], stop]
+        case_runs, 'run_case', side_effect=[self.histories[0], stop]
       ),
       self.assertRaises(interrupts.Interrupted),
     ):
@@ -236,7 +235,7 @@ class SweepTest(program_test.ToyTestCase):
     table = (workdir / 'sweep.md').read_text(encoding='utf-8')
     self.assertIn('Not finished yet: 1 program.', table)
     with mock.patch.object(
-      train, 'run_case', side_effect=[self.histories[1]]
+      case_runs, 'run_case', side_effect=[self.histories[1]]
     ) as run_case:
       again = sweeps.run(_config(), _sweep(), workdir)
     self.assertEqual(run_case.call_count, 1)

@@ -1019,7 +1019,7 @@ class AttackedTest(program_test.ToyTestCase):
   def test_honest_clients_that_are_lost_are_told(self):
     with self.assertRaisesRegex(
       divergence.DivergedError,
-      'in round 1 .* some clients attack: try another red',
+      'in round 1 .* some clients attack: try another rob',
     ):
       self.run_attacked('mean')
 
