@@ -193,7 +193,7 @@ def run(study: Study, workdir: pathlib.Path, resume: str = 'auto') -> Any:
         part.run(flag)
         missing.remove(part.name)
         if missing and processes.is_first():
-          work.report(missing)
+          work.report(tuple(missing))
       bar.update(1)
     return work.report(()) if processes.is_first() else {}
 
