@@ -552,7 +552,7 @@ MISTAKES = {
   ),
   'exits': file_of_config('SystemExit: 3', 'import sys\nsys.exit(3)'),
   'other_schema': file_of_config(
-    "no field 'aggregation.common'; start from experiments.config.default",
+    "no field 'aggregation.common'; start from experiments.configuration.config",
     config_file('pass', '  config = ml_collections.ConfigDict()\n'),
   ),
   'no_cases': file_of_config(

@@ -19,12 +19,9 @@ import jax
 import numpy as np
 
 from experiments.configuration import config as config_lib
-from experiments.reporting import results
-from experiments.reporting import tables
 from experiments.running import interrupts
 from experiments.studies import case_runs
 from experiments.studies import comparison_plans
-from experiments.studies import comparison_reports
 from experiments.studies import comparisons
 from experiments.studies import histories
 from experiments.studies import train
@@ -49,7 +46,8 @@ FILES = {
 }
 
 
-def _config(fields=None):
+def toy_config(fields=None):
+  """A comparison of few rounds, with fields by dotted name."""
   return program_test.toy_config(
     {
       'cases': ALGORITHMS,
@@ -136,7 +134,7 @@ class RunTest(program_test.ToyTestCase):
       return cls.histories[-1]
 
     with mock.patch.object(case_runs, 'run_case', kept):
-      cls.returned = comparisons.run(_config(), cls.finished)
+      cls.returned = comparisons.run(toy_config(), cls.finished)
 
   def copy(self):
     workdir = train_test.new_folder(self)
@@ -154,7 +152,7 @@ class RunTest(program_test.ToyTestCase):
     )
 
   def test_all_have_the_same_budget_data_and_seeds(self):
-    config = _config()
+    config = toy_config()
     for number, (_, case, case_config, *_) in enumerate(self.calls):
       is_search = number % 2 == 0
       keys = jax.random.key_data(case.runs.key)
@@ -189,7 +187,7 @@ class RunTest(program_test.ToyTestCase):
   def test_runs_of_the_table_are_those_of_main(self):
     workdir = train_test.new_folder(self)
     command_line = {comparison_plans.RATE: self.row('fedavg')['learning_rate']}
-    train.train_and_evaluate(_config(), workdir, ['fedavg'], command_line)
+    train.train_and_evaluate(toy_config(), workdir, ['fedavg'], command_line)
     found, wanted = (
       train_test.read_json(folder / 'cases' / 'fedavg.json')
       for folder in (self.finished, workdir)
@@ -257,7 +255,7 @@ class RunTest(program_test.ToyTestCase):
   def test_a_second_call_trains_nothing(self):
     workdir = self.copy()
     with _canned() as ran:
-      again = comparisons.run(_config(), workdir)
+      again = comparisons.run(toy_config(), workdir)
     self.assertEmpty(ran)
     self.assertEqual(again, self.returned)
 
@@ -269,7 +267,7 @@ class RunTest(program_test.ToyTestCase):
     workdir = self.copy()
     (workdir / name).unlink()
     with _canned() as ran:
-      comparisons.run(_config(), workdir)
+      comparisons.run(toy_config(), workdir)
     self.assertEqual([label for label, _ in ran], wanted)
 
   @parameterized.parameters('config', 'flag')
@@ -277,7 +275,7 @@ class RunTest(program_test.ToyTestCase):
     workdir = self.copy()
     before = train_test.snapshot(workdir)
     names = ('fedprox', *ALGORITHMS)
-    config = _config({'cases': names} if where == 'config' else {})
+    config = toy_config({'cases': names} if where == 'config' else {})
     only = ['fedprox'] if where == 'flag' else []
     with _canned() as ran:
       found = comparisons.run(config, workdir, only)
@@ -295,7 +293,7 @@ class RunTest(program_test.ToyTestCase):
 
   def test_fewer_algorithms_are_the_same_comparison(self):
     with _canned() as ran:
-      found = comparisons.run(_config({'cases': ('isolated',)}), self.copy())
+      found = comparisons.run(toy_config({'cases': ('isolated',)}), self.copy())
     self.assertEmpty(ran)
     self.assertLen(found['comparison'], 2)
 
@@ -315,7 +313,7 @@ class RunTest(program_test.ToyTestCase):
   def test_another_comparison_is_refused(self, fields, of_fedavg, sentence):
     workdir = self.copy()
     before = train_test.snapshot(workdir)
-    config = _config(fields)
+    config = toy_config(fields)
     for field, value in of_fedavg.items():
       config_lib.put_field(config.overrides, f'fedavg.{field}', value)
     with (
@@ -327,7 +325,7 @@ class RunTest(program_test.ToyTestCase):
     self.assertEqual(train_test.snapshot(workdir), before)
 
   def test_settings_of_others_are_nothing_to_an_algorithm(self):
-    config = _config({'cases': ('fedprox', *ALGORITHMS)})
+    config = toy_config({'cases': ('fedprox', *ALGORITHMS)})
     config_lib.put_field(config.overrides, 'fedprox.algorithm.mu', 0.5)
     with _canned() as ran:
       comparisons.run(config, self.copy())
@@ -352,25 +350,25 @@ class RunTest(program_test.ToyTestCase):
       ),
       self.assertRaises(interrupts.Interrupted) as caught,
     ):
-      comparisons.run(_config(), workdir)
+      comparisons.run(toy_config(), workdir)
     self.assertEqual(caught.exception.exit_code, 143)
     self.assertFalse((workdir / 'cases' / 'fedavg.json').exists())
-    dry_run = comparisons.describe(_config(), workdir)
+    dry_run = comparisons.describe(toy_config(), workdir)
     self.assertIn(
       '(fedavg)' + (': finished search' if part else '') + '\n', dry_run
     )
     with self.assertRaisesRegex(ValueError, 'of fedavg .0.0 there'):
-      config = _config()
+      config = toy_config()
       config_lib.put_field(config.overrides, 'fedavg.client.momentum', 0.5)
       comparisons.run(config, workdir)
-    again = comparisons.run(_config(), workdir)
+    again = comparisons.run(toy_config(), workdir)
     self.assertEqual(
       [_without_times(row) for row in again['comparison']],
       [_without_times(row) for row in self.returned['comparison']],
     )
 
   def test_a_dry_run_says_where_papers_have_other_defaults(self):
-    text = comparisons.describe(_config({'cases': ('fedper', 'fedrep')}))
+    text = comparisons.describe(toy_config({'cases': ('fedper', 'fedrep')}))
     self.assertRegex(
       text,
       r'(?m)^FedPer \(fedper\)\nFedRep \(fedrep\)\n  unlike its paper: Means '
@@ -379,7 +377,7 @@ class RunTest(program_test.ToyTestCase):
 
   def test_a_dry_run_says_what_is_left(self):
     text = comparisons.describe(
-      _config({'cases': ('fedprox', *ALGORITHMS)}), self.finished
+      toy_config({'cases': ('fedprox', *ALGORITHMS)}), self.finished
     )
     for line in (
       'FedProx (fedprox)',
@@ -402,7 +400,7 @@ class ChoiceTest(program_test.ToyTestCase):
   def run_canned(self, fields=None, only=(), **canned):
     with _canned(**canned) as ran:
       found = comparisons.run(
-        _config(fields), train_test.new_folder(self), only
+        toy_config(fields), train_test.new_folder(self), only
       )
     return {row['case']: row for row in found['comparison']}, ran
 
@@ -446,12 +444,12 @@ class ChoiceTest(program_test.ToyTestCase):
     (('majority', 'isolated'), (), 'i'),
   )
   def test_training_alone_is_always_run(self, names, only, wanted):
-    plans = comparison_plans.plans_of(_config({'cases': names}), only)
+    plans = comparison_plans.plans_of(toy_config({'cases': names}), only)
     short = {'fedavg': 'f', 'isolated': 'i', 'fedprox': 'p'}
     self.assertEqual(''.join(short[plan.name] for plan in plans), wanted)
 
   def test_an_algorithm_may_have_settings_of_its_own(self):
-    config = _config()
+    config = toy_config()
     config_lib.put_field(config.overrides, 'fedavg.client.momentum', 0.5)
     plans = {plan.name: plan for plan in comparison_plans.plans_of(config)}
     for which in ('search', 'final'):
@@ -487,13 +485,13 @@ class ErrorTest(program_test.ToyTestCase):
     ({'cohort.clients_per_task': 3}, {}, 'clients_per_task <= 2'),
   )
   def test_what_cannot_be_compared_is_told(self, fields, overrides, sentence):
-    config = _config(fields)
+    config = toy_config(fields)
     for field, value in overrides.items():
       config_lib.put_field(config.overrides, field, value)
     self.check(sentence, config)
 
   def test_a_learning_rate_on_the_command_line_is_told(self):
-    self.check('the search chooses', _config(), {comparison_plans.RATE: 0.1})
+    self.check('the search chooses', toy_config(), {comparison_plans.RATE: 0.1})
 
   def check(self, sentence, config, command_line=None):
     workdir = train_test.new_folder(self)
@@ -509,180 +507,6 @@ class ErrorTest(program_test.ToyTestCase):
       self.assertNotIn('\n', str(caught.exception))
       self.assertEmpty(ran)
       self.assertFalse(workdir.exists())
-
-
-def _record(case, own, *, mean=90.0, losses=(1.0, 1.0)):
-  """A case of three clients with one task; `own` `[R][M]`, by seed."""
-  bytes_ = {'common': 2048.0, 'task': 1024.0, 'personal': 0.0}
-  return {
-    'case': case,
-    'label': case,
-    'tasks': ['odd'],
-    'seeds': [0, 1],
-    'rounds': 10,
-    'protocol': 'iid',
-    'clients': ['a', 'b', 'c'],
-    'client_tasks': [[0], [0], [0]],
-    'curve': {
-      'round': [10],
-      'values': {
-        'test/client/accuracy': [[[mean - 1] * 2, [mean + 1] * 2]],
-        'test/client/accuracy_worst_decile': [[[x[0]] * 2 for x in own]],
-        'test/client/loss': [[[x, x] for x in losses]],
-      },
-    },
-    'train_loss': [[1.0, 1.0]],
-    'client_values': {'test/accuracy': [[[x] for x in run] for run in own]},
-    'cost': {
-      'bytes_up_per_client': bytes_,
-      'bytes_down_per_client': bytes_,
-      'seconds_per_round': 0.0123,
-    },
-  }
-
-
-def _points(*finals):
-  return [
-    {
-      'settings': {comparison_plans.RATE: rate},
-      'final': final,
-      'lower_is_better': False,
-    }
-    for rate, final in zip(RATES, finals, strict=True)
-  ]
-
-
-class NegativeTransferTest(parameterized.TestCase):
-  ALONE = ((80.0, 80.0, 80.0), (60.0, 70.0, 80.0))
-  OTHER = ((79.0, 80.0, 81.0), (50.0, 60.0, 90.0))
-
-  def test_it_is_the_share_of_clients_that_are_worse_off_by_seed(self):
-    alone, other = (_record('x', own) for own in (self.ALONE, self.OTHER))
-    share = results.negative_transfer(other, alone, 'test', 'accuracy')
-    # As good, of client b with seed 0, is not worse.
-    np.testing.assert_allclose(share, [100 / 3, 200 / 3])
-    share = results.negative_transfer(alone, other, 'test', 'accuracy')
-    np.testing.assert_allclose(share, [100 / 3, 100 / 3])
-
-  def test_more_of_a_loss_is_worse(self):
-    alone, other = (_record('x', own) for own in (self.ALONE, self.OTHER))
-    for record in (alone, other):
-      record['client_values'] = {
-        'test/loss': record['client_values']['test/accuracy']
-      }
-    share = results.negative_transfer(other, alone, 'test', 'loss')
-    np.testing.assert_allclose(share, [100 / 3, 100 / 3])
-
-  def test_clients_without_a_value_do_not_count(self):
-    other = ((None, 70.0, 90.0), (None, None, None))
-    alone, other = (_record('x', own) for own in (self.ALONE, other))
-    share = results.negative_transfer(other, alone, 'test', 'accuracy')
-    np.testing.assert_allclose(share, [50, np.nan])
-
-
-class TableTest(parameterized.TestCase):
-  def tables(self, records, searches, **fields):
-    config = _config({'run.seeds': 2, 'run.rounds': 10} | fields)
-    rows = comparison_reports.summarize(records, searches, config)
-    return comparison_reports.build_tables(rows, records, searches, config)
-
-  def test_a_row_says_what_was_measured_and_searched(self):
-    records = [
-      _record('isolated', NegativeTransferTest.ALONE, mean=70.0),
-      _record('fedavg', NegativeTransferTest.OTHER, mean=80.0),
-    ]
-    searches = {
-      'isolated': _points(60.0, 70.0, None),
-      'fedavg': _points(80.0, 75.0, 70.0),
-    }
-    table, search = self.tables(records, searches)
-    self.assertEqual(
-      table.header,
-      (
-        'algorithm',
-        'mean',
-        'worst decile',
-        'negative transfer (%)',
-        'bytes up + down',
-        'a round',
-        'learning rate',
-        'points',
-      ),
-    )
-    self.assertEqual(
-      table.rows,
-      (
-        (
-          'Isolated',
-          '70.00 ± 1.41',
-          '70.00 ± 14.14',
-          'reference',
-          '6 KiB',
-          '12.3 ms',
-          '0.5',
-          '3 (1 diverged)',
-        ),
-        (
-          'FedAvg',
-          '80.00 ± 1.41',
-          '64.50 ± 20.51',
-          '50.0 ± 23.6',
-          '6 KiB',
-          '12.3 ms',
-          '0.05',
-          '3',
-        ),
-      ),
-    )
-    self.assertEqual(set(table.bold), {(1, 1), (0, 2)})
-    notes = ' '.join(table.notes)
-    self.assertIn('over 2 seeds after 10 rounds', notes)
-    self.assertIn('each of 3 learning rates (0.05, 0.5, 1e+38)', notes)
-    self.assertIn('of 2 seeds that the table does not use', notes)
-    self.assertIn('learning rate was best for FedAvg.', notes)
-    self.assertEqual(search.header, ('algorithm', '0.05', '0.5', '1e+38'))
-    self.assertEqual(
-      search.rows,
-      (
-        ('Isolated', '60.00', '70.00', 'diverged'),
-        ('FedAvg', '80.00', '75.00', '70.00'),
-      ),
-    )
-    self.assertEqual(set(search.bold), {(0, 2), (1, 1)})
-
-  def test_what_diverged_has_no_numbers(self):
-    records = [
-      _record('isolated', NegativeTransferTest.ALONE),
-      # Spoiled by the last round: no training loss shows it.
-      _record('fedavg', NegativeTransferTest.OTHER, losses=(1.0, None)),
-    ]
-    searches = {
-      'isolated': _points(60.0, 70.0, 65.0),
-      'fedavg': _points(60.0, 70.0, 65.0),
-      'fedprox': _points(None, None, None),
-    }
-    table, search = self.tables(records, searches)
-    none = (tables.MISSING,) * 2
-    self.assertEqual(table.rows[1][1:4], ('diverged', *none))
-    self.assertEqual(table.rows[1][6:], ('0.5', '3'))
-    self.assertEqual(
-      table.rows[2],
-      ('FedProx', 'diverged', *none, *none, '–', '3 (3 diverged)'),
-    )
-    self.assertEqual(search.rows[2][1:], ('diverged',) * 3)
-    notes = ' '.join(table.notes)
-    self.assertIn('FedAvg: a loss was not a number with 1 seed of 2.', notes)
-    self.assertIn('FedProx: a loss was not a number at every', notes)
-    self.assertEmpty(table.bold)  # One algorithm is left.
-
-  def test_nobody_is_worse_off_than_a_reference_that_diverged(self):
-    records = [
-      _record('isolated', NegativeTransferTest.ALONE, losses=(None, 1.0)),
-      _record('fedavg', NegativeTransferTest.OTHER),
-    ]
-    searches = {name: _points(1.0, 2.0, 1.0) for name in ('isolated', 'fedavg')}
-    table, _ = self.tables(records, searches)
-    self.assertEqual([row[3] for row in table.rows], [tables.MISSING] * 2)
 
 
 if __name__ == '__main__':
