@@ -29,7 +29,7 @@ from experiments.studies import comparison_plans
 from experiments.studies import comparisons
 from experiments.studies import held_out
 from experiments.studies import models_of_runs
-from experiments.studies import sweeps
+from experiments.studies import grids
 from experiments.studies import train
 from fmtl_jax import models
 from fmtl_jax import testing
@@ -285,8 +285,8 @@ class GridTest(ConfigsTestCase):
     for case in cases.names(config):
       if case == cases.MAJORITY:
         continue
-      mapped, static = sweeps.grid_of(sweep, case)
-      points = sweeps.product(mapped | static)
+      mapped, static = grids.grid_of(sweep, case)
+      points = grids.product(mapped | static)
       for point in points:
         resolved = cases.resolve(case, config, {})
         for field, value in point.items():

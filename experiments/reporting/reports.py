@@ -89,23 +89,6 @@ def write(
   return found
 
 
-def nothing_trained(
-  path: pathlib.Path,
-  files: Sequence[pathlib.Path],
-  check: records_lib.Check = records_lib.check_case,
-) -> str:
-  """Says that all cases were finished before, and when.
-
-  Args:
-    path: The report that is there, such as `results.json`.
-    files: The records of the cases.
-    check: Of one record.
-  """
-  records = [records_lib.read(file, check) for file in files]
-  spans = environments.of_records(records, path)
-  return environments.nothing_trained('cases', spans, files)
-
-
 def unfinished(labels: Sequence[str]) -> list[str]:
   """Notes of a table that is written as a run goes.
 

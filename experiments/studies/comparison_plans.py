@@ -11,7 +11,7 @@ from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
 from . import case_runs
-from . import sweeps
+from . import grids
 
 REFERENCE = 'isolated'  # Always run: who is better off than alone?
 RATE = 'client.learning_rate'
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
   label: str
   search: ml_collections.ConfigDict
   final: ml_collections.ConfigDict
-  points: tuple[sweeps.Point, ...]
+  points: tuple[grids.Point, ...]
   identity: dict[str, Any]
 
 

@@ -59,8 +59,8 @@ def run(
   Returns:
     What `comparison.json` holds: `environment`, `environments`, `results` and
     `cost` as in `results.json`; `comparison`, the rows of
-    `comparison_reports.summarize`; and `searches`, those of `sweeps.rows_of` by
-    algorithm.
+    `comparison_reports.summarize`; and `searches`, those of
+    `sweep_reports.rows_of` by algorithm.
 
   Raises:
     ValueError: If anything about the input is wrong; nothing is written then.

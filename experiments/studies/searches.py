@@ -17,7 +17,7 @@ from ..reporting import results
 from ..running import interrupts
 from . import case_runs
 from . import comparison_plans
-from . import sweeps
+from . import sweep_reports
 
 Row = dict[str, Any]
 
@@ -88,7 +88,7 @@ def run(
   )
   seconds = time.perf_counter() - start
   own = results.own_metrics(source.tasks)
-  rows = sweeps.rows_of(
+  rows = sweep_reports.rows_of(
     plan.name, {}, plan.points, plan.search, history, seconds, own
   )
   records.write(path, unfinished | {'rows': rows})

@@ -46,6 +46,7 @@ from experiments.studies import held_out
 from experiments.studies import held_out_reports
 from experiments.studies import models_of_runs
 from experiments.studies import searches
+from experiments.studies import sweep_reports
 from experiments.studies import sweeps
 from experiments.studies import train
 from fmtl_jax import algorithms
@@ -552,7 +553,7 @@ MISTAKES = {
   ),
   'exits': file_of_config('SystemExit: 3', 'import sys\nsys.exit(3)'),
   'other_schema': file_of_config(
-    "no field 'aggregation.common'; start from experiments.configuration.config",
+    "'aggregation.common'; start from experiments.configuration.config.default",
     config_file('pass', '  config = ml_collections.ConfigDict()\n'),
   ),
   'no_cases': file_of_config(
@@ -1260,7 +1261,7 @@ class RandomFileTest(RandomTestCase):
 
     def report():
       rows = records.read_rows(self.folder / 'part.json')
-      sweeps.best_of(rows)
+      sweep_reports.best_of(rows)
       searches.best_of(rows)
 
     self.one_sentence(report)

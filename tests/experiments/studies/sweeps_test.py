@@ -27,6 +27,8 @@ from experiments.running import interrupts
 from experiments.running import program
 from experiments.studies import case_runs
 from experiments.studies import histories
+from experiments.studies import grids
+from experiments.studies import sweep_reports
 from experiments.studies import sweeps
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
@@ -257,7 +259,7 @@ class SweepTest(program_test.ToyTestCase):
     self.assertEqual(train_test.snapshot(workdir), before)
 
   def test_the_best_setting_of_each_case_is_named(self):
-    best = sweeps.best_of(self.rows)
+    best = sweep_reports.best_of(self.rows)
     self.assertEqual(list(best), [CASE])
     defined = [row['best'] for row in self.rows if row['best'] is not None]
     self.assertEqual(best[CASE]['best'], max(defined))
@@ -348,19 +350,19 @@ class GridTest(parameterized.TestCase):
   }
 
   def test_fields_that_change_no_shape_are_mapped(self):
-    mapped, static = sweeps.grid_of(self.SWEEP, 'fedavg')
+    mapped, static = grids.grid_of(self.SWEEP, 'fedavg')
     self.assertEqual(mapped, {'client.learning_rate': (0.1, 0.2)})
     self.assertEqual(static, {'client.batch_size': (4, 8)})
 
   def test_a_case_may_have_values_of_its_own(self):
-    mapped, static = sweeps.grid_of(self.SWEEP, 'fedprox')
+    mapped, static = grids.grid_of(self.SWEEP, 'fedprox')
     self.assertEqual(
       mapped, {'client.learning_rate': (0.1, 0.2), 'algorithm.mu': (0.1, 1.0)}
     )
     self.assertEqual(static, {'client.batch_size': (16,)})
 
   def test_a_grid_is_a_product(self):
-    points = sweeps.product({'a': (1, 2), 'b': ('x', 'y')})
+    points = grids.product({'a': (1, 2), 'b': ('x', 'y')})
     self.assertEqual(
       points,
       [
@@ -370,7 +372,7 @@ class GridTest(parameterized.TestCase):
         {'a': 2, 'b': 'y'},
       ],
     )
-    self.assertEqual(sweeps.product({}), [{}])
+    self.assertEqual(grids.product({}), [{}])
 
 
 class BestTest(parameterized.TestCase):
@@ -386,24 +388,24 @@ class BestTest(parameterized.TestCase):
       }
     )
     points = [{'client.learning_rate': float(i)} for i in range(len(curves))]
-    return sweeps.rows_of(CASE, {}, points, config, history, 1.0)
+    return sweep_reports.rows_of(CASE, {}, points, config, history, 1.0)
 
   def test_the_highest_accuracy_is_the_best(self):
     rows = self.rows('accuracy', [[50, 70, 60], [50, 80, 75], [50, 60, 79]])
     self.assertEqual([row['best'] for row in rows], [70, 80, 79])
     self.assertEqual([row['best_round'] for row in rows], [1, 1, 2])
-    self.assertEqual(sweeps.best_of(rows)[CASE], rows[1])
+    self.assertEqual(sweep_reports.best_of(rows)[CASE], rows[1])
 
   @parameterized.parameters('loss', 'mse')
   def test_the_lowest_loss_is_the_best(self, metric):
     rows = self.rows(metric, [[0.9, 0.4, 0.6], [0.9, 0.3, 0.5]])
     self.assertEqual([row['best'] for row in rows], [0.4, 0.3])
-    self.assertEqual(sweeps.best_of(rows)[CASE], rows[1])
+    self.assertEqual(sweep_reports.best_of(rows)[CASE], rows[1])
 
   def test_no_point_is_the_best_of_none(self):
     rows = self.rows('accuracy', [[50, None, None]])
     rows = [row | {'best': None} for row in rows]
-    self.assertEmpty(sweeps.best_of(rows))
+    self.assertEmpty(sweep_reports.best_of(rows))
 
 
 if __name__ == '__main__':
