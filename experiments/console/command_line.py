@@ -1,4 +1,4 @@
-"""The command line: flags of programs, and what is wrong with them.
+"""The command line: flags of programs, and errors in their values.
 
 A mistake is one sentence with the cure, never a traceback. What the flag parser
 would answer with one is checked before it is called.
@@ -64,7 +64,7 @@ def override_values() -> dict[str, Any]:
 
 
 def check_arguments(argv: Sequence[str]) -> None:
-  """Checks what the flag parser would answer with a traceback.
+  """Checks config files, for which the flag parser shows a traceback.
 
   Args:
     argv: As of `sys.argv`.
@@ -126,7 +126,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if others:
       raise UserError(f'Expected flags, got {others[0]!r}; write --name=value.')
     return [program]
-  except Exception as error:  # The parser passes on what values raise.
+  except Exception as error:  # The parser lets errors of values through.
     if '--debug' in argv:
       traceback.print_exc()
     message = str(error)

@@ -1,4 +1,4 @@
-"""Describe: what an experiment would do, without training anything."""
+"""Describe: what an experiment would run, without training: `--dry_run`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,7 +97,7 @@ def layer_table(federation: federation_lib.Federation) -> list[str]:
 def _messages(
   federation: federation_lib.Federation, messages: algorithms.Messages
 ) -> list[str]:
-  """What a client sends and is sent, on one line if that is as much."""
+  """Sizes of client message and server broadcast, on one line if equal."""
   ways = []
   for message in (messages.up, messages.down):
     once, each_slot = communication.message_bytes(federation, message)

@@ -21,7 +21,7 @@ _FACES = "needs `pip install 'fmtl_jax[faces]'`"
 
 
 class _About(NamedTuple):
-  """What is said of something that others made.
+  """A data set or network of a third party.
 
   Attributes:
     title: What it is.
@@ -121,7 +121,7 @@ def _algorithms() -> Iterator[str]:
 
 
 def _about(name: str, spec: algorithms.Spec) -> Iterator[str]:
-  """What an algorithm says of itself, in paragraphs."""
+  """The description of an algorithm, in paragraphs."""
   yield spec.title
   for setting, rule in spec.settings.items():
     field = config_lib.own_field(name, setting)
@@ -141,7 +141,7 @@ def _about(name: str, spec: algorithms.Spec) -> Iterator[str]:
 def _others(
   names: Mapping[str, Any], known: Mapping[str, _About]
 ) -> Iterator[str]:
-  """Lines of what others made."""
+  """Lines of data sets or networks of third parties."""
   for name, entry in names.items():
     about = known.get(name)
     if about is None:  # A user's own.

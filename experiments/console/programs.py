@@ -107,7 +107,7 @@ def carry_out(
   work: Callable[[], Any],
   quiet: bool = False,
 ) -> int:
-  """Does what can be stopped and resumed; returns the exit code.
+  """Runs work that can be stopped and resumed; returns the exit code.
 
   Args:
     module: Of `experiments`, the one that was called.
@@ -160,7 +160,9 @@ def run(main: Callable[[], int]) -> None:
   use_all_cores()
   use_compilation_cache()
   for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):  # It may know less than UTF-8.
+    if isinstance(
+      stream, io.TextIOWrapper
+    ):  # Its encoding may lack characters.
       stream.reconfigure(errors='backslashreplace')
   streams.keep()
   # `--help` shows the flags of the program: these are its own.
@@ -189,7 +191,7 @@ def run(main: Callable[[], int]) -> None:
 
 
 def _outcome(main: Callable[[], int]) -> int:
-  """The exit code of a program; a mistake is a sentence."""
+  """The exit code of a program; an error is printed as one sentence."""
   try:
     interrupts.raise_and_note()
     warning = jax_settings.check()
@@ -213,7 +215,7 @@ def _outcome(main: Callable[[], int]) -> int:
     )
   except KeyboardInterrupt:  # Outside of the rounds, or for a second time.
     print(interrupts.AT_ONCE, file=sys.stderr)
-    exits.at_once()  # What is compiled or read has no one to wait for it.
+    exits.at_once()  # Nobody waits for what is compiled or read.
     return interrupts.EXIT_CODE
   print(f'error: {message}', file=sys.stderr)
   return exits.USER_ERROR

@@ -1,4 +1,4 @@
-"""Case records: what is written of a case when it is finished."""
+"""Case records: the results of a finished case as JSON values."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def head(
   source: datasets.Source,
   overlapping_pairs: int,
 ) -> Record:
-  """What a record says of its case and data, whatever was measured."""
+  """The fields of a record that name its case and data."""
   return {
     'case': name,
     'label': cases_lib.label(name, config),
@@ -89,7 +89,7 @@ def of_case(
 def of_majority(
   source: datasets.Source, config: ml_collections.ConfigDict
 ) -> Record:
-  """The record of always answering the most frequent training label."""
+  """The record of the majority-class baseline."""
   found: dict[str, list[Any]] = {}
   for seed in case_runs.seeds_of(config):
     data = build.mark_attackers(

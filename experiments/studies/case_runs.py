@@ -57,7 +57,7 @@ def run_case(
     case: What to run.
     config: The case's config.
     folder: Its checkpoints are kept here.
-    flag: Says when to stop.
+    flag: Set by a signal that stops the run.
     stop_if_diverged: Whether a loss that is not finite is an error. Otherwise
       runs that diverge end there, see `faults.diverged_above`.
     point_size: How many neighbouring runs end together, such as the seeds of a
@@ -170,11 +170,11 @@ class _CaseRun:
     return interrupts.Interrupted(self._flag.signal_number or signal.SIGTERM)
 
   def _compile_seconds(self) -> float:
-    """Of this process and of those that ran rounds before."""
+    """The compile time of this process and of those before it."""
     return self._compiled_before + self._program.compile_seconds
 
   def _is_due(self, period: int) -> bool:
-    """Whether to do now what is done once in so many rounds, and at the end."""
+    """Whether a period of rounds ends now, or the last round is done."""
     if self._done == self._rounds:
       return True
     return bool(period) and self._done % period == 0
@@ -186,7 +186,7 @@ class _CaseRun:
     return self._history.active(self._program.num_runs, self._point_size)
 
   def _run_rounds(self) -> None:
-    """Runs rounds up to the next one after which something is due."""
+    """Runs the rounds up to the next evaluation or checkpoint."""
     periods = [period for period in (self._every, self._save_every) if period]
     steps = min(
       self._rounds - self._done,
@@ -240,7 +240,7 @@ class _CaseRun:
       except OSError:
         if held_folders.is_there(self._folder):
           raise
-    with contextlib.suppress(OSError):  # It has no folder any more.
+    with contextlib.suppress(OSError):  # Its folder is gone.
       self._saved.close()
     place, moved = held_folders.rescue(self._folder)
     self._saved = self._open(place)
@@ -276,7 +276,7 @@ class _CaseRun:
 def about(
   case: program_lib.Case, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """What checkpoints of a case are about, by name: JSON values."""
+  """The description saved with checkpoints of a case, JSON values by name."""
   federation = case.federation
   labels = zip(
     layer_types.paths(federation.labels),
@@ -293,14 +293,14 @@ def about(
 
 
 def about_before() -> dict[str, Any]:
-  """The values of `about` for checkpoints saved before there was a choice."""
+  """The values of `about` for checkpoints saved without them."""
   return {_STATE_VERSION: 1, **config_lib.default_identity()}
 
 
 def make_program(
   case: program_lib.Case, config: ml_collections.ConfigDict
 ) -> program_lib.Program:
-  """The case's functions, with its clients where the config says."""
+  """The compiled program of a case, with clients on the device or the host."""
   every = config.run.evaluate_every
   low_effort = config.execution.compile_effort == 'low'
   if config.execution.clients_on == 'device' and jax.process_count() == 1:
@@ -316,7 +316,7 @@ def make_program(
 
 
 def splits_of(partition: dataset_lib.Partition) -> list[str]:
-  """The splits in which some client has examples; seeds may be stacked."""
+  """The splits in which a client has examples; seeds may be stacked."""
   return [
     split
     for split in SPLITS

@@ -23,7 +23,7 @@ _SHARED = ('data', 'run')
 
 
 class Plan(NamedTuple):
-  """What is done for one algorithm.
+  """The search and the final runs of one algorithm.
 
   Attributes:
     name: Its case.
@@ -131,7 +131,7 @@ def _check_search(config, command_line):
 
 
 def _check_case(name, final, config):
-  """Raises a ValueError for fields that algorithms share."""
+  """Raises a ValueError for a field that all algorithms must share."""
   if RATE in config_lib.flatten(config.overrides.get(name, {})):
     raise ValueError(_CHOSEN.format(f'overrides.{name}.{RATE}'))
   of_all = config_lib.flatten(config)

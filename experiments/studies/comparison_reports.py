@@ -71,7 +71,7 @@ def summarize(
 
 
 def _summary(record, reference, config):
-  """What `summarize` says of a record, None throughout if there is none."""
+  """The fields of `summarize` for one record; None without a record."""
   fields: Row = dict.fromkeys(
     (
       *('mean', 'std', 'seed_values', 'worst_decile', 'worst_decile_std'),

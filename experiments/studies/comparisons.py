@@ -119,7 +119,7 @@ def _record_path(workdir, name):
 
 
 def _part(plan, head, config, source, workdir):
-  """The part of the comparison that one algorithm is: search, then runs."""
+  """One algorithm as a part: its search, then its final runs."""
   search = searches.path_of(workdir, plan.name)
   final = _record_path(workdir, plan.name)
 
@@ -155,7 +155,7 @@ def _part(plan, head, config, source, workdir):
 
 
 def _check_plans(plans, source):
-  """Builds what would be run, and warns of algorithms that are simpler ones.
+  """Builds all programs, and warns of degenerate cases.
 
   Raises:
     ValueError: If the data or a setting are invalid.
@@ -195,7 +195,7 @@ def _run_final(plan, settings, source, workdir, flag):
 
 
 def _say_final(record, config):
-  """Prints what the final runs of an algorithm ended with."""
+  """Prints the test metric of the final runs of an algorithm."""
   diverged = comparison_reports.diverged_seeds(record)
   metric, view = config.report.metric, config.report.view
   values = results.curve(record, 'test', view, metric)[-1, :, -1]
@@ -213,7 +213,7 @@ def describe(
   only: Sequence[str] = (),
   command_line: Mapping[str, Any] | None = None,
 ) -> str:
-  """Says what `run` would do, without training anything: `--dry_run`.
+  """Describes what `run` would do, without training: `--dry_run`.
 
   Args:
     config: The experiment.

@@ -29,7 +29,7 @@ from ..running import processes
 
 
 class Part(NamedTuple):
-  """What is run as a whole, or was finished before.
+  """A unit that is run as a whole and not again once it is finished.
 
   Attributes:
     name: In the folder.
@@ -47,7 +47,7 @@ class Part(NamedTuple):
 
 
 class Work(NamedTuple):
-  """What is done with the data of a study.
+  """A study with its data: what is run and reported.
 
   Attributes:
     parts: In the order of the table.
@@ -101,7 +101,7 @@ def case(
     path: Of the record.
     run: Returns it.
     check: Of the record.
-    say: Prints what is in it; called when it is written.
+    say: Prints a line on it; called when it is written.
   """
 
   def run_and_write(flag):
@@ -199,7 +199,7 @@ def run(study: Study, workdir: pathlib.Path, resume: str = 'auto') -> Any:
 
 
 def _nothing_trained(study: Study, work: Work, workdir: pathlib.Path) -> str:
-  """Says that all parts were finished before, and when."""
+  """The sentence that all parts were finished before, with the date."""
   spans: dict[str, Sequence[environments.Span]] = {}
   for part in work.parts:
     spans |= part.spans(workdir / study.report)

@@ -307,7 +307,7 @@ def describe(
   only: Sequence[str] = (),
   command_line: Mapping[str, Any] | None = None,
 ) -> str:
-  """Says what `run` would do, without training anything: `--dry_run`.
+  """Describes what `run` would do, without training: `--dry_run`.
 
   Args:
     config: The experiment.

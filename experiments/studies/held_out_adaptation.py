@@ -34,7 +34,7 @@ STARTS = (MEAN, INITIAL)
 
 
 class Plan(NamedTuple):
-  """What is done for one algorithm.
+  """How one algorithm is trained and adapts.
 
   Attributes:
     name: Its case.
@@ -86,7 +86,7 @@ def clients_of(
   source: datasets.Source,
   splits: Sequence[held_out_data.HeldOutSplit],
 ) -> HeldOutClients:
-  """Gives the held-out clients of all seeds an algorithm."""
+  """The held-out clients of all seeds, with the algorithm that adapts."""
   case, data = plan.case, splits[0].held_out
   known = source.shared_labels
   # The store of the case: layers may have been computed on it.
@@ -166,7 +166,7 @@ def evaluate(
 def evaluation_fn(
   plan: Plan, clients: HeldOutClients
 ) -> Callable[..., evaluation.Metrics]:
-  """What `evaluate` compiles.
+  """The function that `evaluate` compiles.
 
   Args:
     plan: Of the algorithm.
@@ -215,7 +215,7 @@ def _federation_of(federation, data, known):
 
 
 def trained_layers(plan: Plan) -> Any:
-  """Whether held-out clients train a leaf, with the structure of a view."""
+  """Whether held-out clients train each leaf, structured as a view."""
   federation: federation_lib.Federation = plan.case.test_federation
   if plan.way.all_layers:
     return jax.tree.map(lambda unused_type: True, federation.layer_types)
@@ -223,7 +223,7 @@ def trained_layers(plan: Plan) -> Any:
 
 
 def adapted_layers(plan: Plan) -> str:
-  """What held-out clients train, in words."""
+  """The names of the layers that held-out clients train."""
   flags = trained_layers(plan)
   chosen = jax.tree.leaves(flags)
   if all(chosen) or not any(chosen):

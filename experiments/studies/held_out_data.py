@@ -19,7 +19,7 @@ from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
 from fmtl_jax.data import splits
 
-_HELD_OUT = 2**31 - 1  # Apart from what else a seed draws.
+_HELD_OUT = 2**31 - 1  # A stream of its own for each seed.
 
 
 class HeldOutSplit(NamedTuple):
@@ -52,8 +52,7 @@ def hold_out(
       few examples to be tested on.
   """
   plain = config_lib.copied(config.data)
-  plain.standardize = False  # By held-out examples, too.
-  # What is standardized, is so below.
+  plain.standardize = False  # Not with statistics of held-out clients.
   whole = datasets.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
   clients = _draw(whole, source.shared_labels, config.unseen.clients, rng)
@@ -93,7 +92,7 @@ def hold_out(
 
 
 def _draw(whole, shared_labels, count, rng):
-  """Numbers of the held-out clients: as many of each combination of tasks."""
+  """Draws held-out clients, as many of each combination of tasks."""
   tasks = whole.partition.client_tasks
   group = np.zeros(len(tasks), np.int64)
   if shared_labels:
@@ -119,7 +118,7 @@ def _draw(whole, shared_labels, count, rng):
 
 
 def _beside(places, others, runs):
-  """Which places stand beside one of others, in the same run."""
+  """Which places are neighbours of one of others in the same run."""
   is_other = np.zeros(len(runs), bool)
   is_other[others] = True
   same = runs[1:] == runs[:-1]

@@ -67,7 +67,7 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
 
 
 def _broken(record):
-  """Who has labels to be tested on and no loss, `[R, N, M, S]` bool."""
+  """Where there are test labels and no finite loss, `[R, N, M, S]` bool."""
   losses = np.asarray(record['values'][evaluation.LOSS], np.float64)
   counts = np.asarray(record.get('counts', np.zeros(())), np.float64)
   counts = counts[:, None] if counts.ndim else counts
@@ -75,7 +75,7 @@ def _broken(record):
 
 
 def _notes(records):
-  """What a reader of the table has to know of how it was made."""
+  """Notes on how the numbers of the table were obtained."""
   first = records[0]
   most, count = max(first['examples']), len(first['clients'][0])
   sizes = [size for of_seed in first['test_examples'] for size in of_seed]
@@ -185,7 +185,7 @@ def write(
 
 
 def say(record: Record, config: ml_collections.ConfigDict) -> None:
-  """Prints what the held-out clients of an algorithm ended with."""
+  """Prints the metric of the held-out clients of an algorithm."""
   (row,) = summarize([record], config.report.metric)
   found = ', '.join(
     f'{count}: {mean:.2f}'

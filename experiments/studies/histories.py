@@ -1,4 +1,4 @@
-"""Histories: what a case has measured so far, saved with its checkpoints."""
+"""Histories: metrics of a case so far, saved with its checkpoints."""
 
 from collections.abc import Mapping
 import types
@@ -24,7 +24,7 @@ def to_json(value: Any) -> Any:
 
 
 class History:
-  """What a case measured so far: plain numbers, saved with its checkpoints."""
+  """Metrics of a case so far, plain numbers saved with its checkpoints."""
 
   def __init__(self, saved: Mapping[str, Any] | None = None):
     saved = saved or {}
@@ -32,8 +32,8 @@ class History:
     self.values: dict[str, list[Any]] = dict(saved.get('values', {}))
     self.client_values: dict[str, Any] = dict(saved.get('client_values', {}))
     self.train_loss: list[Any] = list(saved.get('train_loss', []))
-    # Of each run, rounds (from 1) without a loss: nobody trained, or nobody
-    # whose numbers were finite.
+    # Of each run, rounds (from 1) without a loss: no client trained, or none
+    # with finite results.
     self.idle_rounds: list[list[int]] = list(saved.get('idle_rounds', []))
     self.per_round: dict[str, list[Any]] = dict(saved.get('per_round', {}))
     self.totals: dict[str, float] = dict(
@@ -50,7 +50,7 @@ class History:
     return dict(vars(self))
 
   def curves(self) -> dict[str, Any]:
-    """What a record has of them, as far as they go."""
+    """The curves of a record, up to the last round."""
     return {
       'curve': {'round': self.rounds, 'values': self.values},
       'train_loss': self.train_loss,
@@ -87,7 +87,7 @@ class History:
       num_tasks: T.
       active: `[R]` bool, the runs that were run; by default all.
       diverged_above: A loss above so many times that of the first round in
-        which somebody trained counts as none, and so do those after it.
+        which a client trained counts as undefined, as do those after it.
     """
     count = metrics['count'].sum((2, 3))
     if active is None:
@@ -123,7 +123,7 @@ class History:
     self.totals['steps'] += float(metrics['steps'].sum())
 
   def _first_loss(self) -> np.ndarray:
-    """The loss of the first round in which somebody trained, `[R]`."""
+    """The loss of the first round in which a client trained, `[R]`."""
     losses = np.array(self.train_loss, np.float64)
     first = (~results.is_idle(self.train_loss, self.idle_rounds)).argmax(0)
     return losses[first, np.arange(losses.shape[1])]
@@ -133,7 +133,7 @@ class History:
     self.per_round.setdefault(name, []).extend(to_json(values.T))
 
   def _add_skipped(self, metrics: Any, num_clients: int) -> None:
-    """Counts who was left out: `[rounds][R]` clients, `[R][M]` rounds."""
+    """Counts excluded clients `[rounds][R]` and their rounds `[R][M]`."""
     skipped = metrics['skipped']
     self._add_per_round('skipped_clients', skipped.sum(2))
     known = self.client_values.get(_SKIPPED)

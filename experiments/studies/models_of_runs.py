@@ -1,4 +1,4 @@
-"""Models of runs: what a finished or stopped run trained, as predictors."""
+"""Models of runs: predictors restored from checkpoints of a run."""
 
 import dataclasses
 import pathlib
@@ -38,7 +38,7 @@ def read_config(
       config_lib.put_field(config, field, value)
   except Exception as error:  # Whatever a file that was changed has in it.
     raise _damaged(path, error) from error
-  config_lib.add_own(config)  # Code that is not there is no damage.
+  config_lib.add_own(config)  # Missing code of the user is no damage.
   try:
     config_lib.check_fields(config)
     given = saved['identity']['command_line']
@@ -55,7 +55,7 @@ def _damaged(path, error):
 def place_of(
   data: dataset_lib.FederatedDataset, client: int | str | None
 ) -> int:
-  """Where a client of an id stands in a data set.
+  """The index of a client in a data set, by its id.
 
   Raises:
     ValueError: If there is no such client; the sentence names the ids.

@@ -96,7 +96,7 @@ def run(
 
 
 def say(plan: comparison_plans.Plan, rows: Sequence[Row]) -> None:
-  """Prints what a search found."""
+  """Prints the learning rate that a search chose."""
   best = best_of(rows)
   tried = ', '.join(
     f'{row["settings"][comparison_plans.RATE]:g}: '

@@ -84,7 +84,7 @@ def _first(rounds: np.ndarray) -> int | None:
 
 
 def _last_round(row: Mapping[str, Any]) -> str:
-  """What a point ended with, or that and when it ended early."""
+  """The last value of a point, or the round in which it diverged."""
   if row['final'] is not None:
     return f'{row["final"]:.2f}'
   number = row.get('diverged_round')

@@ -3,7 +3,7 @@
 Points of the grid that differ only in `build.mapped_fields`, and all seeds, are
 runs of one compiled program. The other fields make separate programs, run one
 after the other; a finished one is not run again. Settings are compared on
-validation data, test data are not looked at.
+validation data, test data are not used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -170,7 +170,7 @@ def _plans_of(config, sweep, names, command_line):
 
 
 def _part(plan, config, source, workdir):
-  """The part of the sweep that one program is."""
+  """One program as a part of the sweep."""
   path = _path(plan, workdir)
   return driver.Part(
     plan.stem,

@@ -91,7 +91,7 @@ def _prepare(
   source: datasets.Source,
   workdir: pathlib.Path,
 ) -> driver.Work:
-  """What is done with the data; prints warnings."""
+  """The parts, report and first files; prints warnings of the data."""
   for _, found in built.values():
     if found is not None and found.warning:
       print(f'warning: {found.warning}', file=sys.stderr)
@@ -132,7 +132,7 @@ def _prepare(
 def _bytes_of_checkpoints(
   config: ml_collections.ConfigDict, case: program_lib.Case | None
 ) -> int:
-  """The most that a case has on disk at once."""
+  """The most bytes that the checkpoints of a case take at once."""
   if case is None:
     return 0
   algorithm = case.make_algorithm(case.federation, {})
@@ -150,7 +150,7 @@ def _run(
   flag: interrupts.Flag,
   head: case_records.Record,
 ) -> case_records.Record:
-  """Runs a case: what its record has beside the head."""
+  """Runs a case; returns its record without the head."""
   case_config, case = built
   if case is None:
     return case_records.of_majority(source, case_config)
@@ -172,7 +172,7 @@ def _add_events(
   head: case_records.Record,
   history: histories.History,
 ) -> None:
-  """Writes what a case has measured since the last time."""
+  """Writes the metrics of a case that are new since the last call."""
   try:
     written.add(head | history.curves())
   except (OSError, held_folders.MovedError):  # The report has them, too.
