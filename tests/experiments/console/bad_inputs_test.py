@@ -734,7 +734,7 @@ class FolderOfAnotherTest(commands.CommandTestCase):
         '--workdir=run',
       )
 
-  def test_a_damaged_record_is_told_before_anything_runs(self):
+  def test_a_damaged_record_is_reported_before_anything_runs(self):
     for module, part, arguments in (
       ('main', 'cases', SMALL),
       ('compare', 'cases', commands.SMALL_COMPARISON),
@@ -752,7 +752,7 @@ class FolderOfAnotherTest(commands.CommandTestCase):
         module=module,
       )
 
-  def test_a_damaged_part_of_a_sweep_is_told_before_anything_runs(self):
+  def test_a_damaged_part_of_a_sweep_is_reported_before_anything_runs(self):
     grid = {'grid.py': sweep_file({'client': {'momentum': (0.1,)}})}
     write(self.cwd, grid)
     arguments = (*SMALL, f'--sweep={self.cwd / "grid.py"}')
@@ -1130,7 +1130,7 @@ NEWCOMERS = {
 
 
 class RandomFileTest(RandomTestCase):
-  """What is in a file is used, or it is told in one sentence."""
+  """What is in a file is used, or reported in one sentence."""
 
   def write(self, path, content):
     write(self.folder, {path: content})

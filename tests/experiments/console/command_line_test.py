@@ -342,7 +342,7 @@ class ExportTest(commands.CommandTestCase):
 
 
 class InterruptTest(parameterized.TestCase):
-  def test_ctrl_c_saves_and_the_command_that_is_shown_goes_on(self):
+  def test_ctrl_c_saves_and_the_command_that_is_shown_resumes(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     command = (
       *(sys.executable, '-m', 'experiments.main'),

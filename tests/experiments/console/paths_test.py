@@ -113,7 +113,7 @@ class HomeTest(parameterized.TestCase):
     'model.backbone_weights',
     'model.pretrained',
   )
-  def test_a_field_without_such_a_user_is_told(self, field):
+  def test_a_field_without_such_a_user_is_reported(self, field):
     config = config_lib.default_config()
     config_lib.set_field(config, field, '~no body/x')
     with self.assertRaisesRegex(ValueError, 'No home folder is known'):

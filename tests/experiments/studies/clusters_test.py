@@ -122,7 +122,9 @@ class ClustersTest(program_test.ToyTestCase):
     ('cfl', {'algorithm.cfl.gamma': 1.0}, 'algorithm.cfl.gamma=1.0'),
     ('cfl', {'algorithm.cfl.max_clusters': 1}, 'algorithm.cfl.max_clusters=1'),
   )
-  def test_settings_that_make_it_fedavg_are_told(self, name, fields, reason):
+  def test_settings_that_make_it_fedavg_are_reported(
+    self, name, fields, reason
+  ):
     config = cases.resolve(name, program_test.toy_config(CONFIG | fields), {})
     case = build.build(name, config, program_test.toy_source(), [0])
     expected = f'{name} is fedavg with {reason}' if reason else ''

@@ -334,7 +334,7 @@ class RunTest(program_test.ToyTestCase):
     )
 
   @parameterized.parameters(0, 1)
-  def test_a_stopped_comparison_goes_on_as_if_it_had_not_been(self, part):
+  def test_a_resumed_comparison_equals_one_that_was_not_stopped(self, part):
     """Stops the search of FedAvg or its runs, between two rounds."""
     workdir = self.copy()
     (workdir / 'cases' / 'fedavg.json').unlink()
@@ -422,7 +422,7 @@ class ChoiceTest(program_test.ToyTestCase):
     self.assertEqual(rows['fedavg']['points_diverged'], 1)
     self.assertEqual(rows['isolated']['learning_rate'], RATES[1])
 
-  def test_an_algorithm_that_always_diverges_has_a_row_that_says_so(self):
+  def test_an_algorithm_that_always_diverges_has_a_row(self):
     rows, ran = self.run_canned(fedavg=[None] * 3)
     self.assertEqual(
       [label for label, _ in ran],
@@ -484,13 +484,15 @@ class ErrorTest(program_test.ToyTestCase):
     ({'report.metric': 'mse'}, {}, "that the tasks have, accuracy.* got 'mse'"),
     ({'cohort.clients_per_task': 3}, {}, 'clients_per_task <= 2'),
   )
-  def test_what_cannot_be_compared_is_told(self, fields, overrides, sentence):
+  def test_what_cannot_be_compared_is_reported(
+    self, fields, overrides, sentence
+  ):
     config = toy_config(fields)
     for field, value in overrides.items():
       config_lib.put_field(config.overrides, field, value)
     self.check(sentence, config)
 
-  def test_a_learning_rate_on_the_command_line_is_told(self):
+  def test_a_learning_rate_on_the_command_line_is_reported(self):
     self.check('the search chooses', toy_config(), {comparison_plans.RATE: 0.1})
 
   def check(self, sentence, config, command_line=None):

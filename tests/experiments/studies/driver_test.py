@@ -105,7 +105,7 @@ class DriverTest(program_test.ToyTestCase):
     self.run_counts(counts)
     self.assertEqual(counts.done, ['begin', 'power_2', ('report',)])
 
-  def test_a_finished_study_is_reported_and_says_so(self):
+  def test_a_finished_study_is_reported_again(self):
     first, _ = self.run_counts(Counts())
     counts = Counts()
     again, printed = self.run_counts(counts)

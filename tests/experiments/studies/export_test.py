@@ -173,14 +173,14 @@ class ExportTest(program_test.ToyTestCase):
     ('isolated', 5, {'client': -1}, "id of a client, .* got '-1'"),
     ('isolated', 5, {'client': 0, 'slot': 2}, 'slot of client 0 .* got 2'),
   )
-  def test_what_the_run_does_not_have_is_told(
+  def test_what_the_run_does_not_have_is_reported(
     self, case, seed, which, sentence
   ):
     with self.assertRaisesRegex(ValueError, sentence) as caught:
       models_of_runs.load(self.workdir, case, seed, **which)
     self.assertNotIn('\n', str(caught.exception))
 
-  def test_a_case_that_was_not_run_is_told(self):
+  def test_a_case_that_was_not_run_is_reported(self):
     before = sorted(self.workdir.rglob('*'))
     with (
       mock.patch.object(program, 'Program'),  # Nothing is compiled for it.
@@ -190,7 +190,7 @@ class ExportTest(program_test.ToyTestCase):
     self.assertEqual(sorted(self.workdir.rglob('*')), before)
 
   @parameterized.parameters(None, b'{', b'{}', b'{"identity": {}}')
-  def test_a_folder_without_a_run_is_told(self, content):
+  def test_a_folder_without_a_run_is_reported(self, content):
     workdir = train_test.new_folder(self)
     if content is not None:
       workdir.mkdir()
@@ -220,17 +220,17 @@ class PretrainedTest(program_test.ToyTestCase):
 
   PARAMS = {'dense_0': {'kernel': np.ones((3, 4)), 'bias': np.zeros(4)}}
 
-  def test_a_folder_without_a_model_is_told(self):
+  def test_a_folder_without_a_model_is_reported(self):
     self.check('No saved model in .* model.json is missing', {})
 
-  def test_a_layer_without_values_is_told(self):
+  def test_a_layer_without_values_is_reported(self):
     params = {'dense_1': self.PARAMS['dense_0']}
     self.check("'dense_0/bias' is labelled pre-trained", {}, params)
 
-  def test_values_of_another_shape_are_told(self):
+  def test_values_of_another_shape_are_reported(self):
     self.check(r'shape \(5,\), got \(4,\)', {'model.hidden': (5,)}, self.PARAMS)
 
-  def test_a_network_that_is_all_pretrained_is_told(self):
+  def test_a_network_that_is_all_pretrained_is_reported(self):
     params = self.PARAMS | {
       'output': {'kernel': np.ones((4, 1)), 'bias': np.zeros(1)}
     }

@@ -125,7 +125,7 @@ class HoldOutTest(parameterized.TestCase):
     ({'unseen.clients': 4}, 'unseen.clients <= 3, .* got 4'),
     ({'unseen.examples': (1, 20)}, 'got 20 of the 20 examples of client'),
   )
-  def test_what_cannot_be_held_out_is_told(self, fields, sentence):
+  def test_what_cannot_be_held_out_is_reported(self, fields, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
       held_out_data.hold_out(program_test.toy_source(), toy.config(fields), 0)
 

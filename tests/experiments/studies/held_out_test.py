@@ -167,7 +167,7 @@ class RunTest(program_test.ToyTestCase):
       held_out.run(toy.config(fields), workdir)
     self.assertEqual(train_test.snapshot(workdir), before)
 
-  def test_a_stopped_run_goes_on_as_if_it_had_not_been(self):
+  def test_a_resumed_run_equals_one_that_was_not_stopped(self):
     workdir = self.copy()
     (workdir / 'cases' / 'fedavg.json').unlink()
     flag = interrupts.Flag()
@@ -259,7 +259,9 @@ class MistakesTest(program_test.ToyTestCase):
     ({'cases': ('separate_fl_two_tasks',)}, 'the same data.tasks_per_client'),
     ({'overrides.fedavg.unseen.clients': 1}, 'the same unseen.clients'),
   )
-  def test_a_mistake_is_told_before_anything_is_written(self, fields, sentence):
+  def test_a_mistake_is_reported_before_anything_is_written(
+    self, fields, sentence
+  ):
     workdir = train_test.new_folder(self)
     config = toy.config()
     for field, value in fields.items():

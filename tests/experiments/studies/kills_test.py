@@ -1,11 +1,11 @@
 """Laws: a run that is killed again and again ends as one that never was.
 
-It may go on on other devices, to rounding; a second run has the same bits.
+It may be resumed on other devices, to rounding; a second run has the same bits.
 
 Commands run in children of one process that has imported what they need. A
 child counts what it does to the files of its folder, and is killed (SIGKILL) at
 the given operation or a given time after it: no handler runs, nothing is
-flushed. The same command goes on.
+flushed. The same command resumes the run.
 """
 
 import csv
@@ -238,14 +238,14 @@ class KillsTest(parameterized.TestCase):
       begun = self.kill('killed', moment) if moment else self.finish('killed')
       for (name, label), done in zip(CASES.items(), before, strict=True):
         numbers = [number for case, number, _ in begun if case == label]
-        # It goes on from the last checkpoint, round by round.
+        # It is resumed from the last checkpoint, round by round.
         self.assertEqual(numbers, list(range(done, done + len(numbers))))
         # One round runs and one is written while the one before is complete.
         kept = latest(killed / 'checkpoints' / name)
         self.assertGreaterEqual(kept, max(numbers, default=0) - 1)
     self.check_same(killed)
 
-  def test_a_run_goes_on_on_another_number_of_devices(self):
+  def test_a_run_is_resumed_on_another_number_of_devices(self):
     more = ('--cases=fedper',)
     moment = ('/checkpoints/fedper/', 60, 0.0)
     self.kill('moved', moment, devices=1, more=more)

@@ -124,7 +124,7 @@ class NewAlgorithmTest(program_test.ToyTestCase):
     losses = mapped['rounds']['loss_sum']
     self.assertFalse(np.array_equal(losses[0], losses[1]))
 
-  def test_its_degenerate_case_is_told_by_the_field(self):
+  def test_its_degenerate_case_is_reported_by_the_field(self):
     case = self._case(NAME, FIELD, 0.0)
     self.assertEqual(case.warning, f'{NAME} is fedavg with {FIELD}=0')
 

@@ -76,7 +76,7 @@ class LabelsTest(parameterized.TestCase):
       case = build.build(name, config, program_test.toy_source(), [0])
       self.assertEqual('is fedavg: the network' in case.warning, warned)
 
-  def test_an_unknown_patch_is_told(self):
+  def test_an_unknown_patch_is_reported(self):
     fields = BATCH | {'algorithm.mtfl.private': 'all'}
     with self.assertRaisesRegex(ValueError, "mtfl.private .* got 'all'"):
       _labels('mtfl', fields)

@@ -151,7 +151,7 @@ class OwnMetricTest(parameterized.TestCase):
     plain = [tasks_lib.binary('a'), tasks_lib.regression('b')]
     self.assertEqual(results.own_metrics(plain), {})
 
-  def test_a_metric_that_no_task_has_is_told(self):
+  def test_a_metric_that_no_task_has_is_reported(self):
     config = _config()
     checks.check_metrics(config, TASKS)
     config.report.metric = 'absolute_eror'

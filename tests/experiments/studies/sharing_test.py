@@ -55,7 +55,9 @@ class SharingTest(program_test.ToyTestCase):
     ('mr_mtl', 'lam', 0.0, 'is isolated training'),
     ('soft_sharing', 'lam', 0.0, 'is centralized_separate'),
   )
-  def test_what_a_setting_makes_of_it_is_told(self, name, setting, value, is_):
+  def test_what_a_setting_makes_of_it_is_reported(
+    self, name, setting, value, is_
+  ):
     field = f'algorithm.{name}.{setting}'
     self.assertEqual(
       _case(name, {field: value}).warning,

@@ -295,13 +295,13 @@ class ErrorTest(program_test.ToyTestCase):
     ({'cohort': {'clients_per_task': (3,)}}, 'clients_per_task <= 2'),
     ({'run': {'seeds': (1, 2)}}, "'run.seeds' cannot be swept"),
   )
-  def test_a_wrong_grid_is_told(self, sweep, sentence):
+  def test_a_wrong_grid_is_reported(self, sweep, sentence):
     self.check(sentence, sweep)
 
-  def test_an_unknown_case_is_told(self):
+  def test_an_unknown_case_is_reported(self):
     self.check('Unknown case', _sweep(), only=['multi_task'])
 
-  def test_a_sweep_of_nothing_that_trains_is_told(self):
+  def test_a_sweep_of_nothing_that_trains_is_reported(self):
     self.check('majority', _sweep(), only=['majority'])
 
   def test_a_sweep_needs_validation_data(self):

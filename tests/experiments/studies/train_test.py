@@ -463,7 +463,7 @@ class AsItGoesTest(program_test.ToyTestCase):
 
 
 class ResumeTest(program_test.ToyTestCase):
-  """Law: stopping after any round and going on equals not stopping."""
+  """Law: stopping after any round and resuming equals not stopping."""
 
   # Personal layers, optimizers of clients and of servers are all state.
   CONFIG = {
@@ -547,7 +547,7 @@ class ResumeTest(program_test.ToyTestCase):
     return sum(calls)
 
   @parameterized.product(stop_after=(1, 2, 3), every_rounds=(0, 2, 3))
-  def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+  def test_a_resumed_run_equals_one_that_was_not_stopped(
     self, stop_after, every_rounds
   ):
     config = program_test.toy_config(
@@ -622,7 +622,7 @@ class ResumeTest(program_test.ToyTestCase):
     *('results.json', 'metrics.csv', 'cases.png', 'tensorboard'),
     'cases/fedper.json',
   )
-  def test_a_full_disk_is_told_with_the_file_and_loses_nothing(self, name):
+  def test_a_full_disk_is_reported_with_the_file_and_loses_nothing(self, name):
     config = program_test.toy_config(self.CONFIG)
     workdir = new_folder(self)
     path, full = (
@@ -737,14 +737,14 @@ class DivergenceTest(program_test.ToyTestCase):
     found = [path.name for path in (workdir / 'cases').iterdir()]
     self.assertEqual(found, ['majority.json'])
 
-  def test_a_loss_is_told_with_client_task_round_and_seed(self):
+  def test_a_loss_is_reported_with_client_task_round_and_seed(self):
     self.check(
       "^Isolated: the loss of client 3 on task 'top' was not finite in round "
       '1 .seed 7.; use a smaller learning rate, or .*skip_client.$',
       np.flatnonzero(np.arange(100) % program_test.CLIENTS == 3),
     )
 
-  def test_an_update_of_the_last_round_is_told_too(self):
+  def test_an_update_of_the_last_round_is_reported_too(self):
     config = program_test.toy_config(self.CONFIG)
     first, second = (
       datasets.federate(program_test.toy_source(), config.data, seed)
@@ -796,7 +796,7 @@ class FaultsTest(program_test.ToyTestCase):
     cls.errors = errors.getvalue()
     cls.record = read_json(cls.workdir / 'cases' / 'multi_task_fl.json')
 
-  def test_whose_data_are_broken_is_told(self):
+  def test_whose_data_are_broken_is_reported(self):
     self.assertRegex(
       self.errors,
       r'warning: The training examples of 2 client\(s\) hold NaN .*: 1, 3 '
@@ -920,7 +920,7 @@ class AttackedTest(program_test.ToyTestCase):
     with self.assertRaisesRegex(ValueError, 'set attack.by_task=False'):
       self.run_attacked('median', share=0.2)
 
-  def test_honest_clients_that_are_lost_are_told(self):
+  def test_honest_clients_that_are_lost_are_reported(self):
     with self.assertRaisesRegex(
       divergence.DivergedError,
       'in round 1 .* some clients attack: try another rob',
@@ -1023,7 +1023,7 @@ class ErrorTest(program_test.ToyTestCase):
     ({'report.view': 'pool'}, r'pool'),
     ({'report.more_metrics': ('aucc',)}, r"report.more_metrics .*'aucc'"),
   )
-  def test_a_wrong_field_is_told(self, fields, sentence):
+  def test_a_wrong_field_is_reported(self, fields, sentence):
     workdir = new_folder(self)
     with self.assertRaisesRegex(ValueError, sentence) as caught:
       train.train_and_evaluate(program_test.toy_config(fields), workdir)
@@ -1041,12 +1041,12 @@ class ErrorTest(program_test.ToyTestCase):
     ('features', 1, np.nan, r'features of clients 0, 1, 2, 3, 4 hold NaN'),
     ('features', 1, -np.inf, r'features of clients 0, 1, 2, 3, 4 hold NaN'),
   )
-  def test_broken_data_are_told(self, name, column, value, sentence):
+  def test_broken_data_are_reported(self, name, column, value, sentence):
     values = getattr(program_test.toy_source(), name).copy()
     values[::7, column] = value
     self.check_source(sentence, **{name: values})
 
-  def test_missing_labels_of_a_client_are_told(self):
+  def test_missing_labels_of_a_client_are_reported(self):
     labels = program_test.toy_source().labels.copy()
     labels[2 :: program_test.CLIENTS] = np.nan
     self.check_source(
