@@ -22,7 +22,7 @@ from experiments.building import backbones
 from experiments.building import build
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
-from experiments.reporting import figures
+from experiments.reporting import drawing
 from experiments.running import compilation
 from experiments.studies import comparisons
 from experiments.studies import models_of_runs
@@ -121,7 +121,7 @@ class ConfigsTestCase(parameterized.TestCase):
       mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
-    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
+    cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
   def load(self, name, variants=''):
     config = _module(name).get_config(variants)

@@ -13,6 +13,8 @@ from ..building import datasets
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
+from . import case_tables
+from . import cost_tables
 from . import events
 from . import figures
 from . import results
@@ -84,8 +86,8 @@ def write(
   tables.write([first, *others], workdir, 'results')
   write_figures(workdir, records, config)
   if not missing:
-    texts = [tables.to_text(table) for table in (first, *others)]
-    print('\n' + '\n'.join(texts))
+    rendered = [tables.to_text(table) for table in (first, *others)]
+    print('\n' + '\n'.join(rendered))
   return found
 
 
@@ -219,7 +221,7 @@ def build_tables(
   """The tables of an experiment, the results first."""
   report = config.report
   shown = {'metric': report.metric, 'view': report.view}
-  table = tables.results_table(
+  table = case_tables.results_table(
     records, title=report.title, references=references(records), **shown
   )
   if report.published:
@@ -233,7 +235,7 @@ def build_tables(
   trained = [record for record in records if record['rounds']]
   for metric in report.more_metrics if trained else ():
     found.append(
-      tables.results_table(
+      case_tables.results_table(
         trained,
         references=references(records),
         metric=metric,
@@ -242,13 +244,15 @@ def build_tables(
     )
   names = [record['case'] for record in records]
   if report.baseline in names and len(records) > 1:
-    found.append(tables.difference_table(records, report.baseline, **shown))
+    found.append(
+      case_tables.difference_table(records, report.baseline, **shown)
+    )
   if trained:
-    found.append(tables.communication_table(trained))
-    found.append(tables.cost_table(trained))
+    found.append(cost_tables.communication_table(trained))
+    found.append(cost_tables.cost_table(trained))
   targets = [*report.targets, *_target_of_case(trained, report)]
   if targets and trained:
-    found.append(tables.target_table(trained, targets, **shown))
+    found.append(case_tables.target_table(trained, targets, **shown))
   return found
 
 

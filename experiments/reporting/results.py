@@ -23,7 +23,7 @@ from fmtl_jax import tasks as tasks_lib
 Record = Mapping[str, Any]
 
 MEAN = 'mean'
-PERCENT = ' (%)'
+_PERCENT = ' (%)'
 # The training loss is that of the examples a round's cohort trained on.
 TRAIN = ('train', 'cohort', evaluation.LOSS)
 
@@ -96,7 +96,7 @@ def lower_is_better(
 
 
 def describe(
-  split: str, metric: str, rows: Iterable[Mapping[str, Any]] = ()
+  split: str, metric: str, rows: Sequence[Mapping[str, Any]] = ()
 ) -> str:
   """A metric in words, with its unit: `test accuracy (%)`.
 
@@ -105,10 +105,23 @@ def describe(
     metric: As of `in_percent`.
     rows: As of `in_percent`.
   """
-  shown = _shown(metric, rows)
+  unit = _PERCENT if in_percent(metric, rows) else ''
+  return f'{without_unit(split, metric, rows)}{unit}'
+
+
+def without_unit(
+  split: str, metric: str, rows: Sequence[Mapping[str, Any]] = ()
+) -> str:
+  """A metric in words: `test accuracy`.
+
+  Args:
+    split: `validation` or `test`.
+    metric: As of `in_percent`.
+    rows: As of `in_percent`.
+  """
+  label = _shown(metric, rows)['label']
   suffix = metric.removeprefix(metrics_lib.base_name(metric)).replace('_', ' ')
-  unit = PERCENT if shown['in_percent'] else ''
-  return f'{split} {shown["label"]}{suffix}{unit}'
+  return f'{split} {label}{suffix}'
 
 
 def curve(record: Record, split: str, view: str, metric: str) -> np.ndarray:

@@ -32,10 +32,12 @@ from ..folders import environments
 from ..folders import logs
 from ..folders import records as records_lib
 from ..folders import workdirs
-from ..reporting import figures
+from ..reporting import comparison_tables
 from ..reporting import reports
 from ..reporting import results
+from ..reporting import study_figures
 from ..reporting import tables
+from ..reporting import texts
 from ..running import interrupts
 from . import sweeps
 from . import train
@@ -533,7 +535,7 @@ def _report(workdir, config, missing=()):
   notes = (*first.notes, *reports.unfinished(missing))
   shown = [dataclasses.replace(first, notes=notes), *others]
   tables.write(shown, workdir, 'comparison')
-  figures.comparison(
+  study_figures.comparison(
     workdir / 'comparison.png',
     rows,
     reference=REFERENCE,
@@ -562,11 +564,11 @@ def build_tables(
   report, compare = config.report, config.compare
   count = len(compare.learning_rates)
   rates = ', '.join(f'{rate:g}' for rate in compare.learning_rates)
-  seeds = tables.counted(compare.seeds, 'seed')
+  seeds = texts.counted(compare.seeds, 'seed')
   search = (
-    f'The same search for all: each of {tables.counted(count, "learning rate")}'
+    f'The same search for all: each of {texts.counted(count, "learning rate")}'
     f' ({rates}) on validation data of {seeds} that the table does not use, '
-    f'over {tables.counted(config.run.rounds, "round")}; the best at the last '
+    f'over {texts.counted(config.run.rounds, "round")}; the best at the last '
     'round is used.'
   )
   own = [
@@ -580,7 +582,7 @@ def build_tables(
     f' but for {"; ".join(own)}.' if own else '.'
   )
   return [
-    tables.comparison_table(
+    comparison_tables.comparison_table(
       rows,
       records,
       reference=REFERENCE,
@@ -590,7 +592,7 @@ def build_tables(
       references=reports.references(records),
       notes=(search, other, *(reports.notes(records) if records else ())),
     ),
-    tables.search_table(
+    comparison_tables.search_table(
       {cases_lib.label(name, config): of for name, of in searches.items()},
       RATE,
       {row['label']: row['learning_rate'] for row in rows},
@@ -621,7 +623,7 @@ def _say_final(record, config):
   metric, view = config.report.metric, config.report.view
   values = results.curve(record, 'test', view, metric)[-1, :, -1]
   found = (
-    f'diverged with {tables.counted(len(diverged), "seed")} of {len(values)}'
+    f'diverged with {texts.counted(len(diverged), "seed")} of {len(values)}'
     if diverged
     else f'{results.describe("test", metric, [record])} {values.mean():.2f}'
   )
@@ -657,12 +659,12 @@ def describe(
   _check_plans(plans, source)
   first = datasets.federate(source, config.data, train.seeds_of(config)[0])
   rates = ', '.join(f'{rate:g}' for rate in config.compare.learning_rates)
-  rounds = tables.counted(config.run.rounds, 'round')
+  rounds = texts.counted(config.run.rounds, 'round')
   lines = [
     'Partition (training examples of the first seed)',
     datasets.describe(first),
     '',
-    f'{tables.counted(len(plans), "algorithm")}, each with',
+    f'{texts.counted(len(plans), "algorithm")}, each with',
     f'  a search: learning rates {rates}, seeds '
     f'{_span(train.seeds_of(plans[0].search))}, {rounds}',
     f'  its runs: seeds {_span(train.seeds_of(config))}, {rounds}',

@@ -16,7 +16,7 @@ from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
 from ..folders import workdirs
-from ..reporting import tables
+from ..reporting import texts
 from ..running import program as program_lib
 from . import train
 from fmtl_jax import predictors
@@ -63,7 +63,7 @@ def place_of(
   ids = [str(number) for number in data.partition.client_ids]
   if str(client) not in ids:
     raise ValueError(
-      f'Expected --client to be the id of a client, {tables.named(ids)}, got '
+      f'Expected --client to be the id of a client, {texts.named(ids)}, got '
       f'{str(client)!r}.'
     )
   return ids.index(str(client))

@@ -41,10 +41,12 @@ from ..folders import environments
 from ..folders import logs
 from ..folders import records as records_lib
 from ..folders import workdirs
-from ..reporting import figures
+from ..reporting import held_out_tables
 from ..reporting import reports
 from ..reporting import results
+from ..reporting import study_figures
 from ..reporting import tables
+from ..reporting import texts
 from ..running import compilation
 from ..running import interrupts
 from ..running import program as program_lib
@@ -733,7 +735,7 @@ def _notes(records):
       way = record['way']['rate'], record['settings']['unseen.epochs']
       ways.setdefault(way, []).append(record['label'])
   trained = '; '.join(
-    f'{tables.counted(epochs, "epoch")} at learning rate {rate:g} '
+    f'{texts.counted(epochs, "epoch")} at learning rate {rate:g} '
     f'({", ".join(labels)})'
     for (rate, epochs), labels in ways.items()
   )
@@ -748,7 +750,7 @@ def _notes(records):
     if record['settings']['unseen.start'] == INITIAL
   ]
   notes = [
-    f'Newcomers: {tables.counted(count, "client")} that took no part in '
+    f'Newcomers: {texts.counted(count, "client")} that took no part in '
     'training, others for each seed; mean over them, all alike. A column for '
     'each number of examples that a newcomer adapts with, the first ones of '
     'one order; tested on '
@@ -803,7 +805,7 @@ def _report(workdir, config, missing=()):
       'results': [row for name in metrics for row in summarize(records, name)],
     },
   )
-  table = tables.newcomers_table(
+  table = held_out_tables.held_out_table(
     rows,
     records,
     metric=config.report.metric,
@@ -811,7 +813,7 @@ def _report(workdir, config, missing=()):
     notes=[*_notes(records), *reports.unfinished(missing)],
   )
   tables.write([table], workdir, 'unseen')
-  figures.newcomers(
+  study_figures.held_out(
     workdir / 'unseen.png', rows, metric=config.report.metric, title=table.title
   )
   if not missing:

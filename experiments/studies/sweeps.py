@@ -31,10 +31,11 @@ from ..folders import logs
 from ..folders import progress
 from ..folders import records
 from ..folders import workdirs
-from ..reporting import figures
 from ..reporting import reports
 from ..reporting import results
+from ..reporting import study_figures
 from ..reporting import tables
+from ..reporting import texts
 from ..running import interrupts
 from . import train
 
@@ -354,14 +355,14 @@ def _report(workdir, config, parts, missing=0):
     notes=(
       f'{len(rows)} points; the best of each case first.',
       *reports.unfinished(
-        [tables.counted(missing, 'program')] if missing else []
+        [texts.counted(missing, 'program')] if missing else []
       ),
     ),
   )
   files.write_text(workdir / 'sweep.md', tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
-  figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
+  study_figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
   if missing:
     return
   for name, row in best_of(rows).items():

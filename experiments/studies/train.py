@@ -31,7 +31,7 @@ from ..reporting import costs
 from ..reporting import events
 from ..reporting import reports
 from ..reporting import results
-from ..reporting import tables
+from ..reporting import texts
 from ..running import interrupts
 from ..running import processes
 from ..running import program as program_lib
@@ -510,7 +510,7 @@ def run_case(
       found = program.evaluate(state, split)
       history.add_evaluation(done, split, found, own_metrics)
     loss = _mean(history.train_loss)
-    shown = {'loss': tables.MISSING if np.isnan(loss) else f'{loss:.3f}'}
+    shown = {'loss': texts.MISSING if np.isnan(loss) else f'{loss:.3f}'}
     if metric in history.values:
       shown[f'validation {config.report.metric}'] = (
         f'{history.last(metric, going_runs()):.2f}'

@@ -19,7 +19,7 @@ from experiments.building import build
 from experiments.building import datasets
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
-from experiments.reporting import figures
+from experiments.reporting import drawing
 from experiments.running import compilation
 from experiments.running import program
 from fmtl_jax import algorithms
@@ -114,7 +114,7 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(
       mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
-    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
+    cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
 
 def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
