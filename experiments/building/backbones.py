@@ -21,6 +21,8 @@ from ..folders import progress as progress_lib
 from ..running import hardware
 from . import datasets
 from . import fingerprints
+from . import sources
+from . import standardizing
 from fmtl_jax import models
 from fmtl_jax.clients import faults
 from fmtl_jax.data import features as features_lib
@@ -60,7 +62,7 @@ BACKBONES = {
 
 def load_source(
   config: ml_collections.ConfigDict, compute: bool = True
-) -> datasets.Source:
+) -> sources.Source:
   """Loads the data, as the backbone sees them where there is one.
 
   Args:
@@ -87,7 +89,7 @@ def load_source(
   if not name:
     if isinstance(source.features, images_lib.Images):
       return source._replace(features=_decode(source.features, compute))
-    return datasets.centered(source)
+    return standardizing.centered(source)
   entry = _entry(config.model)
   model = entry.model()
   params = entry.load(
@@ -123,7 +125,7 @@ def load_source(
   else:
     found = np.zeros((len(source.features), *output.shape[1:]), np.float32)
   return source._replace(
-    features=found, backbone=datasets.Backbone(name, model, params, cost)
+    features=found, backbone=sources.Backbone(name, model, params, cost)
   )
 
 

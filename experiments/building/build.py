@@ -18,7 +18,9 @@ from ..configuration import own_code
 from ..running import program
 from . import checks
 from . import datasets
+from . import federating
 from . import own_models
+from . import sources
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
@@ -43,7 +45,7 @@ from fmtl_jax.storage import checkpoints
 
 Settings = Mapping[str, Any]
 FederateFn = Callable[
-  [datasets.Source, ml_collections.ConfigDict, int],
+  [sources.Source, ml_collections.ConfigDict, int],
   dataset_lib.FederatedDataset,
 ]
 
@@ -97,10 +99,10 @@ def is_mapped(field: str, case: str) -> bool:
 
 
 def build_model(
-  config: ml_collections.ConfigDict, source: datasets.Source
+  config: ml_collections.ConfigDict, source: sources.Source
 ) -> models.Model:
   """The network that `model.*` describes, wide enough for every task."""
-  shape = datasets.feature_shape(source)
+  shape = sources.feature_shape(source)
   width = tasks_lib.num_outputs(source.tasks)
   if config.model.name == 'mlp':
     return models.mlp(
@@ -216,7 +218,7 @@ class Network(NamedTuple):
 @fields.named()
 def build_network(
   config: ml_collections.ConfigDict,
-  source: datasets.Source,
+  source: sources.Source,
   algorithm: str,
   centralized: bool = False,
 ) -> Network:
@@ -295,7 +297,7 @@ def build_network(
 
 
 def _with_backbone(
-  backbone: datasets.Backbone, model: models.Model, standardize: bool
+  backbone: sources.Backbone, model: models.Model, standardize: bool
 ) -> tuple[models.Model, dict[str, Any]]:
   """The backbone as one stage in front of a network, and its parameters.
 
@@ -514,7 +516,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'Expected {field} to be one of {", ".join(known)}, got '
         f'{flat[field]!r}.'
       )
-  if config.data.name in datasets.OF_THE_PACKAGE:
+  if config.data.name in datasets.BUILT_IN:
     checks.check_metric_names(config, evaluation.METRICS, 'one of')
   fractions = (config.data.test_fraction, config.data.validation_fraction)
   if min(fractions) < 0 or sum(fractions) >= 1:
@@ -553,10 +555,10 @@ def mark_attackers(
 def build(
   name: str,
   config: ml_collections.ConfigDict,
-  source: datasets.Source,
+  source: sources.Source,
   seeds: Sequence[int],
   points: Sequence[Settings] = ({},),
-  federate: FederateFn = datasets.federate,
+  federate: FederateFn = federating.federate,
 ) -> program.Case:
   """Builds a case for every point and seed.
 
@@ -581,7 +583,7 @@ def build(
   train = federated
   if case.centralized:
     train = [
-      datasets.centralize(
+      federating.centralize(
         data, case.centralized, source.shared_labels, source.unsound
       )
       for data in federated

@@ -18,7 +18,7 @@ from ..configuration import fields
 from ..configuration import optimizers
 from ..configuration import own_code
 from . import backbones
-from . import datasets
+from . import federating
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
@@ -304,8 +304,8 @@ def _check_names(config):
   known: dict[str, Sequence[str]] = {
     'algorithm.initialization': (federation.SHARED, federation.PER_OWNER),
     'cohort.slots': (cohorts.DRAWN, cohorts.ALL),
-    'data.partition': datasets.PARTITIONS,
-    'data.protocol': datasets.PROTOCOLS,
+    'data.partition': federating.PARTITIONS,
+    'data.protocol': federating.PROTOCOLS,
     'faults.nonfinite': faults.POLICIES,
     'model.backbone': ('', *backbones.BACKBONES),
     'model.name': MODELS,

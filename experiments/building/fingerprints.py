@@ -29,6 +29,7 @@ from ..configuration import config as config_lib
 from ..configuration import own_code
 from ..folders import workdirs
 from . import datasets
+from . import sources
 import fmtl_jax
 from fmtl_jax.data import checks
 from fmtl_jax.data import features
@@ -45,7 +46,7 @@ _OWN = (__name__.split('.')[0], 'fmtl_jax')
 _WEIGHTS = ('model.pretrained', 'model.backbone_weights')
 
 
-def of_source(source: datasets.Source, name: str) -> dict[str, Any]:
+def of_source(source: sources.Source, name: str) -> dict[str, Any]:
   """The fingerprint of data, JSON values by the name of what they are of.
 
   Args:

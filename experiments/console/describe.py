@@ -8,7 +8,7 @@ import ml_collections
 
 from ..building import backbones
 from ..building import build
-from ..building import datasets
+from ..building import data_notes
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -48,7 +48,7 @@ def describe(
     final, case = train.build_case(name, config, command_line or {}, source)
     if case is None:
       continue
-    described = datasets.describe(case.test_data)
+    described = data_notes.describe(case.test_data)
     if described != partition:
       partition = described
       lines += ['Partition (training examples of the first seed)', described]

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from ..building import datasets
+from ..building import data_notes
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
@@ -165,7 +165,7 @@ def notes(records: Sequence[results.Record]) -> list[str]:
     )
   overlapping = max(r.get('overlapping_pairs', 0) for r in records)
   if overlapping:
-    found.append(datasets.OVERLAP_NOTE.format(overlapping))
+    found.append(data_notes.OVERLAP_NOTE.format(overlapping))
   return found
 
 

@@ -23,7 +23,8 @@ import numpy as np
 from ..building import backbones
 from ..building import build
 from ..building import checks
-from ..building import datasets
+from ..building import data_notes
+from ..building import federating
 from ..building import fingerprints
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -292,9 +293,9 @@ def run(
   source = backbones.load_source(config)
   fingerprints.check(workdir, source.fingerprint)
   _check_plans(plans, source)  # Before anything is written.
-  first = datasets.federate(source, config.data, train.seeds_of(config)[0])
-  overlapping = datasets.overlapping_pairs(source, first)
-  if note := datasets.unlabelled_tasks(first):
+  first = federating.federate(source, config.data, train.seeds_of(config)[0])
+  overlapping = data_notes.overlapping_pairs(source, first)
+  if note := data_notes.unlabelled_tasks(first):
     print(f'warning: {note}', file=sys.stderr)
   workdirs.prepare(
     workdir,
@@ -657,12 +658,12 @@ def describe(
   if folder is not None:
     fingerprints.check(folder, source.fingerprint)
   _check_plans(plans, source)
-  first = datasets.federate(source, config.data, train.seeds_of(config)[0])
+  first = federating.federate(source, config.data, train.seeds_of(config)[0])
   rates = ', '.join(f'{rate:g}' for rate in config.compare.learning_rates)
   rounds = texts.counted(config.run.rounds, 'round')
   lines = [
     'Partition (training examples of the first seed)',
-    datasets.describe(first),
+    data_notes.describe(first),
     '',
     f'{texts.counted(len(plans), "algorithm")}, each with',
     f'  a search: learning rates {rates}, seeds '

@@ -12,6 +12,7 @@ from ..building import backbones
 from ..building import build
 from ..building import datasets
 from ..building import fingerprints
+from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -156,7 +157,9 @@ def load(
     model = predictors.client_predictor(*arguments, place, slot)
   # Pre-trained layers that ran before round 0 are put back in front.
   params = {**network.prefix_params, **model.params}
-  standardization = datasets.raw_standardization(source, model.standardization)
+  standardization = standardizing.raw_standardization(
+    source, model.standardization
+  )
   if source.backbone is not None and standardization is not None:
     mean, scale = standardization
     params[build.STANDARDIZE] = {'mean': mean, 'scale': scale}

@@ -32,8 +32,11 @@ import numpy as np
 
 from ..building import backbones
 from ..building import build
+from ..building import data_notes
 from ..building import datasets
+from ..building import federating
 from ..building import fingerprints
+from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -112,7 +115,7 @@ def hold_out(
   plain = config_lib.copied(config.data)
   plain.standardize = False  # By what the newcomers have, too.
   # What is standardized, is so below.
-  whole = datasets.federate(source._replace(center=None), plain, seed)
+  whole = federating.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
   clients = _draw(whole, source.shared_labels, config.unseen.clients, rng)
   stay = np.setdiff1d(np.arange(whole.num_clients), clients)
@@ -124,7 +127,7 @@ def hold_out(
     whole, shared, stay, *([part[c] for c in stay] for part in parts)
   )
   if config.data.standardize:
-    kept = datasets.standardized(source, kept)
+    kept = standardizing.standardized(source, kept)
   most = max(config.unseen.examples)
   own, test = [], []
   for client in clients:
@@ -145,7 +148,9 @@ def hold_out(
   newcomers = _subset(whole, shared, clients, own, none, test)
   return HeldOut(
     kept,
-    datasets.with_standardization(newcomers, kept.partition.standardization),
+    standardizing.with_standardization(
+      newcomers, kept.partition.standardization
+    ),
     clients,
   )
 
@@ -861,7 +866,7 @@ def describe(
   held_out = [hold_out(source, config, seed) for seed in seeds]
   lines = [
     'Partition without newcomers (training examples of the first seed)',
-    datasets.describe(held_out[0].train),
+    data_notes.describe(held_out[0].train),
     '',
   ]
   for seed, data in zip(seeds, held_out, strict=True):

@@ -16,7 +16,9 @@ import numpy as np
 
 from ..building import backbones
 from ..building import build
+from ..building import data_notes
 from ..building import datasets
+from ..building import federating
 from ..building import fingerprints
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -112,14 +114,14 @@ def train_and_evaluate(
   for _, found in built.values():
     if found is not None and found.warning:
       print(f'warning: {found.warning}', file=sys.stderr)
-  first = datasets.federate(source, config.data, seeds_of(config)[0])
-  overlapping = datasets.overlapping_pairs(source, first)
+  first = federating.federate(source, config.data, seeds_of(config)[0])
+  overlapping = data_notes.overlapping_pairs(source, first)
   notes = [
-    datasets.unsound_clients(source, first),
-    datasets.unlabelled_tasks(first),
+    data_notes.nonfinite_clients(source, first),
+    data_notes.unlabelled_tasks(first),
   ]
   if overlapping:
-    notes.append(datasets.OVERLAP_NOTE.format(overlapping))
+    notes.append(data_notes.OVERLAP_NOTE.format(overlapping))
   for note in filter(None, notes):
     print(f'warning: {note}', file=sys.stderr)
   workdirs.check_space(
@@ -149,7 +151,7 @@ def _run_cases(config, workdir, names, built, source, first, overlapping):
   """Runs what is not finished, and writes the report."""
   if source.backbone is not None and source.backbone.cost:
     workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
-  files.write_text(workdir / 'partition.txt', datasets.describe(first) + '\n')
+  files.write_text(workdir / 'partition.txt', data_notes.describe(first) + '\n')
   paths = {name: workdir / 'cases' / f'{name}.json' for name in names}
   missing = [
     name
@@ -220,7 +222,7 @@ def majority(
   found: dict[str, list[Any]] = {}
   for seed in seeds_of(config):
     data = build.mark_attackers(
-      datasets.federate(source, config.data, seed), config, seed
+      federating.federate(source, config.data, seed), config, seed
     )
     for split in splits_of(data.partition):
       pooled, own = (

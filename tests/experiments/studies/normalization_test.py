@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.building import build
-from experiments.building import datasets
+from experiments.building import federating
 from experiments.configuration import cases
 from experiments.studies import models_of_runs
 from experiments.studies import train
@@ -91,7 +91,7 @@ class ExportTest(program_test.ToyTestCase):
 
   def accuracy(self, model, config, client):
     source = program_test.toy_source()
-    data = datasets.federate(source, config.data, 0)
+    data = federating.federate(source, config.data, 0)
     rows = data.partition.test.groups()[client]
     found = np.asarray(model.predict(source.features[rows]))
     return 100 * np.mean(found == source.labels[rows, model.task.column])

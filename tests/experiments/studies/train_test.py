@@ -26,6 +26,7 @@ from tensorboardX import event_file_writer
 
 from experiments.building import backbones
 from experiments.building import datasets
+from experiments.building import federating
 from experiments.folders import environments
 from experiments.folders import held_folders
 from experiments.folders import records
@@ -743,7 +744,7 @@ class DivergenceTest(program_test.ToyTestCase):
   def test_an_update_of_the_last_round_is_told_too(self):
     config = program_test.toy_config(self.CONFIG)
     first, second = (
-      datasets.federate(program_test.toy_source(), config.data, seed)
+      federating.federate(program_test.toy_source(), config.data, seed)
       for seed in (7, 8)
     )
     self.check(
