@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from experiments.building import backbones
 from experiments.building import build
+from experiments.building import checks
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.reporting import drawing
@@ -289,7 +290,7 @@ class GridTest(ConfigsTestCase):
         resolved = cases.resolve(case, config, {})
         for field, value in point.items():
           config_lib.set_field(resolved, field, value)
-        build.check(resolved)
+        checks.check(resolved)
       numbers.add(len(points))
     (shown,) = re.findall(r': (\d+) points for every case', header)
     self.assertEqual(numbers, {int(shown)})

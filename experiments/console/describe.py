@@ -7,8 +7,8 @@ import jax
 import ml_collections
 
 from ..building import backbones
-from ..building import build
 from ..building import data_notes
+from ..building import networks
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -66,7 +66,7 @@ def own_settings(
   return [
     f'{config_lib.own_field(algorithm, setting)}={config_lib.shown(value)}: '
     f'{spec.settings[setting].help}'
-    for setting, value in build.own_settings(config, algorithm).items()
+    for setting, value in networks.own_settings(config, algorithm).items()
   ]
 
 

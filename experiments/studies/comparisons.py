@@ -110,8 +110,8 @@ def plans_of(
     search.run.seeds = config.compare.seeds
     search.run.first_seed = config.compare.first_seed
     search.data.validation_fraction = config.compare.validation_fraction
-    build.check(final)
-    build.check(search)
+    checks.check(final)
+    checks.check(search)
     plans.append(
       Plan(
         name,

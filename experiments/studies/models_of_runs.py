@@ -12,6 +12,7 @@ from ..building import backbones
 from ..building import build
 from ..building import datasets
 from ..building import fingerprints
+from ..building import networks
 from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -128,7 +129,7 @@ def load(
   else:
     place = place_of(built.test_data, client)
     predictors.check_client(built.test_data, place, slot)
-  network = build.build_network(
+  network = networks.build_network(
     case_config,
     source,
     built.algorithm,
@@ -162,7 +163,7 @@ def load(
   )
   if source.backbone is not None and standardization is not None:
     mean, scale = standardization
-    params[build.STANDARDIZE] = {'mean': mean, 'scale': scale}
+    params[networks.STANDARDIZE] = {'mean': mean, 'scale': scale}
     standardization = None
   return dataclasses.replace(
     model,

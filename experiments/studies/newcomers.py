@@ -32,10 +32,12 @@ import numpy as np
 
 from ..building import backbones
 from ..building import build
+from ..building import checks
 from ..building import data_notes
 from ..building import datasets
 from ..building import federating
 from ..building import fingerprints
+from ..building import networks
 from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -280,7 +282,7 @@ def plans_of(
       federate=lambda unused_source, unused_data, seed: by_seed[seed].train,
     )
     way = own_code.spec(case.algorithm).adapt(
-      build.own_settings(final, case.algorithm), final.unseen.learning_rate
+      networks.own_settings(final, case.algorithm), final.unseen.learning_rate
     )
     personal = case.make_algorithm(case.federation, {}).personal
     if personal and not (way.all_layers or case.federation.has_client_layers):
@@ -301,7 +303,7 @@ def _configs(config, only, command_line):
     if name == cases_lib.MAJORITY:
       continue
     final = cases_lib.resolve(name, config, dict(command_line or {}))
-    build.check(final)
+    checks.check(final)
     _check(final)
     for field, value in config_lib.flatten(final).items():
       if field.startswith(_SHARED) and value != of_all[field]:

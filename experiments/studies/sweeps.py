@@ -1,8 +1,8 @@
 """Sweeps: a grid of settings, as few programs as its shapes need.
 
-Points of the grid that differ only in `build.mapped_fields`, and all seeds, are
-runs of one compiled program. The other fields make separate programs, run one
-after the other; a finished one is not run again. Settings are compared on
+Points of the grid that differ only in `factories.mapped_fields`, and all seeds,
+are runs of one compiled program. The other fields make separate programs, run
+one after the other; a finished one is not run again. Settings are compared on
 validation data, test data are not looked at.
 """
 
@@ -21,6 +21,8 @@ import numpy as np
 
 from ..building import backbones
 from ..building import build
+from ..building import checks
+from ..building import factories
 from ..building import fingerprints
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -77,8 +79,8 @@ def grid_of(
         f'The sweep field {field!r} cannot be swept: seeds are mapped anyway; '
         'set config.run instead.'
       )
-  mapped = {f: v for f, v in fields.items() if build.is_mapped(f, case)}
-  static = {f: v for f, v in fields.items() if not build.is_mapped(f, case)}
+  mapped = {f: v for f, v in fields.items() if factories.is_mapped(f, case)}
+  static = {f: v for f, v in fields.items() if not factories.is_mapped(f, case)}
   return mapped, static
 
 
@@ -161,7 +163,7 @@ def run(
       for mapped_point in points:
         for field, value in (point | mapped_point).items():
           config_lib.set_field(case_config, field, value)
-        build.check(case_config)
+        checks.check(case_config)
         flat = config_lib.flatten(case_config)  # Numbers of the fields' types.
         mapped_point.update({field: flat[field] for field in mapped_point})
       plans.append((name, number, point, points, case_config))

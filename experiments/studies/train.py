@@ -16,6 +16,7 @@ import numpy as np
 
 from ..building import backbones
 from ..building import build
+from ..building import checks
 from ..building import data_notes
 from ..building import datasets
 from ..building import federating
@@ -105,7 +106,7 @@ def train_and_evaluate(
   workdirs.check(workdir, identity, resume)
   reports.load_records(workdir)  # Raises if one is damaged.
   for name in names:  # Before anything that takes time.
-    build.check(cases_lib.resolve(name, config, command_line))
+    checks.check(cases_lib.resolve(name, config, command_line))
   source = backbones.load_source(config)
   fingerprints.check(workdir, source.fingerprint)
   built = {
@@ -208,7 +209,7 @@ def build_case(
   """The config of a case, and the case; None for the majority class."""
   case_config = cases_lib.resolve(name, config, command_line)
   if name == cases_lib.MAJORITY:
-    build.check(case_config)
+    checks.check(case_config)
     return case_config, None
   return case_config, build.build(
     name, case_config, source, seeds_of(case_config)

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.building import build
 from experiments.building import federating
+from experiments.building import networks
 from experiments.configuration import cases
 from experiments.studies import models_of_runs
 from experiments.studies import train
@@ -27,11 +28,11 @@ BATCH = {'model.normalization': 'batch', 'run.seeds': 1, 'run.rounds': 2}
 def _labels(name, fields):
   """Layer types by path."""
   config = cases.resolve(name, program_test.toy_config(fields), {})
-  model = build.build_model(config, program_test.toy_source())
+  model = networks.build_model(config, program_test.toy_source())
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   names = [stage for stage, _ in model.stages]
   paths = layer_types.paths(shapes)
-  rules = build.label_rules(config, name, names, paths=paths)
+  rules = networks.label_rules(config, name, names, paths=paths)
   labels = layer_types.label_params(shapes, rules)
   return dict(zip(paths, jax.tree.leaves(labels), strict=True))
 

@@ -1107,7 +1107,7 @@ class ErrorTest(program_test.ToyTestCase):
       r'balancing.server without execution.task_devices',
     ),
     ({'execution.name': 'chunk:0'}, r"number of clients .*got 'chunk:0'"),
-    ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),
+    ({'execution.compile_effort': 'none'}, "one of high, low, got 'none'"),
     ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),
