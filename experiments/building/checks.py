@@ -15,8 +15,10 @@ import numpy as np
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import fields
+from ..configuration import hints
 from ..configuration import optimizers
 from ..configuration import own_code
+from ..configuration import paths
 from . import backbones
 from . import datasets
 from . import federating
@@ -164,7 +166,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'{config.run.first_seed} and {config.run.seeds}.'
     )
   for field in _PATHS:
-    config_lib.expanded(flat[field])
+    paths.expanded(flat[field])
   _check_sequences(flat)
   _check_names(config)
   if config.data.name in datasets.BUILT_IN:
@@ -228,7 +230,7 @@ def check_metric_names(
       if name not in known:
         raise ValueError(
           f'Expected report.{field} to be {rule} {", ".join(known)}, got '
-          f'{name!r}.{config_lib.nearest(name, known)}'
+          f'{name!r}.{hints.nearest(name, known)}'
         )
 
 
@@ -356,7 +358,7 @@ def _check_names(config):
     if name not in labelled:
       raise ValueError(
         f'Unknown case {name!r} in report.labels; known are '
-        f'{", ".join(labelled)}.{config_lib.nearest(name, labelled)}'
+        f'{", ".join(labelled)}.{hints.nearest(name, labelled)}'
       )
     if not isinstance(label, str):
       raise ValueError(
@@ -370,5 +372,5 @@ def _check_names(config):
       shown = ', '.join(filter(None, names))
       raise ValueError(
         f'Expected {field} to be one of {shown}, got {flat[field]!r}.'
-        f'{config_lib.nearest(flat[field], names)}'
+        f'{hints.nearest(flat[field], names)}'
       )

@@ -1,4 +1,4 @@
-"""Notes: what a reader has to know of the data of an experiment."""
+"""Notes on the data of an experiment, for the readers of its results."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def overlapping_pairs(
 def nonfinite_clients(
   source: sources.Source, dataset: dataset_lib.FederatedDataset
 ) -> str:
-  """A sentence on clients whose data are not finite; '' if all are."""
+  """A sentence on clients with non-finite examples; '' if there are none."""
   if source.unsound is None:
     return ''
   bad = source.unsound

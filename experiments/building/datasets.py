@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..configuration import own_code
 from . import built_in_sources
 from . import federating
@@ -98,7 +99,7 @@ def loader(name: str) -> Callable[..., sources.Source]:
   if name not in SOURCES:
     raise ValueError(
       f'Unknown data.name {name!r}; known are {", ".join(SOURCES)}.'
-      f'{config_lib.nearest(name, SOURCES)}'
+      f'{hints.nearest(name, SOURCES)}'
     )
   return SOURCES[name]
 

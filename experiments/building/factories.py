@@ -1,4 +1,4 @@
-"""Algorithms: built from a config, with settings that are mapped over runs."""
+"""Factories of algorithms, whose settings may be mapped over runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
@@ -10,6 +10,7 @@ from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import optimizers
 from ..configuration import own_code
+from ..configuration import schema
 from ..running import program
 from . import checks
 from . import networks
@@ -56,7 +57,7 @@ _MAPPED = (
 def mapped_fields() -> set[str]:
   """Fields that change no shape: those of every algorithm of the package."""
   own = (
-    config_lib.own_field(name, setting)
+    schema.own_field(name, setting)
     for name, spec in algorithms.ALGORITHMS.items()
     for setting, default in spec.defaults.items()
     if isinstance(default, float)
@@ -70,8 +71,7 @@ def is_mapped(field: str, case: str) -> bool:
     return field in mapped_fields()
   algorithm = cases_lib.get(case).algorithm
   return own_code.is_own(algorithm) and any(
-    isinstance(default, float)
-    and field == config_lib.own_field(algorithm, name)
+    isinstance(default, float) and field == schema.own_field(algorithm, name)
     for name, default in own_code.spec(algorithm).defaults.items()
   )
 
@@ -111,9 +111,7 @@ def make_algorithm(
       return settings.get(field, section)
 
     local = _local_sgd(config, value)
-    own = {
-      name: value(config_lib.own_field(algorithm, name)) for name in entry.own
-    }
+    own = {name: value(schema.own_field(algorithm, name)) for name in entry.own}
     of_round = _round_settings(config, value, added, placement)
     built = entry.build(federation, local, of_round, **own)
     if centralized:

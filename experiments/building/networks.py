@@ -10,7 +10,9 @@ import numpy as np
 
 from ..configuration import config as config_lib
 from ..configuration import fields
+from ..configuration import hints
 from ..configuration import own_code
+from ..configuration import schema
 from . import checks
 from . import own_models
 from . import sources
@@ -101,7 +103,7 @@ def label_rules(
     )
     flat = config_lib.flatten(config)
     own = {
-      name: flat[config_lib.own_field(algorithm, name)]
+      name: flat[schema.own_field(algorithm, name)]
       for name in entry.leaf_settings
     }
     with fields.named(fields.of_algorithm(algorithm)):
@@ -126,7 +128,7 @@ def own_settings(
   """The settings that are an algorithm's own, by name."""
   flat = config_lib.flatten(config)
   return {
-    setting: flat[config_lib.own_field(algorithm, setting)]
+    setting: flat[schema.own_field(algorithm, setting)]
     for setting in own_code.spec(algorithm).defaults
   }
 
@@ -194,7 +196,7 @@ def build_network(
   if not config.model.pretrained:
     raise ValueError(
       'Some layers are labelled pretrained; name the folder with their '
-      f'parameters in model.pretrained ({__package__}.export makes one).'
+      f'parameters in model.pretrained ({hints.module("export")} makes one).'
     )
   if config.data.standardize:
     raise ValueError(

@@ -13,7 +13,7 @@ from fmtl_jax.data import checks as array_checks
 
 
 class Backbone(NamedTuple):
-  """A fixed network that made the features of a source.
+  """A frozen network that computed the features of a source.
 
   Attributes:
     name: Which one.
@@ -72,17 +72,17 @@ class Source(NamedTuple):
 
 
 def finite(
-  groups: Sequence[np.ndarray], unsound: np.ndarray | None
+  groups: Sequence[np.ndarray], nonfinite: np.ndarray | None
 ) -> list[np.ndarray]:
   """Groups of rows without the examples whose features are not finite.
 
   Args:
     groups: Rows of a source.
-    unsound: As of `Source`.
+    nonfinite: `[N]` bool, these examples; None if there are none.
   """
-  if unsound is None:
+  if nonfinite is None:
     return list(groups)
-  return [rows[~unsound[rows]] for rows in groups]
+  return [rows[~nonfinite[rows]] for rows in groups]
 
 
 def check(name: str, source: Any) -> None:

@@ -29,7 +29,9 @@ from ml_collections import config_flags
 
 from .. import checkout
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..configuration import own_code
+from ..configuration import paths
 from ..folders import held_folders
 from ..folders import logs
 from ..running import determinism
@@ -71,7 +73,7 @@ def split_config(value: str) -> tuple[str, list[str]]:
     place = checkout.configs() / f'{named[1]}.py'
     if place.is_file() and not pathlib.Path(value).is_file():
       path, variants = str(place), named[2]
-  return config_lib.expanded(path), [] if variants is None else [variants]
+  return paths.expanded(path), [] if variants is None else [variants]
 
 
 class _ConfigFileParser(flags.ArgumentParser):
@@ -174,7 +176,7 @@ class _PathParser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> str:
     """See the class."""
-    return config_lib.expanded(argument)
+    return paths.expanded(argument)
 
 
 def define_path(name: str, help_text: str, default: str | None = '') -> Any:
@@ -227,7 +229,7 @@ def use_compilation_cache() -> None:
   cannot be written: JAX would say so for each program.
   """
   if not jax.config.values['jax_compilation_cache_dir']:
-    folder = str(config_lib.cache_folder() / 'xla')
+    folder = str(paths.cache_folder() / 'xla')
     jax.config.update('jax_compilation_cache_dir', folder)
   folder = jax.config.values['jax_compilation_cache_dir']
   if '://' not in folder and not _can_be_written(pathlib.Path(folder)):
@@ -348,9 +350,7 @@ def _explain(message: str, argv: Sequence[str]) -> str:
       continue
     known = _known_fields(argv, section)
     if known and field not in known:
-      return f'Unknown {section} field {field!r}.' + config_lib.nearest(
-        field, known
-      )
+      return f'Unknown {section} field {field!r}.' + hints.nearest(field, known)
     if f'{flag}={value}:' in message:
       return f'Expected --{flag} to be like {known[field]!r}, got {value!r}.'
   return message

@@ -12,6 +12,7 @@ from ..building import networks
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
+from ..configuration import schema
 from ..reporting import costs
 from ..running import program as program_lib
 from ..studies import train
@@ -64,7 +65,7 @@ def own_settings(
   """A line for each setting that is an algorithm's own: field, value, help."""
   spec = own_code.spec(algorithm)
   return [
-    f'{config_lib.own_field(algorithm, setting)}={config_lib.shown(value)}: '
+    f'{schema.own_field(algorithm, setting)}={config_lib.shown(value)}: '
     f'{spec.settings[setting].help}'
     for setting, value in networks.own_settings(config, algorithm).items()
   ]

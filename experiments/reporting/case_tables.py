@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from ..configuration import hints
 from . import results
 from . import tables
 from . import texts
@@ -155,7 +156,7 @@ def _undefined_notes(
     if names:
       of_whom = f'{", ".join(labels)}: means' if len(left_out) > 1 else 'Means'
       notes.append(
-        f'{of_whom} leave out {texts.named(names)}, without the labels '
+        f'{of_whom} leave out {hints.listed(names)}, without the labels '
         f'that a {words} needs.'
       )
   return notes

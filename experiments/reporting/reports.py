@@ -1,4 +1,4 @@
-"""Reports: what a person gets out of a workdir."""
+"""Reports: the tables, figures and files of a workdir."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -96,7 +96,7 @@ def nothing_trained(
   files: Sequence[pathlib.Path],
   check: records_lib.Check = records_lib.check_case,
 ) -> str:
-  """Says that all cases were finished before, and when.
+  """A sentence: all cases were finished before, and when.
 
   Args:
     path: The report that is there, such as `results.json`.
@@ -112,7 +112,7 @@ def unfinished(labels: Sequence[str]) -> list[str]:
   """Notes of a table that is written as a run goes.
 
   Args:
-    labels: Of what is still to be run, or goes on now.
+    labels: Of what is still to be run, or is running.
   """
   return [f'Not finished yet: {", ".join(labels)}.'] if labels else []
 
@@ -130,7 +130,7 @@ def references(records: Sequence[results.Record]) -> list[str]:
 
 
 def notes(records: Sequence[results.Record]) -> list[str]:
-  """What a reader of the table has to know of how it was made."""
+  """Notes of the table: weights, robustness, participation, balancing."""
   weights: dict[tuple[str, ...], list[str]] = {}
   for record in records:
     if 'settings' in record:
@@ -170,7 +170,7 @@ def notes(records: Sequence[results.Record]) -> list[str]:
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:
-  """Which attack a case withstood, and with which reducers."""
+  """The attack on a case, and its robust aggregators."""
   settings, notes = record.get('settings', {}), []
   common, task = (settings.get(f'reducer.{name}', 'mean') for name in _AVERAGED)
   if (common, task) != ('mean', 'mean'):
@@ -190,7 +190,7 @@ def _robustness(record: Mapping[str, Any]) -> list[str]:
 
 
 def _participation(record: Mapping[str, Any]) -> list[str]:
-  """Who did not take part in full, and whose results were left out."""
+  """Dropouts, stragglers and partial work, and skipped results."""
   settings, notes = record.get('settings', {}), []
   words = {
     'dropout': 'drop out',

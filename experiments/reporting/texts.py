@@ -63,12 +63,6 @@ def counted(number: int, unit: str) -> str:
   return f'{number} {unit}{"s" * (number != 1)}'
 
 
-def named(names: Sequence[str], most: int = 8) -> str:
-  """Names with commas; of many, the first and how many there are more."""
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + more
-
-
 def capitalized(text: str) -> str:
   """Upper case for the first letter; the others, as in AUC, stay."""
   return text[:1].upper() + text[1:]

@@ -16,9 +16,9 @@ from ..building import networks
 from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..configuration import own_code
 from ..folders import workdirs
-from ..reporting import texts
 from ..running import program as program_lib
 from . import train
 from fmtl_jax import predictors
@@ -65,7 +65,7 @@ def place_of(
   ids = [str(number) for number in data.partition.client_ids]
   if str(client) not in ids:
     raise ValueError(
-      f'Expected --client to be the id of a client, {texts.named(ids)}, got '
+      f'Expected --client to be the id of a client, {hints.listed(ids)}, got '
       f'{str(client)!r}.'
     )
   return ids.index(str(client))

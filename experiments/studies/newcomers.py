@@ -374,7 +374,7 @@ def run(
   _configs(config, only, command_line)
   identity = _identity(config, command_line)
   workdirs.check(workdir, identity, resume)
-  reports.load_records(workdir, check=records_lib.check_newcomers)
+  reports.load_records(workdir, check=records_lib.check_held_out)
   source = backbones.load_source(config)
   fingerprints.check(workdir, source.fingerprint)
   held_out = [hold_out(source, config, s) for s in train.seeds_of(config)]
@@ -392,7 +392,7 @@ def run(
       plan for plan, path in zip(plans, paths, strict=True) if not path.exists()
     ]
     if not missing:
-      check, report = records_lib.check_newcomers, workdir / 'unseen.json'
+      check, report = records_lib.check_held_out, workdir / 'unseen.json'
       print(reports.nothing_trained(report, paths, check), flush=True)
     for number, plan in enumerate(missing, start=1):
       record = _run(plan, source, held_out, workdir, flag)
@@ -791,7 +791,7 @@ def _report(workdir, config, missing=()):
   The table is printed, too, if nothing is missing, by label.
   """
   records = reports.load_records(
-    workdir, config.cases, records_lib.check_newcomers
+    workdir, config.cases, records_lib.check_held_out
   )
   metrics = [
     name

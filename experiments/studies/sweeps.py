@@ -26,6 +26,7 @@ from ..building import factories
 from ..building import fingerprints
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..configuration import own_code
 from ..folders import environments
 from ..folders import files
@@ -138,7 +139,7 @@ def run(
     if OVERRIDES in field and case not in known:
       raise ValueError(
         f'Unknown case {case!r} in the sweep field {field!r}; known are '
-        f'{", ".join(known)}.{config_lib.nearest(case, known)}'
+        f'{", ".join(known)}.{hints.nearest(case, known)}'
       )
   identity = (
     config_lib.identity(config)

@@ -8,12 +8,33 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+import experiments
 from experiments.building import datasets
 from experiments.building import sources
 from fmtl_jax.data import celeb_a
 from fmtl_jax.data import face_folder
 from fmtl_jax.data import utkface
 from tests.experiments.building import toy_sources
+
+
+class PublicTest(absltest.TestCase):
+  """What code of a user's own imports from `experiments`."""
+
+  def test_a_source_is_returned_or_added(self):
+    self.assertIs(experiments.datasets, datasets)
+    self.assertIs(experiments.datasets.Source, sources.Source)
+    with mock.patch.dict(
+      experiments.datasets.SOURCES, people=toy_sources.people
+    ):
+      self.assertEqual(
+        datasets.load(toy_sources.data(name='people')).keys[-1], 2
+      )
+
+  def test_a_config_starts_from_the_schema(self):
+    config = experiments.config.default_config()
+    experiments.config.put_field(config, 'overrides.fedavg.run.rounds', 3)
+    experiments.config.apply_variants(config, '', {})
+    self.assertEqual(config.overrides.fedavg.run.rounds, 3)
 
 
 class LoadTest(parameterized.TestCase):

@@ -8,6 +8,7 @@ from experiments.building import factories
 from experiments.building import networks
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
+from experiments.configuration import schema
 from fmtl_jax import algorithms
 from fmtl_jax.federation import layer_types
 
@@ -159,7 +160,7 @@ class TableTest(absltest.TestCase):
       for depth in entry.depths:
         self.assertIn(f'algorithm.{depth}', known)
       for setting, default in entry.defaults.items():
-        field = config_lib.own_field(name, setting)
+        field = schema.own_field(name, setting)
         self.assertEqual(known[field], default)
         if isinstance(default, float):
           self.assertIn(field, factories.mapped_fields())

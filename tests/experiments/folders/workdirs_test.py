@@ -138,7 +138,9 @@ class PrepareTest(WorkdirTestCase):
       workdirs.prepare(self.workdir, IDENTITY, CONFIG)
 
   def test_a_folder_without_a_run_is_told(self):
-    with self.assertRaisesRegex(ValueError, 'No run in .* config.json'):
+    with self.assertRaisesRegex(
+      ValueError, 'No run in .* config.json.* of experiments.main'
+    ):
       workdirs.read_config(self.workdir)
 
   def test_default_folders_are_dated_and_named(self):

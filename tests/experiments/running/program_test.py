@@ -20,6 +20,7 @@ from experiments.building import datasets
 from experiments.building import factories
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
+from experiments.configuration import schema
 from experiments.reporting import drawing
 from experiments.running import compilation
 from experiments.running import program
@@ -224,8 +225,7 @@ _VALUES: dict[str, tuple[float, float]] = {
     field: spec.settings[setting].examples
     for name, spec in algorithms.ALGORITHMS.items()
     for setting in spec.settings
-    if (field := config_lib.own_field(name, setting))
-    in factories.mapped_fields()
+    if (field := schema.own_field(name, setting)) in factories.mapped_fields()
   },
   'balancing.rate': (0.025, 0.5),
   'balancing.temperature': (2.0, 0.2),
@@ -281,8 +281,7 @@ _OWN = {
     fields := tuple(
       field
       for setting in entry.own
-      if (field := config_lib.own_field(name, setting))
-      in factories.mapped_fields()
+      if (field := schema.own_field(name, setting)) in factories.mapped_fields()
     )
   )
 }
