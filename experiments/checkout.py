@@ -66,11 +66,6 @@ def configs() -> pathlib.Path:
   return pathlib.Path(__file__).resolve().parents[1] / 'configs'
 
 
-def program(module: str) -> str:
-  """What `python -m` takes for a module of `experiments`, as it is known."""
-  return f'{__package__}.{module}'
-
-
 def use_both_names() -> None:
   """Lets the package be found under both of its names.
 

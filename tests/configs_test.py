@@ -20,9 +20,10 @@ import tensorflow_datasets as tfds
 
 from experiments.building import backbones
 from experiments.building import build
+from experiments.building import checks
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
-from experiments.reporting import figures
+from experiments.reporting import drawing
 from experiments.running import compilation
 from experiments.studies import case_runs
 from experiments.studies import comparison_plans
@@ -123,7 +124,7 @@ class ConfigsTestCase(parameterized.TestCase):
       mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
-    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
+    cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
   def load(self, name, variants=''):
     config = _module(name).get_config(variants)
@@ -291,7 +292,7 @@ class GridTest(ConfigsTestCase):
         resolved = cases.resolve(case, config, {})
         for field, value in point.items():
           config_lib.set_field(resolved, field, value)
-        build.check(resolved)
+        checks.check(resolved)
       numbers.add(len(points))
     (shown,) = re.findall(r': (\d+) points for every case', header)
     self.assertEqual(numbers, {int(shown)})

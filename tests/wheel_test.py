@@ -20,7 +20,7 @@ SOURCES = """
 import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.experiments.building import datasets
+from fmtl_jax.experiments import datasets
 
 
 def windows(data, *, length=6, examples=80):
@@ -54,7 +54,7 @@ def myprox(federation, local, settings, *, mu=0.3):
   return federated_averaging.federated_averaging(federation, update, settings)
 """
 CONFIG = """
-from fmtl_jax.experiments.configuration import config as config_lib
+from fmtl_jax.experiments import config as config_lib
 
 
 def get_config(variant=''):

@@ -8,7 +8,7 @@ Rows are runs on the same seeds: common layers weighted by examples, by task
 are the test accuracy of the task with the smallest `data.coverage` and the mean
 over tasks, and their differences from the first row and from the second,
 paired by seed, with their standard errors. The same command with the same
---workdir goes on with what is not done. On two cores it takes about five
+--workdir resumes an unfinished run. On two cores it takes about five
 minutes; the row `task_balanced` is to end near 93.8 and 96.5.
 """
 

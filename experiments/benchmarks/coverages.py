@@ -61,6 +61,7 @@ def table(
     rare: The position of the task that few clients hold.
   """
   from ..reporting import tables
+  from ..reporting import texts
 
   def cell(values, baseline):
     mean, error = paired(values, baseline)
@@ -74,7 +75,7 @@ def table(
       cells.append(f'{values[:, column].mean():.2f}')
       for baseline in (EXAMPLES, BALANCED):
         cells.append(
-          tables.MISSING
+          texts.MISSING
           if name == baseline
           else cell(values[:, column], found[baseline][:, column])
         )

@@ -34,15 +34,15 @@ def run(
     rows: Fields of the case, by name of the row; those that vary are not taken
       from the command line.
     command_line: Fields given on the command line.
-    workdir: Where rows are kept; a folder with the same experiment is gone on
-      with.
+    workdir: Where rows are kept; an unfinished run of the same experiment is
+      resumed.
 
   Returns:
     The metric of the config at the last round, `[R, T + 1]` by row, NaN where
     undefined, the mean over tasks last; and the T tasks.
 
   Raises:
-    ValueError: If anything about the input is wrong; nothing is written then.
+    ValueError: If the input is invalid; nothing is written then.
     interrupts.Interrupted: After SIGINT or SIGTERM; finished rows are kept.
   """
   config = cases.with_own(config, only)

@@ -17,7 +17,7 @@ import time
 
 from absl import flags
 
-from .. import checkout
+from ..configuration import hints
 from ..console import command_line
 from ..console import config_files
 from ..console import programs
@@ -89,7 +89,7 @@ def main() -> int:
     return 0
   config = _CONFIG.value
   with tempfile.TemporaryDirectory() as folder:
-    program = checkout.program('main')
+    program = hints.module('main')
     mapped = _wall_seconds(program, f'--workdir={folder}/mapped')
     loop = _wall_seconds(f'{__package__}.mapped', '--loop')
     cold = sum(

@@ -1,11 +1,11 @@
-"""Measures what reducers make of attacks: a table of reducers by attacks.
+"""Measures robust aggregators under attacks: a table of both.
 
 python -m experiments.benchmarks.robustness \
     --config=configs/digits.py:attacked --workdir=DIR
 
 Every cell is a run of its own on the same seeds: the metric of the config at
 the last round, mean over tasks and seeds, and in brackets how much is lost
-against the weighted mean where nobody attacks. `NAME` is a reducer of common
+against the weighted mean without attacks. `NAME` is a reducer of common
 and task-specific layers, `NAME/NAME` has one for each; settings of reducers and
 of the attack are the config's. The same command with the same --workdir goes on
 with what is not done.

@@ -17,7 +17,7 @@ def repeats(count: int) -> Iterator[int]:
   """The numbers of the repetitions, from 0 on.
 
   Args:
-    count: How many; 0 goes on for two seconds, and at least for five.
+    count: How many; 0 repeats for two seconds, and at least five times.
   """
   number, start = 0, time.perf_counter()
   while (

@@ -1,7 +1,7 @@
 """Backbones: published networks in front of the one that is trained.
 
-A backbone never changes, so that it runs once on each image, before the first
-round; rounds run on what it computed. A file keeps that for the next run.
+A backbone is frozen, so that it runs once on each image, before the first
+round; rounds run on its outputs. A file caches them for the next run.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from ..configuration import config as config_lib
+from ..configuration import hints
+from ..configuration import paths
 from ..folders import progress as progress_lib
 from ..running import hardware
 from . import datasets
 from . import fingerprints
+from . import sources
+from . import standardizing
 from fmtl_jax import models
 from fmtl_jax.clients import faults
 from fmtl_jax.data import features as features_lib
@@ -60,8 +63,8 @@ BACKBONES = {
 
 def load_source(
   config: ml_collections.ConfigDict, compute: bool = True
-) -> datasets.Source:
-  """Loads the data, as the backbone sees them where there is one.
+) -> sources.Source:
+  """Loads the data, with the outputs of the backbone where there is one.
 
   Args:
     config: The experiment.
@@ -69,7 +72,7 @@ def load_source(
       otherwise.
 
   Raises:
-    ValueError: If the data or the weights cannot be had.
+    ValueError: If the data or the weights cannot be read.
   """
   allowed = config.faults.nonfinite != faults.STOP
   source = datasets.load(config.data, allowed)
@@ -81,13 +84,13 @@ def load_source(
   )
   if allowed and isinstance(source.features, np.ndarray):
     values = source.features.reshape(len(source.features), -1)
-    unsound = np.logical_not(np.isfinite(values).all(1))
-    source = source._replace(unsound=unsound if unsound.any() else None)
+    nonfinite = np.logical_not(np.isfinite(values).all(1))
+    source = source._replace(unsound=nonfinite if nonfinite.any() else None)
   name = config.model.backbone
   if not name:
     if isinstance(source.features, images_lib.Images):
       return source._replace(features=_decode(source.features, compute))
-    return datasets.centered(source)
+    return standardizing.centered(source)
   entry = _entry(config.model)
   model = entry.model()
   params = entry.load(
@@ -115,7 +118,7 @@ def load_source(
     content = _content(source.features)
     key = features_lib.fingerprint(params, name, content, *program)
     folder = pathlib.Path(
-      config.data.feature_dir or config_lib.cache_folder() / 'features'
+      config.data.feature_dir or paths.cache_folder() / 'features'
     )
     found = _run(
       name, model, params, batch, source.features, folder, key, cost, output
@@ -123,7 +126,7 @@ def load_source(
   else:
     found = np.zeros((len(source.features), *output.shape[1:]), np.float32)
   return source._replace(
-    features=found, backbone=datasets.Backbone(name, model, params, cost)
+    features=found, backbone=sources.Backbone(name, model, params, cost)
   )
 
 
@@ -133,7 +136,7 @@ def _entry(model: ml_collections.ConfigDict) -> _Entry:
   if name not in BACKBONES:
     raise ValueError(
       f'Unknown model.backbone {name!r}; known are {", ".join(BACKBONES)}.'
-      f'{config_lib.nearest(name, BACKBONES)}'
+      f'{hints.nearest(name, BACKBONES)}'
     )
   entry = BACKBONES[name]
   if entry.weights and not model.backbone_weights:
@@ -153,7 +156,7 @@ def _decode(images: images_lib.Images, compute: bool) -> np.ndarray:
 
 
 def _content(examples):
-  """What names the examples, without decoding them where they are images."""
+  """What identifies the examples; images are not decoded."""
   if isinstance(examples, images_lib.Images):
     return examples.fingerprint()
   return examples
@@ -164,7 +167,7 @@ def _run(
 ) -> np.ndarray:
   """Outputs of a backbone for all examples, from disk where they are there.
 
-  They are kept in files of `_SHARD` examples: a run that is stopped goes on.
+  They are kept in files of `_SHARD` examples, with which a stopped run resumes.
   """
   clock: list[float] = []  # When the work began, then when each batch ended.
   counts: list[int] = []

@@ -1,4 +1,4 @@
-"""Checks: what no experiment can have, before any data are read.
+"""Checks: invalid configurations are refused before any data are read.
 
 What depends on the data, such as the number of tasks, is checked where the
 experiment is built.
@@ -15,10 +15,13 @@ import numpy as np
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import fields
+from ..configuration import hints
 from ..configuration import optimizers
 from ..configuration import own_code
+from ..configuration import paths
 from . import backbones
 from . import datasets
+from . import federating
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
@@ -35,7 +38,7 @@ from fmtl_jax.server import weights
 
 MODELS = ('mlp', 'cnn')
 
-# The rule in words, whether a number is good, and the fields that have it.
+# The rule in words, whether a number is valid, and the fields that have it.
 _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
   (
     '>= 0',
@@ -47,13 +50,18 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'balancing.c',
       'balancing.decay',
       'balancing.rate',
+      'checkpoint.every_rounds',
+      'client.batch_size',
       'client.decay',
       'client.learning_rate',
       'client.weight_decay',
       'data.max_images',
+      'execution.low_rank_below',
+      'execution.memory_mb',
       'participation.bandwidth_spread',
       'participation.deadline',
       'participation.speed_spread',
+      'run.first_seed',
       'server.common.learning_rate',
       'server.task.learning_rate',
     ),
@@ -62,9 +70,17 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     '>= 1',
     lambda x: x >= 1,
     (
+      'checkpoint.keep',
+      'client.local_epochs',
+      'data.clients',
       'data.shards_per_client',
+      'data.tasks_per_client',
+      'execution.task_devices',
       'faults.diverged_above',
       'model.window',
+      'run.evaluate_every',
+      'run.rounds',
+      'run.seeds',
     ),
   ),
   (
@@ -126,7 +142,7 @@ def _defaults() -> Mapping[str, Any]:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises a ValueError for a value that no experiment can have.
+  """Raises a ValueError for an invalid configuration.
 
   Args:
     config: Of a case, or of an experiment whose overrides do not count.
@@ -138,9 +154,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
       _check_size(field, number)
-  for rule, is_good, chosen in _RULES:
+  for rule, is_valid, chosen in _RULES:
     for field in chosen:
-      if not is_good(flat[field]):
+      if not is_valid(flat[field]):
         raise ValueError(f'Expected {field} {rule}, got {flat[field]}.')
   _check_algorithms(config, flat)
   last = config.run.first_seed + config.run.seeds - 1
@@ -150,9 +166,30 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'{config.run.first_seed} and {config.run.seeds}.'
     )
   for field in _PATHS:
-    config_lib.expanded(flat[field])
+    paths.expanded(flat[field])
   _check_sequences(flat)
   _check_names(config)
+  if config.data.name in datasets.BUILT_IN:
+    check_metric_names(config, evaluation.METRICS, 'one of')
+  _check_fractions(config)
+
+
+def _check_fractions(config):
+  """Raises a ValueError unless something is left to train on, and to test."""
+  fractions = (config.data.test_fraction, config.data.validation_fraction)
+  if min(fractions) < 0 or sum(fractions) >= 1:
+    raise ValueError(
+      'Expected data.test_fraction and data.validation_fraction >= 0 with a '
+      f'sum below 1, got {fractions[0]} and {fractions[1]}.'
+    )
+  if config.data.test_fraction == 0:
+    raise ValueError('Expected data.test_fraction > 0, got 0.')
+
+
+def reducer_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The settings that robust aggregators may have, by name."""
+  others = (*config.server, 'within_tasks')
+  return {k: v for k, v in config.reducer.items() if k not in others}
 
 
 def _check_algorithms(config, flat):
@@ -193,7 +230,7 @@ def check_metric_names(
       if name not in known:
         raise ValueError(
           f'Expected report.{field} to be {rule} {", ".join(known)}, got '
-          f'{name!r}.{config_lib.nearest(name, known)}'
+          f'{name!r}.{hints.nearest(name, known)}'
         )
 
 
@@ -273,8 +310,8 @@ def _check_sequences(flat):
     _check_each(flat, field, what, is_row)
 
 
-def _check_each(flat, field, what, is_good):
-  if not all(map(is_good, flat[field])):
+def _check_each(flat, field, what, is_valid):
+  if not all(map(is_valid, flat[field])):
     raise ValueError(
       f'Expected {field} to be {what}, got {config_lib.tuples(flat[field])!r}.'
     )
@@ -289,8 +326,7 @@ def _check_names(config):
   balancing.places({name: config.balancing[name] for name in balancing.PLACES})
   execution.resolve(config.execution.name)
   layers.resolve_convolution(config.model.convolution, 'cpu')
-  own = (*config.server, 'within_tasks')
-  settings = {k: v for k, v in config.reducer.items() if k not in own}
+  settings = reducer_settings(config)
   with fields.named({setting: f'reducer.{setting}' for setting in settings}):
     for name in reducers.REDUCERS:  # Whichever is chosen.
       reducers.get(name, **settings)
@@ -304,8 +340,10 @@ def _check_names(config):
   known: dict[str, Sequence[str]] = {
     'algorithm.initialization': (federation.SHARED, federation.PER_OWNER),
     'cohort.slots': (cohorts.DRAWN, cohorts.ALL),
-    'data.partition': datasets.PARTITIONS,
-    'data.protocol': datasets.PROTOCOLS,
+    'data.partition': federating.PARTITIONS,
+    'data.protocol': federating.PROTOCOLS,
+    'execution.clients_on': ('device', 'host'),
+    'execution.compile_effort': ('high', 'low'),
     'faults.nonfinite': faults.POLICIES,
     'model.backbone': ('', *backbones.BACKBONES),
     'model.name': MODELS,
@@ -314,12 +352,13 @@ def _check_names(config):
     'report.baseline': rows,
     'report.curve_case': rows,
     'report.target_case': rows,
+    'report.view': ('pooled', 'client'),
   }
   for name, label in config.report.labels.items():
     if name not in labelled:
       raise ValueError(
         f'Unknown case {name!r} in report.labels; known are '
-        f'{", ".join(labelled)}.{config_lib.nearest(name, labelled)}'
+        f'{", ".join(labelled)}.{hints.nearest(name, labelled)}'
       )
     if not isinstance(label, str):
       raise ValueError(
@@ -333,5 +372,5 @@ def _check_names(config):
       shown = ', '.join(filter(None, names))
       raise ValueError(
         f'Expected {field} to be one of {shown}, got {flat[field]!r}.'
-        f'{config_lib.nearest(flat[field], names)}'
+        f'{hints.nearest(flat[field], names)}'
       )

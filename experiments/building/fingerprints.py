@@ -1,14 +1,14 @@
-"""Fingerprints: whether data are those that a run began with.
+"""Fingerprints: whether data are those that a run started with.
 
-A config says which data are loaded and how, not what they are: files are
-changed, and so is the code of a source. A folder keeps a fingerprint of the
-data as the source gave them, before any backbone. Other data are refused with
-what differs; other code that gives the same data is a warning.
+A config says which data are loaded and how, not their content: files change,
+and so does the code of a source. A folder keeps a fingerprint of the data as
+the source returned them, before any backbone. Other data are refused with the
+differences; other code that returns the same data causes a warning.
 
-Of an array in memory every byte counts. Of one that is read from disk when it
-is asked for (a memory map, or any other object with shape and dtype) shape,
-dtype and `SAMPLE` rows count, evenly spaced from the first to the last. Photos
-have a fingerprint of their own, of all their files.
+The fingerprint of an array in memory covers every byte. That of an array which
+is read lazily (a memory map, or any other object with shape and dtype) covers
+shape, dtype and `SAMPLE` evenly spaced rows, the first and the last among them.
+Photographs have a fingerprint of their own, of all their files.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +29,7 @@ from ..configuration import config as config_lib
 from ..configuration import own_code
 from ..folders import workdirs
 from . import datasets
+from . import sources
 import fmtl_jax
 from fmtl_jax.data import checks
 from fmtl_jax.data import features
@@ -45,8 +46,8 @@ _OWN = (__name__.split('.')[0], 'fmtl_jax')
 _WEIGHTS = ('model.pretrained', 'model.backbone_weights')
 
 
-def of_source(source: datasets.Source, name: str) -> dict[str, Any]:
-  """The fingerprint of data, JSON values by the name of what they are of.
+def of_source(source: sources.Source, name: str) -> dict[str, Any]:
+  """The fingerprint of data, as JSON values by name.
 
   Args:
     source: As it was loaded.
@@ -188,7 +189,7 @@ def _hash(array: np.ndarray) -> str:
 
 
 def check(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
-  """Checks that a run may go on with data; nothing is written.
+  """Checks that a run may be resumed with data; nothing is written.
 
   A folder that has no fingerprint is taken, as is one without a run.
 
@@ -212,7 +213,7 @@ def check(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
   if differing:
     raise ValueError(
       f'--workdir={workdir} holds a run on other data: {"; ".join(differing)}; '
-      'name a new folder, or give the same data to go on with that run.'
+      'name a new folder, or give the same data to resume that run.'
     )
   if there.get(CODE) != found.get(CODE):
     print(
@@ -230,7 +231,7 @@ def check(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
 
 
 def _difference(name: str, there: Any, here: Any) -> str:
-  """What differs, without hashes, which say nothing to people."""
+  """The difference in words, without hashes."""
   if isinstance(there, dict) and isinstance(here, dict):
     for part in ('shape', 'dtype'):
       if there.get(part) != here.get(part):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from ..configuration import hints
 from ..configuration import own_code
 from fmtl_jax import models
 
@@ -21,7 +22,7 @@ def build(
     num_outputs: The width of the widest task.
 
   Raises:
-    ValueError: If it cannot be built, or is no such network.
+    ValueError: If it cannot be built, or is not a valid network.
   """
   name = model.name
   found = own_code.call(
@@ -36,7 +37,7 @@ def build(
   if not isinstance(found, models.Model):
     raise ValueError(
       f'{expected} a models.Model, as models.base.sequential does, got '
-      f'{own_code.shown(found)}.'
+      f'{hints.shown(found)}.'
     )
   batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
   params = own_code.call(
@@ -46,7 +47,7 @@ def build(
   if not isinstance(params, dict) or sorted(params) != sorted(names):
     raise ValueError(
       f'{expected} a network with parameters by the name of each stage, '
-      f'{", ".join(names)}, got {own_code.shown(params)}.'
+      f'{", ".join(names)}, got {hints.shown(params)}.'
     )
   outputs = own_code.call(
     own_code.MODEL, name, jax.eval_shape, found.apply, params, batch
@@ -55,6 +56,6 @@ def build(
   if shape_now != (2, num_outputs):
     raise ValueError(
       f'{expected} a network with outputs [B, {num_outputs}], as wide as its '
-      f'widest task, got {own_code.shown(shape_now)} for B=2.'
+      f'widest task, got {hints.shown(shape_now)} for B=2.'
     )
   return found

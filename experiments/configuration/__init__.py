@@ -1,1 +1,1 @@
-"""What a configuration says, and how its words are read."""
+"""The config schema, and the values that configs name."""

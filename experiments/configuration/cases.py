@@ -1,7 +1,7 @@
 """Cases: the rows of a results table.
 
 A case says which algorithm runs on which view of the data, and which settings
-it needs whatever the experiment. `config.overrides.CASE` and the command line
+define it in every experiment. `config.overrides.CASE` and the command line
 come after these.
 """
 
@@ -13,7 +13,9 @@ import ml_collections
 
 from . import config as config_lib
 from . import fields
+from . import hints
 from . import own_code
+from . import schema
 from fmtl_jax import algorithms
 from fmtl_jax.algorithms import specs
 
@@ -42,7 +44,7 @@ class Case:
 _CENTRALIZED = {
   'client.keep_optimizer_state': True,
   'client.local_epochs': 1,
-  'reducer.common': 'mean',  # There are no clients to be wary of.
+  'reducer.common': 'mean',  # There are no clients that could attack.
   'reducer.task': 'mean',
   'attack.name': 'none',
   'cohort.clients_per_task': 0,
@@ -82,7 +84,7 @@ _FURTHER: Mapping[str, Case] = {
 
 
 class _Cases(Mapping[str, Case]):
-  """All rows by name: those above, and one for each algorithm there is now."""
+  """All rows by name: those above, and one for each algorithm."""
 
   def __getitem__(self, name: str) -> Case:
     if name in _FURTHER:
@@ -98,7 +100,7 @@ class _Cases(Mapping[str, Case]):
 
 
 def _of_algorithm(spec: algorithms.Spec) -> Case:
-  """The row of an algorithm, with what it needs to be itself."""
+  """The row of an algorithm, with the settings that define it."""
   settings: dict[str, Any] = dict(_CENTRALIZED) if spec.centralized else {}
   for argument, value in spec.rounds.items():
     field = fields.OF_ROUNDS[argument]
@@ -107,7 +109,7 @@ def _of_algorithm(spec: algorithms.Spec) -> Case:
     else:
       settings[field] = value
   for depth, count in spec.default_depths.items():
-    if config_lib.DEPTHS.get(depth, count) != count:
+    if schema.DEPTHS.get(depth, count) != count:
       settings[f'algorithm.{depth}'] = count
   return Case(
     label=spec.label,
@@ -171,7 +173,7 @@ def names(
     if name not in rows:
       raise ValueError(
         f'Unknown case {name!r} in overrides; known are {", ".join(rows)}.'
-        f'{config_lib.nearest(name, rows)}'
+        f'{hints.nearest(name, rows)}'
       )
     if not isinstance(given, ml_collections.ConfigDict):
       raise ValueError(
@@ -183,7 +185,7 @@ def names(
       raise ValueError(
         f'Unknown algorithm.name {config.algorithm.name!r}; known are '
         f'{", ".join(known)}.'
-        f'{config_lib.nearest(config.algorithm.name, known)}'
+        f'{hints.nearest(config.algorithm.name, known)}'
       )
     return [config.algorithm.name]
   known = [*CASES, MAJORITY, *own_code.names_in(config)]
@@ -192,7 +194,7 @@ def names(
     if name not in known:
       raise ValueError(
         f'Unknown case {name!r}; known are {", ".join(known)}.'
-        f'{config_lib.nearest(name, known)}'
+        f'{hints.nearest(name, known)}'
       )
   if not chosen:
     raise ValueError('Expected cases to run, got none; set cases.')

@@ -1,249 +1,31 @@
-"""The config schema: every field an experiment can set, with its default.
+"""A config: its fields by dotted name, its variants, and its identity.
 
-What changes results stands apart from what only changes speed (`execution`) or
-what is shown (`report`, `checkpoint`). Field names are kept.
+Configs of a user's own begin with `default_config`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import copy
 import functools
 import json
-import os
-import pathlib
-import tempfile
 import types
 from typing import Any
 
 import ml_collections
-from ml_collections import config_dict
 
 from . import hints
 from . import own_code
+from . import schema
 from fmtl_jax import algorithms
-from fmtl_jax import balancing
 
-# Numbers of layers by which algorithms label them.
-DEPTHS: Mapping[str, int] = {
-  'task_layers': 1,
-  'personal_layers': 0,
-  'common_layers': 1,
-  'shared_layers': 0,  # Of all clusters, at the input.
-}
-# Settings of algorithms that stand in `algorithm` itself, of all that have one
-# with this name and default.
-_SEVERAL_HAVE: Mapping[str, Any] = {
-  'mu': 0.1,  # Proximal weight of fedprox.
-  'finetune_epochs': 5,  # Of fedavg_finetune and others.
-  # Of them, too; 0 is client.learning_rate, whatever its schedule.
-  'finetune_learning_rate': 0.0,
-}
-nearest = hints.nearest
+default_config = schema.default_config
 
-
-def default_config() -> ml_collections.ConfigDict:
-  """Every field with its default; configs/ change what they need."""
-  config = ml_collections.ConfigDict()
-  config.name = ''
-  # The rows of the results table, in order; see experiments/cases.py.
-  config.cases = ()
-
-  config.data = ml_collections.ConfigDict()
-  config.data.name = 'digits'  # Or package.module:function, see own_code.py,
-  config.data.own = ml_collections.ConfigDict()  # with its settings.
-  config.data.manual_dir = ''  # Where a manual download lies.
-  config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
-  config.data.kind = ''  # Which part of the source, where it has several.
-  config.data.image_size = 150  # Height and width of photographs, in pixels.
-  config.data.image_crop = 1.0  # The central fraction that is kept of them.
-  config.data.grey = False  # One channel instead of three.
-  config.data.max_images = 0  # Photographs to use, evenly spaced; 0 is all.
-  config.data.feature_dir = ''  # Where outputs of backbones are kept.
-  config.data.clients = 50
-  config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
-  config.data.alpha = 0.5  # Concentration of dirichlet and quantity.
-  config.data.shards_per_client = 2
-  config.data.tasks_per_client = 1
-  config.data.coverage = ()  # Share of the clients that hold each task.
-  config.data.protocol = 'iid'  # How test examples are chosen.
-  config.data.test_fraction = 0.2
-  config.data.validation_fraction = 0.1
-  config.data.standardize = False
-
-  config.model = ml_collections.ConfigDict()
-  config.model.name = 'mlp'  # Or package.module:function,
-  config.model.own = ml_collections.ConfigDict()  # with its settings.
-  config.model.hidden = (64, 32)
-  config.model.channels = ()
-  config.model.window = 3
-  config.model.convolution = 'auto'  # Or patches, lax: the same, in other time.
-  config.model.normalization = 'none'  # Or batch, of all but the output layer.
-  config.model.backbone = ''  # A published network in front: see backbones.py.
-  config.model.backbone_weights = ''  # A file; '' is that of a package.
-  config.model.backbone_channel_order = ''  # Of the file: RGB, BGR, '' usual.
-  # A folder with trained parameters: values of layers labelled pretrained.
-  config.model.pretrained = ''
-  # (regex, layer type) pairs; () lets the algorithm label layers by depth.
-  config.layer_types = ()
-
-  config.algorithm = ml_collections.ConfigDict()
-  config.algorithm.name = ''  # Set: the only row of the table.
-  config.algorithm.pretrained_layers = 0
-  config.algorithm.update(DEPTHS)
-  config.algorithm.initialization = 'shared'  # Or per_owner.
-  config.algorithm.update(_SEVERAL_HAVE)
-  for name, spec in algorithms.ALGORITHMS.items():
-    for depth, default in spec.default_depths.items():
-      if depth not in config.algorithm:
-        config.algorithm[depth] = default
-    for setting, default in spec.defaults.items():
-      field = own_field(name, setting)
-      if field.count('.') == 2:  # With the default of its paper.
-        put_field(config, field, default)
-
-  config.client = ml_collections.ConfigDict()
-  config.client.optimizer = 'sgd'
-  config.client.learning_rate = 0.1
-  config.client.momentum = 0.0
-  config.client.weight_decay = 0.0
-  config.client.schedule = 'constant'  # constant, exponential, cosine.
-  config.client.decay = 1.0  # Factor a round of the exponential schedule.
-  config.client.batch_size = 16  # 0: all examples at once.
-  config.client.local_epochs = 1
-  config.client.keep_optimizer_state = False
-  config.client.task_weights = ()  # Of a client's objective; () is ones.
-
-  config.cohort = ml_collections.ConfigDict()
-  # K, or one number a task; 0 is all.
-  config.cohort.clients_per_task = config_dict.FieldReference(
-    0, field_type=object
-  )
-  config.cohort.slots = 'drawn'  # drawn, all.
-
-  # none or a method of fmtl_jax/balancing, with the defaults of its paper.
-  config.balancing = ml_collections.ConfigDict()
-  config.balancing.client = 'none'  # Over a client's tasks, in local steps.
-  config.balancing.group = 'none'  # Over clients, instead of their mean.
-  config.balancing.server = 'none'  # Over tasks, in common layers.
-  config.balancing.weights = ()  # Of the tasks at the server; () is ones.
-  config.balancing.update(balancing.SETTINGS)
-
-  config.aggregation = ml_collections.ConfigDict()
-  config.reducer = ml_collections.ConfigDict()
-  # Of robust reducers, those that have them; see fmtl_jax/reducers.py.
-  config.reducer.trim = 0.2  # Share that trimmed_mean drops at each end.
-  config.reducer.attackers = 0.2  # Share that krum and multi_krum expect.
-  config.reducer.kept = 0.0  # Share that multi_krum averages; 0: the others.
-  config.reducer.iterations = 8  # Of geometric_median.
-  config.reducer.norm = 1.0  # Bound of norm_clipping.
-  # Whether common layers are reduced task by task, then averaged over tasks.
-  config.reducer.within_tasks = False
-  config.server = ml_collections.ConfigDict()
-  for layer_type in ('common', 'task'):
-    config.aggregation[layer_type] = 'examples'
-    config.reducer[layer_type] = 'mean'
-    server = ml_collections.ConfigDict()
-    server.optimizer = 'sgd'
-    server.learning_rate = 1.0
-    server.momentum = 0.0
-    config.server[layer_type] = server
-
-  config.attack = ml_collections.ConfigDict()
-  config.attack.name = 'none'  # Or sign_flip, noise, label_flip, nan.
-  config.attack.share = 0.2  # Of every task's clients, rounded down,
-  config.attack.by_task = True  # or of all clients alike.
-  config.attack.scale = 10.0  # Of sign_flip and noise.
-
-  # What becomes of clients in a round: see fmtl_jax/participation.py.
-  config.participation = ml_collections.ConfigDict()
-  config.participation.dropout = 0.0  # Probability that a client drops out,
-  config.participation.late = 0.0  # that its update comes too late to count,
-  config.participation.partial = 0.0  # that it does a part of its local steps:
-  config.participation.least_work = 0.1  # uniform from this share to all.
-  config.participation.clock = False  # Simulated time, with what follows.
-  config.participation.steps_per_second = 100.0  # Of the median client.
-  config.participation.speed_spread = 0.0  # Deviation of the logarithm.
-  config.participation.bytes_per_second = 1e6  # Of the median client.
-  config.participation.bandwidth_spread = 0.0  # Deviation of the logarithm.
-  config.participation.deadline = 0.0  # Seconds a round; 0 waits for everyone.
-  config.participation.at_deadline = 'partial'  # Or late: nothing counts.
-
-  config.faults = ml_collections.ConfigDict()
-  # stop; skip_client leaves clients out of a round; clip bounds gradients.
-  config.faults.nonfinite = 'stop'
-  config.faults.clip_norm = 10.0  # Of gradients, with clip.
-  # A point of a sweep ends where its loss is so many times its first one.
-  config.faults.diverged_above = 100.0
-
-  config.run = ml_collections.ConfigDict()
-  config.run.rounds = 100
-  config.run.seeds = 1
-  config.run.first_seed = 0
-  config.run.evaluate_every = 5
-
-  # The search of experiments.compare, the same for every algorithm: rates of
-  # clients, tried on validation data of seeds that the table does not use.
-  config.compare = ml_collections.ConfigDict()
-  config.compare.learning_rates = (0.05, 0.1, 0.2, 0.4)
-  config.compare.seeds = 4
-  config.compare.first_seed = 1000
-  config.compare.validation_fraction = 0.2  # Replaces that of data.
-
-  # Clients of experiments.unseen, which take no part in training.
-  config.unseen = ml_collections.ConfigDict()
-  config.unseen.clients = 5  # How many; others for each seed.
-  # Of its own, with which a newcomer adapts; a point of the curve for each.
-  config.unseen.examples = (0, 1, 2, 5, 10, 20, 50)
-  config.unseen.epochs = 5
-  config.unseen.learning_rate = 0.02  # Where an algorithm has none of its own.
-  config.unseen.start = 'mean'  # Of clients' copies; or initial, untrained.
-
-  # What may differ by case: config.overrides.CASE.client.learning_rate.
-  config.overrides = ml_collections.ConfigDict()
-
-  config.execution = ml_collections.ConfigDict()
-  config.execution.name = 'auto'  # Or scan, vmap, chunk[:K], low_rank[:K].
-  # Megabytes for the clients that run at once, of chunk and low_rank; 0: half
-  # of a GPU's or TPU's, 268 on CPU.
-  config.execution.memory_mb = 0
-  # Dense kernels are factored where that costs less than this share of them.
-  config.execution.low_rank_below = 0.25
-  config.execution.clients_on = 'device'  # host: for large federations.
-  # Devices that share the tasks, each with the layers of its tasks alone.
-  config.execution.task_devices = 1
-  config.execution.compile_effort = 'high'  # low: compiles in half the time.
-
-  config.checkpoint = ml_collections.ConfigDict()
-  config.checkpoint.every_rounds = 0  # 0: at the end of each case only.
-  config.checkpoint.keep = 2  # The latest ones; the best is kept, too.
-
-  config.report = ml_collections.ConfigDict()
-  config.report.title = ''
-  config.report.metric = 'accuracy'
-  config.report.view = 'pooled'
-  # The case of curves.png, a line for each task; '' shows all cases.
-  config.report.curve_case = 'multi_task_fl'
-  config.report.baseline = 'distributed_separate'
-  config.report.more_metrics = ()  # With a table each, below the first one.
-  config.report.targets = ()  # Values to reach, in percent for accuracies.
-  # One more target: what this case ends with, less the margin.
-  config.report.target_case = ''
-  config.report.target_margin = 0.5
-  config.report.labels = (
-    ml_collections.ConfigDict()
-  )  # How a case is shown, by case.
-  # Figures of others, shown below the table: (row label, column, text).
-  config.report.published = ()
-  config.report.published_source = ''
-  return config
-
-
-# Sections that are no part of a run's identity: its numbers are the same
-# whatever they say, to rounding. All other fields are part of it, paths of data
-# and weights too.
+# Sections that are not part of a run's identity: its numbers do not depend on
+# them, to rounding. All other fields are part of it, paths of data and weights
+# too.
 _NOT_IDENTITY = (
   'execution',  # How it is computed.
   'checkpoint',  # What is kept of it.
-  'report',  # What is shown. Who chooses by it adds the metric: see CHOICE.
+  'report',  # What is shown. A choice by its metric adds that: see CHOICE.
   'cases',  # Which rows there are; a row depends on no other one.
   'compare',  # Of experiments.compare alone, which adds it.
   'unseen',  # Of experiments.unseen alone, which adds it.
@@ -256,6 +38,8 @@ _PLACES = (
 )
 # What sweeps and comparisons are about: they keep values of one metric.
 CHOICE = ('report.metric', 'report.view')
+# Sections whose fields are names of cases.
+_BY_CASE = ('overrides', 'report.labels')
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,7 +52,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_identity() -> dict[str, Any]:
-  """That of the defaults: what was done before there was a field."""
+  """The identity of the defaults: what was done before a field existed."""
   return identity(default_config())
 
 
@@ -315,32 +99,6 @@ def shown(value: Any) -> str:
   return str(tuples(value))
 
 
-def expanded(path: str) -> str:
-  """A path of the user's with `~` and `~NAME` as a shell expands them.
-
-  A shell leaves them alone in `--flag=~/folder`.
-
-  Raises:
-    ValueError: If there is no such user.
-  """
-  found = os.path.expanduser(path)
-  if found.startswith('~'):
-    raise ValueError(
-      f'No home folder is known for {path!r}; write the whole path, or '
-      f'{"./" + path!r} for a folder of this name.'
-    )
-  return found
-
-
-def cache_folder() -> pathlib.Path:
-  """Where what can be made again is kept for the next run."""
-  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  try:
-    return pathlib.Path(cache, 'fmtl_jax').expanduser()
-  except RuntimeError:  # A user without a home, as in some containers.
-    return pathlib.Path(tempfile.gettempdir(), f'fmtl_jax_{os.getuid()}')
-
-
 def apply_variants(
   config: ml_collections.ConfigDict,
   variants: str,
@@ -360,7 +118,7 @@ def apply_variants(
     if name not in known:
       raise ValueError(
         f'Unknown variant {name!r} of this config; known are '
-        f'{", ".join(known)}.{nearest(name, known)}'
+        f'{", ".join(known)}.{hints.nearest(name, known)}'
       )
     known[name](config)
   return config
@@ -413,7 +171,7 @@ def add_own(
 
 @functools.cache
 def _of_algorithms() -> tuple[str, ...]:
-  """What is in `algorithm`, and what has or may have a section there."""
+  """The names that `algorithm` has, or that its sections may have."""
   return (*default_config().algorithm, *algorithms.ALGORITHMS)
 
 
@@ -428,17 +186,13 @@ def is_own_setting(field: str) -> bool:
 
 
 def of_case(config: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
-  """The identity of what an algorithm trains, whatever others are beside it."""
+  """The identity of one algorithm's training, without the others' settings."""
   own = f'algorithm.{own_code.key(algorithm)}.'
   return {
     field: value
     for field, value in identity(config).items()
     if field.startswith(own) or not is_own_setting(field)
   }
-
-
-# Sections whose fields are names of cases.
-_BY_CASE = ('overrides', 'report.labels')
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
@@ -453,12 +207,12 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     if field not in given:
       raise ValueError(
         f'The config has no field {field!r}; start from '
-        f'{__name__}.default_config().'
+        f'{hints.module("config")}.default_config().'
       )
   for field in given:
     if field not in known:
       raise ValueError(
-        f'Unknown config field {field!r}.{nearest(field, known)}'
+        f'Unknown config field {field!r}.{hints.nearest(field, known)}'
       )
   for field in _BY_CASE:
     *sections, name = field.split('.')
@@ -503,7 +257,7 @@ def set_field(
       break
   if not isinstance(section, ml_collections.ConfigDict) or name not in section:
     raise ValueError(
-      f'Unknown config field {field!r}.{nearest(field, flatten(config))}'
+      f'Unknown config field {field!r}.{hints.nearest(field, flatten(config))}'
     )
   try:
     section[name] = value
@@ -512,13 +266,3 @@ def set_field(
       f'Expected config field {field!r} to be like {section[name]!r}, got '
       f'{value!r}.'
     ) from error
-
-
-def own_field(algorithm: str, setting: str) -> str:
-  """The field of a setting that is an algorithm's own, by dotted name."""
-  if own_code.is_own(algorithm):
-    return f'algorithm.{own_code.key(algorithm)}.{setting}'
-  default = algorithms.ALGORITHMS[algorithm].defaults[setting]
-  if setting in _SEVERAL_HAVE and default == _SEVERAL_HAVE[setting]:
-    return f'algorithm.{setting}'
-  return f'algorithm.{algorithm}.{setting}'

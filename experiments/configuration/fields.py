@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import re
 
-from . import config as config_lib
 from . import own_code
+from . import schema
 
 # Of `RoundSettings`.
 OF_ROUNDS: Mapping[str, str] = {
@@ -56,7 +56,7 @@ def of_algorithm(name: str) -> dict[str, str]:
   """The fields of what is an algorithm's own, and of its name."""
   spec = own_code.spec(name)
   settings = {
-    setting: config_lib.own_field(name, setting) for setting in spec.settings
+    setting: schema.own_field(name, setting) for setting in spec.settings
   }
   depths = {depth: f'algorithm.{depth}' for depth in spec.depths}
   return {name: f'algorithm.{own_code.key(name)}', **depths, **settings}

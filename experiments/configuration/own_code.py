@@ -90,7 +90,7 @@ def find(field: str, name: str) -> Any:
     name: `package.module:NAME`.
 
   Raises:
-    ValueError: If it is no such name, or nothing is found there.
+    ValueError: If the name is invalid, or nothing is found there.
   """
   if name in _objects:
     return _objects[name]
@@ -106,7 +106,7 @@ def find(field: str, name: str) -> Any:
     )
   try:
     module = importlib.import_module(place)
-  # Whatever a file of the user's can raise.
+  # A file of the user's can raise anything.
   except (Exception, SystemExit) as error:
     cure = 'correct it, --debug shows where'
     missing = getattr(error, 'name', None)
@@ -116,7 +116,7 @@ def find(field: str, name: str) -> Any:
       cure = f'start in the folder that it is in ({os.getcwd()} is the current)'
     raise ValueError(
       f'{field}={name}: the module {place!r} cannot be imported '
-      f'({_said(error)}); {cure}.'
+      f'({_described(error)}); {cure}.'
     ) from error
   if not hasattr(module, attribute):
     known = [known for known in vars(module) if not known.startswith('_')]
@@ -131,7 +131,7 @@ def function(field: str, name: str) -> Callable[..., Any]:
   """A function of the user's; see `find`.
 
   Raises:
-    ValueError: If it is none, or cannot be called as it will be.
+    ValueError: If it is not a function with the expected arguments.
   """
   found = find(field, name)
   form = ', '.join(_CALLED_WITH[field])
@@ -183,7 +183,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def spec(name: str) -> algorithms.Spec:
-  """What an algorithm says of itself, one of the package or the user's.
+  """The `Spec` of an algorithm, of the package or the user's.
 
   Raises:
     ValueError: If there is none.
@@ -216,7 +216,7 @@ def spec(name: str) -> algorithms.Spec:
 
 
 def _checked(name, build, own=None):
-  """A factory whose mistakes are sentences.
+  """A factory whose errors are sentences.
 
   Args:
     name: Of the algorithm.
@@ -231,7 +231,7 @@ def _checked(name, build, own=None):
     if not isinstance(built, algorithms.Algorithm):
       raise ValueError(
         f'Expected {ALGORITHM}={name} to return an algorithms.Algorithm, as '
-        f'federated_averaging does, got {shown(built)}.'
+        f'federated_averaging does, got {hints.shown(built)}.'
       )
     return built
 
@@ -252,10 +252,10 @@ def _checked(name, build, own=None):
 def call(
   field: str, name: str, found: Callable[..., Any], *args: Any, **settings: Any
 ) -> Any:
-  """Calls a user's function; what it raises is a sentence.
+  """Calls a user's function; its errors become sentences.
 
   Raises:
-    ValueError: If it raises anything but an OSError, which says of what.
+    ValueError: If it raises anything but an OSError or a MemoryError.
   """
   try:
     return found(*args, **settings)
@@ -263,8 +263,8 @@ def call(
     raise
   except Exception as error:
     raise ValueError(
-      f'{field}={name} raised an error ({_said(error)}); correct it, or what '
-      'it is given; --debug shows where.'
+      f'{field}={name} raised an error ({_described(error)}); correct it, or '
+      'what it is given; --debug shows where.'
     ) from error
 
 
@@ -314,15 +314,9 @@ def check_keys(names: Iterable[str], known: Iterable[str]) -> None:
     taken[key(name)] = f'that of {name!r}'
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
   """An error on one line."""
   return ' '.join(f'{type(error).__name__}: {error}'.split())
-
-
-def shown(value: Any) -> str:
-  """A value in a few words."""
-  text = ' '.join(repr(value).split())
-  return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _file(module: Any) -> str:

@@ -16,6 +16,8 @@ from ml_collections import config_flags
 
 from .. import checkout
 from ..configuration import config as config_lib
+from ..configuration import hints
+from ..configuration import paths
 from ..running import exits
 from . import config_files
 
@@ -29,7 +31,7 @@ class _PathParser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> str:
     """See the class."""
-    return config_lib.expanded(argument)
+    return paths.expanded(argument)
 
 
 def define_path(name: str, help_text: str, default: str | None = '') -> Any:
@@ -154,9 +156,7 @@ def _explain(message: str, argv: Sequence[str]) -> str:
       continue
     known = _known_fields(argv, section)
     if known and field not in known:
-      return f'Unknown {section} field {field!r}.' + config_lib.nearest(
-        field, known
-      )
+      return f'Unknown {section} field {field!r}.' + hints.nearest(field, known)
     if f'{flag}={value}:' in message:
       return f'Expected --{flag} to be like {known[field]!r}, got {value!r}.'
   return message

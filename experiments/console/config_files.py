@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from .. import checkout
 from ..configuration import config as config_lib
 from ..configuration import own_code
+from ..configuration import paths
 
 # Fields whose values may name code of the user's.
 _NAMES = (own_code.DATA, own_code.MODEL, own_code.ALGORITHM)
@@ -37,7 +38,7 @@ def split_config(value: str) -> tuple[str, list[str]]:
     place = checkout.configs() / f'{named[1]}.py'
     if place.is_file() and not pathlib.Path(value).is_file():
       path, variants = str(place), named[2]
-  return config_lib.expanded(path), [] if variants is None else [variants]
+  return paths.expanded(path), [] if variants is None else [variants]
 
 
 class _ConfigFileParser(flags.ArgumentParser):

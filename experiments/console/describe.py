@@ -7,11 +7,12 @@ import jax
 import ml_collections
 
 from ..building import backbones
-from ..building import build
-from ..building import datasets
+from ..building import data_notes
+from ..building import networks
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
+from ..configuration import schema
 from ..reporting import costs
 from ..running import program as program_lib
 from ..studies import train
@@ -48,7 +49,7 @@ def describe(
     final, case = train.build_case(name, config, command_line or {}, source)
     if case is None:
       continue
-    described = datasets.describe(case.test_data)
+    described = data_notes.describe(case.test_data)
     if described != partition:
       partition = described
       lines += ['Partition (training examples of the first seed)', described]
@@ -64,9 +65,9 @@ def own_settings(
   """A line for each setting that is an algorithm's own: field, value, help."""
   spec = own_code.spec(algorithm)
   return [
-    f'{config_lib.own_field(algorithm, setting)}={config_lib.shown(value)}: '
+    f'{schema.own_field(algorithm, setting)}={config_lib.shown(value)}: '
     f'{spec.settings[setting].help}'
-    for setting, value in build.own_settings(config, algorithm).items()
+    for setting, value in networks.own_settings(config, algorithm).items()
   ]
 
 

@@ -14,6 +14,7 @@ from ..building import checks
 from ..building import datasets
 from ..configuration import config as config_lib
 from ..configuration import fields
+from ..configuration import schema
 from fmtl_jax import algorithms
 
 _WIDTH = 80
@@ -124,7 +125,7 @@ def _about(name: str, spec: algorithms.Spec) -> Iterator[str]:
   """The description of an algorithm, in paragraphs."""
   yield spec.title
   for setting, rule in spec.settings.items():
-    field = config_lib.own_field(name, setting)
+    field = schema.own_field(name, setting)
     default = config_lib.shown(spec.defaults[setting])
     yield f'{field}={default}, {rule.rule.removeprefix("to be ")}: {rule.help}'
   if spec.depths:

@@ -19,8 +19,8 @@ from absl import flags
 from absl import logging
 import jax
 
-from .. import checkout
-from ..configuration import config as config_lib
+from ..configuration import hints
+from ..configuration import paths
 from ..folders import held_folders
 from ..folders import logs
 from ..running import determinism
@@ -64,7 +64,7 @@ def use_compilation_cache() -> None:
   cannot be written: JAX would say so for each program.
   """
   if not jax.config.values['jax_compilation_cache_dir']:
-    folder = str(config_lib.cache_folder() / 'xla')
+    folder = str(paths.cache_folder() / 'xla')
     jax.config.update('jax_compilation_cache_dir', folder)
   folder = jax.config.values['jax_compilation_cache_dir']
   if '://' not in folder and not _can_be_written(pathlib.Path(folder)):
@@ -94,7 +94,7 @@ def how_to_resume(module: str, workdir: pathlib.Path) -> str:
       skip = not skip and not equals  # `--workdir DIR` are two.
     else:
       again.append(argument)
-  command = ['python', '-m', checkout.program(module), *again]
+  command = ['python', '-m', hints.module(module), *again]
   return (
     f'To resume: {shlex.join(command)} --workdir={shlex.quote(str(workdir))}'
   )

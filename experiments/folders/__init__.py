@@ -1,1 +1,1 @@
-"""What a run keeps on disk and says while it runs."""
+"""The files of a run, its log and its progress."""

@@ -1,10 +1,10 @@
-"""Environments: what numbers were made with, of every process that made some.
+"""Environments: versions and devices of every process that trained rounds.
 
-A case knows in spans which rounds were trained with what: a run that was
-stopped may go on with another version or on another device. They are saved with
+A case records in spans which rounds were trained in which environment: a run
+may be resumed with another version or on another device. Spans are saved with
 the state, so that rounds that were lost are not counted, and kept in records.
-Without the spans, as in folders of version 0.1.0, nothing is claimed but what
-`results.json` says there, which is of the last process alone.
+Without spans, as in folders of version 0.1.0, only the environment in
+`results.json` is known, which is that of the last process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ _DETERMINISTIC = 'deterministic'
 
 
 def environment() -> dict[str, Any]:
-  """What the numbers are made with: who has the same gets the same bits."""
+  """The environment of this process: the same one gives the same bits."""
   devices = jax.devices()
   return {
     'python': platform.python_version(),
@@ -69,7 +69,7 @@ def extended(spans: Sequence[Span], first: int, last: int) -> list[Span]:
 
 
 def unknown(rounds: int) -> list[Span]:
-  """The span of so many first rounds, of which nothing was kept."""
+  """The span of a number of first rounds whose environment is not known."""
   return [_span(None, rounds)] if rounds else []
 
 
@@ -119,7 +119,7 @@ def of_rows(
 
 
 def _written(path: pathlib.Path, case: str, rounds: int) -> list[Span]:
-  """What a file of an earlier report says of a case without spans."""
+  """The spans of a case without any, from the file of an earlier report."""
   try:
     before = json.loads(path.read_bytes())
     if KEY not in before:
@@ -128,12 +128,12 @@ def _written(path: pathlib.Path, case: str, rounds: int) -> list[Span]:
       if case in entry['cases'] and entry['environment'] is not None:
         return [_span(dict(entry['environment']), rounds)]
   except (OSError, ValueError, KeyError, TypeError):
-    pass  # It is about to be written anew: nothing is known.
+    pass  # Nothing is known; the file is about to be replaced.
   return [_span(None, rounds)]
 
 
 def summary(parts: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
-  """What a report says of how its numbers were made.
+  """The environments of a report.
 
   Args:
     parts: Spans by the name of a case or of another part; one at least.
@@ -170,12 +170,12 @@ def summary(parts: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
 def nothing_trained(
   what: str, parts: Mapping[str, Sequence[Span]], paths: Sequence[pathlib.Path]
 ) -> str:
-  """Says that everything was there, and of when it is.
+  """A sentence: everything was finished before, and when.
 
   Args:
     what: What the parts are: `cases`.
     parts: Their spans.
-    paths: Their files, whose dates are told where no spans were kept.
+    paths: Their files, whose dates are given where there are no spans.
   """
   known = [s['until'] for of in parts.values() for s in of if s['until']]
   if known:

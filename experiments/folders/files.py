@@ -1,4 +1,4 @@
-"""Files: what a run writes is the old or the new file, never a part of one.
+"""Files: written atomically; a file is the old or the new one.
 
 Text is UTF-8 whatever the locale says.
 """
@@ -30,7 +30,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     held_folders.MovedError: If its folder is not there any more.
   """
   unfinished = temporary(path)
-  with told(path):
+  with describing_errors(path):
     try:
       yield unfinished
       with critical.uninterrupted():
@@ -42,8 +42,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def told(path: pathlib.Path) -> Iterator[None]:
-  """Turns what goes wrong while a file of a run is written into a sentence.
+def describing_errors(path: pathlib.Path) -> Iterator[None]:
+  """Turns errors while a file of a run is written into a sentence.
 
   Raises:
     OSError: If it cannot be written.
@@ -54,11 +54,11 @@ def told(path: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     held_folders.check(path)
-    if error.errno is None:  # A sentence already.
+    if error.errno is None:  # It is a sentence already.
       raise
     raise OSError(
       f'Could not write {path} ({error.strerror}); make room or see to it that '
-      'it can be written, and the same command goes on with what was saved.'
+      'it can be written, and the same command resumes from what was saved.'
     ) from error
 
 

@@ -1,4 +1,4 @@
-"""Held folders: what becomes of a run whose folder is renamed or removed.
+"""Held folders: a run notices that its folder was renamed or removed.
 
 A descriptor leads to the folder whatever its name. A run that finds that its
 folder is not where it was saves its state where it is, and ends.
@@ -44,13 +44,13 @@ class _Held(NamedTuple):
     )
 
   def now(self) -> pathlib.Path | None:
-    """Where it is; None if it is gone, or nobody knows."""
+    """Where it is; None if it was removed, or that is not known."""
     if _leads_to(self.path, self.descriptor):
       return self.path
     try:
       path = pathlib.Path(os.readlink(f'/proc/self/fd/{self.descriptor}'))
     except OSError:
-      return None  # Linux alone knows.
+      return None  # Only Linux has this link.
     return path if _leads_to(path, self.descriptor) else None
 
 
@@ -66,7 +66,7 @@ def _leads_to(path: pathlib.Path, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path, *first: str) -> Iterator[None]:
-  """Looks after a folder for the time of a with block.
+  """Watches a folder during a with block.
 
   Args:
     folder: It exists.
@@ -118,7 +118,7 @@ def _error(folder, if_renamed, if_removed):
 
 
 def rescue(path: pathlib.Path) -> tuple[pathlib.Path, MovedError]:
-  """Makes a place for what would be lost with a folder.
+  """Finds or makes a place for what would be lost with a folder.
 
   Args:
     path: Below a held folder that is not where it was. What is there, written

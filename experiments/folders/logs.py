@@ -1,6 +1,6 @@
-"""Logs: what a run tells its user is kept in its folder, with times.
+"""Logs: the output of a run is kept in its folder, with times.
 
-Processes that go on with a run write below what is there.
+Processes that resume a run append to it.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class _Log:
     self._lock = threading.RLock()  # Warnings come from any thread.
 
   def add(self, line: str) -> None:
-    """Keeps a line; a file that fails is told once, and is gone on without."""
+    """Keeps a line; a file that fails causes one warning, and is closed."""
     now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
     with self._lock:
       self._waiting.append(f'{now} {line}'.rstrip() + '\n')
@@ -39,12 +39,12 @@ class _Log:
       except OSError as error:
         self.close()
         print(
-          f'warning: {NAME} is not gone on with ({error.strerror}).',
+          f'warning: {NAME} is no longer written ({error.strerror}).',
           file=sys.stderr,
         )
 
   def open(self, path: pathlib.Path) -> None:
-    """Writes to a file from now on, and first what was said before."""
+    """Writes to a file from now on, and first the lines before."""
     self.close()
     self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     command = ' '.join(shlex.join(sys.argv).split())
@@ -79,7 +79,7 @@ class _Copied:
       self._stream.flush()
 
   def isatty(self) -> bool:
-    """Whether somebody looks at it."""
+    """Whether it is a terminal."""
     return self._stream is not None and self._stream.isatty()
 
   def __getattr__(self, name: str) -> Any:
@@ -116,7 +116,7 @@ def kept() -> Iterator[None]:
 
 
 def write_to(workdir: pathlib.Path) -> None:
-  """Writes what was and will be said to the log of a folder, which is locked.
+  """Writes past and future output to the log of a folder, which is locked.
 
   It does nothing outside of `kept`.
   """

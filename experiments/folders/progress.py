@@ -1,4 +1,4 @@
-"""Progress: a bar where somebody looks, lines in files and pipes."""
+"""Progress: a bar on a terminal, lines in files and pipes."""
 
 from collections.abc import Callable, Mapping
 import sys
@@ -12,10 +12,10 @@ SECONDS = 10.0  # Between two lines, at least.
 
 
 class Progress:
-  """Says how far something is.
+  """Shows the progress of a computation.
 
-  On a terminal it is a bar, elsewhere lines: at the start, at the end, and now
-  and then between them. The log of a run has lines in either case.
+  On a terminal it is a bar, elsewhere lines: at the start, at the end, and
+  every few seconds. The log of a run has lines in either case.
   """
 
   def __init__(
@@ -30,11 +30,11 @@ class Progress:
     """Begins.
 
     Args:
-      label: Of what.
+      label: What it is the progress of.
       total: How many units there are.
       unit: What they are: `round`.
       done: How many were done before.
-      shown: Whether it says anything.
+      shown: Whether anything is shown.
       clock: Time in seconds.
     """
     self._label, self._total, self._unit = label, total, unit
@@ -62,18 +62,18 @@ class Progress:
       self._say()
 
   def tell(self, values: Mapping[str, str]) -> None:
-    """Says what is known now, by name."""
+    """Sets the values that are shown, by name."""
     self._values = dict(values)
     self._bar.set_postfix(self._values)
 
   def close(self) -> None:
-    """Ends, where it was done or where it was stopped."""
+    """Ends, finished or stopped."""
     self._bar.close()
     if not self._is_bar:  # The log has its last state.
       self._say()
 
   def _say(self) -> None:
-    """Says a line that is another one than the last."""
+    """Prints a line unless it is the last one again."""
     self._last = self._clock()
     what = [f'{self._label}: {self._unit} {self._done} of {self._total}']
     what += [f'{name} {value}' for name, value in self._values.items()]

@@ -1,7 +1,7 @@
 """Records: what the finished parts of an experiment leave, read and checked.
 
-A file that was cut off or changed since is told with its name, before anything
-is run that would end in a report.
+A truncated or modified file is reported with its name, before anything is run
+that would end in a report.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -99,7 +99,7 @@ def check_case(record: Any) -> None:
   shape = (len(curve['round']), seeds, len(record['tasks']) + 1)
   for name, values in curve['values'].items():
     if name.count('/') != 2:
-      raise ValueError(f'{name} is no split, view and metric')
+      raise ValueError(f'{name} is not of the form split/view/metric')
     _array(name, values, shape)
   losses = record['train_loss']
   if bool(losses) != bool(record['rounds']):
@@ -110,7 +110,7 @@ def check_case(record: Any) -> None:
     _array(name, values, (len(losses), seeds))
   tasks = np.asarray(record['client_tasks'])
   if tasks.size and not np.issubdtype(tasks.dtype, np.integer):
-    raise ValueError('client_tasks are no whole numbers')
+    raise ValueError('client_tasks are not integers')
   if tasks.size and tasks.min() < 0:
     raise ValueError('client_tasks are negative')
   of_each = tasks.shape[1:] if tasks.ndim == 3 else tasks.shape
@@ -246,7 +246,7 @@ def check_search(search: Any, field: str) -> None:
 
 def _fields(value: Any, types: Mapping[str, type]) -> None:
   if not isinstance(value, dict):
-    raise ValueError('it is no JSON object')
+    raise ValueError('it is not a JSON object')
   for name, kind in types.items():
     if not isinstance(value.get(name), kind):
       raise ValueError(f'its {name} is not of the type {kind.__name__}')
@@ -259,14 +259,14 @@ def _each(name, values, kind):
 
 def _whole(name, value):
   if not isinstance(value, int) or value < 0:
-    raise ValueError(f'its {name} is no whole number')
+    raise ValueError(f'its {name} is not a whole number')
 
 
 def _numbers(value, *names):
   for name in names:
     _array(name, value[name], ())
     if value[name] is None:
-      raise ValueError(f'its {name} is no number')
+      raise ValueError(f'its {name} is not a number')
 
 
 def _array(name, values, shape):
@@ -290,18 +290,18 @@ def _check_cost(cost):
 
 
 def _check_spans(record):
-  """Checks what a record was made with, where that was kept."""
+  """Checks the environments of a record, where it has them."""
   for span in record.get(environments.KEY, []):
     _fields(span, {'rounds': list})
     _each('rounds', span['rounds'], int)
     if not isinstance(span['environment'], (dict, type(None))):
-      raise ValueError('its environment is no JSON object')
+      raise ValueError('its environment is not a JSON object')
     if not isinstance(span['until'], (str, type(None))):
       raise ValueError('its environment has no date')
 
 
 def _check_settings(settings, *names):
-  """Checks what reports read of the settings of a record."""
+  """Checks the settings of a record that reports read."""
   if settings is None:
     return
   texts = ('aggregation.common', 'aggregation.task', *names)

@@ -1,4 +1,4 @@
-"""Workdirs: one folder for one experiment, never two in one."""
+"""Workdirs: a folder holds one experiment."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -13,8 +13,8 @@ import sys
 import tempfile
 from typing import Any
 
-from .. import checkout
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..configuration import own_code
 from . import files
 from . import held_folders
@@ -22,12 +22,12 @@ from fmtl_jax.storage import checkpoints
 from fmtl_jax.storage import digests
 
 CONFIG = 'config.json'
-DATA = 'data'  # In the config: what they are.
-CODE_OF = 'code of '  # There: what code of the user's, which it names, is.
+DATA = 'data'  # In the config: their fingerprint.
+CODE_OF = 'code of '  # There: the fingerprint of code of the user's.
 _LOCK = '.lock'
 _LONGEST = 255  # Bytes of a name in common file systems.
 RESUME = ('auto', 'never', 'must')
-# What a file system without locks answers.
+# Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -52,7 +52,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(
       f'No run in {workdir}: {CONFIG} is missing; give the --workdir of a '
-      f'run of {checkout.program("main")}.'
+      f'run of {hints.module("main")}.'
     )
   try:
     saved = digests.unseal(json.loads(path.read_bytes()))
@@ -73,12 +73,12 @@ def check(
   Args:
     workdir: It need not exist.
     identity: What the results depend on, by field.
-    resume: `auto`: goes on with a run that is there; `never`: there must be
-      none; `must`: there must be one.
+    resume: `auto`: resumes a run that is there; `never`: there must be none;
+      `must`: there must be one.
 
   Raises:
-    ValueError: If it is no folder, is in use, holds other files or another run;
-      the sentence lists the fields that differ.
+    ValueError: If it is not a folder, is in use, holds other files or another
+      run; the sentence lists the fields that differ.
   """
   if resume not in RESUME:
     raise ValueError(
@@ -90,8 +90,8 @@ def check(
     raise _cannot_write(workdir, error) from error
   if resume == 'must' and not (workdir / CONFIG).is_file():
     raise ValueError(
-      f'There is no run in --workdir={workdir} to go on with; name the folder '
-      'of one, or leave --resume=must out.'
+      f'There is no run in --workdir={workdir} to resume; name the folder of '
+      'one, or leave --resume=must out.'
     )
   # Left by a process that was killed then.
   started = files.temporary(workdir / CONFIG)
@@ -100,7 +100,7 @@ def check(
   if resume == 'never' and (workdir / CONFIG).is_file():
     raise ValueError(
       f'--workdir={workdir} holds a run; name a new folder, or leave '
-      '--resume=never out to go on with it.'
+      '--resume=never out to resume it.'
     )
   if not (workdir / CONFIG).is_file():
     raise ValueError(
@@ -109,9 +109,9 @@ def check(
   saved = read_config(workdir)
   there = saved['identity']
   if isinstance(config := saved.get('config'), dict):
-    # Fields that were no part of the identity then are known from there.
+    # Fields that were not part of the identity then are known from there.
     there = {f: v for f, v in config.items() if f in identity} | there
-  # A field that there was none of then does by default what was done.
+  # A field that did not exist then had the effect of its default.
   known = config_lib.default_identity()
   there |= {
     field: value
@@ -205,7 +205,7 @@ def check_identity(
   if reason:
     raise ValueError(
       f'--workdir={workdir} holds another run: it differs in {reason}; name a '
-      'new folder, or give the same config to go on with that run.'
+      'new folder, or give the same config to resume that run.'
     )
 
 
@@ -215,7 +215,7 @@ def locked(workdir: pathlib.Path, quiet: bool = False) -> Iterator[None]:
 
   Args:
     workdir: It exists.
-    quiet: Whether a file system that has no locks is no news.
+    quiet: Whether a file system without locks causes no warning.
 
   Raises:
     ValueError: If another process has the folder.
@@ -293,11 +293,11 @@ def prepare(
 def _grown(
   saved: Mapping[str, Any], content: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What a folder says when a run goes on there: with what it lacked.
+  """The content of `config.json` when a run is resumed, with what it lacked.
 
   Args:
-    saved: What it says.
-    content: What it would say if it were new.
+    saved: Its content now.
+    content: Its content if the folder were new.
   """
   grown = dict(saved)
   if DATA in content:

@@ -31,7 +31,7 @@ class Events:
     self._is_discarded = False
 
   def add(self, record: results.Record) -> None:
-    """Writes what a record has more than the one before.
+    """Writes the values that a record has and the one before lacked.
 
     Args:
       record: Of the case, finished or not: its `tasks`, `seeds`, `curve`,
@@ -47,7 +47,7 @@ class Events:
 
     if self._is_discarded:
       return
-    with files.told(self._folder):
+    with files.describing_errors(self._folder):
       if self._writer is None:
         for old in self._folder.glob(_FILES):
           old.unlink()
@@ -69,10 +69,10 @@ class Events:
               )
         name = f'{split}/{view}/{metric}'
         self._seen[name] = self._seen.get(name, 0) + len(rounds)
-      self._writer.flush()  # Whatever becomes of the process.
+      self._writer.flush()  # The process may be killed.
 
   def discard(self) -> None:
-    """Removes what is written, for good: it is not all that there is."""
+    """Removes what is written, and writes nothing more: it is incomplete."""
     self._is_discarded = True
     with contextlib.suppress(OSError):
       self.close()
@@ -101,7 +101,7 @@ def write_missing(
       events = Events(of_case)
       try:
         events.add(record)
-      except BaseException:  # A part of them would count as all of them.
+      except BaseException:  # Incomplete events would not be written again.
         events.discard()
         raise
       events.close()

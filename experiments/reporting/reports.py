@@ -1,4 +1,4 @@
-"""Reports: what a person gets out of a workdir."""
+"""Reports: the tables, figures and files of a workdir."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -9,10 +9,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from ..building import datasets
+from ..building import data_notes
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
+from . import case_tables
+from . import cost_tables
 from . import events
 from . import figures
 from . import results
@@ -84,8 +86,8 @@ def write(
   tables.write([first, *others], workdir, 'results')
   write_figures(workdir, records, config)
   if not missing:
-    texts = [tables.to_text(table) for table in (first, *others)]
-    print('\n' + '\n'.join(texts))
+    rendered = [tables.to_text(table) for table in (first, *others)]
+    print('\n' + '\n'.join(rendered))
   return found
 
 
@@ -93,7 +95,7 @@ def unfinished(labels: Sequence[str]) -> list[str]:
   """Notes of a table that is written as a run goes.
 
   Args:
-    labels: Of what is still to be run, or goes on now.
+    labels: Of what is still to be run, or is running.
   """
   return [f'Not finished yet: {", ".join(labels)}.'] if labels else []
 
@@ -111,7 +113,7 @@ def references(records: Sequence[results.Record]) -> list[str]:
 
 
 def notes(records: Sequence[results.Record]) -> list[str]:
-  """What a reader of the table has to know of how it was made."""
+  """Notes of the table: weights, robustness, participation, balancing."""
   weights: dict[tuple[str, ...], list[str]] = {}
   for record in records:
     if 'settings' in record:
@@ -146,12 +148,12 @@ def notes(records: Sequence[results.Record]) -> list[str]:
     )
   overlapping = max(r.get('overlapping_pairs', 0) for r in records)
   if overlapping:
-    found.append(datasets.OVERLAP_NOTE.format(overlapping))
+    found.append(data_notes.OVERLAP_NOTE.format(overlapping))
   return found
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:
-  """Which attack a case withstood, and with which reducers."""
+  """The attack on a case, and its robust aggregators."""
   settings, notes = record.get('settings', {}), []
   common, task = (settings.get(f'reducer.{name}', 'mean') for name in _AVERAGED)
   if (common, task) != ('mean', 'mean'):
@@ -171,7 +173,7 @@ def _robustness(record: Mapping[str, Any]) -> list[str]:
 
 
 def _participation(record: Mapping[str, Any]) -> list[str]:
-  """Who did not take part in full, and whose results were left out."""
+  """Dropouts, stragglers and partial work, and skipped results."""
   settings, notes = record.get('settings', {}), []
   words = {
     'dropout': 'drop out',
@@ -202,7 +204,7 @@ def build_tables(
   """The tables of an experiment, the results first."""
   report = config.report
   shown = {'metric': report.metric, 'view': report.view}
-  table = tables.results_table(
+  table = case_tables.results_table(
     records, title=report.title, references=references(records), **shown
   )
   if report.published:
@@ -216,7 +218,7 @@ def build_tables(
   trained = [record for record in records if record['rounds']]
   for metric in report.more_metrics if trained else ():
     found.append(
-      tables.results_table(
+      case_tables.results_table(
         trained,
         references=references(records),
         metric=metric,
@@ -225,13 +227,15 @@ def build_tables(
     )
   names = [record['case'] for record in records]
   if report.baseline in names and len(records) > 1:
-    found.append(tables.difference_table(records, report.baseline, **shown))
+    found.append(
+      case_tables.difference_table(records, report.baseline, **shown)
+    )
   if trained:
-    found.append(tables.communication_table(trained))
-    found.append(tables.cost_table(trained))
+    found.append(cost_tables.communication_table(trained))
+    found.append(cost_tables.cost_table(trained))
   targets = [*report.targets, *_target_of_case(trained, report)]
   if targets and trained:
-    found.append(tables.target_table(trained, targets, **shown))
+    found.append(case_tables.target_table(trained, targets, **shown))
   return found
 
 

@@ -1,4 +1,4 @@
-"""Results: what the cases measured, in files for programs.
+"""Results: the measurements of cases, in files for programs.
 
 A record is what a finished case leaves, a dictionary of JSON values; the train
 loop writes one for each case. Its curve holds `[E][R][T + 1]` nested lists: E
@@ -23,7 +23,7 @@ from fmtl_jax import tasks as tasks_lib
 Record = Mapping[str, Any]
 
 MEAN = 'mean'
-PERCENT = ' (%)'
+_PERCENT = ' (%)'
 # The training loss is that of the examples a round's cohort trained on.
 TRAIN = ('train', 'cohort', evaluation.LOSS)
 
@@ -43,7 +43,7 @@ _CSV_HEADER = (
 
 
 def own_metrics(tasks: Sequence[tasks_lib.Task]) -> dict[str, Any]:
-  """What records say of metrics that are not of this package.
+  """How records show metrics that are not of this package.
 
   Args:
     tasks: The tasks that may have such.
@@ -96,7 +96,7 @@ def lower_is_better(
 
 
 def describe(
-  split: str, metric: str, rows: Iterable[Mapping[str, Any]] = ()
+  split: str, metric: str, rows: Sequence[Mapping[str, Any]] = ()
 ) -> str:
   """A metric in words, with its unit: `test accuracy (%)`.
 
@@ -105,10 +105,23 @@ def describe(
     metric: As of `in_percent`.
     rows: As of `in_percent`.
   """
-  shown = _shown(metric, rows)
+  unit = _PERCENT if in_percent(metric, rows) else ''
+  return f'{without_unit(split, metric, rows)}{unit}'
+
+
+def without_unit(
+  split: str, metric: str, rows: Sequence[Mapping[str, Any]] = ()
+) -> str:
+  """A metric in words: `test accuracy`.
+
+  Args:
+    split: `validation` or `test`.
+    metric: As of `in_percent`.
+    rows: As of `in_percent`.
+  """
+  label = _shown(metric, rows)['label']
   suffix = metric.removeprefix(metrics_lib.base_name(metric)).replace('_', ' ')
-  unit = PERCENT if shown['in_percent'] else ''
-  return f'{split} {shown["label"]}{suffix}{unit}'
+  return f'{split} {label}{suffix}'
 
 
 def curve(record: Record, split: str, view: str, metric: str) -> np.ndarray:
@@ -237,7 +250,7 @@ def is_idle(
   train_loss: Sequence[Sequence[float | None]],
   idle_rounds: Sequence[Sequence[int]],
 ) -> np.ndarray:
-  """In which rounds of each run nobody trained, `[rounds, R]` bool.
+  """The rounds of each run without training clients, `[rounds, R]` bool.
 
   Args:
     train_loss: `[rounds][R]`.
@@ -254,13 +267,13 @@ def diverged(
   values: Mapping[str, Sequence[Any]],
   idle_rounds: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
-  """Which runs have a loss that is not a number.
+  """Which runs have a non-finite loss.
 
   Args:
     train_loss: `[rounds][R]`, None where it is not finite, and where there is
-      none because nobody trained.
-    values: Curves by `split/view/metric`, `[E][R][T + 1]`. A model that the
-      last round spoiled has a loss there only.
+      none because no client trained.
+    values: Curves by `split/view/metric`, `[E][R][T + 1]`. A model that became
+      non-finite in the last round has such a loss there only.
     idle_rounds: As of `is_idle`; the records of earlier versions have none.
 
   Returns:

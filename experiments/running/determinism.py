@@ -1,4 +1,4 @@
-"""Determinism: when the same command gives the same bits again."""
+"""Determinism: when a command reproduces its results bit for bit."""
 
 import os
 
@@ -6,16 +6,16 @@ import os
 FLAGS = ('--xla_gpu_deterministic_ops=true', '--xla_gpu_autotune_level=0')
 GUARANTEE = (
   'the same bits again for the same config, seeds, machine, versions and '
-  'number of devices; other numbers of devices and forms of execution agree to '
+  'number of devices; other numbers of devices and execution modes agree to '
   'rounding'
 )
 
 
 def use() -> None:
-  """Leaves XLA only operations whose results never vary; before JAX starts.
+  """Restricts XLA to deterministic operations; before JAX starts.
 
-  It acts on GPU, after what the user gave in XLA_FLAGS. Elsewhere operations
-  never vary.
+  It acts on GPU, after the flags that the user gave in XLA_FLAGS. Elsewhere
+  operations are deterministic anyway.
   """
   given = [flag for flag in flags_of_xla() if flag not in FLAGS]
   os.environ['XLA_FLAGS'] = ' '.join((*given, *FLAGS))
@@ -27,5 +27,5 @@ def is_used() -> bool:
 
 
 def flags_of_xla() -> list[str]:
-  """What the environment says to XLA."""
+  """The flags in XLA_FLAGS."""
   return os.environ.get('XLA_FLAGS', '').split()

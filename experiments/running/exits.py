@@ -10,7 +10,7 @@ _at_once = False
 
 
 def at_once() -> None:
-  """Lets `end` do nothing that waits for other processes."""
+  """Requests that the program ends by `end`, without waiting for others."""
   global _at_once
   _at_once = True
 
@@ -27,6 +27,6 @@ def end(code: int) -> None:
     code: Its exit code.
   """
   for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError, ValueError):  # Nobody reads any more.
+    with contextlib.suppress(OSError, ValueError):  # The reader is gone.
       stream.flush()
   os._exit(code)

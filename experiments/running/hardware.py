@@ -1,4 +1,4 @@
-"""What the machine can do, measured."""
+"""Hardware: measured speed of the machine."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Interrupts: signals end a run between two rounds, with a save.
+"""Interrupts: signals end a run between two rounds, with a checkpoint.
 
 SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) do. Outside of the
 rounds SIGINT ends the program.
@@ -17,7 +17,7 @@ _swallowed = False
 
 
 class Interrupted(Exception):
-  """A run was asked to stop, and has saved what it did.
+  """A run was interrupted, and has saved its state.
 
   Attributes:
     exit_code: 128 plus the number of the signal.
@@ -44,7 +44,7 @@ class Flag:
 def end_at_once() -> None:
   """Lets SIGINT end the process at once, while nothing is lost by that.
 
-  What is imported then would show a traceback, or swallow it.
+  Modules that are imported then would show a traceback, or swallow it.
   """
 
   signal.signal(signal.SIGINT, lambda number, frame: _end())
@@ -60,8 +60,8 @@ def _end():
 def raise_and_note() -> None:
   """Lets SIGINT raise a KeyboardInterrupt that is raised again if swallowed.
 
-  Libraries cannot let it through where C++ calls them, and say no more than
-  that they ignore it. A second one ends the process.
+  Callbacks from C++ cannot propagate it: libraries print that they ignore it. A
+  second one ends the process.
   """
   if threading.current_thread() is not threading.main_thread():
     return
@@ -77,7 +77,7 @@ def raise_and_note() -> None:
 
 
 def check() -> None:
-  """Raises the KeyboardInterrupt that somebody has swallowed, if so."""
+  """Raises a KeyboardInterrupt that was swallowed, if there was one."""
   if _swallowed:
     raise KeyboardInterrupt
 

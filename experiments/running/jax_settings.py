@@ -1,4 +1,4 @@
-"""JAX settings: what the environment says to JAX, and a run must know.
+"""JAX settings of the environment that a run depends on.
 
 Nothing here imports JAX before it is asked for: it may not be able to start.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from . import exits
 
-# What changes numbers, and what JAX itself chooses.
+# Settings that change numbers, with the defaults of JAX.
 USUAL = {
   'jax_default_matmul_precision': None,
   'jax_default_prng_impl': 'threefry2x32',
@@ -17,7 +17,7 @@ USUAL = {
   'jax_random_seed_offset': 0,
   'jax_threefry_partitionable': True,
 }
-# What programs that are compiled ahead, or data that are moved, cannot be with.
+# Settings that compilation ahead of time or data transfers do not allow.
 REFUSED = {
   'jax_disable_jit': False,
   'jax_transfer_guard': 'allow',
@@ -34,8 +34,7 @@ _OF_START = (
 def import_jax() -> None:
   """Imports JAX; a setting that it cannot read ends the process.
 
-  Such a one is found when it is imported, before there is anybody else to say
-  it.
+  JAX raises while it is imported, before the command line handles errors.
   """
   try:
     import jax  # noqa: F401
@@ -50,7 +49,7 @@ def import_jax() -> None:
 
 
 def unusual() -> dict[str, Any]:
-  """The settings that change numbers and are not what JAX itself chooses."""
+  """The settings that change numbers and are not the defaults of JAX."""
   return _differing(USUAL)
 
 
@@ -103,7 +102,7 @@ def why_not_started() -> str:
   try:
     jax.devices()
     return ''
-  except Exception as error:  # Whatever a device's library raises.
+  except Exception as error:  # Libraries of devices raise any kind.
     reason = ' '.join(str(error).split()) or 'no such device is here'
   given = [
     f'{name}={os.environ[name]}' for name in _OF_START if os.environ.get(name)

@@ -1,9 +1,9 @@
 """Meeting: processes find each other before JAX starts, and fit together.
 
-Process 0 listens where all of them were told. Each of the others connects and
-says who it is: its number, how many there are to be, and what it is to run. If
-all have come and fit, process 0 says so; otherwise everyone is told what is
-wrong. The connections stay: `watch.Watch` looks after them.
+Process 0 listens at the address of the coordinator. Each of the others connects
+and sends its number, the number of processes, and what it is to run. If all
+have come and agree, process 0 confirms it; otherwise it sends all of them the
+error. The connections stay open: `watch.Watch` monitors them.
 
 A message is four bytes with its length and then JSON. What anybody may send is
 bounded in length and never evaluated; a connection that says something else is
@@ -18,6 +18,8 @@ import selectors
 import socket
 import time
 from typing import Any, NamedTuple
+
+from ..configuration import hints
 
 MAGIC = 'fmtl_jax --distributed'
 VERSION = 1
@@ -64,7 +66,7 @@ class Connection:
     return self.socket.fileno()
 
   def send(self, message: Message) -> None:
-    """Sends a message; if nobody is there, `messages` says so."""
+    """Sends a message; a closed connection is noticed by `messages`."""
     text = json.dumps(message).encode()
     with contextlib.suppress(OSError):
       self.socket.sendall(len(text).to_bytes(4, 'big') + text)
@@ -128,7 +130,7 @@ class Member(NamedTuple):
 
   Attributes:
     number: From 0 on.
-    of: How many it was told there are.
+    of: The number of processes that it was started with.
     about: What it is to run: JSON values by name, the same in all of them.
   """
 
@@ -163,8 +165,7 @@ class Met(NamedTuple):
 
   Attributes:
     peers: Connections by number: of process 0 to all others, of these to it.
-    listener: Of process 0, where late ones are told that they are; None in
-      the others.
+    listener: Of process 0, where late ones are refused; None in the others.
   """
 
   peers: dict[int, Connection]
@@ -295,7 +296,7 @@ def _gather(
       connection.close()
     raise ValueError(reason)
   for connection in unknown:
-    connection.close()  # It tries again, and is told.
+    connection.close()  # It tries again, and is refused.
   return peers
 
 
@@ -318,7 +319,7 @@ def introduced(message: Message) -> Member:
 
 
 def misfit(me: Member, other: Member, there: bool) -> str:
-  """Why a process cannot take part; '' if it can.
+  """Why a process cannot join; '' if it can.
 
   Args:
     me: Process 0.
@@ -342,32 +343,24 @@ def misfit(me: Member, other: Member, there: bool) -> str:
     )
   mine, others = {**me.about, 'the protocol': VERSION}, other.about
   differ = [
-    f'{name} ({_shown(mine.get(name))} in process 0, '
-    f'{_shown(others.get(name))} in process {other.number})'
+    f'{name} ({hints.shown(mine.get(name))} in process 0, '
+    f'{hints.shown(others.get(name))} in process {other.number})'
     for name in dict.fromkeys([*mine, *others])
     if mine.get(name) != others.get(name)
   ]
   if differ:
-    more = len(differ) - _MOST_NAMED
     return (
       f'Process {other.number} runs something else than process 0: it differs '
-      f'in {", ".join(differ[:_MOST_NAMED])}'
-      + (f' and {more} more' if more > 0 else '')
-      + '; start all of them with the same command, of the same versions.'
+      f'in {hints.listed(differ, _MOST_NAMED)}; start all of them with the '
+      'same command, of the same versions.'
     )
   return ''
-
-
-def _shown(value: Any) -> str:
-  text = ' '.join(repr(value).split())
-  return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _names(numbers: list[int]) -> str:
   """`Process 1` or `Processes 1, 2`."""
   word = 'Process' if len(numbers) == 1 else 'Processes'
-  more = '' if len(numbers) <= 8 else f' and {len(numbers) - 8} more'
-  return f'{word} {", ".join(map(str, numbers[:8]))}{more}'
+  return f'{word} {hints.listed([*map(str, numbers)])}'
 
 
 def connect(place: Place, deadline: float) -> Connection:
@@ -411,8 +404,8 @@ def _join(
       time.sleep(_RETRY)
     except ForeignError as error:
       raise ValueError(
-        f'What answers at --coordinator={place} is no process of this program; '
-        'choose another port, in all processes.'
+        f'What answers at --coordinator={place} is not a process of this '
+        'program; choose another port, in all processes.'
       ) from error
     else:
       reason = 'it does not say that all have come'

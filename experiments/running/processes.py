@@ -1,8 +1,8 @@
 """Processes: the same experiment on several of them, through jax.distributed.
 
 All run the same program; rounds spread their clients over the devices of all.
-The first process has the folder of the run and says what is done already; the
-others write to a folder that is thrown away.
+The first process has the folder of the run and determines what is finished; the
+others write to a temporary folder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,9 +30,9 @@ from fmtl_jax import execution
 from fmtl_jax.storage import critical
 
 Tree = Any
-_VERDICT = 2.0  # Seconds in which it is known whether another one went away.
-_LEAST = 2.0  # Seconds of silence that mean something.
-_temporary: list[str] = []  # Folders that go with this process.
+_VERDICT = 2.0  # Seconds in which it is known whether another one ended.
+_LEAST = 2.0  # The shortest timeout, in seconds.
+_temporary: list[str] = []  # Folders to remove when this process ends.
 
 
 def about(
@@ -40,7 +40,7 @@ def about(
   command_line: Mapping[str, Any],
   cases: Sequence[str],
 ) -> dict[str, Any]:
-  """What has to be the same in all processes, by name.
+  """The settings that must agree in all processes, by name.
 
   Args:
     config: The experiment. Where its files lie may differ between machines.
@@ -77,8 +77,8 @@ def together(
     count: How many there are; 0 where a cluster says.
     number: Which one this is; -1 where a cluster says.
     run: What they run, see `about`.
-    seconds: How long to wait for the others, and after how long a silence one
-      has gone away; None is `meeting.WITHIN`, or JAX's on a cluster.
+    seconds: How long to wait for the others, and for a message of one before
+      it counts as gone; None is `meeting.WITHIN`, or JAX's on a cluster.
 
   Raises:
     ValueError: If the numbers do not fit, the others do not answer or run
@@ -93,7 +93,7 @@ def together(
     exits.at_once()
     if watcher is not None:
       if isinstance(error, Exception):
-        watcher.wait(_VERDICT)  # It may come from one who went away.
+        watcher.wait(_VERDICT)  # It may be due to one that ended.
       watcher.leave(f'Process {number} ended ({_reason(error)})')
     raise
   if watcher is not None:
@@ -126,8 +126,8 @@ def join(
     seconds: How long to wait.
 
   Returns:
-    What ends this process if another one goes away; None on a cluster, which
-    does.
+    What ends this process if another one ended; None on a cluster, which does
+    so itself.
 
   Raises:
     ValueError: If the numbers do not fit, the others do not answer or run
@@ -194,11 +194,11 @@ def _check_same(run: Mapping[str, Any]) -> None:
 
 
 def _end(reason: str) -> None:
-  """Ends this process, because another one went away."""
+  """Ends this process, because another one ended."""
   with critical.uninterrupted():
     print(
       f'error: {reason.rstrip(".")}; what was saved is kept, start all '
-      'processes again with the same commands to go on.',
+      'processes again with the same commands to resume.',
       file=sys.stderr,
     )
     for folder in _temporary:

@@ -36,8 +36,8 @@ class Run:
 
   Attributes:
     key: Of the seed.
-    train: Who trains on what.
-    test: Who is evaluated on what.
+    train: The partition to train on.
+    test: The partition to evaluate on.
     settings: Values of config fields that are mapped, by dotted name.
   """
 
@@ -63,7 +63,7 @@ class Case:
     prefix_parameters: Values of pre-trained layers that ran before round 0.
     algorithm: Its name, whose label rules the network has.
     task_devices: How many devices share the tasks of a run.
-    warning: That the settings make the algorithm a simpler one; '' if not.
+    warning: The degenerate case that the settings amount to; '' if none.
   """
 
   data: dataset_lib.FederatedDataset
@@ -84,7 +84,7 @@ TASK_AXIS = 'task'
 
 
 class Program:
-  """The compiled functions of one case: one compilation each.
+  """The compiled functions of one case, each compiled once.
 
   Attributes:
     num_runs: R.
@@ -116,7 +116,7 @@ class Program:
     train, test = case.data.examples, case.test_data.examples
     features = jax.device_put(train.features, everywhere)
     if test.features is train.features:
-      shared = features  # Stored once, whoever trains on them.
+      shared = features  # Stored once.
     else:
       shared = jax.device_put(test.features, everywhere)
     self._examples = (
@@ -130,7 +130,7 @@ class Program:
     self.memory_bytes: int | None = None
 
   def set_runs(self, runs: Run) -> None:
-    """Takes other runs of the same shapes; nothing is compiled again."""
+    """Sets other runs of the same shapes; nothing is compiled again."""
     self._runs = self._put(runs)
     self._rows = {
       split: self._put(rows) for split, rows in _rows(runs.test).items()
@@ -183,7 +183,7 @@ class Program:
 
   def _programs(self):
     """What `compilation.compile_all` compiles."""
-    options = self._options()  # Asks XLA, which is busy later on.
+    options = self._options()  # Queries XLA, which is busy later on.
     init = jax.jit(self._init).trace(self._runs, self._examples)
     yield 'init', init.lower(), compilation.LOW_EFFORT
     state = jax.tree.map(
@@ -229,8 +229,8 @@ class Program:
     Args:
       state: `[R, ...]`; donated.
       num_rounds: How many.
-      going: `[R]` bool, the runs that go on; by default all. The others keep
-        their states, and their metrics are zeros.
+      going: `[R]` bool, the runs that continue; by default all. The others
+        keep their states, and their metrics are zeros.
 
     Returns:
       The new state, and the rounds' metrics on the host, `[R, rounds, ...]`.
@@ -254,7 +254,7 @@ class Program:
       Metrics as of `evaluation.evaluator`, `[R, ...]`, on the host.
     """
     self.compile()
-    with jax.debug_nans(False):  # NaN is what a metric of nobody is.
+    with jax.debug_nans(False):  # A metric without examples is NaN.
       found = self._compiled['evaluate'](
         state, self._runs, self._rows[split], self._examples, self._frozen
       )
@@ -331,14 +331,14 @@ class Program:
     return self._put(state)
 
 
-def _mesh(num_runs: int, of_tasks: int, form: str) -> jax.sharding.Mesh:
+def _mesh(num_runs: int, of_tasks: int, mode: str) -> jax.sharding.Mesh:
   """As many devices for runs as there are runs, the others for clients."""
   devices = jax.local_devices()
   count = len(devices) // of_tasks
   of_runs = max(
     n for n in range(1, count + 1) if n <= num_runs and not count % n
   )
-  of_clients = execution_lib.num_devices(form, count // of_runs)
+  of_clients = execution_lib.num_devices(mode, count // of_runs)
   axes = {'run': of_runs, TASK_AXIS: of_tasks, CLIENT_AXIS: of_clients}
   return execution_lib.mesh(axes, devices)
 

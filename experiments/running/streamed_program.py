@@ -43,7 +43,7 @@ class StreamedProgram(program.Program):
       case: What to run.
       rounds_per_call: The most rounds between two evaluations.
       low_effort: Whether to compile fast rather than for speed.
-      settings: Say who takes part in a round.
+      settings: Of a round.
     """
     self._settings = settings
     self._all_devices = execution.mesh(
@@ -71,7 +71,7 @@ class StreamedProgram(program.Program):
       )
 
   def _make_algorithm(self, settings: Mapping[str, Any]):
-    # The case knows how many clients take part.
+    # The case has the size of the cohort.
     return lambda federation, _: self._case.make_algorithm(federation, settings)
 
   def compile(self) -> None:
@@ -105,7 +105,7 @@ class StreamedProgram(program.Program):
   def run_rounds(
     self, state: Tree, num_rounds: int, going: np.ndarray | None = None
   ) -> tuple[Tree, Tree]:
-    """See `Program.run_rounds`; all runs go on."""
+    """See `Program.run_rounds`; all runs continue."""
     del going
     states, metrics = [], []
     host = self.host_state(state)

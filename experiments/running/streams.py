@@ -1,4 +1,4 @@
-"""Streams: a program whose output nobody reads still does its work."""
+"""Streams: a program whose output cannot be written still finishes."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def open_missing() -> None:
 
 
 class Lasting:
-  """A stream that goes nowhere from the first error on.
+  """A stream that discards its output from the first error on.
 
   A pipe whose reader is done, such as `head`, a terminal that was closed, and a
   disk that is full end no run.
@@ -48,21 +48,21 @@ class Lasting:
     return len(text)
 
   def flush(self) -> None:
-    """Writes what was kept back."""
+    """Writes what is buffered."""
     try:
       self._stream.flush()
     except OSError as error:
       self._give_up(error)
 
   def _give_up(self, error: OSError) -> None:
-    """Lets the stream go nowhere, with what it keeps back."""
+    """Discards further output, and what is buffered."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, self._stream.fileno())
     os.close(nowhere)
     if error.errno != errno.EPIPE and self._stream is not sys.__stderr__:
       print(
-        f'warning: Output cannot be written ({error.strerror}); the run goes '
-        'on, its files are complete.',
+        f'warning: Output cannot be written ({error.strerror}); the run '
+        'continues, its files are complete.',
         file=sys.stderr,
       )
 

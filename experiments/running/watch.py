@@ -1,4 +1,4 @@
-"""Watch: a process ends, with a sentence, when another one went away.
+"""Watch: a process ends, with an error message, when another one ended.
 
 JAX notices after minutes, or ends the process with a core dump. Here every
 process says twice a second that it is there, over the connections of
@@ -25,7 +25,7 @@ _HELLO = 5.0  # Seconds in which one who connects says who it is.
 
 
 class Watch:
-  """Looks after the other processes, in a thread of its own.
+  """Monitors the other processes, in a thread of its own.
 
   Attributes:
     place: Where JAX's service is to be reached, on this machine.
@@ -46,7 +46,7 @@ class Watch:
       at: Where process 0 listens.
       met: Connections to the others.
       end: Ends this process, and prints the sentence that it gets.
-      seconds: After how long a silence one has gone away.
+      seconds: Without a message, after which a process counts as gone.
     """
     self._me, self._at, self._end, self._seconds = me, at, end, seconds
     self._peers = dict(met.peers)
@@ -66,7 +66,7 @@ class Watch:
     self._thread = _start(self._look)
 
   def leave(self, reason: str = '') -> None:
-    """Says farewell to the others; `end` is not called any more.
+    """Announces the end of this process; `end` is not called any more.
 
     Args:
       reason: What went wrong here: the others end. '' if nothing.
@@ -79,11 +79,11 @@ class Watch:
     _close(self._listener)
 
   def wait(self, seconds: float) -> None:
-    """Waits for `end`: an error here may come from one who went away."""
+    """Waits for `end`: an error here may be due to one that ended."""
     self._thread.join(seconds)
 
   def _look(self):
-    """Reads what the others say, until one goes away or this one leaves."""
+    """Reads messages of the others until one ends or this one leaves."""
     heard = dict.fromkeys(self._peers, time.monotonic())
     with selectors.DefaultSelector() as selector:
       for number, connection in self._peers.items():
@@ -144,7 +144,7 @@ class Watch:
       _start(serve, sock)
 
   def _late(self, sock):
-    """Process 0 forwards to JAX, or tells that all have come already."""
+    """Process 0 forwards to JAX, or refuses a process that comes late."""
     try:
       connection = meeting.Connection(sock)
     except OSError:  # It is closed already.

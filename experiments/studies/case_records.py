@@ -8,6 +8,7 @@ import numpy as np
 
 from ..building import build
 from ..building import datasets
+from ..building import federating
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import environments
@@ -93,7 +94,7 @@ def of_majority(
   found: dict[str, list[Any]] = {}
   for seed in case_runs.seeds_of(config):
     data = build.mark_attackers(
-      datasets.federate(source, config.data, seed), config, seed
+      federating.federate(source, config.data, seed), config, seed
     )
     for split in case_runs.splits_of(data.partition):
       pooled, own = (

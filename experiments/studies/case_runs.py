@@ -17,7 +17,7 @@ from ..folders import held_folders
 from ..folders import progress
 from ..folders import records
 from ..reporting import results
-from ..reporting import tables
+from ..reporting import texts
 from ..running import interrupts
 from ..running import processes
 from ..running import program as program_lib
@@ -220,7 +220,7 @@ class _CaseRun:
       found = self._program.evaluate(self._state, split)
       history.add_evaluation(self._done, split, found, self._own_metrics)
     loss = _mean(history.train_loss)
-    shown = {'loss': tables.MISSING if np.isnan(loss) else f'{loss:.3f}'}
+    shown = {'loss': texts.MISSING if np.isnan(loss) else f'{loss:.3f}'}
     if self._metric in history.values:
       shown[f'validation {self._config.report.metric}'] = (
         f'{history.last(self._metric, self._active()):.2f}'

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from ..building import build
 from ..building import checks
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -77,8 +76,8 @@ def plans_of(
     search.run.seeds = config.compare.seeds
     search.run.first_seed = config.compare.first_seed
     search.data.validation_fraction = config.compare.validation_fraction
-    build.check(final)
-    build.check(search)
+    checks.check(final)
+    checks.check(search)
     plans.append(
       Plan(
         name,

@@ -11,10 +11,12 @@ import numpy as np
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import environments
-from ..reporting import figures
+from ..reporting import comparison_tables
 from ..reporting import reports
 from ..reporting import results
+from ..reporting import study_figures
 from ..reporting import tables
+from ..reporting import texts
 from . import comparison_plans
 from . import histories
 from . import searches as searches_lib
@@ -167,7 +169,7 @@ def write(
   notes = (*first.notes, *reports.unfinished(labels))
   shown = [dataclasses.replace(first, notes=notes), *others]
   tables.write(shown, workdir, 'comparison')
-  figures.comparison(
+  study_figures.comparison(
     workdir / 'comparison.png',
     rows,
     reference=comparison_plans.REFERENCE,
@@ -196,11 +198,11 @@ def build_tables(
   report, compare = config.report, config.compare
   count = len(compare.learning_rates)
   rates = ', '.join(f'{rate:g}' for rate in compare.learning_rates)
-  seeds = tables.counted(compare.seeds, 'seed')
+  seeds = texts.counted(compare.seeds, 'seed')
   search = (
-    f'The same search for all: each of {tables.counted(count, "learning rate")}'
+    f'The same search for all: each of {texts.counted(count, "learning rate")}'
     f' ({rates}) on validation data of {seeds} that the table does not use, '
-    f'over {tables.counted(config.run.rounds, "round")}; the best at the last '
+    f'over {texts.counted(config.run.rounds, "round")}; the best at the last '
     'round is used.'
   )
   own = [
@@ -214,7 +216,7 @@ def build_tables(
     f' but for {"; ".join(own)}.' if own else '.'
   )
   return [
-    tables.comparison_table(
+    comparison_tables.comparison_table(
       rows,
       records,
       reference=comparison_plans.REFERENCE,
@@ -224,7 +226,7 @@ def build_tables(
       references=reports.references(records),
       notes=(search, other, *(reports.notes(records) if records else ())),
     ),
-    tables.search_table(
+    comparison_tables.search_table(
       {cases_lib.label(name, config): of for name, of in searches.items()},
       comparison_plans.RATE,
       {row['label']: row['learning_rate'] for row in rows},

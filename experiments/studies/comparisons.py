@@ -18,7 +18,8 @@ from typing import Any
 import ml_collections
 
 from ..building import build
-from ..building import datasets
+from ..building import data_notes
+from ..building import federating
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -27,7 +28,7 @@ from ..folders import logs
 from ..folders import records
 from ..reporting import reports
 from ..reporting import results
-from ..reporting import tables
+from ..reporting import texts
 from . import case_records
 from . import case_runs
 from . import comparison_plans
@@ -84,9 +85,9 @@ def _study(
   def prepare(source, workdir):
     _check_plans(plans, source)
     first = _first(config, source)
-    if note := datasets.unlabelled_tasks(first):
+    if note := data_notes.unlabelled_tasks(first):
       print(f'warning: {note}', file=sys.stderr)
-    overlapping = datasets.overlapping_pairs(source, first)
+    overlapping = data_notes.overlapping_pairs(source, first)
     heads = {
       plan.name: case_records.head(plan.name, config, source, overlapping)
       for plan in plans
@@ -111,7 +112,7 @@ def _study(
 
 def _first(config, source):
   """The data of the first seed."""
-  return datasets.federate(source, config.data, case_runs.seeds_of(config)[0])
+  return federating.federate(source, config.data, case_runs.seeds_of(config)[0])
 
 
 def _record_path(workdir, name):
@@ -200,7 +201,7 @@ def _say_final(record, config):
   metric, view = config.report.metric, config.report.view
   values = results.curve(record, 'test', view, metric)[-1, :, -1]
   found = (
-    f'diverged with {tables.counted(len(diverged), "seed")} of {len(values)}'
+    f'diverged with {texts.counted(len(diverged), "seed")} of {len(values)}'
     if diverged
     else f'{results.describe("test", metric, [record])} {values.mean():.2f}'
   )
@@ -231,12 +232,12 @@ def describe(
   source = driver.load(_study(config, plans), folder, compute=False)
   _check_plans(plans, source)
   rates = ', '.join(f'{rate:g}' for rate in config.compare.learning_rates)
-  rounds = tables.counted(config.run.rounds, 'round')
+  rounds = texts.counted(config.run.rounds, 'round')
   lines = [
     'Partition (training examples of the first seed)',
-    datasets.describe(_first(config, source)),
+    data_notes.describe(_first(config, source)),
     '',
-    f'{tables.counted(len(plans), "algorithm")}, each with',
+    f'{texts.counted(len(plans), "algorithm")}, each with',
     f'  a search: learning rates {rates}, seeds '
     f'{_span(case_runs.seeds_of(plans[0].search))}, {rounds}',
     f'  its runs: seeds {_span(case_runs.seeds_of(config))}, {rounds}',

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any
 
-from ..building import build
+from ..building import factories
 from ..configuration import config as config_lib
 from ..configuration import own_code
 
@@ -46,8 +46,8 @@ def grid_of(
         f'The sweep field {field!r} cannot be swept: seeds are mapped anyway; '
         'set config.run instead.'
       )
-  mapped = {f: v for f, v in fields.items() if build.is_mapped(f, case)}
-  static = {f: v for f, v in fields.items() if not build.is_mapped(f, case)}
+  mapped = {f: v for f, v in fields.items() if factories.is_mapped(f, case)}
+  static = {f: v for f, v in fields.items() if not factories.is_mapped(f, case)}
   return mapped, static
 
 

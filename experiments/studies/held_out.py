@@ -22,7 +22,10 @@ from typing import Any
 import ml_collections
 
 from ..building import build
+from ..building import checks
+from ..building import data_notes
 from ..building import datasets
+from ..building import networks
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -80,7 +83,7 @@ def plans_of(
       federate=lambda unused_source, unused_data, seed: by_seed[seed].train,
     )
     way = own_code.spec(case.algorithm).adapt(
-      build.own_settings(final, case.algorithm), final.unseen.learning_rate
+      networks.own_settings(final, case.algorithm), final.unseen.learning_rate
     )
     personal = case.make_algorithm(case.federation, {}).personal
     if personal and not (way.all_layers or case.federation.has_client_layers):
@@ -102,7 +105,7 @@ def _configs(config, only, command_line):
     if name == cases_lib.MAJORITY:
       continue
     final = cases_lib.resolve(name, config, dict(command_line or {}))
-    build.check(final)
+    checks.check(final)
     _check(final)
     for field, value in config_lib.flatten(final).items():
       if field.startswith(_SHARED) and value != of_all[field]:
@@ -326,7 +329,7 @@ def describe(
   splits = _splits_of(config, source)
   lines = [
     'Partition without held-out clients (training examples, first seed)',
-    datasets.describe(splits[0].train),
+    data_notes.describe(splits[0].train),
     '',
   ]
   for seed, split in zip(case_runs.seeds_of(config), splits, strict=True):

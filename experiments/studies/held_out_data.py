@@ -14,6 +14,8 @@ import ml_collections
 import numpy as np
 
 from ..building import datasets
+from ..building import federating
+from ..building import standardizing
 from ..configuration import config as config_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
@@ -53,7 +55,7 @@ def hold_out(
   """
   plain = config_lib.copied(config.data)
   plain.standardize = False  # Not with statistics of held-out clients.
-  whole = datasets.federate(source._replace(center=None), plain, seed)
+  whole = federating.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
   clients = _draw(whole, source.shared_labels, config.unseen.clients, rng)
   stay = np.setdiff1d(np.arange(whole.num_clients), clients)
@@ -65,7 +67,7 @@ def hold_out(
     whole, shared, stay, *([part[c] for c in stay] for part in parts)
   )
   if config.data.standardize:
-    kept = datasets.standardized(source, kept)
+    kept = standardizing.standardized(source, kept)
   most = max(config.unseen.examples)
   own, test = [], []
   for client in clients:
@@ -86,7 +88,9 @@ def hold_out(
   held_out = _subset(whole, shared, clients, own, none, test)
   return HeldOutSplit(
     kept,
-    datasets.with_standardization(held_out, kept.partition.standardization),
+    standardizing.with_standardization(
+      held_out, kept.partition.standardization
+    ),
     clients,
   )
 

@@ -11,10 +11,12 @@ import numpy as np
 from ..configuration import cases as cases_lib
 from ..folders import environments
 from ..folders import records as records_lib
-from ..reporting import figures
+from ..reporting import held_out_tables
 from ..reporting import reports
 from ..reporting import results
+from ..reporting import study_figures
 from ..reporting import tables
+from ..reporting import texts
 from . import held_out_adaptation
 from fmtl_jax import evaluation
 
@@ -85,7 +87,7 @@ def _notes(records):
       way = record['way']['rate'], record['settings']['unseen.epochs']
       ways.setdefault(way, []).append(record['label'])
   trained = '; '.join(
-    f'{tables.counted(epochs, "epoch")} at learning rate {rate:g} '
+    f'{texts.counted(epochs, "epoch")} at learning rate {rate:g} '
     f'({", ".join(labels)})'
     for (rate, epochs), labels in ways.items()
   )
@@ -100,7 +102,7 @@ def _notes(records):
     if record['settings']['unseen.start'] == held_out_adaptation.INITIAL
   ]
   notes = [
-    f'Held-out clients: {tables.counted(count, "client")} that took no part in '
+    f'Held-out clients: {texts.counted(count, "client")} that took no part in '
     'training, others for each seed; mean over them, all alike. A column for '
     'each number of examples that a held-out client adapts with, the first '
     'ones of one order; tested on '
@@ -168,7 +170,7 @@ def write(
     },
   )
   labels = [cases_lib.label(name, config) for name in missing]
-  table = tables.newcomers_table(
+  table = held_out_tables.held_out_table(
     rows,
     records,
     metric=config.report.metric,
@@ -176,7 +178,7 @@ def write(
     notes=[*_notes(records), *reports.unfinished(labels)],
   )
   tables.write([table], workdir, 'unseen')
-  figures.newcomers(
+  study_figures.held_out(
     workdir / 'unseen.png', rows, metric=config.report.metric, title=table.title
   )
   if not missing:

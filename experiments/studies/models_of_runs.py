@@ -12,11 +12,13 @@ from ..building import backbones
 from ..building import build
 from ..building import datasets
 from ..building import fingerprints
+from ..building import networks
+from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..configuration import own_code
 from ..folders import workdirs
-from ..reporting import tables
 from ..running import program as program_lib
 from . import case_runs
 from fmtl_jax import predictors
@@ -63,7 +65,7 @@ def place_of(
   ids = [str(number) for number in data.partition.client_ids]
   if str(client) not in ids:
     raise ValueError(
-      f'Expected --client to be the id of a client, {tables.named(ids)}, got '
+      f'Expected --client to be the id of a client, {hints.listed(ids)}, got '
       f'{str(client)!r}.'
     )
   return ids.index(str(client))
@@ -127,7 +129,7 @@ def load(
   else:
     place = place_of(built.test_data, client)
     predictors.check_client(built.test_data, place, slot)
-  network = build.build_network(
+  network = networks.build_network(
     case_config,
     source,
     built.algorithm,
@@ -156,10 +158,12 @@ def load(
     model = predictors.client_predictor(*arguments, place, slot)
   # Pre-trained layers that ran before round 0 are put back in front.
   params = {**network.prefix_params, **model.params}
-  standardization = datasets.raw_standardization(source, model.standardization)
+  standardization = standardizing.raw_standardization(
+    source, model.standardization
+  )
   if source.backbone is not None and standardization is not None:
     mean, scale = standardization
-    params[build.STANDARDIZE] = {'mean': mean, 'scale': scale}
+    params[networks.STANDARDIZE] = {'mean': mean, 'scale': scale}
     standardization = None
   return dataclasses.replace(
     model,

@@ -15,10 +15,11 @@ from ..configuration import config as config_lib
 from ..folders import environments
 from ..folders import files
 from ..folders import workdirs
-from ..reporting import figures
 from ..reporting import reports
 from ..reporting import results
+from ..reporting import study_figures
 from ..reporting import tables
+from ..reporting import texts
 from . import grids
 from . import histories
 
@@ -163,14 +164,14 @@ def write(
     notes=(
       f'{len(rows)} points; the best of each case first.',
       *reports.unfinished(
-        [tables.counted(missing, 'program')] if missing else []
+        [texts.counted(missing, 'program')] if missing else []
       ),
     ),
   )
   files.write_text(workdir / 'sweep.md', tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
-  figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
+  study_figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
   if missing:
     return rows
   for name, row in best_of(rows).items():

@@ -1,8 +1,8 @@
 """Sweeps: a grid of settings, as few programs as its shapes need.
 
-Points of the grid that differ only in `build.mapped_fields`, and all seeds, are
-runs of one compiled program. The other fields make separate programs, run one
-after the other; a finished one is not run again. Settings are compared on
+Points of the grid that differ only in `factories.mapped_fields`, and all seeds,
+are runs of one compiled program. The other fields make separate programs, run
+one after the other; a finished one is not run again. Settings are compared on
 validation data, test data are not used.
 """
 
@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from ..building import build
+from ..building import checks
 from ..building import datasets
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
+from ..configuration import hints
 from ..folders import environments
 from ..folders import logs
 from ..folders import records
@@ -118,7 +120,7 @@ def _swept(config, sweep, names):
     if grids.OVERRIDES in field and case not in known:
       raise ValueError(
         f'Unknown case {case!r} in the sweep field {field!r}; known are '
-        f'{", ".join(known)}.{config_lib.nearest(case, known)}'
+        f'{", ".join(known)}.{hints.nearest(case, known)}'
       )
   return swept
 
@@ -162,7 +164,7 @@ def _plans_of(config, sweep, names, command_line):
       for mapped_point in points:
         for field, value in (point | mapped_point).items():
           config_lib.set_field(case_config, field, value)
-        build.check(case_config)
+        checks.check(case_config)
         flat = config_lib.flatten(case_config)  # Numbers of the fields' types.
         mapped_point.update({field: flat[field] for field in mapped_point})
       plans.append(_Plan(name, number, point, points, case_config))

@@ -11,7 +11,10 @@ import jax
 import ml_collections
 
 from ..building import build
+from ..building import checks
+from ..building import data_notes
 from ..building import datasets
+from ..building import federating
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import files
@@ -66,7 +69,7 @@ def train_and_evaluate(
   def check(workdir):
     reports.load_records(workdir)  # Raises if one is damaged.
     for name in names:  # Before anything that takes time.
-      build.check(cases_lib.resolve(name, config, command_line))
+      checks.check(cases_lib.resolve(name, config, command_line))
 
   def prepare(source, workdir):
     built = {
@@ -95,21 +98,25 @@ def _prepare(
   for _, found in built.values():
     if found is not None and found.warning:
       print(f'warning: {found.warning}', file=sys.stderr)
-  first = datasets.federate(source, config.data, case_runs.seeds_of(config)[0])
-  overlapping = datasets.overlapping_pairs(source, first)
+  first = federating.federate(
+    source, config.data, case_runs.seeds_of(config)[0]
+  )
+  overlapping = data_notes.overlapping_pairs(source, first)
   notes = [
-    datasets.unsound_clients(source, first),
-    datasets.unlabelled_tasks(first),
+    data_notes.nonfinite_clients(source, first),
+    data_notes.unlabelled_tasks(first),
   ]
   if overlapping:
-    notes.append(datasets.OVERLAP_NOTE.format(overlapping))
+    notes.append(data_notes.OVERLAP_NOTE.format(overlapping))
   for note in filter(None, notes):
     print(f'warning: {note}', file=sys.stderr)
 
   def begin():
     if source.backbone is not None and source.backbone.cost:
       workdirs.write_json(workdir / reports.FEATURES, source.backbone.cost)
-    files.write_text(workdir / 'partition.txt', datasets.describe(first) + '\n')
+    files.write_text(
+      workdir / 'partition.txt', data_notes.describe(first) + '\n'
+    )
 
   def run(name, flag):
     head = case_records.head(name, config, source, overlapping)
@@ -188,7 +195,7 @@ def build_case(
   """The config of a case, and the case; None for the majority class."""
   case_config = cases_lib.resolve(name, config, command_line)
   if name == cases_lib.MAJORITY:
-    build.check(case_config)
+    checks.check(case_config)
     return case_config, None
   return case_config, build.build(
     name, case_config, source, case_runs.seeds_of(case_config)

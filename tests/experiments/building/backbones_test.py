@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.building import backbones
 from experiments.building import datasets
+from experiments.building import federating
 from experiments.studies import models_of_runs
 from experiments.studies import sweeps
 from experiments.studies import train
@@ -237,7 +238,7 @@ class RunTest(BackbonesTestCase):
     model = models_of_runs.load(workdir, 'multi_task_fl', 1, task='top')
     self.assertIsNone(model.standardization)
     source = program_test.toy_source()
-    data = datasets.federate(source, config.data, 1)
+    data = federating.federate(source, config.data, 1)
     rows = data.partition.pooled_test.groups()[1]
     accuracy = 100 * np.mean(
       np.asarray(model.predict(source.features[rows])) == source.labels[rows, 1]

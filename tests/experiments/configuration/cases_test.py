@@ -4,9 +4,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ml_collections
 
-from experiments.building import build
+from experiments.building import factories
+from experiments.building import networks
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
+from experiments.configuration import schema
 from fmtl_jax import algorithms
 from fmtl_jax.federation import layer_types
 
@@ -158,10 +160,10 @@ class TableTest(absltest.TestCase):
       for depth in entry.depths:
         self.assertIn(f'algorithm.{depth}', known)
       for setting, default in entry.defaults.items():
-        field = config_lib.own_field(name, setting)
+        field = schema.own_field(name, setting)
         self.assertEqual(known[field], default)
         if isinstance(default, float):
-          self.assertIn(field, build.mapped_fields())
+          self.assertIn(field, factories.mapped_fields())
 
   def test_pretrained_layers_are_those_of_the_network_for_every_algorithm(self):
     config = config_lib.default_config()
@@ -169,7 +171,7 @@ class TableTest(absltest.TestCase):
     layers = ['dense_0', 'dense_1', 'output']
     params = {name: {'kernel': 0.0} for name in layers}
     for name in algorithms.ALGORITHMS:
-      rules = build.label_rules(config, name, layers)
+      rules = networks.label_rules(config, name, layers)
       labels = layer_types.label_params(
         params, rules, ['pretrained', 'common', 'task', 'personal', 'cluster']
       )
@@ -179,7 +181,7 @@ class TableTest(absltest.TestCase):
 
   def test_what_is_mapped_is_a_field(self):
     known = config_lib.flatten(config_lib.default_config())
-    self.assertContainsSubset(build.mapped_fields(), known)
+    self.assertContainsSubset(factories.mapped_fields(), known)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from experiments.building import backbones
 from experiments.building import checks
 from experiments.building import datasets
 from experiments.configuration import config as config_lib
+from experiments.configuration import schema
 from experiments.console import describe
 from experiments.console import listing
 from fmtl_jax import algorithms
@@ -28,7 +29,7 @@ class ListingTest(absltest.TestCase):
       self.assertIn(f' {spec.label} ({name}, {spec.year}) {spec.title}', text)
       self.assertIn(spec.deviations, text)
       for setting, rule in spec.settings.items():
-        field = config_lib.own_field(name, setting)
+        field = schema.own_field(name, setting)
         self.assertIn(f' {field}={spec.defaults[setting]}, ', text)
         self.assertIn(rule.help, text)
     for sentence in (

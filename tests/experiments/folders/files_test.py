@@ -9,7 +9,7 @@ from absl.testing import parameterized
 from matplotlib import figure as figure_lib
 
 from experiments.folders import files
-from experiments.reporting import figures
+from experiments.reporting import drawing
 from experiments.reporting import results
 from experiments.reporting import tables
 
@@ -49,7 +49,7 @@ class ReplacingTest(parameterized.TestCase):
       if name.endswith('csv'):
         results.write_metrics_csv(path, [])
       elif name.endswith('png'):
-        with figures._figure(path, 1.0):
+        with drawing.figure(path, 1.0):
           pass
       else:
         tables.write([table], self.folder, 'old')

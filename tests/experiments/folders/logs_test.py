@@ -109,7 +109,7 @@ class LogsTest(absltest.TestCase):
     self.assertEqual(self.output.getvalue(), 'first\nsecond\n')
     self.assertEqual(
       self.errors.getvalue(),
-      'warning: log.txt is not gone on with (No space left on device).\n',
+      'warning: log.txt is no longer written (No space left on device).\n',
     )
 
   def test_streams_are_put_back(self):

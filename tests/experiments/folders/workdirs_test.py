@@ -138,8 +138,9 @@ class PrepareTest(WorkdirTestCase):
       workdirs.prepare(self.workdir, IDENTITY, CONFIG)
 
   def test_a_folder_without_a_run_is_told(self):
-    sentence = 'No run in .* config.json .* of a run of experiments.main.$'
-    with self.assertRaisesRegex(ValueError, sentence):
+    with self.assertRaisesRegex(
+      ValueError, 'No run in .* config.json.* of experiments.main'
+    ):
       workdirs.read_config(self.workdir)
 
   def test_default_folders_are_dated_and_named(self):
@@ -262,7 +263,7 @@ class LockTest(WorkdirTestCase):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
     code = (
       'import os, pathlib, signal, sys\n'
-      'from experiments.folders import workdirs\n'
+      'from experiments import workdirs\n'
       'with workdirs.locked(pathlib.Path(sys.argv[1])):\n'
       '  os.kill(os.getpid(), signal.SIGKILL)\n'
     )

@@ -11,7 +11,7 @@ from experiments.folders import records as records_lib
 from experiments.reporting import reports
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
-from tests.experiments.reporting import tables_test
+from tests.experiments.reporting import toy_records
 
 
 def _records():
@@ -19,7 +19,7 @@ def _records():
   values = {'separate_fl': (90.0, 92.0), 'multi_task_fl': (89.0, 90.5)}
   records = []
   for case, (first, last) in values.items():
-    record = tables_test._record(case, [[[first] * 2], [[last] * 2]])
+    record = toy_records.record(case, [[[first] * 2], [[last] * 2]])
     balanced = [[[first - 30] * 2], [[last - 30] * 2]]
     record['curve']['values']['test/pooled/balanced_accuracy'] = balanced
     records.append(record | {'settings': settings})
@@ -39,7 +39,7 @@ class TablesTest(absltest.TestCase):
     self.assertNotIn(title, [name.capitalize() for name in _tables()])
     found = _tables(more_metrics=('balanced_accuracy',))
     (table,) = [t for name, t in found.items() if name.capitalize() == title]
-    cells = tables_test._cells(table, 'mean')
+    cells = toy_records.cells(table, 'mean')
     self.assertStartsWith(cells['Separate_fl'], '62.00')
 
   def test_published_figures_of_tasks_that_are_not_there_are_left_out(self):
@@ -75,12 +75,12 @@ class TablesTest(absltest.TestCase):
     (title,) = set(_tables(target_case='separate_fl')) - set(_tables())
     table = _tables(target_case='separate_fl', target_margin=1.5)[title]
     self.assertEqual(
-      tables_test._cells(table, 'rounds to 90.5 %'),
+      toy_records.cells(table, 'rounds to 90.5 %'),
       {'Separate_fl': '5', 'Multi_task_fl': '5'},
     )
     table = _tables(target_case='separate_fl', target_margin=1.0)[title]
     self.assertEqual(
-      tables_test._cells(table, 'rounds to 91 %')['Multi_task_fl'],
+      toy_records.cells(table, 'rounds to 91 %')['Multi_task_fl'],
       'not reached',
     )
 
@@ -98,7 +98,7 @@ class WriteTest(absltest.TestCase):
     write = lambda record: records_lib.write(
       workdir / 'cases' / f'{record["case"]}.json', record
     )
-    write(tables_test._last('majority', 50.0, rounds=0))
+    write(toy_records.last('majority', 50.0, rounds=0))
     found = reports.write(workdir, config, missing=['multi_task_fl'])
     self.assertEqual({row['case'] for row in found['results']}, {'majority'})
     self.assertEqual(
@@ -106,7 +106,7 @@ class WriteTest(absltest.TestCase):
       {'results.json', 'metrics.csv', 'tensorboard'},
     )
     losses = [[1.0]] * 10
-    record = tables_test._last('separate_fl', 90.0, train_loss=losses)
+    record = toy_records.last('separate_fl', 90.0, train_loss=losses)
     record['curve']['values']['test/pooled/auc'] = [[[75.0] * 2]]
     write(record)
     reports.write(workdir, config, missing=['multi_task_fl'])

@@ -173,7 +173,8 @@ class MeetTest(parameterized.TestCase):
       sock.close()
     self.assertRegex(first, 'cannot listen at .*Address already in use.*choose')
     self.assertRegex(
-      second, 'is no process of this program; choose' if says else 'waited 1 s'
+      second,
+      'is not a process of this program; choose' if says else 'waited 1 s',
     )
 
   @parameterized.parameters(

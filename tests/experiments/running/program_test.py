@@ -17,9 +17,11 @@ import numpy as np
 
 from experiments.building import build
 from experiments.building import datasets
+from experiments.building import factories
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
-from experiments.reporting import figures
+from experiments.configuration import schema
+from experiments.reporting import drawing
 from experiments.running import compilation
 from experiments.running import program
 from fmtl_jax import algorithms
@@ -114,7 +116,7 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(
       mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
-    cls.enterClassContext(mock.patch.object(figures, '_DOTS_PER_INCH', 25))
+    cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
 
 def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
@@ -223,7 +225,7 @@ _VALUES: dict[str, tuple[float, float]] = {
     field: spec.settings[setting].examples
     for name, spec in algorithms.ALGORITHMS.items()
     for setting in spec.settings
-    if (field := config_lib.own_field(name, setting)) in build.mapped_fields()
+    if (field := schema.own_field(name, setting)) in factories.mapped_fields()
   },
   'balancing.rate': (0.025, 0.5),
   'balancing.temperature': (2.0, 0.2),
@@ -252,7 +254,7 @@ _VALUES: dict[str, tuple[float, float]] = {
 }
 _OF_ALL = tuple(
   f
-  for f in build.mapped_fields()
+  for f in factories.mapped_fields()
   if f.split('.')[0]
   not in ('algorithm', 'balancing', 'faults', 'participation')
 )
@@ -269,7 +271,7 @@ _BALANCED = (
 )
 _UNEVEN = tuple(
   f
-  for f in build.mapped_fields()
+  for f in factories.mapped_fields()
   if f.split('.')[0] in ('faults', 'participation')
 )
 _OWN = {
@@ -279,7 +281,7 @@ _OWN = {
     fields := tuple(
       field
       for setting in entry.own
-      if (field := config_lib.own_field(name, setting)) in build.mapped_fields()
+      if (field := schema.own_field(name, setting)) in factories.mapped_fields()
     )
   )
 }
@@ -353,7 +355,7 @@ class MappedSettingsTest(ToyTestCase):
 
   def test_every_mapped_field_has_values_here(self):
     self.assertCountEqual(
-      build.mapped_fields(),
+      factories.mapped_fields(),
       _VALUES,
       'Give every mapped field two values in _VALUES.',
     )

@@ -9,6 +9,7 @@ from absl.testing import absltest
 import numpy as np
 
 from experiments.building import datasets
+from experiments.building import federating
 from experiments.studies import divergence
 from experiments.studies import models_of_runs
 from experiments.studies import train
@@ -54,7 +55,8 @@ class ClientIdsTest(program_test.ToyTestCase):
       with self.assertRaisesRegex(ValueError, 'slot of client 115 that'):
         models_of_runs.load(workdir, 'isolated', 0, client='115', slot=1)
     source = _source()
-    test = datasets.federate(source, config.data, 0).partition.test.groups()[2]
+    dataset = federating.federate(source, config.data, 0)
+    test = dataset.partition.test.groups()[2]
     answers = np.asarray(model.predict(source.features[test]))
     right = answers == source.labels[test, model.task.column]
     self.assertAlmostEqual(

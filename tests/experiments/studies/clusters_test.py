@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.building import build
-from experiments.building import datasets
+from experiments.building import federating
 from experiments.configuration import cases
 from experiments.running import program
 from experiments.studies import models_of_runs
@@ -86,7 +86,7 @@ class ClustersTest(program_test.ToyTestCase):
   def test_a_clients_model_is_as_accurate_as_recorded(self, name):
     source, seed, client, slot = program_test.toy_source(), 1, 4, 1
     config = program_test.toy_config(CONFIG)
-    test = datasets.federate(source, config.data, seed).partition.test
+    test = federating.federate(source, config.data, seed).partition.test
     recorded = self.records[name]['client_values']['test/accuracy'][seed]
     model = models_of_runs.load(
       self.workdir, name, seed, client=client, slot=slot

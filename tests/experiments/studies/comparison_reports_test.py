@@ -8,7 +8,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from experiments.reporting import results
-from experiments.reporting import tables
+from experiments.reporting import texts
 from experiments.studies import comparison_plans
 from experiments.studies import comparison_reports
 
@@ -169,7 +169,7 @@ class TableTest(parameterized.TestCase):
       'fedprox': _points(None, None, None),
     }
     table, search = self.tables(records, searches)
-    none = (tables.MISSING,) * 2
+    none = (texts.MISSING,) * 2
     self.assertEqual(table.rows[1][1:4], ('diverged', *none))
     self.assertEqual(table.rows[1][6:], ('0.5', '3'))
     self.assertEqual(
@@ -189,7 +189,7 @@ class TableTest(parameterized.TestCase):
     ]
     searches = {name: _points(1.0, 2.0, 1.0) for name in ('isolated', 'fedavg')}
     table, _ = self.tables(records, searches)
-    self.assertEqual([row[3] for row in table.rows], [tables.MISSING] * 2)
+    self.assertEqual([row[3] for row in table.rows], [texts.MISSING] * 2)
 
 
 if __name__ == '__main__':

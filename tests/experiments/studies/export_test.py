@@ -11,7 +11,7 @@ from absl.testing import parameterized
 import ml_collections
 import numpy as np
 
-from experiments.building import datasets
+from experiments.building import federating
 from experiments.running import program
 from experiments.studies import models_of_runs
 from experiments.studies import train
@@ -76,7 +76,7 @@ class ExportTest(program_test.ToyTestCase):
     )
 
   def data(self, seed):
-    return datasets.federate(
+    return federating.federate(
       program_test.toy_source(), self.config.data, seed
     ).partition
 
@@ -143,7 +143,7 @@ class ExportTest(program_test.ToyTestCase):
     testing.assert_trees_equal(
       model.params['dense_0'], self.model.params['dense_0']
     )
-    data = datasets.federate(program_test.toy_source(), config.data, SEEDS[0])
+    data = federating.federate(program_test.toy_source(), config.data, SEEDS[0])
     rows = data.partition.pooled_test.groups()[0]
     recorded = self.recorded(results, 'multi_task_fl', 'left', SEEDS[0])
     self.assertAlmostEqual(_accuracy(model, rows), recorded, 3)

@@ -18,6 +18,7 @@ import numpy as np
 from configs import compare
 from experiments.building import build
 from experiments.building import checks
+from experiments.building import factories
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.console import listing
@@ -92,7 +93,7 @@ class NewAlgorithmTest(program_test.ToyTestCase):
     config = self._config()
     self.assertEqual(config_lib.flatten(config)[FIELD], 0.2)
     self.assertIn(FIELD, config_lib.identity(config))
-    self.assertIn(FIELD, build.mapped_fields())
+    self.assertIn(FIELD, factories.mapped_fields())
     config_lib.set_field(config, FIELD, -1.0)
     with self.assertRaisesRegex(ValueError, f'Expected {FIELD} >= 0, got -1'):
       checks.check(config)

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from experiments.building import build
-from experiments.building import datasets
+from experiments.building import federating
+from experiments.building import networks
 from experiments.configuration import cases
 from experiments.studies import models_of_runs
 from experiments.studies import train
@@ -27,11 +28,11 @@ BATCH = {'model.normalization': 'batch', 'run.seeds': 1, 'run.rounds': 2}
 def _labels(name, fields):
   """Layer types by path."""
   config = cases.resolve(name, program_test.toy_config(fields), {})
-  model = build.build_model(config, program_test.toy_source())
+  model = networks.build_model(config, program_test.toy_source())
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   names = [stage for stage, _ in model.stages]
   paths = layer_types.paths(shapes)
-  rules = build.label_rules(config, name, names, paths=paths)
+  rules = networks.label_rules(config, name, names, paths=paths)
   labels = layer_types.label_params(shapes, rules)
   return dict(zip(paths, jax.tree.leaves(labels), strict=True))
 
@@ -91,7 +92,7 @@ class ExportTest(program_test.ToyTestCase):
 
   def accuracy(self, model, config, client):
     source = program_test.toy_source()
-    data = datasets.federate(source, config.data, 0)
+    data = federating.federate(source, config.data, 0)
     rows = data.partition.test.groups()[client]
     found = np.asarray(model.predict(source.features[rows]))
     return 100 * np.mean(found == source.labels[rows, model.task.column])

@@ -26,6 +26,7 @@ from tensorboardX import event_file_writer
 
 from experiments.building import backbones
 from experiments.building import datasets
+from experiments.building import federating
 from experiments.folders import held_folders
 from experiments.folders import records
 from experiments.folders import workdirs
@@ -747,7 +748,7 @@ class DivergenceTest(program_test.ToyTestCase):
   def test_an_update_of_the_last_round_is_reported_too(self):
     config = program_test.toy_config(self.CONFIG)
     first, second = (
-      datasets.federate(program_test.toy_source(), config.data, seed)
+      federating.federate(program_test.toy_source(), config.data, seed)
       for seed in (7, 8)
     )
     self.check(
@@ -1017,7 +1018,7 @@ class ErrorTest(program_test.ToyTestCase):
       r'balancing.server without execution.task_devices',
     ),
     ({'execution.name': 'chunk:0'}, r"number of clients .*got 'chunk:0'"),
-    ({'execution.compile_effort': 'none'}, r"'high' or 'low', got 'none'"),
+    ({'execution.compile_effort': 'none'}, "one of high, low, got 'none'"),
     ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),

@@ -11,6 +11,7 @@ from absl.testing import absltest
 import numpy as np
 
 from experiments.building import datasets
+from experiments.building import federating
 from experiments.reporting import reports
 from experiments.studies import histories
 from experiments.studies import train
@@ -27,7 +28,7 @@ def _source(unused_data=None):
   config = program_test.toy_config().data
   labels = source.labels.copy()
   for seed in program_test.SEEDS:
-    split = datasets.federate(source, config, seed).partition
+    split = federating.federate(source, config, seed).partition
     for part in (split.validation, split.test):
       labels[np.concatenate(part.groups()), 1] = np.nan
   # Everyone keeps one to train with, whatever the seed.
@@ -71,7 +72,7 @@ class UnlabelledTest(program_test.ToyTestCase):
     """The share of the label that trains most, over all test examples."""
     record = train_test.read_json(self.workdir / 'cases' / 'majority.json')
     reports.load_records(self.workdir)  # It is a sound one.
-    data = datasets.federate(_source(), self.config.data, 0)
+    data = federating.federate(_source(), self.config.data, 0)
     held = np.asarray(data.partition.client_tasks)[:, 0] == 0
     train_rows, test_rows = (
       np.concatenate([r for r, h in zip(rows.groups(), held, strict=True) if h])

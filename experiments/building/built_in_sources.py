@@ -1,0 +1,147 @@
+"""The sources of this package: functions of the config's `data`."""
+
+import sys
+
+import ml_collections
+import numpy as np
+
+from . import sources
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import images
+
+
+def load_digits(data: ml_collections.ConfigDict) -> sources.Source:
+  """Handwritten digits of scikit-learn; `data.kind` says which tasks."""
+  from fmtl_jax.data import digits  # scikit-learn takes a second to import.
+
+  loaded = digits.load(data.kind)
+  return sources.Source(
+    features=loaded.features.reshape(-1, 8, 8, 1),
+    labels=loaded.labels,
+    tasks=loaded.tasks,
+    strata=loaded.strata,
+  )
+
+
+def _disable_progress_bars():
+  """Disables the progress bars of TFDS unless stderr is a terminal."""
+  import tensorflow_datasets as tfds  # Slow to import.
+
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+
+
+def load_uci_har(
+  data: ml_collections.ConfigDict, allow_nonfinite: bool = False
+) -> sources.Source:
+  """Human activity: each person is a task; `data.kind` says which features.
+
+  Args:
+    data: The config's `data`.
+    allow_nonfinite: Whether features may be NaN or infinite.
+  """
+  from fmtl_jax.data import uci_har  # tensorflow_datasets is slow to import.
+
+  _disable_progress_bars()
+
+  kind = data.kind or 'features'
+  loaded = uci_har.load(
+    data.manual_dir or None, data.data_dir or None, kind, allow_nonfinite
+  )
+  people = np.unique(loaded.subject)
+  tasks = tuple(
+    tasks_lib.Task(
+      name=f'person {person}', kind=tasks_lib.MULTICLASS, num_classes=6
+    )
+    for person in people
+  )
+  return sources.Source(
+    features=loaded.features,
+    labels=loaded.activity[:, None].astype(np.float32),
+    tasks=tasks,
+    strata=loaded.activity,
+    keys=loaded.subject,
+    runs=loaded.activity,
+    shared_labels=False,
+    task_keys={f'person {person}': person for person in people},
+    standardized_axes=(0,) if kind == 'signals' else (),
+  )
+
+
+def load_utkface(data: ml_collections.ConfigDict) -> sources.Source:
+  """UTKFace: photographs with five binary tasks."""
+  from fmtl_jax.data import utkface  # tensorflow_datasets is slow to import.
+
+  _disable_progress_bars()
+
+  if not data.manual_dir:
+    raise ValueError(
+      'Expected data.manual_dir to be the folder with UTKFace.zip, got none; '
+      f'get it from {utkface.URL}.'
+    )
+  faces = utkface.load(data.manual_dir, data.data_dir or None)
+  columns = {
+    'gender': faces.gender,
+    'adult': faces.age >= 18,
+    'over_30': faces.age > 30,
+    'over_50': faces.age > 50,
+    'White': faces.race == utkface.RACES.index('white'),
+  }
+  labels = np.stack(list(columns.values()), 1).astype(np.float32)
+  return _photographs(data, faces.encoded, labels, columns, faces.summary)
+
+
+def load_face_folder(data: ml_collections.ConfigDict) -> sources.Source:
+  """A folder of photographs and a CSV of binary attributes."""
+  from fmtl_jax.data import face_folder  # tensorflow_datasets is slow.
+
+  _disable_progress_bars()
+
+  if not data.manual_dir:
+    raise ValueError(
+      'Expected data.manual_dir to be a folder with images and one CSV of '
+      'binary attributes, got none; name it.'
+    )
+  faces = face_folder.load(data.manual_dir, data.data_dir or None)
+  return _photographs(
+    data, faces.encoded, faces.labels, faces.attributes, faces.summary
+  )
+
+
+def load_celeb_a(data: ml_collections.ConfigDict) -> sources.Source:
+  """CelebA: photographs with forty attributes, and who is on them."""
+  from fmtl_jax.data import celeb_a  # tensorflow_datasets is slow to import.
+
+  _disable_progress_bars()
+
+  faces = celeb_a.load(data.data_dir or None, data.manual_dir or None)
+  return _photographs(
+    data, faces.encoded, faces.labels, faces.tasks, '', faces.identity
+  )
+
+
+def _photographs(
+  data, encoded, labels, names, summary, keys=None
+) -> sources.Source:
+  """Photographs with binary labels `[N, L]`, a task for each column."""
+  if summary:
+    print(f'warning: {summary}', file=sys.stderr)
+  if 0 < data.max_images < len(labels):
+    rows = np.linspace(0, len(labels) - 1, data.max_images).astype(np.int64)
+    encoded, labels = [encoded[int(row)] for row in rows], labels[rows]
+    keys = None if keys is None else keys[rows]
+  _, strata = np.unique(
+    np.nan_to_num(labels, nan=2), axis=0, return_inverse=True
+  )
+  return sources.Source(
+    features=images.Images(
+      encoded, (data.image_size,) * 2, data.image_crop, data.grey
+    ),
+    labels=labels,
+    tasks=tuple(
+      tasks_lib.Task(name=name, column=column)
+      for column, name in enumerate(names)
+    ),
+    strata=strata.reshape(-1),
+    keys=keys,
+  )

@@ -1,0 +1,136 @@
+"""Sources: data sets before their examples are partitioned over clients."""
+
+from collections.abc import Mapping, Sequence
+import types
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmtl_jax import models
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import checks as array_checks
+
+
+class Backbone(NamedTuple):
+  """A frozen network that computed the features of a source.
+
+  Attributes:
+    name: Which one.
+    model: The network.
+    params: Its parameters.
+    cost: Time and speed of the computation; empty if a file had its outputs.
+  """
+
+  name: str
+  model: models.Model
+  params: Any
+  cost: dict[str, float]
+
+
+class Source(NamedTuple):
+  """A data set before its examples are partitioned over clients.
+
+  Attributes:
+    features: `[N, ...]`: an array, or `images.Images` for a backbone.
+    labels: `[N, L]` float32, NaN where missing; or a tree of `[N, L, ...]`
+      targets, see `FederatedDataset.create`.
+    tasks: The T tasks.
+    strata: `[N]`, what splits keep the proportions of.
+    keys: `[N]`, a natural owner of each example (a person, a site), or None.
+    runs: `[N]`, what changes where a recording is interrupted, or None.
+    shared_labels: Whether an example has the labels of all tasks, so that all
+      tasks have the same common test set. Otherwise an example belongs to the
+      task of its owner.
+    task_keys: The key of the clients that each task belongs to, by the task's
+      name; needed without shared labels.
+    standardized_axes: Axes of an example that share a mean and a scale.
+    backbone: What the features were computed with, None if nothing.
+    settings: The fields that it was loaded with, if known, see
+      `datasets.settings_of`.
+    unsound: `[N]` bool, examples whose features are not finite; None if there
+      are none. Nobody is evaluated on them.
+    center: `[...]` float64, what was subtracted from features that float32
+      cannot hold, see `standardizing.centered`; None if nothing was.
+    fingerprint: What the data are, see `fingerprints.of_source`.
+  """
+
+  features: Any
+  labels: Any
+  tasks: tuple[tasks_lib.Task, ...]
+  strata: np.ndarray
+  keys: np.ndarray | None = None
+  runs: np.ndarray | None = None
+  shared_labels: bool = True
+  task_keys: Mapping[str, Any] | None = None
+  standardized_axes: tuple[int, ...] = ()
+  backbone: Backbone | None = None
+  settings: Mapping[str, Any] = types.MappingProxyType({})
+  unsound: np.ndarray | None = None
+  center: np.ndarray | None = None
+  fingerprint: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def finite(
+  groups: Sequence[np.ndarray], nonfinite: np.ndarray | None
+) -> list[np.ndarray]:
+  """Groups of rows without the examples whose features are not finite.
+
+  Args:
+    groups: Rows of a source.
+    nonfinite: `[N]` bool, these examples; None if there are none.
+  """
+  if nonfinite is None:
+    return list(groups)
+  return [rows[~nonfinite[rows]] for rows in groups]
+
+
+def check(name: str, source: Any) -> None:
+  """Raises a ValueError unless a source is a valid `Source`.
+
+  Args:
+    name: Of the source.
+    source: What its function returned.
+  """
+  expected = f'Expected the data set {name!r} to be a datasets.Source'
+  if not isinstance(source, Source):
+    raise ValueError(
+      f'{expected}, got {type(source).__name__}; return one from its function.'
+    )
+  tasks = source.tasks
+  if not isinstance(tasks, tuple) or not all(
+    isinstance(task, tasks_lib.Task) for task in tasks
+  ):
+    raise ValueError(f'{expected} with a tuple of tasks.Task, got {tasks!r}.')
+  shapes = {
+    field: [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(value)]
+    for field in ('features', 'labels', 'strata', 'keys', 'runs')
+    if (value := getattr(source, field)) is not None
+  }
+  examples = [*shapes['features'], ()][0]
+  axes = {'features': '[N, ...]', 'labels': '[N, L]'}
+  if array_checks.is_tree(source.labels):
+    axes['labels'] = '[N, L, ...]'  # Of trees, as `tasks.Task` has them.
+  for field, leaves in shapes.items():
+    wanted = axes.get(field, '[N]')
+    rank = wanted.count(',') + 1
+    for shape in leaves or [()]:
+      fits = len(shape) == rank or ('...' in wanted and len(shape) > rank)
+      if not fits or shape[0] != examples[0]:
+        raise ValueError(
+          f'{expected} with {field} {wanted} of the same N examples, got the '
+          f'shape {list(shape)} beside features {list(examples)}.'
+        )
+  width = min(shape[1] for shape in shapes['labels'])
+  for task in tasks:
+    if not 0 <= task.column < width:
+      raise ValueError(
+        f'{expected} whose tasks have columns of its labels, below {width}, '
+        f'got {task.column} of {task.name!r}.'
+      )
+
+
+def feature_shape(source: Source) -> Sequence[int]:
+  """The shape of one example."""
+  shape: Any = source.features.shape[1:]
+  return shape
