@@ -271,6 +271,10 @@ class KeptTest(_TestCase):
     scores = {1: 0.5, 2: 0.9, 3: None, 4: 0.7, 5: 0.8}
     self.assertEqual(self._rounds(scores), [2, 5])
 
+  def test_a_score_that_is_not_finite_is_never_the_best(self):
+    scores = {1: 0.5, 2: np.nan, 3: np.inf, 4: -np.inf, 5: 0.1}
+    self.assertEqual(self._rounds(scores), [1, 5])
+
   def test_two_of_the_latest_and_the_best_are_kept(self):
     self.assertEqual(self._rounds({1: -3.0, 2: -4.0, 3: -5.0}, 2), [1, 2, 3])
 
