@@ -115,7 +115,7 @@ class IdentityTest(parameterized.TestCase):
     'report': 'what is shown; a choice by it is part of a sweep or comparison',
     'cases': 'a row of the table depends on no other one',
     'compare': 'nothing to a run; part of a comparison',
-    'unseen': 'nothing to a run; part of one with newcomers',
+    'unseen': 'nothing to a run; part of one with held-out clients',
     'data.feature_dir': 'a cache, which is checked when it is read',
   }
   PART = {
