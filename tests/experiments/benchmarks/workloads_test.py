@@ -79,7 +79,7 @@ class WorkloadsTest(parameterized.TestCase):
     best = lambda floor: min(timing.timed(floor)[1] for _ in range(11))
     self.assertGreater(best(many), 5 * best(few))
 
-  def test_an_unknown_one_is_told(self):
+  def test_an_unknown_one_is_reported(self):
     with self.assertRaisesRegex(ValueError, "one of W1, .*got 'W9'"):
       workloads.find('W9')
 
@@ -147,7 +147,7 @@ class RoundsTest(absltest.TestCase):
     self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
     self.assertLen(figures['seconds_of_rounds'], 2)  # One beside the floor.
 
-  def test_a_reference_without_pytorch_is_told_at_once(self):
+  def test_a_reference_without_pytorch_is_reported_at_once(self):
     program = (
       'import runpy, sys\n'
       "sys.modules['torch'] = None\n"

@@ -140,7 +140,7 @@ class LoadTest(BackbonesTestCase):
     self.assertEqual(shapes.features.shape, images.shape)
     self.assertEqual(np.abs(shapes.features).max(), 0)
 
-  def test_a_run_that_is_stopped_goes_on(self):
+  def test_a_stopped_run_is_resumed(self):
     precompute, calls = features.precompute, []
 
     def stopped(*args):
@@ -162,7 +162,7 @@ class LoadTest(BackbonesTestCase):
       source.features, _outputs(), rtol=1e-5, atol=1e-6
     )
 
-  def test_speed_is_told(self):
+  def test_speed_is_reported(self):
     cost = backbones.load_source(self.config()).backbone.cost
     self.assertEqual(cost['examples'], 100)
     multiplied = 2 * (3 * 6 + 6 * 5) / 1e9
@@ -186,10 +186,10 @@ class ErrorTest(BackbonesTestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       backbones.load_source(self.config(**fields))
 
-  def test_an_unknown_backbone_is_told(self):
+  def test_an_unknown_backbone_is_reported(self):
     self.assert_error("'smal'; .* Did you mean 'small'", model__backbone='smal')
 
-  def test_missing_weights_are_told(self):
+  def test_missing_weights_are_reported(self):
     self.assert_error(
       'in model.backbone_weights, got none; name a file: a file that counts',
       model__backbone='asked',
@@ -213,7 +213,7 @@ class ErrorTest(BackbonesTestCase):
       )
     self.assertFalse((self.folder / 'run').exists())
 
-  def test_wrong_settings_are_told_before_anything_is_computed(self):
+  def test_wrong_settings_are_reported_before_anything_is_computed(self):
     config = self.config(run__rounds=0)
     with (
       mock.patch.object(backbones, 'load_source') as loaded,

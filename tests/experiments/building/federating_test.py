@@ -239,7 +239,7 @@ class NonfiniteTest(parameterized.TestCase):
     features.reshape(len(features), -1)[self.bad, 0] = np.inf
     self.source = source._replace(features=features)
 
-  def test_nobody_is_evaluated_on_what_is_not_finite(self):
+  def test_no_client_is_evaluated_on_nonfinite_examples(self):
     source = self.source._replace(unsound=self.bad)
     dataset = federating.federate(source, toy_sources.data(standardize=True), 0)
     for split in ('test', 'validation', 'pooled_test', 'pooled_validation'):
@@ -256,7 +256,7 @@ class NonfiniteTest(parameterized.TestCase):
       for rows in toy_sources.rows_of(central, 'train'):
         self.assertFalse(self.bad[rows].any())
 
-  def test_unless_it_is_allowed_it_is_refused(self):
+  def test_nonfinite_examples_are_refused_unless_allowed(self):
     with self.assertRaisesRegex(ValueError, 'features of clients .* hold NaN'):
       federating.federate(self.source, toy_sources.data(), 0)
 

@@ -1,4 +1,4 @@
-"""Laws: other data are refused by name; other code with the same is told."""
+"""Laws: other data are refused; other code for the same data is reported."""
 
 import contextlib
 import functools
@@ -67,7 +67,7 @@ class ArraysTest(parameterized.TestCase):
       with mock.patch.object(fingerprints, '_CHUNK', size):
         self.assertEqual(self.fingerprint(values), found)
 
-  def test_of_data_on_disk_a_sample_counts_that_is_told(self):
+  def test_of_data_on_disk_a_documented_sample_counts(self):
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder, 'features')
       rows = 3 * fingerprints.SAMPLE
@@ -180,11 +180,11 @@ class RunTest(program_test.ToyTestCase):
     ({'keys': None}, 'it had keys, and now has none'),
     ({'standardized_axes': (0,)}, r'standardized_axes were \[\] and are \[0\]'),
   )
-  def test_whatever_is_different_is_told(self, changes, sentence):
+  def test_whatever_is_different_is_reported(self, changes, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
       self.again(**changes)
 
-  def test_another_shape_or_type_is_told(self):
+  def test_another_shape_or_type_is_reported(self):
     features = program_test.toy_source().features
     for other, sentence in (
       (

@@ -105,7 +105,7 @@ class FieldsTest(parameterized.TestCase):
       )
       self.assertEqual(found, expected)
 
-  def test_errors_are_told_by_fields(self):
+  def test_errors_are_reported_by_fields(self):
     @fields.named({'alpha': 'data.alpha'})
     def refuse(sentence):
       raise ValueError(sentence)

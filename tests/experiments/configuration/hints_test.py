@@ -13,7 +13,7 @@ class NearestTest(absltest.TestCase):
     hint = hints.nearest('smal', ['small', 'tiny'])
     self.assertEqual(hint, " Did you mean 'small'?")
 
-  def test_what_is_far_from_everything_has_no_hint(self):
+  def test_a_name_without_a_near_one_has_no_hint(self):
     self.assertEqual(hints.nearest('xyz', ['small', 'tiny']), '')
 
 

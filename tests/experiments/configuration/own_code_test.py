@@ -1,4 +1,4 @@
-"""Laws: code of the user's own is as good as the package's, named or given."""
+"""Laws: code of the user's own works like the package's, named or given."""
 
 import contextlib
 import functools
@@ -281,7 +281,7 @@ class TableTest(OwnCodeTestCase):
       records[f'{NAME}:HEADS']['cost']['parameters']['task'], 0
     )
     self.assertIn('Mine', said)
-    # It goes on; another value, and other code, are noticed.
+    # It is resumed; another value, and other code, are noticed.
     before = workdirs.read_config(self.workdir)
     self.assertEqual(before['config']['data.own.shift'], 0.25)
     _, said = self.run_table(fields, **settings)

@@ -1,4 +1,4 @@
-"""Laws: a run's log has what was told, when, of every process; never more."""
+"""Laws: a log has the output of every process with its time, and no more."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ class LogsTest(absltest.TestCase):
       self.assertRegex(line, f'^{TIME}')
     return [line[26:] for line in text.splitlines()]
 
-  def test_what_is_told_is_kept_and_still_told(self):
+  def test_output_is_kept_and_still_shown(self):
     with logs.kept():
       print('before the folder')
       logs.write_to(self.workdir)
@@ -49,7 +49,7 @@ class LogsTest(absltest.TestCase):
     )
     self.assertIn('warning: look\n', self.errors.getvalue())
 
-  def test_a_line_is_there_as_soon_as_it_is_told(self):
+  def test_a_line_is_there_as_soon_as_it_is_printed(self):
     """Whatever becomes of the process."""
     with logs.kept():
       logs.write_to(self.workdir)
@@ -99,7 +99,7 @@ class LogsTest(absltest.TestCase):
     self.assertStartsWith(told[2], 'Toy: 100%')
     self.assertLen(told, 3)
 
-  def test_a_log_that_fails_is_told_once_and_ends_nothing(self):
+  def test_a_log_that_fails_is_reported_once_and_ends_nothing(self):
     full = OSError(errno.ENOSPC, 'No space left on device')
     with logs.kept():
       logs.write_to(self.workdir)

@@ -40,7 +40,7 @@ class LinesTest(parameterized.TestCase):
     lines = self.said(seconds)
     self.assertLen(lines, count)
 
-  def test_what_is_left_is_told(self):
+  def test_what_is_left_is_reported(self):
     lines = self.said(60.0)
     self.assertEqual(
       lines[30],

@@ -1,4 +1,4 @@
-"""Law: a record that was changed since is told by name, never reported."""
+"""Law: a damaged record is refused by name, never shown in a report."""
 
 import json
 import pathlib
@@ -34,7 +34,7 @@ class RecordsTest(_TestCase):
     records.write_rows(self.path, self.ROWS)
     self.assertEqual(records.read_rows(self.path), self.ROWS)
 
-  def test_every_flipped_bit_is_told_or_changes_nothing(self):
+  def test_every_flipped_bit_is_reported_or_changes_nothing(self):
     records.write(self.path, self.RECORD)
     good = self.path.read_bytes()
     rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ class RecordsTest(_TestCase):
       self.assertEqual({name: found[name] for name in self.RECORD}, self.RECORD)
     self.assertGreater(told, 200)
 
-  def test_another_number_is_told(self):
+  def test_another_number_is_reported(self):
     records.write(self.path, self.RECORD)
     saved = json.loads(self.path.read_text())
     saved['rounds'] += 1
@@ -68,7 +68,7 @@ class RecordsTest(_TestCase):
     self.path.write_text(json.dumps(self.ROWS))
     self.assertEqual(records.read_rows(self.path), self.ROWS)
 
-  def test_a_changed_config_is_told(self):
+  def test_a_changed_config_is_reported(self):
     identity, config = {'run.rounds': 3}, {'run.rounds': 3}
     folder = self.path.parent / 'run'
     workdirs.prepare(folder, identity, config)
@@ -117,7 +117,7 @@ class HistoryTest(_TestCase):
     lambda h: h['totals'].pop('steps'),
     lambda h: h.update(seconds='x'),
   )
-  def test_what_is_none_is_told(self, change):
+  def test_an_invalid_record_is_reported(self, change):
     metadata = self.history()
     change(metadata['history'])
     with self.assertRaises((ValueError, KeyError, TypeError)):

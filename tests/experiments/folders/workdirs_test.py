@@ -49,7 +49,7 @@ class CheckTest(WorkdirTestCase):
     workdirs.check(self.workdir, IDENTITY)
     self.assertEmpty(self.files())
 
-  def test_the_same_run_may_go_on(self):
+  def test_the_same_run_may_be_resumed(self):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
     before = self.files()
     workdirs.check(self.workdir, dict(reversed(IDENTITY.items())))
@@ -105,7 +105,7 @@ class CheckTest(WorkdirTestCase):
     b'{}',
     b'{"identity": 3, "config": {}}',
   )
-  def test_a_damaged_config_is_told(self, content):
+  def test_a_damaged_config_is_reported(self, content):
     self.workdir.mkdir(parents=True)
     (self.workdir / workdirs.CONFIG).write_bytes(content)
     with self.assertRaisesRegex(ValueError, 'config.json .*another --workdir'):
@@ -121,7 +121,7 @@ class PrepareTest(WorkdirTestCase):
     )
     self.assertTrue((self.workdir / 'cases').is_dir())
 
-  def test_a_folder_that_cannot_be_written_is_told(self):
+  def test_a_folder_that_cannot_be_written_is_reported(self):
     self.workdir.parent.mkdir(parents=True)
     self.workdir.write_text('text')
     for workdir in (self.workdir, self.workdir / 'below'):
@@ -129,7 +129,7 @@ class PrepareTest(WorkdirTestCase):
         workdirs.prepare(workdir, IDENTITY, CONFIG)
     self.assertEqual(self.workdir.read_text(), 'text')
 
-  def test_a_full_disk_is_told(self):
+  def test_a_full_disk_is_reported(self):
     full = OSError(28, 'No space left on device')
     with (
       mock.patch.object(pathlib.Path, 'write_text', side_effect=full),
@@ -137,7 +137,7 @@ class PrepareTest(WorkdirTestCase):
     ):
       workdirs.prepare(self.workdir, IDENTITY, CONFIG)
 
-  def test_a_folder_without_a_run_is_told(self):
+  def test_a_folder_without_a_run_is_reported(self):
     with self.assertRaisesRegex(
       ValueError, 'No run in .* config.json.* of experiments.main'
     ):
@@ -214,7 +214,7 @@ class ResumeTest(WorkdirTestCase):
     with self.assertRaisesRegex(ValueError, 'holds a run; name a new folder'):
       workdirs.check(self.workdir, IDENTITY, 'never')
 
-  def test_another_word_is_told(self):
+  def test_another_word_is_reported(self):
     with self.assertRaisesRegex(ValueError, "auto, never, must, got 'yes'"):
       workdirs.check(self.workdir, IDENTITY, 'yes')
 
@@ -232,7 +232,7 @@ class LockTest(WorkdirTestCase):
     workdirs.check(self.workdir, IDENTITY)
 
   @parameterized.parameters(*workdirs._NO_LOCKS)
-  def test_a_file_system_without_locks_is_told_once(self, number):
+  def test_a_file_system_without_locks_is_reported_once(self, number):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
     (self.workdir / '.lock').touch()
     with (
@@ -274,7 +274,7 @@ class LockTest(WorkdirTestCase):
 
 
 class SpaceTest(WorkdirTestCase):
-  def test_a_full_disk_is_told_before_anything_is_made(self):
+  def test_a_full_disk_is_reported_before_anything_is_made(self):
     workdirs.check_space(self.workdir, 10)
     with self.assertRaisesRegex(ValueError, r'need up to 1,000,000,000,000 MB'):
       workdirs.check_space(self.workdir, 10**18)

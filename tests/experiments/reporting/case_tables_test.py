@@ -61,7 +61,7 @@ class ResultsTableTest(parameterized.TestCase):
       else:
         self.assertNotIn('leave out', notes)
 
-  def test_a_model_that_broke_is_told(self):
+  def test_nonfinite_outputs_are_reported(self):
     record = toy_records.last('toy', 94.0, 95.0)
     losses = [[[0.5, 0.5], [0.5, None]]]
     record['curve']['values']['test/client/loss'] = losses

@@ -65,7 +65,7 @@ class EventsTest(absltest.TestCase):
     written.add(record(2, 2))
     self.assertEqual(scalars(self.folder), [*FIRST, *SECOND, *LOSSES])
 
-  def test_who_goes_on_begins_with_what_was_saved(self):
+  def test_a_resumed_run_begins_with_what_was_saved(self):
     """Rounds that were lost are not there twice."""
     killed = events.Events(self.folder)
     killed.add(record(2, 2))

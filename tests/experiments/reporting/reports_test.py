@@ -49,7 +49,7 @@ class TablesTest(absltest.TestCase):
     self.assertEqual(rows['Paper'][table.header.index('mean')], '9.75')
     self.assertNotIn('8.25', rows['Paper'])
 
-  def test_what_is_balanced_is_told(self):
+  def test_what_is_balanced_is_reported(self):
     first, second = _records()
     config = config_lib.default_config()
     for name, told in (('dwa', True), ('none', False)):
@@ -57,7 +57,7 @@ class TablesTest(absltest.TestCase):
       (table, *_) = reports.build_tables([first, second], config)
       self.assertEqual('Balancing: client: dwa.' in table.notes, told)
 
-  def test_weights_are_told_and_whose_they_are_where_they_differ(self):
+  def test_weights_are_noted_with_cases_where_they_differ(self):
     records = [_records()[0] | {'label': label} for label in 'abcd']
     usual = 'common layers examples, task-specific layers examples'
     self.assertIn(f'Aggregation weights: {usual}.', reports.notes(records))

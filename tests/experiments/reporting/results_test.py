@@ -199,7 +199,7 @@ class BrokenClientTest(parameterized.TestCase):
       [[10, np.inf, -np.inf, np.nan]],
     )
 
-  def test_both_broken_cannot_be_compared(self):
+  def test_both_nonfinite_cannot_be_compared(self):
     case = self._record([None] * 4, [None] * 4, [3, 3, 3, 3])
     differences = results.client_differences(case, case, 'test', 'accuracy')
     self.assertTrue(np.isnan(differences).all())

@@ -43,7 +43,7 @@ class CompilationTest(absltest.TestCase):
     found = compilation.compile_all(programs())
     self.assertEqual(found, {'first': {'level': 1}, 'second': {'level': 2}})
 
-  def test_what_cannot_be_traced_or_compiled_is_told(self):
+  def test_what_cannot_be_traced_or_compiled_is_reported(self):
     def programs():
       yield 'first', jax.jit(jnp.negative).lower(1.0), {}
       raise ValueError('cannot be traced')

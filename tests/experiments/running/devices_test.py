@@ -1,4 +1,4 @@
-"""Law: a checkpoint that was written on some devices goes on on any others."""
+"""Law: a checkpoint written on some devices is resumed on any others."""
 
 import pathlib
 import sys

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 class NoticedTest(parameterized.TestCase):
   @parameterized.parameters(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-  def test_a_signal_is_noted_and_the_block_goes_on(self, number):
+  def test_a_signal_is_noted_and_the_block_continues(self, number):
     old = signal.signal(number, signal.default_int_handler)  # Not of `nohup`.
     self.addCleanup(signal.signal, number, old)
     with interrupts.noticed() as flag:

@@ -1,4 +1,4 @@
-"""Law: what the environment says to JAX is understood, told or refused."""
+"""Law: what the environment says to JAX is understood, reported or refused."""
 
 import os
 import pathlib
@@ -44,7 +44,9 @@ print([n for n in usual if n not in values and not hasattr(jax.config, n)])
     ('jax_default_prng_impl', 'rbg', 'JAX_DEFAULT_PRNG_IMPL=rbg'),
     ('jax_default_matmul_precision', 'highest', 'MATMUL_PRECISION=highest'),
   )
-  def test_what_changes_numbers_is_told(self, name, value, sentence):
+  def test_settings_that_change_numbers_are_reported(
+    self, name, value, sentence
+  ):
     before = jax.config.values[name]
     self.assertNotIn(name.upper(), jax_settings.check())
     jax.config.update(name, value)
@@ -99,7 +101,7 @@ class CommandTest(parameterized.TestCase):
     ('JAX_NUM_CPU_DEVICES', 'abc', 'JAX cannot be imported .*num_cpu_devices'),
     ('JAX_ENABLE_X64', 'maybe', "JAX cannot be imported .*'JAX_ENABLE_X64'"),
   )
-  def test_jax_that_cannot_start_is_told(self, name, value, sentence):
+  def test_jax_that_cannot_start_is_reported(self, name, value, sentence):
     found, folder = self.run_command('--workdir=run', **{name: value})
     self.assertRegex(found.stderr, f'^error: .*{sentence}.*\n$')
     self.assertEqual(found.stderr.count('\n'), 1)

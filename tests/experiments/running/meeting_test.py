@@ -82,7 +82,7 @@ class PlaceTest(parameterized.TestCase):
     *('localhost', 'localhost:', ':12345', 'localhost:0', 'localhost:65536'),
     *('localhost:http', 'localhost:-1', 'localhost:9999999999', '', '²:²'),
   )
-  def test_anything_else_is_told(self, text):
+  def test_anything_else_is_reported(self, text):
     with self.assertRaisesRegex(ValueError, 'HOST:PORT with a port from 1'):
       meeting.place_of(text)
 
@@ -307,7 +307,7 @@ class WatchTest(parameterized.TestCase):
       self.assertEmpty(self.reasons)
     self.check_ended('^Process 1 went away')
 
-  def test_one_who_comes_late_is_told(self):
+  def test_one_who_comes_late_is_reported(self):
     peer = self.peer(1)
     self.watch()
     peer.stdout.readline()

@@ -184,12 +184,12 @@ class ProcessesTest(parameterized.TestCase):
   @parameterized.parameters(
     ('localhost:1', 0, 0), ('', 2, 0), ('localhost:1', 2, 2)
   )
-  def test_numbers_that_do_not_fit_are_told(self, *arguments):
+  def test_inconsistent_numbers_are_reported(self, *arguments):
     with self.assertRaisesRegex(ValueError, 'Expected --coordinator'):
       processes.join(*arguments)
 
   @parameterized.parameters(0.0, 1.0, -5.0, float('inf'), float('nan'))
-  def test_a_time_that_says_nothing_is_told(self, seconds):
+  def test_an_invalid_timeout_is_reported(self, seconds):
     with self.assertRaisesRegex(ValueError, '--distributed_timeout >= 2'):
       processes.join('localhost:1', 2, 0, {}, seconds)
 
@@ -251,7 +251,7 @@ class FaultsTest(parameterized.TestCase):
     (1, signal.SIGKILL, 'Process 1 went away', -signal.SIGKILL),
     (1, signal.SIGINT, 'it was stopped by SIGINT', 128 + signal.SIGINT),
   )
-  def test_one_that_goes_away_ends_the_other(self, number, how, sentence, code):
+  def test_one_that_is_gone_ends_the_other(self, number, how, sentence, code):
     address = _address()
     running = [_start('-c', ENDLESS, address, str(n)) for n in range(2)]
     for process in running:

@@ -191,7 +191,7 @@ class MappedSeedsTest(ToyTestCase):
     ({'task_devices': 4}, 'divide the 2 tasks, got 4'),
     ({'task_devices': 2, 'clients_on': 'host'}, "clients_on='device'"),
   )
-  def test_devices_that_tasks_cannot_have_are_told(self, fields, sentence):
+  def test_devices_that_tasks_cannot_have_are_reported(self, fields, sentence):
     fields = {f'execution.{name}': value for name, value in fields.items()}
     with self.assertRaisesRegex(ValueError, sentence):
       _case(toy_config(fields))
