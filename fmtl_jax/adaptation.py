@@ -26,7 +26,6 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
-from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 
 Tree = Any
@@ -114,7 +113,7 @@ def start(
     copies = initial.reshape(-1, *initial.shape[2:])
     return jax.vmap(lambda c: _mean(copies, c.reshape(-1)))(chosen)
 
-  per_slot = layer_types.split(federation.per_slot, federation.labels)[0]
+  per_slot = federation.view_per_slot
   return jax.tree.map(
     view, federation.layer_types, per_slot, trained.params, trained.initial
   )

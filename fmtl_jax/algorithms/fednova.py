@@ -33,7 +33,6 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
-from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -59,7 +58,7 @@ def fednova(
   """
   optimizer = local_steps.sgd_of(local, 'fednova')
   sgd = client_updates.local_sgd(federation, local)
-  per_slot, _ = layer_types.split(federation.per_slot, federation.labels)
+  per_slot = federation.view_per_slot
 
   def report(view, amount=1.0):
     """|a_m|_1 for every copy of a layer that is averaged."""

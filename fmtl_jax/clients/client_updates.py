@@ -119,7 +119,7 @@ def masked(
   types = federation.layer_types
   views = [jax.tree.structure(x) for x in (types, federation.averaged(types))]
   is_view = lambda tree: jax.tree.structure(tree) in views
-  per_slot, _ = layer_types.split(federation.per_slot, federation.labels)
+  per_slot = federation.view_per_slot
 
   def zero(active, tree):  # Leaves of an update may be trees themselves.
     def one(leaf):

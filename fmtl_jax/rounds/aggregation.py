@@ -102,9 +102,6 @@ class Aggregation:
     self.holds_all = holds_all
     self._aggregators = {name: self._aggregator(name) for name in self.averaged}
     self._servers = self._servers_of(rule)
-    self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
-      0
-    ]
     self._shares_tasks = federation.num_slots > 1 and any(
       n in self._by_task or self._weighting(n) == weights_lib.TASK_BALANCED
       for n in self.averaged
@@ -161,7 +158,7 @@ class Aggregation:
     return self._settings.weighting.get(name, weights_lib.EXAMPLES)
 
   def _is_by_slot(self, name: str) -> bool:
-    return any(jax.tree.leaves(self._of(name, self._per_slot)))
+    return any(jax.tree.leaves(self._of(name, self._federation.view_per_slot)))
 
   def _servers_of(self, rule):
     """The server of every averaged layer type, with the rule before it."""

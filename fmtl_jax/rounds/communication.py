@@ -39,7 +39,7 @@ def message_bytes(
   """
   once: dict[str, int] = {}
   each_slot: dict[str, int] = {}
-  per_slot = layer_types.split(federation.per_slot, federation.labels)[0]
+  per_slot = federation.view_per_slot
 
   def add(label, of_slot, part):
     for leaf in jax.tree.leaves(part):
