@@ -26,6 +26,8 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 
 Tree = Any
@@ -43,7 +45,7 @@ class Adaptation(NamedTuple):
       loss.
   """
 
-  local: client_updates.LocalSgd
+  local: local_optimizers.LocalSgd
   trained: Tree
   pull: float = 0.0
 
@@ -160,10 +162,10 @@ def adapted(
       'Expected newcomers to choose among the owners of one index, got '
       f'{", ".join(others)}; label the layers otherwise.'
     )
-  client_updates.check_first_rate(
+  local_optimizers.check_first_rate(
     adaptation.local.learning_rate, 'give adaptation one of its own'
   )
-  train = client_updates.local_training(federation, adaptation.local)
+  train = training.local_training(federation, adaptation.local)
   any_trained = any(jax.tree.leaves(adaptation.trained))
 
   def select(changes):
@@ -205,7 +207,7 @@ def adapted(
       state=(),
       frozen=frozen,
       data=local_data,
-      round=client_updates.FIRST_ROUND,
+      round=local_optimizers.FIRST_ROUND,
     )
     return train(context, first, penalty_fn=penalty_fn, select_fn=select).params
 

@@ -27,6 +27,7 @@ from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 
@@ -412,7 +413,7 @@ def _share_of(
 
 
 def majority_class(
-  data: dataset_lib.FederatedDataset, rows: dataset_lib.Rows
+  data: dataset_lib.FederatedDataset, rows: partitions.Rows
 ) -> np.ndarray:
   """Accuracy of always answering a task's most frequent training label.
 
@@ -438,7 +439,7 @@ def majority_class(
 
 
 def majority_of_clients(
-  data: dataset_lib.FederatedDataset, rows: dataset_lib.Rows
+  data: dataset_lib.FederatedDataset, rows: partitions.Rows
 ) -> tuple[dict[str, np.ndarray], Metrics]:
   """The same for every client, on its own examples.
 

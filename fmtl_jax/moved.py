@@ -16,7 +16,7 @@ MODULES: Mapping[str, str] = {
   'aggregation': 'rounds.aggregation',
   'attacks': 'clients.attacks',
   'client_store': 'rounds.client_store',
-  'client_updates': 'clients.client_updates',
+  'client_updates': 'clients',
   'communication': 'rounds.communication',
   'digests': 'storage.digests',
   'faults': 'clients.faults',

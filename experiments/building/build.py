@@ -28,11 +28,12 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import features as features_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices as task_devices_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
@@ -360,7 +361,7 @@ def make_algorithm(
     )
     if config.faults.nonfinite == faults.CLIP:
       optimizer = faults.Clipped(optimizer, value('faults.clip_norm'))
-    local = client_updates.LocalSgd(
+    local = local_optimizers.LocalSgd(
       optimizer=optimizer,
       learning_rate=optimizers.schedule(
         config.client.schedule,
@@ -528,9 +529,9 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _stack(
   datasets_: Sequence[dataset_lib.FederatedDataset], repeats: int
-) -> dataset_lib.Partition:
+) -> partitions.Partition:
   """Stacks the seeds' partitions, all of them again for every point."""
-  stacked = dataset_lib.stack_partitions([d.partition for d in datasets_])
+  stacked = partitions.stack_partitions([d.partition for d in datasets_])
   return jax.tree.map(
     lambda x: np.tile(x, (repeats,) + (1,) * (x.ndim - 1)), stacked
   )

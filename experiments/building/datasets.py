@@ -18,9 +18,9 @@ from ..configuration import own_code
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import assignments
-from fmtl_jax.data import checks as array_checks
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import images
+from fmtl_jax.data import label_checks
 from fmtl_jax.data import partitioners
 from fmtl_jax.data import splits
 from fmtl_jax.data import standardization
@@ -332,7 +332,7 @@ def check_source(name: str, source: Any) -> None:
   }
   examples = [*shapes['features'], ()][0]
   forms = {'features': '[N, ...]', 'labels': '[N, L]'}
-  if array_checks.is_tree(source.labels):
+  if label_checks.is_tree(source.labels):
     forms['labels'] = '[N, L, ...]'  # Of trees, as `tasks.Task` has them.
   for field, leaves in shapes.items():
     form = forms.get(field, '[N]')

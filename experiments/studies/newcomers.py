@@ -55,9 +55,10 @@ from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
+from fmtl_jax.data import partitions as partitions_lib
 from fmtl_jax.data import splits
 from fmtl_jax.federation import layer_types
 from fmtl_jax.storage import checkpoints
@@ -205,13 +206,13 @@ def _subset(whole, shared_labels, clients, training, validation, test):
     examples = dataclasses.replace(examples, columns=columns)
     client_tasks = np.arange(len(clients), dtype=np.int32)[:, None]
     pool = lambda groups: groups
-  rows_of = dataset_lib.Rows.create
+  rows_of = partitions_lib.Rows.create
   flat = client_tasks.reshape(-1)
   members = [np.flatnonzero(flat == task) for task in range(len(tasks))]
   return dataset_lib.FederatedDataset(
     examples=examples,
     tasks=tasks,
-    partition=dataset_lib.Partition(
+    partition=partitions_lib.Partition(
       train=rows_of(training),
       validation=rows_of(validation),
       test=rows_of(test),
@@ -498,7 +499,7 @@ class Newcomers(NamedTuple):
 
   federation: federation_lib.Federation
   data: dataset_lib.FederatedDataset
-  partitions: dataset_lib.Partition
+  partitions: partitions_lib.Partition
   with_examples: Callable[[Any], algorithms.Algorithm]
 
 
@@ -519,7 +520,7 @@ def newcomers_of(
     case.make_algorithm(case.test_federation, {}),
     federation,
     adaptation.Adaptation(
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         learning_rate=plan.way.rate,
         batch_size=plan.config.client.batch_size,
         epochs=plan.config.unseen.epochs,
@@ -531,7 +532,7 @@ def newcomers_of(
   )
   partitions = [each.newcomers.partition for each in held_out]
   return Newcomers(
-    federation, data, dataset_lib.stack_partitions(partitions), with_examples
+    federation, data, partitions_lib.stack_partitions(partitions), with_examples
   )
 
 

@@ -41,7 +41,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.storage import checkpoints
@@ -646,7 +646,7 @@ def make_program(
   )
 
 
-def splits_of(partition: dataset_lib.Partition) -> list[str]:
+def splits_of(partition: partitions.Partition) -> list[str]:
   """The splits in which some client has examples; seeds may be stacked."""
   return [
     split

@@ -20,7 +20,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import specs
 from fmtl_jax.algorithms.specs import Setting as Setting
 from fmtl_jax.algorithms.specs import Spec as Spec
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds.algorithm import Algorithm as Algorithm
 from fmtl_jax.rounds.algorithm import Messages as Messages
 from fmtl_jax.rounds.round_settings import RoundSettings as RoundSettings
@@ -85,7 +85,7 @@ def find(name: str) -> Spec:
 def build(
   name: str,
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: RoundSettings = RoundSettings(),
   **own: Any,
 ) -> Algorithm:

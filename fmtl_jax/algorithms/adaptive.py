@@ -39,7 +39,8 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -109,14 +110,14 @@ def _build(name, federation, local, settings, square_fn, eta, tau, **betas):
   )
   return federated_averaging.federated_averaging(
     federation,
-    client_updates.local_sgd(federation, local),
+    training.local_sgd(federation, local),
     dataclasses.replace(settings, server=server),
   )
 
 
 def fedadagrad(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.1,
@@ -152,7 +153,7 @@ def fedadagrad(
 
 def fedadam(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.01,
@@ -176,7 +177,7 @@ def fedadam(
 
 def fedyogi(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.01,

@@ -49,6 +49,8 @@ from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -80,7 +82,7 @@ def mixture(own: Tree, shared: Tree, alpha: jax.Array) -> Tree:
 
 def apfl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.5,
@@ -115,7 +117,7 @@ def apfl(
 
   def run(context):
     view, state, active = context.view, context.state, context.active
-    rate = client_updates.rate(local.learning_rate, context.round)
+    rate = local_optimizers.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
     def shared_loss(w, batch):
@@ -135,8 +137,8 @@ def apfl(
       if adapt:
         alpha = jnp.clip(alpha - rate * of_alpha, 0, 1)
       for added in (sums, own_sums):
-        metrics = client_updates.add_metrics(metrics, added)
-      apply = client_updates.apply_updates
+        metrics = training.add_metrics(metrics, added)
+      apply = training.apply_updates
       v = apply(federation, v, own_changes, own_sums)
       w = apply(federation, w, changes, sums)
       return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
@@ -149,7 +151,7 @@ def apfl(
     )
     w, new, metrics = client_batches.for_each_batch(
       step,
-      (view, start, client_updates.zero_metrics(active)),
+      (view, start, training.zero_metrics(active)),
       context.data,
       context.key,
       batch_size=local.batch_size,

@@ -41,6 +41,8 @@ from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training as training_lib
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
@@ -99,7 +101,7 @@ def bipartition(
 
 def cfl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   eps1: float | jax.Array = 0.4,
@@ -143,7 +145,7 @@ def cfl(
       'cfl, whose new clusters go on with what the server keeps of one, got '
       'one that mixes owners; set a ServerOptimizer.'
     )
-  sgd = client_updates.local_sgd(federation, local)
+  sgd = training_lib.local_sgd(federation, local)
 
   def run(context):
     cluster, training = context.state

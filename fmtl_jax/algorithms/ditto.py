@@ -42,6 +42,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -64,7 +66,7 @@ class ClientState(NamedTuple):
 
 def ditto(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
@@ -83,7 +85,7 @@ def ditto(
     ValueError: If one of the numbers is negative.
   """
   SPEC.check(lam=lam, personal_epochs=personal_epochs)
-  shared = client_updates.local_sgd(federation, local)
+  shared = training.local_sgd(federation, local)
   train_personal = personal_models.training(
     federation, dataclasses.replace(local, epochs=personal_epochs)
   )

@@ -25,7 +25,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -34,7 +35,7 @@ label_rules = fedper.label_rules
 
 def fedbabu(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
@@ -63,7 +64,7 @@ def fedbabu(
   )
   head, body = fedper.head_and_body(federation, local, 'fedbabu')
   rounds = federated_averaging.federated_averaging(
-    federation, client_updates.local_sgd(federation, body), settings
+    federation, training.local_sgd(federation, body), settings
   )
   return finetuning.finetuned(
     rounds,

@@ -52,6 +52,8 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -61,7 +63,7 @@ label_rules = fedavg.label_rules
 
 def feddyn(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.1,
@@ -78,7 +80,7 @@ def feddyn(
     ValueError: If alpha is not positive.
   """
   SPEC.check(alpha=alpha)
-  train = client_updates.local_training(federation, local)
+  train = training.local_training(federation, local)
 
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
@@ -93,7 +95,7 @@ def feddyn(
         federation.averaged(params),
       )
       linear = sum(jax.tree.leaves(products), jnp.float32(0))
-      near = client_updates.proximal_term(federation, params, view, alpha)
+      near = training.proximal_term(federation, params, view, alpha)
       return near - linear
 
     params, _, metrics = train(context, view, penalty_fn=penalty)

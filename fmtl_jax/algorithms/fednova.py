@@ -33,6 +33,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -42,7 +44,7 @@ label_rules = fedavg.label_rules
 
 def fednova(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds FedNova, for any layer types.
@@ -57,7 +59,7 @@ def fednova(
       rounds.
   """
   optimizer = local_steps.sgd_of(local, 'fednova')
-  sgd = client_updates.local_sgd(federation, local)
+  sgd = training.local_sgd(federation, local)
   per_slot = federation.view_per_slot
 
   def report(view, amount=1.0):

@@ -47,6 +47,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -96,7 +98,7 @@ def _check_server(federation, settings):
 
 def mr_mtl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
@@ -127,7 +129,7 @@ def mr_mtl(
     new, metrics = train(
       context,
       personal_models.Kept(kept.params, kept.opt_state),
-      lambda w: client_updates.proximal_term(federation, w, view, lam),
+      lambda w: training.proximal_term(federation, w, view, lam),
     )
     before: Tree = kept.params
     state: Tree = new

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training as training_lib
 
 Tree = Any
 
@@ -57,7 +58,7 @@ def begun(
   return federation.where(took_part, took_part.any(), own, view)
 
 
-def init(local: client_updates.LocalSgd, view: Tree) -> Kept:
+def init(local: local_optimizers.LocalSgd, view: Tree) -> Kept:
   """The personal model before the first round: the view."""
   keeps = local.keep_optimizer_state
   return Kept(view, local.optimizer(0.0).init(view) if keeps else ())
@@ -71,7 +72,7 @@ def squared_distance(params: Tree, center: Tree) -> jax.Array:
 
 
 def training(
-  federation: federation_lib.Federation, local: client_updates.LocalSgd
+  federation: federation_lib.Federation, local: local_optimizers.LocalSgd
 ) -> Callable[..., tuple[Kept, dict[str, jax.Array]]]:
   """Builds local training of a personal model.
 
@@ -83,7 +84,7 @@ def training(
     `run(context, kept, penalty_fn) -> (kept, metrics)`. The context's key is
     consumed; `penalty_fn(params)` is added to the loss.
   """
-  train = client_updates.local_training(federation, local)
+  train = training_lib.local_training(federation, local)
   keeps = local.keep_optimizer_state
 
   def run(context, kept, penalty_fn):

@@ -47,6 +47,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -57,7 +59,7 @@ label_rules = fedavg.label_rules
 
 def pfedme(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 15.0,
@@ -100,8 +102,8 @@ def pfedme(
         grads,
         w,
       )
-      theta = client_updates.apply_updates(federation, theta, changes, sums)
-      return theta, client_updates.add_metrics(metrics, sums)
+      theta = training.apply_updates(federation, theta, changes, sums)
+      return theta, training.add_metrics(metrics, sums)
 
     return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
 
@@ -110,7 +112,7 @@ def pfedme(
 
   def run(context):
     view, active = context.view, context.active
-    rate = client_updates.rate(local.learning_rate, context.round)
+    rate = local_optimizers.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
     def step(carry, batch, unused_number, unused_is_step):
@@ -119,11 +121,11 @@ def pfedme(
       grads = jax.tree.map(lambda w, t: lam * (w - t), w, theta)
       changes, opt_state = tx.update(grads, opt_state, w)
       found = {'statistics': federation.running_statistics(theta)}
-      w = client_updates.apply_updates(federation, w, changes, found)
+      w = training.apply_updates(federation, w, changes, found)
       return w, opt_state, metrics
 
     opt_state = context.state if keeps else tx.init(view)
-    zeros = client_updates.zero_metrics(active)
+    zeros = training.zero_metrics(active)
     w, opt_state, metrics = client_batches.for_each_batch(
       step,
       (view, opt_state, zeros),
@@ -146,7 +148,7 @@ def pfedme(
       frozen,
       batch,
       client.active,
-      client_updates.zero_metrics(client.active),
+      training.zero_metrics(client.active),
     )
     return theta
 

@@ -50,6 +50,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -59,7 +61,7 @@ label_rules = fedavg.label_rules
 
 def scaffold(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds SCAFFOLD, for any layer types.
@@ -74,7 +76,7 @@ def scaffold(
       rounds.
   """
   sgd = local_steps.sgd_of(local, 'scaffold')
-  train = client_updates.local_training(federation, local)
+  train = training.local_training(federation, local)
 
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
@@ -91,7 +93,7 @@ def scaffold(
 
     params, _, metrics = train(context, view, penalty_fn=penalty)
     update = jax.tree.map(jnp.subtract, params, view)
-    rate = client_updates.rate(local.learning_rate, context.round)
+    rate = local_optimizers.rate(local.learning_rate, context.round)
     scale = local_steps.work(metrics['steps'], sgd) * rate
     new = jax.tree.map(
       lambda own, c, moved: jnp.where(

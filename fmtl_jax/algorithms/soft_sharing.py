@@ -28,7 +28,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import separate_fl
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -38,7 +39,7 @@ label_rules = separate_fl.label_rules
 
 def soft_sharing(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
@@ -71,7 +72,7 @@ def soft_sharing(
       return 0.5 * lam * distance
 
     return federated_averaging.federated_averaging(
-      federation, client_updates.local_sgd(federation, local, penalty), settings
+      federation, training.local_sgd(federation, local, penalty), settings
     )
 
   def round_fn(state, data, frozen=None):

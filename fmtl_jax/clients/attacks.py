@@ -36,6 +36,7 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import examples as examples_lib
 
 Tree = Any
 
@@ -183,7 +184,7 @@ def honest(data: dataset_lib.FederatedDataset) -> jax.Array | None:
 class _WrongLabels(client_batches.LocalData):
   """The training data of a client, with wrong labels if it attacks."""
 
-  def batch(self, positions: jax.Array) -> dataset_lib.Batch:
+  def batch(self, positions: jax.Array) -> examples_lib.Batch:
     """See `LocalData`."""
     batch = super().batch(positions)
     attacks = is_attacker(self.client)

@@ -24,6 +24,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 
 Tree = Any
@@ -176,7 +177,7 @@ class Clipped:
     norm: The largest norm, over all leaves; may be traced.
   """
 
-  optimizer: client_updates.OptimizerFn
+  optimizer: local_optimizers.OptimizerFn
   norm: jax.Array | float
 
   def __call__(
@@ -187,8 +188,8 @@ class Clipped:
 
 
 def unclipped(
-  optimizer: client_updates.OptimizerFn,
-) -> tuple[client_updates.OptimizerFn, Callable[..., Any]]:
+  optimizer: local_optimizers.OptimizerFn,
+) -> tuple[local_optimizers.OptimizerFn, Callable[..., Any]]:
   """An optimizer without its bound, and what bounds another one alike."""
   if isinstance(optimizer, Clipped):
     norm = optimizer.norm

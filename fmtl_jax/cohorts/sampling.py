@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 
 DRAWN = 'drawn'
 ALL = 'all'
@@ -211,7 +212,7 @@ def _cohort(data, client, active, tasks, rows, take):
 
 def totals(
   data: dataset_lib.FederatedDataset, num_owners: Mapping[str, int]
-) -> Mapping[str, dataset_lib.Totals]:
+) -> Mapping[str, partitions.Totals]:
   """What all clients of the federation have, whoever takes part in a round.
 
   Args:
@@ -251,7 +252,7 @@ def totals(
     add_up = lambda values: (
       jnp.zeros(count).at[owner].add(values.astype(jnp.float32), mode='drop')
     )
-    return dataset_lib.Totals(
+    return partitions.Totals(
       add_up(of_copies > 0),
       add_up(of_copies),
       jnp.zeros((count, data.num_tasks))

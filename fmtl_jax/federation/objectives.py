@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import examples as examples_lib
 from fmtl_jax.federation import layer_types as layer_types_lib
 from fmtl_jax.federation import views
 
@@ -64,7 +64,7 @@ class ClientObjective(views.OwnedLayers):
     self,
     view: Tree,
     frozen: Tree,
-    batch: dataset_lib.Batch,
+    batch: examples_lib.Batch,
     active: jax.Array,
   ) -> tuple[jax.Array, Tree]:
     """`apply_slots` as in training.
@@ -116,7 +116,7 @@ class ClientObjective(views.OwnedLayers):
     self,
     view: Tree,
     frozen: Tree,
-    batch: dataset_lib.Batch,
+    batch: examples_lib.Batch,
     active: jax.Array,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A client's multi-objective loss: the weighted sum over its active tasks.
@@ -135,7 +135,7 @@ class ClientObjective(views.OwnedLayers):
     Returns:
       The loss, and `loss_sum` and `count`, `[S]` each. A federation with
       running statistics also returns their new values as `statistics`, None
-      at other leaves, see `client_updates.apply_updates`.
+      at other leaves, see `training.apply_updates`.
     """
     sums = self.slot_losses(view, frozen, batch, active)
     loss_sum, count = sums['loss_sum'], sums['count']
@@ -147,7 +147,7 @@ class ClientObjective(views.OwnedLayers):
     self,
     view: Tree,
     frozen: Tree,
-    batch: dataset_lib.Batch,
+    batch: examples_lib.Batch,
     active: jax.Array,
   ) -> dict[str, Any]:
     """What `objective` is made of, and returns beside the loss."""
@@ -162,7 +162,7 @@ class ClientObjective(views.OwnedLayers):
     sums = {'loss_sum': loss_sum, 'count': chosen.sum(1)}
     return sums | ({'statistics': statistics} if self.has_statistics else {})
 
-  def slot_weights(self, batch: dataset_lib.Batch, dtype: Any) -> jax.Array:
+  def slot_weights(self, batch: examples_lib.Batch, dtype: Any) -> jax.Array:
     """The weights `[S]` of slots in a client's objective."""
     weights = jnp.asarray(self.task_weights, dtype)
     weights = jnp.take(weights, batch.tasks, mode='clip')

@@ -126,6 +126,12 @@ class OwnedLayers:
       tree, self.layer_types, lambda label: self.owners[label].averaged
     )
 
+  def of_type(self, name: str, tree: Tree) -> Tree:
+    """The leaves of one layer type, None elsewhere."""
+    return layer_types_lib.select(
+      tree, self.layer_types, lambda label: label == name
+    )
+
   def by_slot(self, view: Tree) -> tuple[Tree, Tree]:
     """Splits a view: what its slots share and what each has, None elsewhere."""
     part = lambda wanted: jax.tree.map(

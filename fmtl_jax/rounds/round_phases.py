@@ -26,6 +26,7 @@ from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import aggregation as aggregation_lib
 from fmtl_jax.rounds import client_forms
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import round_weights
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 
@@ -73,7 +74,7 @@ class Sample(NamedTuple):
 
   cohort: cohorts.Cohort
   weights: Mapping[str, jax.Array]
-  totals: aggregation_lib.Totals
+  totals: round_weights.Totals
   observed: dict[str, jax.Array]
   chosen: tuple[str, ...] = ()
 
@@ -216,9 +217,10 @@ class Phases:
       cohort,
       data.num_clients,
     )
-    totals = self.aggregation.totals(data)
-    cohort = self.aggregation.share_tasks(data, cohort, totals)
-    weights = self.aggregation.weights(cohort, totals)
+    weighting = self.aggregation.weighting
+    totals = weighting.totals(data)
+    cohort = weighting.share_tasks(data, cohort, totals)
+    weights = weighting.weights(cohort, totals)
     return Sample(form.here(cohort), weights, totals, observed)
 
   def choose_owners(

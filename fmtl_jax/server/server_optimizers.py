@@ -20,7 +20,7 @@ import optax
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.server import servers
 
 Tree = Any
@@ -35,8 +35,8 @@ class ServerOptimizer(NamedTuple):
     learning_rate: A number or a schedule over rounds.
   """
 
-  optimizer: client_updates.OptimizerFn = optax.sgd
-  learning_rate: client_updates.Schedule = 1.0
+  optimizer: local_optimizers.OptimizerFn = optax.sgd
+  learning_rate: local_optimizers.Schedule = 1.0
 
 
 def of(server: ServerOptimizer | servers.Server) -> servers.Server:
@@ -51,12 +51,12 @@ def is_plain(server: ServerOptimizer | servers.Server) -> bool:
   if isinstance(server, servers.Server):
     return False
   optimizer = server.optimizer
-  plain = isinstance(optimizer, client_updates.Sgd) and optimizer.is_plain
+  plain = isinstance(optimizer, local_optimizers.Sgd) and optimizer.is_plain
   return plain or optimizer is optax.sgd
 
 
 def instead(
-  optimizer: client_updates.OptimizerFn,
+  optimizer: local_optimizers.OptimizerFn,
   federation: federation_lib.Federation,
   given: Mapping[str, ServerOptimizer | servers.Server],
   algorithm: str,
@@ -184,7 +184,7 @@ def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:
 
   def step(unused_key, params, state, reported, round_number):
     tx = server.optimizer(
-      client_updates.rate(server.learning_rate, round_number)
+      local_optimizers.rate(server.learning_rate, round_number)
     )
 
     def one(params, state, reported):

@@ -45,7 +45,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import cohorts
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 
 EXAMPLES = 'examples'
 UNIFORM = 'uniform'
@@ -141,7 +141,7 @@ def task_shares(
 
 def group_weights(
   weighting: str,
-  totals: dataset_lib.Totals,
+  totals: partitions.Totals,
   task_totals: jax.Array | None,
   *,
   by_slot: bool,

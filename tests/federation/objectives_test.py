@@ -9,6 +9,7 @@ import numpy as np
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset
+from fmtl_jax.data import examples as examples_lib
 from fmtl_jax.federation import layer_types
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
@@ -18,7 +19,7 @@ class ObjectiveTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.outputs = np.random.default_rng(0).normal(size=(2, 4, 1))
-    self.batch = dataset.Batch(
+    self.batch = examples_lib.Batch(
       features=jnp.zeros((4, 3)),
       labels=jnp.array([[1.0, -2.0, 0.0, 3.0], [0.0, 0.5, 4.0, 1.0]]),
       has_label=jnp.array([[1, 1, 0, 1], [0, 1, 0, 0]], bool),

@@ -15,8 +15,8 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import attacks
-from fmtl_jax.clients import client_updates
-from fmtl_jax.data import client_data
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.data import client_sources
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
@@ -294,7 +294,7 @@ class FormsTest(parameterized.TestCase):
   @classmethod
   def _algorithm(cls, federation, settings):
     return multi_task_fl.multi_task_fl(
-      federation, client_updates.LocalSgd(batch_size=2), settings
+      federation, local_optimizers.LocalSgd(batch_size=2), settings
     )
 
   def _settings(self, **placement):
@@ -359,7 +359,7 @@ class FormsTest(parameterized.TestCase):
 
   def test_clients_on_the_host(self):
     data = _marked()
-    source = client_data.DatasetClients(data)
+    source = client_sources.DatasetClients(data)
     settings = self._settings(execution='scan')
     federation, _ = testing.toy_federation(MIX, source.tables)
     algorithm = self._algorithm(federation, settings)

@@ -20,7 +20,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import algorithm as base
@@ -71,10 +71,10 @@ class Local:
   batch_size: int = 0
   epochs: int = 1
 
-  def package(self) -> client_updates.LocalSgd:
+  def package(self) -> local_optimizers.LocalSgd:
     """The settings of the package."""
-    return client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=self.momentum),
+    return local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=self.momentum),
       learning_rate=self.rate,
       batch_size=self.batch_size,
       epochs=self.epochs,
@@ -533,7 +533,7 @@ def train(
   build: Callable[..., base.Algorithm],
   federation: federation_lib.Federation,
   data: dataset_lib.FederatedDataset,
-  local: client_updates.LocalSgd,
+  local: local_optimizers.LocalSgd,
   rounds: int = 3,
   own: Mapping[str, Any] | None = None,
   **settings: Any,

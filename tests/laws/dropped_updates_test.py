@@ -13,6 +13,8 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import reducers
@@ -71,7 +73,7 @@ def _sent(updates, sizes, tasks, layer_type='common', then=(), **settings):
     return client_updates.ClientResult(
       update=jax.tree.map(fill, view),
       state=(),
-      metrics=client_updates.zero_metrics(client.active),
+      metrics=training.zero_metrics(client.active),
     )
 
   algorithm = federated_averaging.federated_averaging(
@@ -107,7 +109,7 @@ class DroppedUpdatesTest(parameterized.TestCase):
         reduce_within_tasks=within,
         server={
           layer_type: server_optimizers.ServerOptimizer(
-            client_updates.Sgd(momentum=0.9)
+            local_optimizers.Sgd(momentum=0.9)
           )
         },
       )

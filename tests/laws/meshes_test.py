@@ -10,7 +10,7 @@ import numpy as np
 from fmtl_jax import execution
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import reducers
 
@@ -27,8 +27,8 @@ def _build(devices, form, clients, slots=1, per_task=0, **settings):
   federation, _ = testing.toy_federation(MIX, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=0.5),
+    local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.2,
       batch_size=2,
     ),

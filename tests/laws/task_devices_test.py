@@ -11,7 +11,7 @@ import optax
 from fmtl_jax import execution
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import reducers
@@ -35,7 +35,7 @@ def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
   federation, _ = testing.toy_federation(types, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     round_settings.RoundSettings(
       clients_per_task=2,
       placement=round_settings.Placement(

@@ -10,7 +10,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import aggregation
 from fmtl_jax.rounds import round_settings
@@ -163,8 +163,8 @@ class StreamedClippingTest(parameterized.TestCase):
       federation, data = testing.toy_federation(data=testing.toy_data(5, 3))
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(
-          optimizer=client_updates.Sgd(weight_decay=0.1), batch_size=2
+        local_optimizers.LocalSgd(
+          optimizer=local_optimizers.Sgd(weight_decay=0.1), batch_size=2
         ),
         round_settings.RoundSettings(
           reducer=dict.fromkeys(
