@@ -25,7 +25,7 @@ MODULES: Mapping[str, str] = {
   'low_rank': 'execution.low_rank',
   'low_rank_sgd': 'clients.low_rank_sgd',
   'participation': 'cohorts.participation',
-  'reducers': 'server.reducers',
+  'reducers': 'server.robust_aggregators',
   'server_optimizers': 'server.server_optimizers',
   'streaming': 'rounds.streaming',
   'task_devices': 'execution.task_devices',

@@ -38,7 +38,7 @@ from fmtl_jax.execution import task_devices as task_devices_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.storage import checkpoints
 
@@ -393,7 +393,7 @@ def make_algorithm(
       weighting=of_types(config.aggregation.to_dict()),
       reducer=of_types(
         {
-          name: reducers.get(
+          name: robust_aggregators.get(
             config.reducer[name],
             f'reducer.{name}',
             **{

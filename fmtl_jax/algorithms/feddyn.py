@@ -109,14 +109,14 @@ def feddyn(
     new = client_updates.where_counted(federation, client, new, old)
     return client_updates.ClientResult(update, state=new, metrics=metrics)
 
-  def apply(memory, reported):
+  def apply(memory, aggregate):
     h = jax.tree.map(
-      lambda h, moved: h - alpha * reported.share * moved,
+      lambda h, moved: h - alpha * aggregate.share * moved,
       memory,
-      reported.update,
+      aggregate.update,
     )
     update = jax.tree.map(
-      lambda moved, h: moved - h / alpha, reported.update, h
+      lambda moved, h: moved - h / alpha, aggregate.update, h
     )
     return update, h
 

@@ -89,8 +89,8 @@ def fednova(
     )
     return result._replace(update=update, report=report(context.view, amount))
 
-  def apply(memory, reported):
-    update = jax.tree.map(jnp.multiply, reported.report, reported.update)
+  def apply(memory, aggregate):
+    update = jax.tree.map(jnp.multiply, aggregate.report, aggregate.update)
     return update, memory
 
   return federated_averaging.federated_averaging(

@@ -150,8 +150,8 @@ def mr_mtl(
       metrics=metrics,
     )
 
-  def apply(memory, reported):
-    change = jax.tree.map(lambda x: reported.share * x, reported.update)
+  def apply(memory, aggregate):
+    change = jax.tree.map(lambda x: aggregate.share * x, aggregate.update)
     return change, memory
 
   rounds = federated_averaging.federated_averaging(

@@ -152,8 +152,8 @@ def pfedme(
     )
     return theta
 
-  def apply(memory, reported):
-    return jax.tree.map(lambda x: beta * x, reported.update), memory
+  def apply(memory, aggregate):
+    return jax.tree.map(lambda x: beta * x, aggregate.update), memory
 
   rounds = federated_averaging.federated_averaging(
     federation,

@@ -74,8 +74,8 @@ def reptile(
     finetune_learning_rate=finetune_learning_rate,
   )
 
-  def apply(memory, reported):
-    return jax.tree.map(lambda x: server_rate * x, reported.update), memory
+  def apply(memory, aggregate):
+    return jax.tree.map(lambda x: server_rate * x, aggregate.update), memory
 
   rounds = federated_averaging.federated_averaging(
     federation,

@@ -82,8 +82,12 @@ def scaffold(
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
 
   def run(context):
-    view, variate, received = context.view, context.state, context.received
-    correction = jax.tree.map(jnp.subtract, received, variate)
+    view, variate, server_variate = (
+      context.view,
+      context.state,
+      context.broadcast,
+    )
+    correction = jax.tree.map(jnp.subtract, server_variate, variate)
 
     def penalty(params):  # Its gradient is c - c_m.
       products = jax.tree.map(
@@ -100,7 +104,7 @@ def scaffold(
         scale > 0, own - c - moved / jnp.where(scale > 0, scale, 1), own
       ).astype(own.dtype),
       variate,
-      received,
+      server_variate,
       federation.averaged(update),
     )
     new = client_updates.where_counted(
@@ -113,11 +117,11 @@ def scaffold(
       report=jax.tree.map(jnp.subtract, new, variate),
     )
 
-  def apply(memory, reported):
+  def apply(memory, aggregate):
     new = jax.tree.map(
-      lambda c, change: c + reported.share * change, memory, reported.report
+      lambda c, change: c + aggregate.share * change, memory, aggregate.report
     )
-    return reported.update, new
+    return aggregate.update, new
 
   return federated_averaging.federated_averaging(
     federation,

@@ -49,8 +49,8 @@ class ClientContext(NamedTuple):
     frozen: The pre-trained leaves.
     data: Its training data, and who it is.
     round: `[]` int32, what schedules read.
-    received: Its view of what a `server_optimizers.ServerRule` sends, None if
-      that sends nothing.
+    broadcast: Its view of what a `server_optimizers.ServerRule` sends beside
+      the parameters, None if that is nothing.
   """
 
   key: jax.Array
@@ -59,7 +59,7 @@ class ClientContext(NamedTuple):
   frozen: Tree
   data: client_batches.LocalData
   round: jax.Array | np.integer
-  received: Tree = None
+  broadcast: Tree = None
 
   @property
   def active(self) -> jax.Array:
@@ -123,7 +123,7 @@ def masked(
       context._replace(
         view=hide(context.view),
         state=hide(context.state),
-        received=hide(context.received),
+        broadcast=hide(context.broadcast),
       )
     )
     keep = lambda new, old: (

@@ -162,7 +162,7 @@ def without(
       skipped.reshape((-1,) + (1,) * (values.ndim - 1)), 0, values
     )
 
-  return cohorts.silenced(cohort, skipped), jax.tree.map(mask, dict(weights))
+  return cohorts.excluded(cohort, skipped), jax.tree.map(mask, dict(weights))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ from fmtl_jax.cohorts.sampling import draw
 from fmtl_jax.cohorts.sampling import draw_clients
 from fmtl_jax.cohorts.sampling import DRAWN
 from fmtl_jax.cohorts.sampling import everyone
+from fmtl_jax.cohorts.sampling import excluded
 from fmtl_jax.cohorts.sampling import label_counts
 from fmtl_jax.cohorts.sampling import num_steps
 from fmtl_jax.cohorts.sampling import round_keys
 from fmtl_jax.cohorts.sampling import sample
 from fmtl_jax.cohorts.sampling import select
 from fmtl_jax.cohorts.sampling import server_key
-from fmtl_jax.cohorts.sampling import silenced
 from fmtl_jax.cohorts.sampling import steps_taken
 from fmtl_jax.cohorts.sampling import take
 from fmtl_jax.cohorts.sampling import totals
@@ -34,7 +34,7 @@ __all__ = (
   'sample',
   'select',
   'server_key',
-  'silenced',
+  'excluded',
   'steps_taken',
   'take',
   'totals',

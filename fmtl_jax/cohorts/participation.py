@@ -120,7 +120,7 @@ def with_steps(
   return dataclasses.replace(participation, clock=clock)
 
 
-def take_part(
+def apply_participation(
   participation: Participation | None,
   key: jax.Array,
   round_number: jax.Array,
@@ -192,7 +192,7 @@ def _without(cohort, drops, late, work, num_clients):
   client = jnp.where(drops, num_clients, cohort.client)
   index: dict[str, Any] = {**cohort.index, 'client': client}
   return dataclasses.replace(
-    cohorts.silenced(cohort, drops | late),
+    cohorts.excluded(cohort, drops | late),
     client=client,
     active=cohort.active & ~drops[:, None],
     size=jnp.where(drops, 0, cohort.size),

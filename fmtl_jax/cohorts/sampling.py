@@ -267,24 +267,24 @@ def totals(
   }
 
 
-def silenced(cohort: Cohort, silent: jax.Array) -> Cohort:
+def excluded(cohort: Cohort, clients: jax.Array) -> Cohort:
   """The cohort in which some clients report nothing.
 
   Args:
     cohort: C clients.
-    silent: `[C]` bool.
+    clients: `[C]` bool.
   """
   return dataclasses.replace(
     cohort,
-    label_counts=jnp.where(silent[:, None], 0, cohort.label_counts),
-    example_counts=jnp.where(silent, 0, cohort.example_counts),
+    label_counts=jnp.where(clients[:, None], 0, cohort.label_counts),
+    example_counts=jnp.where(clients, 0, cohort.example_counts),
   )
 
 
 def label_counts(
   data: dataset_lib.FederatedDataset, cohort: Cohort
 ) -> jax.Array:
-  """`Cohort.label_counts`, also of those who train and are `silenced`."""
+  """`Cohort.label_counts`, also of those who train and are `excluded`."""
   counts = jnp.asarray(data.partition.label_counts)
   counts = jnp.take(counts, cohort.client, axis=0, mode='clip')
   return jnp.where(cohort.active, counts, 0).astype(jnp.float32)

@@ -98,13 +98,13 @@ def block_size(
     bytes_each: What one client takes, 0 if nothing worth counting.
     budget: In bytes; by default `memory_budget`.
   """
-  form, _, size = resolve(execution).partition(':')
+  mode, _, size = resolve(execution).partition(':')
   most = count
-  if form == SCAN:
+  if mode == SCAN:
     most = 1
   elif size:
     most = int(size)
-  elif form != VMAP and bytes_each:
+  elif mode != VMAP and bytes_each:
     most = (memory_budget() if budget is None else budget) // bytes_each
   blocks = -(-count // min(max(most, 1), max(count, 1)))
   return -(-count // max(blocks, 1)) or 1

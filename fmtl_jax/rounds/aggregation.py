@@ -27,7 +27,7 @@ from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import round_weights
 from fmtl_jax.rounds import server_balancing
 from fmtl_jax.server import aggregators
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 
@@ -122,7 +122,7 @@ class Aggregation:
     if name in self._by_task:
       return aggregators.by_task(num_tasks)
     if group is not None:
-      balanced = functools.partial(reducers.balanced, group)
+      balanced = functools.partial(robust_aggregators.balanced, group)
       return aggregators.reduced(balanced, weighting, num_tasks, drops=drops)
     one_copy = self._federation.owners[name].index is None
     return aggregators.of(
@@ -281,8 +281,8 @@ class Aggregation:
     num_examples: jax.Array,
     key: jax.Array,
     totals: round_weights.Totals,
-  ) -> dict[str, servers.Reported]:
-    """What the clients of each owner reported, by layer type.
+  ) -> dict[str, servers.Aggregate]:
+    """The aggregated client messages of each owner, by layer type.
 
     Args:
       params: `[owners, ...]`.
@@ -309,7 +309,7 @@ class Aggregation:
       if aggregator.counted is not None:
         counted = aggregator.counted(total[name].update, updates, clients)
         share = jnp.where(counted > 0, share, 0)
-      return servers.Reported(
+      return servers.Aggregate(
         aggregator.finish(key, total[name].update, updates, clients),
         aggregators.divide(total[name].report, weight_sum),
         share,
@@ -320,52 +320,52 @@ class Aggregation:
 
   def balance(
     self,
-    reported: dict[str, servers.Reported],
+    aggregates: dict[str, servers.Aggregate],
     cohort: cohorts.Cohort,
     metrics: Mapping[str, jax.Array],
     key: jax.Array,
     memory: Tree,
-  ) -> tuple[dict[str, servers.Reported], Tree]:
+  ) -> tuple[dict[str, servers.Aggregate], Tree]:
     """Makes one update of those of the tasks, where they are balanced.
 
     Args:
-      reported: As returned by `means`.
+      aggregates: As returned by `means`.
       cohort: C clients.
       metrics: The clients', `loss_sum` and `count` `[C, S]`.
       key: Consumed.
       memory: What the server's balancer keeps.
 
     Returns:
-      What was reported, and the new memory.
+      The aggregates, and the new memory.
     """
     if not self._by_task:
-      return reported, memory
+      return aggregates, memory
     updates, memory = server_balancing.balance(
       self._federation,
       self._settings.balancing,
-      {name: reported[name].update for name in self._by_task},
+      {name: aggregates[name].update for name in self._by_task},
       cohort,
       metrics,
       key,
       memory,
     )
-    new = {n: reported[n]._replace(update=updates[n]) for n in updates}
-    return reported | new, memory
+    new = {n: aggregates[n]._replace(update=updates[n]) for n in updates}
+    return aggregates | new, memory
 
   def serve(
     self,
     params: Tree,
     server: Mapping[str, Tree],
-    reported: Mapping[str, servers.Reported],
+    aggregates: Mapping[str, servers.Aggregate],
     keys: Mapping[str, jax.Array],
     round_number: jax.Array,
   ) -> tuple[Tree, dict[str, Tree]]:
-    """Lets the servers make new values of what was reported.
+    """Lets the servers step by the aggregates.
 
     Args:
       params: `[owners, ...]`.
       server: The servers' states.
-      reported: By layer type.
+      aggregates: By layer type.
       keys: Of each layer type, consumed by its server.
       round_number: What schedules read.
 
@@ -376,7 +376,7 @@ class Aggregation:
     new_params, new_server = self._of('', params), {}
     for name in self.averaged:
       old = self._of(name, params)
-      statistics, others = self._apart(old, reported[name])
+      statistics, others = self._apart(old, aggregates[name])
       new, new_server[name] = self._servers[name].step(
         keys[name], old, server[name], others, round_number
       )
@@ -384,19 +384,19 @@ class Aggregation:
       new_params = layer_types.merge(new_params, statistics, new)
     return new_params, new_server
 
-  def _apart(self, params, reported):
-    """New running statistics, and what is reported without them."""
+  def _apart(self, params, aggregate):
+    """New running statistics, and the aggregate without them."""
     pick = self._federation.running_statistics
-    updates, share = pick(reported.update), reported.share
+    updates, share = pick(aggregate.update), aggregate.share
     to_leaf = lambda x, leaf: x.reshape(x.shape + (1,) * (leaf.ndim - x.ndim))
 
     def add(old, update):
-      if reported.scale is not None:
-        update = to_leaf(reported.scale, old) * update
+      if aggregate.scale is not None:
+        update = to_leaf(aggregate.scale, old) * update
       new = (old + update).astype(old.dtype)
       return jnp.where(to_leaf(share, old) > 0, new, old)
 
     zeros = jax.tree.map(jnp.zeros_like, updates)
-    others = layer_types.merge(zeros, reported.update)
+    others = layer_types.merge(zeros, aggregate.update)
     statistics = jax.tree.map(add, pick(params), updates)
-    return statistics, reported._replace(update=others)
+    return statistics, aggregate._replace(update=others)

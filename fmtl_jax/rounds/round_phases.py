@@ -2,7 +2,7 @@
 
 What algorithms do otherwise is in the values that these are made of: a client
 update, a rule of the server, aggregators and servers, a choice or a regrouping
-of owners. Where clients are run is up to `client_forms`.
+of owners. Where clients are run is up to `execution_modes`.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import aggregation as aggregation_lib
-from fmtl_jax.rounds import client_forms
+from fmtl_jax.rounds import execution_modes
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import round_weights
 from fmtl_jax.server import server_optimizers
@@ -165,9 +165,11 @@ class Phases:
     self._choose_fn = choose_fn
     self._regroup_fn = regroup_fn
 
-  def form(self, data: dataset_lib.FederatedDataset) -> client_forms.Form:
+  def execution_mode(
+    self, data: dataset_lib.FederatedDataset
+  ) -> execution_modes.ExecutionMode:
     """How the clients of a round are run."""
-    return client_forms.choose(
+    return execution_modes.choose(
       self._federation,
       self._client_update,
       self._settings,
@@ -200,7 +202,7 @@ class Phases:
     self,
     state: State,
     data: dataset_lib.FederatedDataset,
-    form: client_forms.Form,
+    mode: execution_modes.ExecutionMode,
   ) -> Sample:
     """Draws the cohort, and says who of it drops out and what all weigh."""
     cohort = cohorts.sample(
@@ -210,7 +212,7 @@ class Phases:
       self._federation.group_sizes,
       self._settings.slots,
     )
-    cohort, observed = participation.take_part(
+    cohort, observed = participation.apply_participation(
       self._settings.participation,
       state.key,
       state.round,
@@ -221,7 +223,7 @@ class Phases:
     totals = weighting.totals(data)
     cohort = weighting.share_tasks(data, cohort, totals)
     weights = weighting.weights(cohort, totals)
-    return Sample(form.here(cohort), weights, totals, observed)
+    return Sample(mode.here(cohort), weights, totals, observed)
 
   def choose_owners(
     self,
@@ -243,12 +245,12 @@ class Phases:
     data: dataset_lib.FederatedDataset,
     frozen: Tree,
     sampled: Sample,
-    form: client_forms.Form,
+    mode: execution_modes.ExecutionMode,
   ) -> tuple[ContextFn, Sample]:
     """What each client is sent, once it has chosen its owners, and these."""
     if self._choose_fn is not None:
       choose = lambda client: self.choose_owners(state, data, client, frozen)
-      sampled = sampled.with_owners(form.map_rows(choose, sampled.cohort))
+      sampled = sampled.with_owners(mode.map_rows(choose, sampled.cohort))
     _, clients_key = cohorts.round_keys(state.key, state.round)
     sent, view = self.aggregation.sent(state.server), self._federation.broadcast
 
@@ -260,7 +262,7 @@ class Phases:
         frozen=frozen,
         data=self._settings.local_data(state, data, client),
         round=state.round,
-        received=view(sent, client.index) if sent else None,
+        broadcast=view(sent, client.index) if sent else None,
       )
 
     return context, sampled
@@ -270,13 +272,13 @@ class Phases:
     state: State,
     context_fn: ContextFn,
     sampled: Sample,
-    form: client_forms.Form,
+    mode: execution_modes.ExecutionMode,
   ) -> tuple[aggregation_lib.Parts, Trained]:
     """Trains the clients: sums of what they send, and what is kept of each."""
     aggregation, settings = self.aggregation, self._settings
     update = faults.watched(
       self._federation,
-      client_updates.masked(self._federation, form.client_update),
+      client_updates.masked(self._federation, mode.client_update),
       skips=settings.skip_nonfinite,
       trusts=attacks.is_attacker if settings.attack else None,
     )
@@ -298,7 +300,7 @@ class Phases:
       lambda: self._client_update.report(context_fn(client).view)
     )
     zeros = aggregation.zeros(state.params, sampled.cohort, report)
-    total, trained = form.map_clients(
+    total, trained = mode.map_clients(
       train_one,
       (sampled.cohort, sampled.weights),
       functools.partial(aggregation.add, state.params),
@@ -313,8 +315,8 @@ class Phases:
     sampled: Sample,
     total: aggregation_lib.Parts,
     trained: Trained,
-  ) -> tuple[dict[str, servers.Reported], Grouping, Tree]:
-    """What owners were reported, who they are, and what a balancer keeps."""
+  ) -> tuple[dict[str, servers.Aggregate], Grouping, Tree]:
+    """Aggregates of owners, who they are, and the memory of a balancer."""
     aggregation = self.aggregation
     cohort, weights = faults.without(
       trained.metrics, sampled.cohort, sampled.weights
@@ -332,7 +334,7 @@ class Phases:
       rows = cohort, weights
       total = aggregation.add(grouping.params, total, trained.held, rows)
     key = cohorts.balancing_key(state.key, state.round)
-    reported = aggregation.means(
+    aggregates = aggregation.means(
       grouping.params,
       total,
       trained.held,
@@ -342,17 +344,17 @@ class Phases:
       key=key,
       totals=sampled.totals,
     )
-    reported, memory = aggregation.balance(
-      reported, cohort, trained.metrics, key, state.balancing.server
+    aggregates, memory = aggregation.balance(
+      aggregates, cohort, trained.metrics, key, state.balancing.server
     )
-    return reported, grouping, memory
+    return aggregates, grouping, memory
 
   def serve(
     self,
     state: State,
     sampled: Sample,
     trained: Trained,
-    reported: Mapping[str, servers.Reported],
+    aggregates: Mapping[str, servers.Aggregate],
     grouping: Grouping,
     memory: Tree,
   ) -> State:
@@ -361,7 +363,7 @@ class Phases:
     averaged, server = aggregation.serve(
       grouping.params,
       grouping.server,
-      reported,
+      aggregates,
       {
         name: cohorts.server_key(state.key, state.round, name)
         for name in aggregation.averaged

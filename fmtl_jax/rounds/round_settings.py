@@ -14,7 +14,7 @@ from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.server import aggregators
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 from fmtl_jax.server import weights as weights_lib
@@ -79,9 +79,9 @@ class RoundSettings:
   clients_per_task: int | Sequence[int] = 0
   slots: str = cohorts.DRAWN
   weighting: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  reducer: Mapping[str, reducers.Reducer | aggregators.Aggregator] = (
-    dataclasses.field(default_factory=dict)
-  )
+  reducer: Mapping[
+    str, robust_aggregators.RobustAggregator | aggregators.Aggregator
+  ] = dataclasses.field(default_factory=dict)
   reduce_within_tasks: bool = False
   server: Mapping[str, server_optimizers.ServerOptimizer | servers.Server] = (
     dataclasses.field(default_factory=dict)

@@ -152,14 +152,14 @@ class RoundWeights:
       As `weight_sum`, 0 for an owner without reporting clients; 1 for others
       whose totals are not known.
     """
-    reported = jnp.where(weight_sum > 0, weight_sum, 1)
-    return weight_sum / self._group_weights(name, reported, totals)
+    round_sum = jnp.where(weight_sum > 0, weight_sum, 1)
+    return weight_sum / self._group_weights(name, round_sum, totals)
 
-  def _group_weights(self, name, reported, totals):
-    """What all clients of each owner weigh, as `reported` those of a round."""
+  def _group_weights(self, name, round_sum, totals):
+    """What all clients of each owner weigh, as `round_sum` those of a round."""
     index = self._federation.owners[name].index
     if (index or '') not in totals:  # As far as this round knows.
-      return reported
+      return round_sum
     weights = weights_lib.group_weights(
       self.of(name),
       totals[index or ''],
@@ -169,10 +169,10 @@ class RoundWeights:
     if index is None:
       weights = weights[0]
     elif index == 'task' and self._settings.placement.task_axis is not None:
-      count = len(reported)
+      count = len(round_sum)
       first = jax.lax.axis_index(self._settings.placement.task_axis) * count
       weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
-    return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
+    return jnp.maximum(weights, round_sum)  # Of none, if nobody has a label.
 
 
 def _task_totals(totals: Totals) -> jax.Array | None:

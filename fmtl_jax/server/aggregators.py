@@ -16,7 +16,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.execution import low_rank
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
@@ -152,7 +152,7 @@ def mean() -> Aggregator:
   return Aggregator(init, add, finish, takes_factors=True, scales=True)
 
 
-def clipped(clipping: reducers.NormClipping) -> Aggregator:
+def clipped(clipping: robust_aggregators.NormClipping) -> Aggregator:
   """The weighted mean of updates that are scaled down to a norm.
 
   Norms are over all leaves of the layer type, of each slot's copy alone. An
@@ -257,7 +257,7 @@ def sum_by_task(
 
 
 def reduced(
-  reducer_fn: Callable[[jax.Array], reducers.Reducer],
+  reducer_fn: Callable[[jax.Array], robust_aggregators.RobustAggregator],
   weighting: str,
   num_tasks: int,
   *,
@@ -279,14 +279,14 @@ def reduced(
   def finish(key, unused_total, updates, clients):
     cohort, weights, owner, count = clients
     if weights.ndim == 1 and drops:
-      cohort = cohorts.silenced(cohort, ~reducers.finite(updates))
+      cohort = cohorts.excluded(cohort, ~robust_aggregators.finite(updates))
       weights = weights_lib.client_weights(
         weighting, cohort, num_tasks, by_slot=False
       )
     reducer = reducer_fn(key)
     assert reducer is not None  # Or updates would be added up.
     if owner is None and within_tasks:
-      return reducers.within_tasks(
+      return robust_aggregators.within_tasks(
         reducer,
         updates,
         weights,
@@ -294,7 +294,9 @@ def reduced(
         cohort.tasks,
         num_tasks,
       )
-    return reducers.by_owner(reducer, updates, weights, owner, count or 1)
+    return robust_aggregators.by_owner(
+      reducer, updates, weights, owner, count or 1
+    )
 
   def counted(unused_total, updates, clients):
     weights = clients.weights
@@ -313,7 +315,7 @@ def reduced(
 
 
 def of(
-  asked: reducers.Reducer | Aggregator,
+  asked: robust_aggregators.RobustAggregator | Aggregator,
   weighting: str,
   num_tasks: int,
   *,
@@ -335,7 +337,7 @@ def of(
     return mean()
   # Without those dropped, the weights of the others may be other ones.
   streams = weighting != weights_lib.TASK_BALANCED and not within_tasks
-  if isinstance(asked, reducers.NormClipping) and streams:
+  if isinstance(asked, robust_aggregators.NormClipping) and streams:
     return clipped(asked)
   return reduced(
     lambda unused_key: asked,

@@ -100,7 +100,7 @@ class ServerRule(NamedTuple):
 
   Attributes:
     init: `params -> memory`, what the server keeps beside the parameters.
-    apply: `(memory, reported) -> (update, memory)`, with a `servers.Reported`.
+    apply: `(memory, aggregate) -> (update, memory)`, of a `servers.Aggregate`.
     sends: Whether clients are sent the memory, as parameters are. It has their
       structure and shapes then.
     accumulates: Whether what the server keeps is a mean over all clients of the
@@ -109,7 +109,7 @@ class ServerRule(NamedTuple):
   """
 
   init: Callable[[Tree], Tree]
-  apply: Callable[[Tree, servers.Reported], tuple[Tree, Tree]]
+  apply: Callable[[Tree, servers.Aggregate], tuple[Tree, Tree]]
   sends: bool = False
   accumulates: bool = False
 
@@ -145,24 +145,24 @@ def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
     of_owner = rule.init if num_owners is None else jax.vmap(rule.init)
     return ServerState(server.init(params, num_owners), of_owner(params))
 
-  def apply(memory, reported):
-    update, new = rule.apply(memory, reported)
+  def apply(memory, aggregate):
+    update, new = rule.apply(memory, aggregate)
     new = precision.like(new, memory)
-    if reported.scale is not None:
-      update = jax.tree.map(lambda x: reported.scale * x, update)
+    if aggregate.scale is not None:
+      update = jax.tree.map(lambda x: aggregate.scale * x, update)
     if server.mixes_owners:
       zeros = jax.tree.map(jnp.zeros_like, update)
-      update = _where_reported(reported, update, zeros)
-    return update, _where_reported(reported, new, memory)
+      update = _where_any(aggregate, update, zeros)
+    return update, _where_any(aggregate, new, memory)
 
-  def step(key, params, state, reported, round_number):
-    of_owner = jax.vmap(apply) if reported.share.ndim else apply
-    update, memory = of_owner(state.memory, reported)
+  def step(key, params, state, aggregate, round_number):
+    of_owner = jax.vmap(apply) if aggregate.share.ndim else apply
+    update, memory = of_owner(state.memory, aggregate)
     params, optimizer = server.step(
       key,
       params,
       state.optimizer,
-      reported._replace(update=update, scale=None),
+      aggregate._replace(update=update, scale=None),
       round_number,
     )
     return params, ServerState(optimizer, memory)
@@ -182,26 +182,26 @@ def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:
     start = server.optimizer(0.0).init
     return start(params) if num_owners is None else jax.vmap(start)(params)
 
-  def step(unused_key, params, state, reported, round_number):
+  def step(unused_key, params, state, aggregate, round_number):
     tx = server.optimizer(
       local_optimizers.rate(server.learning_rate, round_number)
     )
 
-    def one(params, state, reported):
-      grads = jax.tree.map(jnp.negative, reported.update)
+    def one(params, state, aggregate):
+      grads = jax.tree.map(jnp.negative, aggregate.update)
       changes, new_state = tx.update(grads, state, precision.widen(params))
       new = optax.apply_updates(params, changes), new_state
       old = params, state
-      return _where_reported(reported, precision.like(new, old), old)
+      return _where_any(aggregate, precision.like(new, old), old)
 
-    mapped = jax.vmap(one) if reported.share.ndim else one
-    return mapped(params, state, reported)
+    mapped = jax.vmap(one) if aggregate.share.ndim else one
+    return mapped(params, state, aggregate)
 
   return servers.Server(init, step, mixes_owners=False)
 
 
-def _where_reported(reported, new, old):
-  """`new` of one owner if somebody reported to it, else `old`."""
+def _where_any(aggregate, new, old):
+  """`new` of one owner with reporting clients, else `old`."""
   return jax.tree.map(
-    lambda x, y: jnp.where(reported.share > 0, x, y), new, old
+    lambda x, y: jnp.where(aggregate.share > 0, x, y), new, old
   )

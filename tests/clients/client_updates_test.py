@@ -51,7 +51,7 @@ class MaskedTest(parameterized.TestCase):
       frozen=federation.frozen,
       data=client_batches.LocalData(data, client),
       round=jnp.int32(0),
-      received=federation.averaged(spoiled),
+      broadcast=federation.averaged(spoiled),
     )
     return federation, kept, update.run(context)
 
@@ -59,7 +59,7 @@ class MaskedTest(parameterized.TestCase):
     seen = []
 
     def run(context):
-      seen.append((context.view, context.state, context.received))
+      seen.append((context.view, context.state, context.broadcast))
       ones = jax.tree.map(jnp.ones_like, context.view)
       return client_updates.ClientResult(ones, context.state, {})
 

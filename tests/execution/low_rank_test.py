@@ -15,7 +15,7 @@ from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 Sgd = local_optimizers.Sgd
 
@@ -297,7 +297,7 @@ class PlanTest(parameterized.TestCase):
 
   def test_a_median_of_one_layer_type_agrees_with_scan(self):
     arguments = (('common', 'task'), 1, Sgd(), None)
-    reducer = {'common': reducers.median}
+    reducer = {'common': robust_aggregators.median}
     state, _ = _round('low_rank', *arguments, reducer=reducer)
     expected, _ = _round('scan', *arguments, reducer=reducer)
     testing.assert_trees_close(state, expected)

@@ -20,7 +20,7 @@ from fmtl_jax.data import client_sources
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 
@@ -263,7 +263,7 @@ class AlgorithmsTest(parameterized.TestCase):
   def test_medians_keep_nan_out(self, name):
     data = attacks.mark(testing.toy_data(10, 2), 0.4)
     states = {}
-    for reducer in (None, reducers.median):
+    for reducer in (None, robust_aggregators.median):
       federation, owned, algorithm = cases.named(
         name,
         data,
@@ -280,7 +280,7 @@ class AlgorithmsTest(parameterized.TestCase):
       )
       for reducer, state in states.items()
     }
-    self.assertTrue(is_finite[reducers.median])
+    self.assertTrue(is_finite[robust_aggregators.median])
     sends = any(
       federation.owners[label].averaged
       for label in jax.tree.leaves(federation.layer_types)
@@ -299,8 +299,8 @@ class FormsTest(parameterized.TestCase):
 
   def _settings(self, **placement):
     reducer = {
-      'common': reducers.multi_krum(attackers=0.3),
-      'task': reducers.geometric_median(),
+      'common': robust_aggregators.multi_krum(attackers=0.3),
+      'task': robust_aggregators.geometric_median(),
     }
     return round_settings.RoundSettings(
       attack=attacks.get('noise', 3.0),

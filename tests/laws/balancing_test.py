@@ -25,7 +25,7 @@ from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.storage import checkpoints
 
 import cases
@@ -354,12 +354,16 @@ class ServerTest(parameterized.TestCase):
     self.assertAlmostEqual(float(moved[0]), 2 / 3 - start, places=4)
 
   @parameterized.parameters(
-    ({'server': 'mgda'}, {'reducer': {'common': reducers.median}}, 'reducer'),
+    (
+      {'server': 'mgda'},
+      {'reducer': {'common': robust_aggregators.median}},
+      'reducer',
+    ),
     ({'server': 'mgda', 'group': 'mgda'}, {}, '`balancing.group`'),
     ({'server': 'mgda'}, {'placement': OF_TASKS}, 'without `task_axis`'),
     (
       {'group': 'mgda'},
-      {'reducer': {'task': reducers.median}},
+      {'reducer': {'task': robust_aggregators.median}},
       r"reducer\['task'\]",
     ),
     ({'server': 'mgda', 'weights': (1.0,)}, {}, 'each of the 3 tasks'),
@@ -375,7 +379,8 @@ class ServerTest(parameterized.TestCase):
   def test_layers_that_are_not_common_may_have_reducers(self):
     federation, _ = testing.toy_federation()
     settings = round_settings.RoundSettings(
-      balancing=_places(server='mgda'), reducer={'task': reducers.median}
+      balancing=_places(server='mgda'),
+      reducer={'task': robust_aggregators.median},
     )
     multi_task_fl.multi_task_fl(federation, settings=settings)
 

@@ -25,7 +25,7 @@ from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
 import naive
@@ -185,7 +185,7 @@ def drawn(
   )
   counted = np.asarray(cohort.example_counts) > 0
   if taking_part is not None:
-    cohort, _ = participation_lib.take_part(
+    cohort, _ = participation_lib.apply_participation(
       taking_part, state.key, state.round, cohort, data.num_clients
     )
   work = np.ones(len(counted)) if cohort.work is None else cohort.work
@@ -303,7 +303,7 @@ def compare(
       clients_per_task=clients_per_task,
       slots=slots,
       weighting=weighting,
-      reducer=dict.fromkeys(median, reducers.median),
+      reducer=dict.fromkeys(median, robust_aggregators.median),
       server={name: server.package for name, server in servers.items()},
       participation=participation,
       skip_nonfinite=skip_nonfinite,

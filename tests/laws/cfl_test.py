@@ -273,7 +273,7 @@ class CflTest(parameterized.TestCase):
     def take_part(unused_participation, key, number, cohort, count):
       del key, number, count
       silent = jnp.isin(cohort.client, jnp.array(late or [-1]))
-      return cohorts.silenced(cohort, silent), {}
+      return cohorts.excluded(cohort, silent), {}
 
     algorithm = cfl.cfl(
       federation, testing.TO_THE_MEAN, **ALWAYS, max_clusters=4

@@ -57,7 +57,7 @@ def _charged(build, batch_size, at_deadline):
     settings = round_settings.RoundSettings(participation=taking_part)
     _, metrics = build(federation, local, settings).round(state, data)
     everyone = cohorts.everyone(data)
-    cohort, _ = participation.take_part(
+    cohort, _ = participation.apply_participation(
       taking_part, state.key, state.round, everyone, data.num_clients
     )
     reports = cohort.example_counts > 0
@@ -73,7 +73,7 @@ def _outcome(settings, num_clients, rounds=1, sizes=(5, 2, 7, 3), num_slots=1):
 
   @testing.jit
   def take_part(number):
-    return participation.take_part(
+    return participation.apply_participation(
       settings, jax.random.key(3), number, everyone, num_clients
     )
 
@@ -249,7 +249,7 @@ class OutcomeTest(parameterized.TestCase):
     """Not to its place in the cohort."""
     everyone, [(whole, _)] = _outcome(SOME, 60)
     order = np.random.default_rng(0).permutation(60)
-    part, _ = participation.take_part(
+    part, _ = participation.apply_participation(
       SOME,
       jax.random.key(3),
       jnp.int32(0),

@@ -21,7 +21,7 @@ from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 
@@ -174,8 +174,8 @@ class SumsTest(parameterized.TestCase):
     {'form': 'chunk:10', 'weighting': {'common': 'uniform'}},
     {'axis': 'client', 'count': 4000},
     {'weighting': {'common': 'paper'}},
-    {'reducer': {'common': reducers.trimmed_mean(trim=0.1)}},
-    {'reducer': {'common': reducers.norm_clipping(norm=2.0)}},
+    {'reducer': {'common': robust_aggregators.trimmed_mean(trim=0.1)}},
+    {'reducer': {'common': robust_aggregators.norm_clipping(norm=2.0)}},
     {'balancing': balancing.places({'server': 'fixed'})},
     {'balancing': balancing.places({'group': 'fixed'})},
   )

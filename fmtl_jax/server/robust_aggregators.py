@@ -43,7 +43,7 @@ Tree = Any
 Number = jax.Array | float
 # `(updates [C, ...], weights [C]) -> update [...]`, for one owner, or None for
 # the weighted mean.
-Reducer = Callable[[Tree, jax.Array], Tree] | None
+RobustAggregator = Callable[[Tree, jax.Array], Tree] | None
 
 
 def _check(setting: str, value: Any, rule: str, is_good: Callable) -> None:
@@ -66,7 +66,9 @@ def finite(updates: Tree) -> jax.Array:
   return jnp.stack(found).all(0)
 
 
-def _received(updates: Tree, weights: jax.Array) -> tuple[Tree, jax.Array]:
+def _counted_updates(
+  updates: Tree, weights: jax.Array
+) -> tuple[Tree, jax.Array]:
   """The updates with zeros for those that do not count, and who counts."""
   counted = (weights > 0) & finite(updates)
   zero = lambda leaf: jnp.where(_along(counted, leaf), leaf, 0)
@@ -105,7 +107,7 @@ def _share_of(share: Number, count: jax.Array, most: jax.Array) -> jax.Array:
 
 def _middle(updates: Tree, weights: jax.Array, trimmed: Callable) -> Tree:
   """The mean of each coordinate's values without `trimmed(n)` at each end."""
-  updates, counted = _received(updates, weights)
+  updates, counted = _counted_updates(updates, weights)
   count = counted.sum()
   low = jnp.maximum(trimmed(count), 0)
   kept = jnp.arange(len(weights))
@@ -130,7 +132,7 @@ def median(updates: Tree, weights: jax.Array) -> Tree:
   return _middle(updates, weights, lambda count: (count - 1) // 2)
 
 
-def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
+def balanced(balancer: balancing.Balancer, key: jax.Array) -> RobustAggregator:
   """A mean in which clients that conflict are balanced.
 
   Args:
@@ -143,7 +145,7 @@ def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
 
   def reduce(updates, weights):
     number = weights.shape[0]
-    updates, counted = _received(updates, weights)
+    updates, counted = _counted_updates(updates, weights)
     weights = jnp.where(counted, weights, 0)
     return balancing.combine(
       balancer,
@@ -158,7 +160,7 @@ def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
   return reduce
 
 
-def trimmed_mean(*, trim: Number = 0.2) -> Reducer:
+def trimmed_mean(*, trim: Number = 0.2) -> RobustAggregator:
   """Coordinate-wise trimmed mean, unweighted.
 
   Of the n values of a coordinate, the `trim n` largest and as many of the
@@ -181,7 +183,9 @@ def trimmed_mean(*, trim: Number = 0.2) -> Reducer:
   return reduce
 
 
-def multi_krum(*, attackers: Number = 0.2, kept: Number = 0.0) -> Reducer:
+def multi_krum(
+  *, attackers: Number = 0.2, kept: Number = 0.0
+) -> RobustAggregator:
   """Multi-Krum: the unweighted mean of the m updates with the best scores.
 
   The score of an update is the sum of squared distances to the n - f - 2 others
@@ -211,7 +215,7 @@ def multi_krum(*, attackers: Number = 0.2, kept: Number = 0.0) -> Reducer:
   return _krum(attackers, number)
 
 
-def krum(*, attackers: Number = 0.2) -> Reducer:
+def krum(*, attackers: Number = 0.2) -> RobustAggregator:
   """Krum: the update with the best score, see `multi_krum`.
 
   Args:
@@ -230,7 +234,7 @@ def _krum(attackers, number_fn):
   _check('attackers', attackers, '>= 0 and < 0.5', lambda x: 0 <= x < 0.5)
 
   def reduce(updates, weights):
-    updates, counted = _received(updates, weights)
+    updates, counted = _counted_updates(updates, weights)
     count, places = counted.sum(), jnp.arange(len(weights))
     num_attackers = _share_of(attackers, count, (count - 3) // 2)
     distances = jax.lax.map(
@@ -250,7 +254,7 @@ def _krum(attackers, number_fn):
 
 def geometric_median(
   *, iterations: int | jax.Array = 8, smoothing: Number = 1e-6
-) -> Reducer:
+) -> RobustAggregator:
   """Geometric median, the point with the least weighted sum of distances.
 
   The smoothed Weiszfeld algorithm: v becomes the mean of the updates with
@@ -271,13 +275,13 @@ def geometric_median(
   _check('smoothing', smoothing, '> 0', lambda x: x > 0)
 
   def reduce(updates, weights):
-    received, counted = _received(updates, weights)
+    kept, counted = _counted_updates(updates, weights)
     shares = jnp.where(counted, weights, 0)
     shares = shares / jnp.maximum(shares.max(), jnp.finfo(shares.dtype).tiny)
 
     def step(_, center):
-      distances = jnp.sqrt(_squared_distances(received, center))
-      return _mean(received, shares / jnp.maximum(distances, smoothing))
+      distances = jnp.sqrt(_squared_distances(kept, center))
+      return _mean(kept, shares / jnp.maximum(distances, smoothing))
 
     return jax.lax.fori_loop(0, iterations, step, median(updates, weights))
 
@@ -303,7 +307,7 @@ class NormClipping:
 
   def __call__(self, updates: Tree, weights: jax.Array) -> Tree:
     """The reducer."""
-    updates, counted = _received(updates, weights)
+    updates, counted = _counted_updates(updates, weights)
     zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
     scale = self.scale(jnp.sqrt(_squared_distances(updates, zero)))
     clip = lambda leaf: leaf * _along(scale, leaf).astype(leaf.dtype)
@@ -328,7 +332,7 @@ def norm_clipping(*, norm: Number = 1.0) -> NormClipping:
 
 
 # By name, what makes a reducer of its own settings.
-REDUCERS: dict[str, Callable[..., Reducer]] = {
+ROBUST_AGGREGATORS: dict[str, Callable[..., RobustAggregator]] = {
   'mean': lambda: None,
   'median': lambda: median,
   'trimmed_mean': trimmed_mean,
@@ -339,23 +343,26 @@ REDUCERS: dict[str, Callable[..., Reducer]] = {
 }
 
 
-def get(name: str, field: str = 'reducer', **settings: Any) -> Reducer:
+def get(name: str, field: str = 'reducer', **settings: Any) -> RobustAggregator:
   """Looks a reducer up.
 
   Args:
-    name: Of `REDUCERS`.
+    name: Of `ROBUST_AGGREGATORS`.
     field: Of the config, for the error.
     **settings: Of any reducers; those that this one does not have are left.
 
   Raises:
-    ValueError: If the name is not known, or a setting is no good.
+    ValueError: If the name is not known, or a setting is invalid.
   """
-  if name not in REDUCERS:
+  if name not in ROBUST_AGGREGATORS:
     raise ValueError(
-      f'Expected {field} to be one of {", ".join(REDUCERS)}, got {name!r}.'
+      f'Expected {field} to be one of {", ".join(ROBUST_AGGREGATORS)}, got '
+      f'{name!r}.'
     )
-  own = inspect.signature(REDUCERS[name]).parameters
-  return REDUCERS[name](**{k: v for k, v in settings.items() if k in own})
+  own = inspect.signature(ROBUST_AGGREGATORS[name]).parameters
+  return ROBUST_AGGREGATORS[name](
+    **{k: v for k, v in settings.items() if k in own}
+  )
 
 
 def by_owner(
@@ -425,7 +432,7 @@ def within_tasks(
   each = jax.lax.map(of, jnp.arange(num_tasks))
   held = counts.sum(1, keepdims=True)
   shares = counts / jnp.where(held > 0, held, 1)
-  received = jnp.where(finite(updates), weights, 0)
+  kept = jnp.where(finite(updates), weights, 0)
   totals = jnp.zeros(num_tasks, weights.dtype)
-  totals = totals.at[tasks].add(received[:, None] * shares, mode='drop')
+  totals = totals.at[tasks].add(kept[:, None] * shares, mode='drop')
   return _mean(each, totals)

@@ -28,7 +28,7 @@ _COPIES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
+class ExecutionMode:
   """How the clients of a round are run.
 
   Attributes:
@@ -115,7 +115,7 @@ def choose(
   settings: round_settings.RoundSettings,
   data: dataset_lib.FederatedDataset,
   takes_factors: Collection[str],
-) -> Form:
+) -> ExecutionMode:
   """Chooses how the clients of a round are run.
 
   Args:
@@ -147,7 +147,7 @@ def choose(
   if sgd and plan and execution.is_low_rank(name):
     client_update = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
     bytes_each = plan.bytes_each
-  return Form(
+  return ExecutionMode(
     federation=federation,
     placement=placement,
     execution=name,
