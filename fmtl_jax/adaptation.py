@@ -1,18 +1,18 @@
-"""Adaptation: how a client that took no part in training gets its model.
+"""Adaptation: the model of a client that was held out of training.
 
-A newcomer starts from what training left behind:
+A held-out client starts from the trained state:
 
 - of a common layer, its only copy;
-- of a task-specific layer, the copy of the newcomer's task; where nobody had
-  that task, the mean over all tasks' copies;
+- of a task-specific layer, the copy of the client's task; the mean over all
+  tasks' copies where no training client had that task;
 - of a personal layer, the mean over the copies of the clients that have its
-  task; where nobody had it, of all clients. Heads that were never trained are
+  task, or of all clients where none had it. Heads that were never trained are
   all the same and so is their mean;
 - of a layer with other owners (clusters), the copy with the least loss on its
   examples, the first one of equals.
 
 Then it trains some layers on its examples, by local SGD, and keeps the others.
-Without an example it predicts with what it started from.
+Without an example it predicts with its initial parameters.
 """
 
 from collections.abc import Callable
@@ -31,27 +31,27 @@ from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 
 Tree = Any
-_OF_NEWCOMERS = ('task', 'client')
+_HELD_OUT_OWNERS = ('task', 'client')
 
 
 class Adaptation(NamedTuple):
-  """How a newcomer trains.
+  """How a held-out client trains.
 
   Attributes:
     local: Settings of local training; of a schedule of learning rates, the one
       of the first round.
     trained: Whether a leaf is trained, with the structure of a view.
-    pull: `pull / 2` times the squared distance from the start is added to the
-      loss.
+    proximal_weight: `proximal_weight / 2` times the squared distance from the
+      initial parameters is added to the loss.
   """
 
   local: local_optimizers.LocalSgd
   trained: Tree
-  pull: float = 0.0
+  proximal_weight: float = 0.0
 
 
 class Trained(NamedTuple):
-  """What newcomers get of a run.
+  """The trained state that held-out clients start from.
 
   Attributes:
     params: After the last round, `[owners, ...]`.
@@ -69,9 +69,9 @@ class Trained(NamedTuple):
 
 
 def own_layers(federation: federation_lib.Federation) -> Tree:
-  """Whether a newcomer has a copy of its own: of task or personal layers."""
+  """Whether a held-out client has its own copy: of task or personal layers."""
   return jax.tree.map(
-    lambda label: federation.owners[label].index in _OF_NEWCOMERS,
+    lambda label: federation.owners[label].index in _HELD_OUT_OWNERS,
     federation.layer_types,
   )
 
@@ -83,12 +83,12 @@ def start(
   num_tasks: int | None,
   owner: jax.Array | int = 0,
 ) -> Tree:
-  """The view with which a newcomer starts.
+  """The initial view of a held-out client.
 
   Args:
     federation: Network and layer types.
-    trained: What training left behind.
-    tasks: `[S]` of the newcomer.
+    trained: The trained state.
+    tasks: `[S]` of the held-out client.
     num_tasks: T, where its tasks are those of the training clients; None where
       they are others.
     owner: Whose copy it takes of layers that belong to neither.
@@ -103,7 +103,7 @@ def start(
     index = federation.owners[layer_type].index
     if index is None:
       return leaf
-    if index not in _OF_NEWCOMERS:
+    if index not in _HELD_OUT_OWNERS:
       return jnp.take(leaf, owner, axis=0)
     if index == 'task' and num_tasks is not None:
       return jnp.take(initial, tasks, axis=0, mode='clip')
@@ -136,30 +136,30 @@ def adapted(
   num_tasks: int | None,
   num_examples: int | jax.Array,
 ) -> base.Algorithm:
-  """The algorithm as newcomers have it: its `view` adapts.
+  """The algorithm for held-out clients: its `view` adapts.
 
   Args:
     rounds: The algorithm; only its `view` is replaced.
-    federation: Of the newcomers.
+    federation: Of the held-out clients.
     adaptation: How they train.
     num_tasks: As for `start`.
-    num_examples: How many of its training examples, the first ones, a newcomer
-      adapts with; may be traced.
+    num_examples: How many of its training examples, the first ones, a held-out
+      client adapts with; may be traced.
 
   Returns:
-    An algorithm whose `view` takes a `Trained` for the state and the newcomers'
-    data. Orders of examples depend on the run and the newcomer alone.
+    An algorithm whose `view` takes a `Trained` for the state and the data of
+    held-out clients. Orders of examples depend on the run and the client alone.
   """
   indices = {
     federation.owners[label].index
     for label in jax.tree.leaves(federation.layer_types)
   }
   others = sorted(
-    index for index in indices if index and index not in _OF_NEWCOMERS
+    index for index in indices if index and index not in _HELD_OUT_OWNERS
   )
   if len(others) > 1:
     raise ValueError(
-      'Expected newcomers to choose among the owners of one index, got '
+      'Expected held-out clients to choose among the owners of one index, got '
       f'{", ".join(others)}; label the layers otherwise.'
     )
   local_optimizers.check_first_rate(
@@ -196,9 +196,11 @@ def adapted(
     if not any_trained:
       return first
     penalty_fn: Callable[..., jax.Array] | None = None
-    if adaptation.pull:
+    if adaptation.proximal_weight:
       penalty_fn = lambda params: (
-        0.5 * adaptation.pull * personal_models.squared_distance(params, first)
+        0.5
+        * adaptation.proximal_weight
+        * personal_models.squared_distance(params, first)
       )
     key = jax.random.fold_in(state.key, state.round)
     context = client_updates.ClientContext(

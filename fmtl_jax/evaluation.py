@@ -97,9 +97,9 @@ def example_metrics(
   own = jnp.asarray(tasks_lib.class_mask(tasks, outputs.shape[-1]))
   own = jnp.take(own, task, axis=0, mode='clip')
   is_finite = (jnp.isfinite(outputs) | ~own).all(range(1, outputs.ndim))
-  sound = (is_finite | ~valid).all()
+  all_finite = (is_finite | ~valid).all()
   values = {
-    name: jnp.where(sound & defined[name], value, jnp.nan)
+    name: jnp.where(all_finite & defined[name], value, jnp.nan)
     for name, value in values.items()
   }
   return values | {'count': count, 'defined': defined, 'weights': weights}
@@ -378,7 +378,7 @@ def summarize(
 
 
 def _majority_labels(data: dataset_lib.FederatedDataset) -> np.ndarray:
-  """Each task's most frequent training label, `[T]`; NaN where nobody has one.
+  """Each task's most frequent training label, `[T]`; NaN where there is none.
 
   Of equally frequent ones it is the smallest; a task without classes has none.
   """
@@ -465,7 +465,7 @@ def majority_of_clients(
   honest = attacks.honest(data)
   if honest is not None:
     tasks[~np.asarray(honest)] = data.num_tasks
-  with jax.debug_nans(False):  # NaN is what a metric of nobody is.
+  with jax.debug_nans(False):  # A metric over no client is NaN.
     return each, _summarize(each, tasks, data.num_tasks)
 
 

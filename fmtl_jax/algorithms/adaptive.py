@@ -13,8 +13,8 @@ There is no correction of the bias of m and v, unlike in `optax.adam`. The paper
 asks for v_{-1} >= tau^2; this is the least. beta_1 is 0 for FedAdagrad in its
 experiments and 0.9 for the others, beta_2 0.99, tau 0.001 (all unchecked).
 
-Every owner has m and v of its own, which rest in a round that nobody reports to
-it. The learning rates of the settings' server optimizers multiply eta, so that
+Every owner has its own m and v, unchanged in a round without reporting clients.
+The learning rates of the settings' server optimizers multiply eta, so that
 layer types can differ; 1 leaves it as it is.
 
 Deviations: Means are weighted by examples by default; the paper's are plain

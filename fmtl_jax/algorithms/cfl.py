@@ -1,8 +1,8 @@
-"""CFL: clusters are split where their clients pull into unlike directions.
+"""CFL: clusters are split where the updates of their clients disagree.
 
 All clients start in one cluster c. In every round each of them trains the model
-of its cluster, which gives an update D_i. Where federated averaging has come to
-rest but its clients have not,
+of its cluster, which gives an update D_i. Where federated averaging is
+stationary but its clients are not,
 
   |mean_{i in c} D_i| < eps1  and  max_{i in c} |D_i| > eps2,
 
@@ -11,13 +11,13 @@ updates is smallest,
 
   c_1, c_2 = argmin max_{i in c_1, j in c_2} a_ij,  a_ij = cos(D_i, D_j),
 
-provided that sqrt((1 - max a_ij) / 2) > gamma. Both parts go on from the model
+provided that sqrt((1 - max a_ij) / 2) > gamma. Both parts start from the model
 of c; the round's updates are averaged within the new clusters, where the paper
 leaves it open. Without a split it is FedAvg.
 
 Norms and similarities are those of the layers of clusters. Shapes are static,
-and so is the number of clusters that there can be. A client without a weight
-says nothing and stays.
+and so is the number of clusters that there can be. A client without weight
+stays in its cluster.
 
 Deviations: Means are weighted by examples by default; the paper's are plain
 (`uniform`). gamma is 0 by default, which switches the last criterion off. There
@@ -142,7 +142,7 @@ def cfl(
   if isinstance(server, servers.Server) and server.mixes_owners:
     raise ValueError(
       f'Expected a server of {CLUSTER} layers that steps for each owner with '
-      'cfl, whose new clusters go on with what the server keeps of one, got '
+      'cfl, whose new clusters start with the server state of one, got '
       'one that mixes owners; set a ServerOptimizer.'
     )
   sgd = training_lib.local_sgd(federation, local)

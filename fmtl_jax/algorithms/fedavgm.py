@@ -4,7 +4,7 @@
 
 where Delta is the mean of w - w_m and gamma the learning rate of the layer
 type's server optimizer (1 in the paper); with beta = 0 it is FedAvg. Every
-owner has a v of its own, which rests in a round that nobody reports to it.
+owner has its own v, unchanged in a round without reporting clients.
 
 Deviations: Nesterov's form of the momentum is left out.
 

@@ -13,9 +13,9 @@ and the server takes
   h <- h - alpha / m sum_k (theta_k - theta^{t-1}),
   theta^t = mean_k theta_k - h / alpha.
 
-Where this rests, all theta_k are theta, lambda_k is the gradient of L_k there
+At a fixed point all theta_k are theta, lambda_k is the gradient of L_k there
 and h is zero: with h the mean of all lambda_k, theta is an optimum of the mean
-loss, however unlike the clients are.
+loss, for any heterogeneity of clients.
 
 The paper's argmin is E epochs of local training here, as in its experiments,
 with any local optimizer: where training does not move theta, lambda_k is the
@@ -23,11 +23,11 @@ gradient of what it descends, weight decay included. Momentum starts afresh each
 round.
 
 With weights p_k of all clients, h loses alpha sum_k p_k (theta_k -
-theta^{t-1}) over those who report, so that h = sum_k p_k lambda_k holds after
-every round, whoever takes part: it rests at an optimum of sum_k p_k L_k. Every
-owner has an h of its own; it rests in a round that nobody reports to it, and so
-does lambda_k of a client that the server does not hear of: that was not drawn,
-is late, was skipped, or has no label. (A client that is drawn for some of its
+theta^{t-1}) over the reporting clients, so that h = sum_k p_k lambda_k holds
+after every round, under partial participation: the fixed point is an optimum of
+sum_k p_k L_k. Every owner has its own h, which is unchanged in a round without
+reporting clients, as is lambda_k of a client that is excluded: not drawn, a
+straggler, skipped, or without labels. (A client that is drawn for some of its
 tasks only has another L_k in every round; `slots='all'` has not.) The server
 optimizer steps by theta^t - theta^{t-1}; rate 1 is the paper's. Layers that
 clients own have neither term.

@@ -44,7 +44,7 @@ def federated_averaging(
   Args:
     federation: Network, layer types and tasks.
     client_update: What one client computes.
-    settings: Cohort, weights, reducers, servers, execution.
+    settings: Cohort, weights, robust aggregators, servers, execution.
     rule: What the server does with the clients' means before it steps.
     choose_fn: `(params, client_state, frozen, local_data) -> index`: owners
       that a client chooses before it trains and before it predicts, `[]` by the

@@ -1,6 +1,6 @@
 """FedNova: averages of updates that are normalized by the local work.
 
-A client that takes more steps than others pulls plain averages towards its own
+A client that takes more steps than others moves plain averages towards its own
 optimum. FedNova averages the direction of a step instead,
 
   d_m = (w - w_m) / |a_m|_1,   w <- w - tau_eff sum_m p_m d_m,
@@ -11,8 +11,8 @@ steps tau_m; see `local_steps` for momentum and weight decay. p_m are the layer
 type's weights; the paper's are the default, `examples`. Running statistics are
 plain averages.
 
-Local steps still drift, as those of FedAvg: it rests where the directions add
-up to zero, which is near the optimum of sum_m p_m F_m, in the order of the
+Local steps still drift, as those of FedAvg: at the fixed point the directions
+add up to zero, which is near the optimum of sum_m p_m F_m, in the order of the
 learning rate, and at it with one step.
 
 References:

@@ -1,10 +1,10 @@
-"""FedProx: FedAvg whose clients stay near the model they were sent.
+"""FedProx: FedAvg with a proximal term to the server broadcast.
 
 Each client minimizes its loss plus a proximal term,
 
   F_m(w) + mu / 2 ||w - w^r||^2,
 
-with w^r the parameters that it received (equation 2 of the paper). The term
+with w^r the parameters of the broadcast (equation 2 of the paper). The term
 covers the layers that are averaged; with mu = 0 it is federated averaging.
 The paper's clients do a variable amount of local work: see `participation`. Any
 local optimizer may minimize it.

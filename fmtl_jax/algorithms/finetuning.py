@@ -1,8 +1,8 @@
-"""Fine-tuning: a client trains what it received before it predicts.
+"""Fine-tuning: a client trains the server broadcast before it predicts.
 
-The rounds stay as they are; what a client arrives at is never sent, nor kept.
-Its learning rate is one of its own, by default that with which a schedule
-starts: where a schedule ends, such as a cosine, nothing would move any more.
+Rounds are unchanged; the fine-tuned model is neither sent nor kept. Its
+learning rate is by default the first value of the schedule: the last value of a
+schedule, such as a cosine, is often 0.
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ all of them, estimates its cluster by its loss F_m on its training data,
   j_m = argmin_j F_m(w_j),
 
 trains w_{j_m} and sends it back; w_j becomes the mean over the clients that
-chose it and stays where nobody did. Clients predict with the model that they
+chose it, and is unchanged if none did. Clients predict with the model that they
 would choose. This is the paper's option II, model averaging.
 
 Models start from draws of their own; the first one from that of all other
@@ -90,7 +90,7 @@ def ifca(
       return training_loss(view, frozen, local_data)
 
     losses = jax.lax.map(loss, jnp.arange(clusters, dtype=jnp.int32))
-    # A model that diverged suits nobody; it would be the least of all.
+    # A model that diverged is never chosen; its NaN would be the least.
     losses = jnp.where(jnp.isnan(losses), jnp.inf, losses)
     return {CLUSTER: jnp.argmin(losses).astype(jnp.int32)}
 

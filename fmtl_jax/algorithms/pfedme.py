@@ -4,8 +4,9 @@ Clients minimize, instead of their loss f_m, its envelope
 
   F_m(w) = min_theta f_m(theta) + lambda / 2 ||theta - w||^2,
 
-whose gradient is lambda (w - theta). A client that takes part starts from the
-w that it received; for every batch it takes K steps of gradient descent from w,
+whose gradient is lambda (w - theta). A participating client starts from the w
+of the server broadcast; for every batch it takes K steps of gradient descent
+from w,
 
   theta <- theta - eta_p (grad f_m(theta) + lambda (theta - w)),
 
@@ -14,8 +15,8 @@ theta). The server moves by beta towards the mean, w <- (1 - beta) w +
 beta mean(w_m).
 
 Every client predicts with the theta of K steps from the newest w, on all its
-training examples at once, whether it was drawn or not: it keeps no model. One
-that is not drawn does nothing, because the server would never hear of it.
+training examples at once, whether it was drawn or not: it keeps no model. A
+client that is not drawn computes nothing.
 
 Where the paper leaves it open, theta starts at w: one inner step is FedAvg with
 the learning rate eta lambda eta_p. The R local rounds of the paper are the
@@ -73,7 +74,7 @@ def pfedme(
     federation: Network, layer types and tasks.
     local: Settings of the local steps of w.
     settings: Settings of the round.
-    lam: How strongly theta is pulled to w; may be traced.
+    lam: The proximal weight of theta towards w; may be traced.
     inner_steps: K; may be traced.
     personal_learning_rate: eta_p, of theta; may be traced.
     beta: How far the server moves towards the mean; may be traced.
@@ -174,7 +175,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(
-      help='How strongly personal models are pulled to the global one.',
+      help='The proximal weight of personal models towards the global one.',
       least=0,
       examples=(15.0, 5.0),
     ),

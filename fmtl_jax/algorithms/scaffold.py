@@ -1,8 +1,8 @@
 """SCAFFOLD: control variates correct the drift of clients.
 
 The server keeps c and every client its c_m, in the shape of the layers that are
-averaged, zero at first. In a round the clients that take part start from
-y = x and do K steps
+averaged, zero at first. In a round the participating clients start from y = x
+and take K steps
 
   y <- y - eta (g_m(y) - c_m + c);
 
@@ -11,23 +11,23 @@ then, with option II of the paper,
   c_m+ = c_m - c + (x - y) / (K eta),
   x <- x + eta_g mean(y - x),   c <- c + p(S) mean(c_m+ - c_m),
 
-where p(S) is what those who took part weigh out of all clients of the owner.
-eta_g is the learning rate of the layer type's server optimizer. Means are
-weighted as the layers are: with `uniform`, p(S) is |S| / N.
+where p(S) is the weight of the reporting clients out of all clients of the
+owner. eta_g is the learning rate of the layer type's server optimizer. Means
+are weighted as the layers are: with `uniform`, p(S) is |S| / N.
 
-With weights p_m of all clients, c = sum_m p_m c_m holds after every round:
-whoever the server does not hear of (who was not drawn, is late, was skipped, or
-has no label) keeps its c_m. Where this rests, c_m is the gradient of F_m and c,
-their weighted mean, is zero: an optimum of sum_m p_m F_m, however unlike the
-clients are, however many take part. (Clients that are drawn for some of their
-tasks only have another F_m in every round; `slots='all'` has not.)
+With weights p_m of all clients, c = sum_m p_m c_m holds after every round: a
+client that is excluded (not drawn, a straggler, skipped, or without labels)
+keeps its c_m. At a fixed point c_m is the gradient of F_m and c, their weighted
+mean, is zero: an optimum of sum_m p_m F_m, for any heterogeneity and any number
+of participating clients. (Clients that are drawn for some of their tasks only
+have another F_m in every round; `slots='all'` has not.)
 
 With momentum, K is |a|_1 of `local_steps`, how much K gradients count in y - x.
-Weight decay is part of F_m: with the factor w, c_m is the gradient of F_m +
-w / 2 |y|^2 throughout, and this rests at the optimum of the decayed loss. Other
-local optimizers are refused, since (x - y) / (K eta) is no mean of gradients
-then. Where the learning rate is zero, c_m stays. Layers that clients own have
-no variates.
+Weight decay is part of F_m: with the factor w, c_m is the gradient of
+F_m + w / 2 |y|^2 throughout, and the fixed point is the optimum of the decayed
+loss. Other local optimizers are refused, since (x - y) / (K eta) is no mean of
+gradients then. Where the learning rate is zero, c_m stays. Layers that clients
+own have no variates.
 
 Deviations: Means are weighted by examples by default; the paper's are plain
 (`uniform`).

@@ -7,10 +7,10 @@ All layers are task-specific, and the tasks' networks are trained together on
 whose last term is lambda / 2T times the sum of the squared distances between
 every two of the T networks. It is MR-MTL whose clients are the tasks: on
 centralized data, the union of all clients' examples for each task, a round is
-one epoch of local training of every network, pulled to the mean of all as it
-was before the round. The distance is that of whole networks, output layers too.
-lambda = 0 trains them separately. On clients' own data it is a FedAvg for every
-task, with that term.
+one epoch of local training of every network, with the term to the mean of all
+as it was before the round. The distance is that of whole networks, output
+layers too. lambda = 0 trains them separately. On clients' own data it is a
+FedAvg for every task, with that term.
 
 References:
   Duong, Cohn, Bird, Cook (2015), Low resource dependency parsing: cross-lingual
@@ -50,7 +50,7 @@ def soft_sharing(
     federation: Network, layer types and tasks.
     local: Settings of local training.
     settings: Settings of the round.
-    lam: How strongly networks are pulled to their mean; may be traced.
+    lam: The proximal weight towards the mean of networks; may be traced.
 
   Raises:
     ValueError: If `lam` is negative.
@@ -65,7 +65,7 @@ def soft_sharing(
     )
 
   def rounds(mean):
-    """Rounds in which networks are pulled to `mean`, `[1, ...]`."""
+    """Rounds with a proximal term to `mean`, `[1, ...]`."""
 
     def penalty(params, unused_view):
       distance = personal_models.squared_distance(of_tasks(params), mean)
@@ -98,7 +98,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(
-      help='How strongly networks are pulled to their mean.',
+      help='The proximal weight towards the mean of networks.',
       least=0,
       examples=(0.0, 0.5),
     )

@@ -145,29 +145,31 @@ def combine(
   for leaf in jax.tree.leaves(gradients):
     flat = leaf.reshape(len(leaf), -1)
     products += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-  sound = jnp.isfinite(jnp.diagonal(products)) & jnp.isfinite(losses)
-  spoiled = active & ~sound
-  sound &= active
-  products = jnp.where(sound & sound[:, None], products, 0)
+  counted = jnp.isfinite(jnp.diagonal(products)) & jnp.isfinite(losses)
+  nonfinite = active & ~counted
+  counted &= active
+  products = jnp.where(counted & counted[:, None], products, 0)
   problem = Problem(
     key,
     products,
-    jnp.maximum(keep(sound, losses), 0),
-    sound,
-    keep(sound, weights),
-    keep(sound, gradients),
+    jnp.maximum(keep(counted, losses), 0),
+    counted,
+    keep(counted, weights),
+    keep(counted, gradients),
   )
   direction, own, new = balancer.weigh(state, problem)
-  rest = problem._replace(active=spoiled, gradients=keep(spoiled, gradients))
+  rest = problem._replace(
+    active=nonfinite, gradients=keep(nonfinite, gradients)
+  )
   return Balanced(
     jax.tree.map(
-      lambda x, y: jnp.where(spoiled.any(), x + y, x),
+      lambda x, y: jnp.where(nonfinite.any(), x + y, x),
       direction,
       mix(rest, weights),
     ),
-    keep(sound, own) + keep(spoiled, weights),
+    keep(counted, own) + keep(nonfinite, weights),
     jax.tree.map(
-      lambda x, old: jnp.where(sound & jnp.isfinite(x), x, old), new, state
+      lambda x, old: jnp.where(counted & jnp.isfinite(x), x, old), new, state
     ),
   )
 

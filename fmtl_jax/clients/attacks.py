@@ -1,7 +1,7 @@
-"""Attacks: clients that send something else than what they computed.
+"""Attacks: clients that send falsified updates.
 
-For tests of robust reducers. Who attacks is written into the data set (`mark`),
-as an index of the cohort, so that it is the same in every form of execution; an
+For tests of robust aggregators. Attackers are marked in the data set (`mark`),
+by an index of the cohort, so that they are the same in every execution mode; an
 attack (`Attack`) is a setting of the round. Without one nothing is compiled in.
 
 `sign_flip`   sends `-scale` times the update
@@ -11,10 +11,10 @@ attack (`Attack`) is a setting of the round. Without one nothing is compiled in.
               the kind of the task says
 `nan`         sends NaN
 
-What is falsified is the update of the layers that are averaged. Layers that a
-client owns and its state stay what it trained, and so do reports
-(`server_optimizers.ServerRule`), whose means no reducer protects. With an
-attack, clients do not train kernels in factored form.
+The update of the averaged layers is falsified. Layers that a client owns and
+its state are not, nor is the rest of its message (`server_optimizers.
+ServerRule`), whose mean no robust aggregator protects. With an attack, clients
+do not train kernels in factored form.
 
 Updates of attackers are not watched for NaN. Evaluations leave attackers out:
 out of the models of a task where clients have models of their own, and out of
@@ -78,7 +78,7 @@ NAMES = (NONE, *_SENT)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack:
-  """What attackers do.
+  """The attack of all attackers.
 
   Attributes:
     name: One of `NAMES`, but `none`.
@@ -225,9 +225,9 @@ def attacked(
 
   Args:
     federation: Says which layers are averaged.
-    client_update: What honest clients do; all of it but what is sent and, with
-      `label_flip`, the labels is also what attackers do.
-    attack: What attackers do; None for no attack.
+    client_update: Of honest clients; attackers differ in the update that they
+      send and, with `label_flip`, in their labels.
+    attack: Of the attackers; None for no attack.
 
   Raises:
     ValueError: If a kind of task does not say what a wrong label is.

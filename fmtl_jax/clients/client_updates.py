@@ -1,8 +1,8 @@
 """Client updates: what one client computes in a round.
 
-A client update knows one client and nothing of cohorts, padding or devices, nor
-of slots that take no part: the round sees to them (`masked`). How many steps it
-takes depends on the client's own data and may be traced.
+A client update is written for one client, without cohorts, padding, devices or
+inactive slots: the round masks these (`masked`). The number of local steps
+depends on the client's own data and may be traced.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,13 @@ class ClientResult(NamedTuple):
 
   Attributes:
     update: New minus old, of the view of the trained parameters.
-    state: What the client keeps for its next round.
+    state: The client's state for its next round.
     metrics: Sums and counts; with a balancer also `balancing`, what it keeps,
       as `local_training` returns it.
-    report: What the server averages beside the update, with the same weights: a
-      tree with its structure over the averaged layers, leaves of any shape
-      behind the slots (`server_optimizers.ServerRule`); `()` if nothing.
+    report: What the client message holds beside the update, which the server
+      averages with the same weights: a tree with its structure over the
+      averaged layers, leaves of any shape behind the slots
+      (`server_optimizers.ServerRule`); `()` if nothing.
   """
 
   update: Tree
@@ -40,12 +41,12 @@ class ClientResult(NamedTuple):
 
 
 class ClientContext(NamedTuple):
-  """What a client has in a round; slots that take no part have zeros.
+  """The inputs of a client in a round; inactive slots have zeros.
 
   Attributes:
     key: Consumed; of the round and the client.
-    view: What it starts from: its view of the trained parameters.
-    state: What it kept, as of `ClientUpdate.init` or of its last round.
+    view: Its initial parameters: its view of the trained parameters.
+    state: Its state, as of `ClientUpdate.init` or of its last round.
     frozen: The pre-trained leaves.
     data: Its training data, and who it is.
     round: `[]` int32, what schedules read.
@@ -63,7 +64,7 @@ class ClientContext(NamedTuple):
 
   @property
   def active(self) -> jax.Array:
-    """The slots that take part, `[S]` bool."""
+    """The active slots, `[S]` bool."""
     return self.data.client.active
 
 
@@ -71,14 +72,15 @@ class ClientUpdate(NamedTuple):
   """A client's part of an algorithm.
 
   Attributes:
-    init: `view -> state`, what a client keeps between rounds, `()` if nothing.
+    init: `view -> state`, the client's state between rounds, `()` if none.
       A tree in it with the structure of a view, or of its averaged layers, has
       copies for slots where these have them: see `masked`.
     run: `ClientContext -> ClientResult`.
     sgd: Where the update is local SGD and nothing else, its settings and the
-      weight of its proximal term: rounds may then run it in another form.
-    report: `view -> report`, of which the shapes count: those of what `run`
-      reports.
+      weight of its proximal term: rounds may then run it factored, see
+      `low_rank_sgd`.
+    report: `view -> report`, of which the shapes count: those of
+      `ClientResult.report`.
   """
 
   init: Callable[[Tree], Tree]
@@ -90,11 +92,11 @@ class ClientUpdate(NamedTuple):
 def masked(
   federation: federation_lib.Federation, client_update: ClientUpdate
 ) -> ClientUpdate:
-  """Keeps a client update away from slots that take no part in a round.
+  """Masks the inactive slots of a client update.
 
-  They have zeros in what it is given, so that they cannot spoil the others
-  (`0 * nan`). Their update is zero, and of the trees that the client keeps in
-  the structure of a view, or of its averaged layers, they have what they had.
+  Their inputs are zero, so that they cannot spoil the others (`0 * nan`). Their
+  update is zero, and their copies in trees of the client's state that have the
+  structure of a view, or of its averaged layers, stay unchanged.
 
   Args:
     federation: Says what of a view has a copy for each slot.
@@ -143,11 +145,10 @@ def where_counted(
   new: Tree,
   old: Tree,
 ) -> Tree:
-  """Takes `new` for the copies that the server hears of, else `old`.
+  """Takes `new` for the copies that enter the server's averages, else `old`.
 
-  It does not hear of a client that is late, nor of a copy without a label to
-  train it with: their weight is zero. What a client keeps of that which the
-  server adds up over clients must not move then.
+  Stragglers and copies without labels do not enter: their weight is zero. Parts
+  of a client's state that mirror a sum at the server must not change then.
 
   Args:
     federation: Network, layer types and tasks.

@@ -28,11 +28,11 @@ def rate(schedule: Schedule, round_number: jax.Array) -> jax.Array | float:
 
 
 def check_first_rate(schedule: Schedule, cure: str) -> None:
-  """Raises a ValueError if what is trained after the rounds would not move.
+  """Raises a ValueError if training after the rounds would have rate 0.
 
   Args:
     schedule: The learning rate of the rounds; a constant may be anything.
-    cure: What to do about it, as a part of the sentence.
+    cure: The end of the sentence.
   """
   if not callable(schedule):
     return
@@ -90,9 +90,9 @@ def _is_zero(value: jax.Array | float) -> bool:
 
 
 def on_part(optimizer: OptimizerFn, part: Tree) -> OptimizerFn:
-  """An optimizer of some leaves, which neither sees nor moves the others.
+  """An optimizer of some leaves; the others are neither read nor updated.
 
-  They have no momentum, no weight decay and no share in a norm.
+  These have no momentum, no weight decay and no part in a norm.
 
   Args:
     optimizer: `learning rate -> optax transformation`.

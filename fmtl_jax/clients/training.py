@@ -83,15 +83,15 @@ def local_training(
   Args:
     federation: Network, layer types and tasks.
     settings: Settings of local training.
-    gradient_fn: What steps take for the gradient; by default it is that.
-    draws: How many batches it gets, see `client_batches.for_each_batch`.
+    gradient_fn: Replaces the gradient of the objective in steps.
+    draws: How many batches it takes, see `client_batches.for_each_batch`.
 
   Returns:
     `train(context, params, opt_state=None, penalty_fn=None, select_fn=None)`.
     The context's key is consumed; `params` is a view and `opt_state` what the
     optimizer kept, None to start afresh; `penalty_fn(params)`, `[]`, is added
     to the loss but not to the metrics, nor is it balanced; `select_fn(changes)`
-    says what of a step's changes is made.
+    selects the changes of a step that are applied.
   """
 
   def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):
@@ -158,7 +158,7 @@ def apply_updates(
   sums: dict[str, Any],
   select_fn: Callable[[Tree], Tree] | None = None,
 ) -> Tree:
-  """Makes a local step, as `optax.apply_updates`, and writes statistics.
+  """Applies a local step, as `optax.apply_updates`, and writes statistics.
 
   Running statistics become those that training found, or batch normalization
   would predict with statistics from before it. Whatever optimizer or penalty
@@ -169,7 +169,7 @@ def apply_updates(
     params: Those of the objective.
     changes: Of a step on `params`.
     sums: What `Federation.objective` returned beside the loss.
-    select_fn: `changes -> changes`, those that are made; by default all.
+    select_fn: `changes -> changes`, those that are applied; by default all.
 
   Returns:
     The new parameters.

@@ -268,7 +268,7 @@ def totals(
 
 
 def excluded(cohort: Cohort, clients: jax.Array) -> Cohort:
-  """The cohort in which some clients report nothing.
+  """Excludes clients: their weight is zero, they still train.
 
   Args:
     cohort: C clients.
@@ -284,7 +284,7 @@ def excluded(cohort: Cohort, clients: jax.Array) -> Cohort:
 def label_counts(
   data: dataset_lib.FederatedDataset, cohort: Cohort
 ) -> jax.Array:
-  """`Cohort.label_counts`, also of those who train and are `excluded`."""
+  """`Cohort.label_counts`, also of clients that are `excluded`."""
   counts = jnp.asarray(data.partition.label_counts)
   counts = jnp.take(counts, cohort.client, axis=0, mode='clip')
   return jnp.where(cohort.active, counts, 0).astype(jnp.float32)
@@ -353,7 +353,7 @@ def everyone(data: dataset_lib.FederatedDataset) -> Cohort:
 
 
 def _all_clients(data):
-  """What `draw_clients` returns if it leaves nobody out."""
+  """The result of `draw_clients` for all clients."""
   return (
     jnp.arange(data.num_clients, dtype=jnp.int32),
     jnp.ones((data.num_clients, data.num_slots), bool),

@@ -179,7 +179,7 @@ def targets(
 def _in_units(
   task: tasks_lib.Task, offset: float, unit: float
 ) -> tasks_lib.Task:
-  """The task of labels `(label - offset) / unit`; its way back goes on."""
+  """The task of labels `(label - offset) / unit`; units compose."""
   return dataclasses.replace(
     task, offset=task.offset + task.unit * offset, unit=task.unit * unit
   )

@@ -215,7 +215,7 @@ def shares(sizes: np.ndarray, num_devices: int) -> np.ndarray:
   """Which device runs each client: the longest first, dealt in turn.
 
   Args:
-    sizes: `[C]`, the work of each client, as `map_clients` is told.
+    sizes: `[C]`, the work of each client, as for `map_clients`.
     num_devices: D.
 
   Returns:

@@ -75,7 +75,7 @@ class Aggregation:
 
     Args:
       federation: Network, layer types and tasks.
-      settings: Weights, reducers, servers, balancing.
+      settings: Weights, robust aggregators, servers, balancing.
       rule: The algorithm's.
       holds_all: Whether the updates of all clients are needed before any is
         added up.
@@ -123,7 +123,7 @@ class Aggregation:
       return aggregators.by_task(num_tasks)
     if group is not None:
       balanced = functools.partial(robust_aggregators.balanced, group)
-      return aggregators.reduced(balanced, weighting, num_tasks, drops=drops)
+      return aggregators.robust(balanced, weighting, num_tasks, drops=drops)
     one_copy = self._federation.owners[name].index is None
     return aggregators.of(
       settings.reducer.get(name),

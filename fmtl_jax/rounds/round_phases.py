@@ -1,8 +1,8 @@
 """The phases of a round: sample, broadcast, train, aggregate, serve.
 
-What algorithms do otherwise is in the values that these are made of: a client
-update, a rule of the server, aggregators and servers, a choice or a regrouping
-of owners. Where clients are run is up to `execution_modes`.
+Algorithms differ in the values that these are made of: a client update, a rule
+of the server, aggregators and servers, a choice or a regrouping of owners.
+Where clients are run is decided by `execution_modes`.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ ContextFn = Callable[[cohorts.Cohort], client_updates.ClientContext]
 
 
 class Grouping(NamedTuple):
-  """What a regrouping is given and may change: all of it is used.
+  """The input and output of a regrouping.
 
   Attributes:
     params: The layers that are averaged, `[owners, ...]`, None elsewhere.
@@ -62,7 +62,7 @@ RegroupFn = Callable[
 
 
 class Sample(NamedTuple):
-  """Who takes part in a round.
+  """The participants of a round.
 
   Attributes:
     cohort: C clients.
@@ -88,14 +88,14 @@ class Sample(NamedTuple):
 
 
 class Trained(NamedTuple):
-  """What is kept of each client, `[C, ...]`.
+  """The results of each client that are kept, `[C, ...]`.
 
   Attributes:
-    held: What it sends and is needed one by one, by layer type.
+    held: Parts of its message that are needed one by one, by layer type.
     owned: New values of the layers that it owns.
-    state: What it keeps.
+    state: Its state.
     metrics: Of its training.
-    balancing: What its balancer keeps.
+    balancing: The state of its balancer.
   """
 
   held: aggregation_lib.Parts
@@ -140,7 +140,7 @@ class Phases:
   """The phases of the rounds of one federation; holds no state.
 
   Attributes:
-    aggregation: How updates become new copies of owners.
+    aggregation: Weights, aggregators and servers of all layer types.
   """
 
   def __init__(
@@ -204,7 +204,7 @@ class Phases:
     data: dataset_lib.FederatedDataset,
     mode: execution_modes.ExecutionMode,
   ) -> Sample:
-    """Draws the cohort, and says who of it drops out and what all weigh."""
+    """Draws the cohort, its dropouts and stragglers, and its weights."""
     cohort = cohorts.sample(
       cohorts.round_keys(state.key, state.round)[0],
       data,
@@ -247,7 +247,7 @@ class Phases:
     sampled: Sample,
     mode: execution_modes.ExecutionMode,
   ) -> tuple[ContextFn, Sample]:
-    """What each client is sent, once it has chosen its owners, and these."""
+    """The context of each client, and the sample with the owners it chose."""
     if self._choose_fn is not None:
       choose = lambda client: self.choose_owners(state, data, client, frozen)
       sampled = sampled.with_owners(mode.map_rows(choose, sampled.cohort))
@@ -274,7 +274,7 @@ class Phases:
     sampled: Sample,
     mode: execution_modes.ExecutionMode,
   ) -> tuple[aggregation_lib.Parts, Trained]:
-    """Trains the clients: sums of what they send, and what is kept of each."""
+    """Trains the clients: sums of their messages, and the results of each."""
     aggregation, settings = self.aggregation, self._settings
     update = faults.watched(
       self._federation,
@@ -358,7 +358,7 @@ class Phases:
     grouping: Grouping,
     memory: Tree,
   ) -> State:
-    """Lets servers step, and clients keep what is theirs: the new state."""
+    """Steps the servers, and scatters rows of clients: the new state."""
     aggregation, client = self.aggregation, sampled.cohort.client
     averaged, server = aggregation.serve(
       grouping.params,

@@ -214,14 +214,14 @@ class StreamedRounds:
     return state
 
   def compile(self, state: base.State) -> None:
-    """Compiles rounds, by one in which nobody takes part; changes nothing.
+    """Compiles rounds, by running one of padding clients; changes nothing.
 
     Args:
       state: The one of the next round, whose examples are being read then.
     """
-    nobody = np.full(self._cohort_size, self._num_clients, np.int32)
+    padding = np.full(self._cohort_size, self._num_clients, np.int32)
     copy = jax.tree.map(jnp.copy, state)
-    inputs = (*self._rows(nobody), *self._load(nobody), self._frozen)
+    inputs = (*self._rows(padding), *self._load(padding), self._frozen)
     jax.block_until_ready(self._round(copy, *inputs))
     self._ahead = self._read(_one_copy(state.key), int(state.round))
 
@@ -399,7 +399,7 @@ def _state(
 def _with_totals(
   tables: dataset_lib.FederatedDataset, federation: federation_lib.Federation
 ) -> dataset_lib.FederatedDataset:
-  """Tables that go on saying what all clients have where some are left out."""
+  """Tables that keep the totals of all clients in a selection of clients."""
   counts = {n: c for n, c in federation.num_owners.items() if n != 'client'}
   is_known = (
     tables.num_slots == 1 or tables.partition.example_counts is not None

@@ -1,18 +1,18 @@
-"""Reducers: how an owner combines its clients' updates.
+"""Robust aggregators: functions of all updates of an owner's clients.
 
 The weighted mean, of clipped updates too, is accumulated client by client and
-never holds all updates (`aggregators`). Any other reducer needs all of them at
-once: with C clients and P parameters of a layer type, C P numbers, on every
-device of a mesh, and what it computes with (`median` and `trimmed_mean` a
-sorted copy). Kernels of such a layer type are not trained in factored form. So
-it is for clipping within tasks, and with weights that depend on which updates
-were dropped (`task_balanced`).
+never holds all updates (`aggregators`). Any other aggregator needs all of them
+at once: with C clients and P parameters of a layer type, C P numbers, on every
+device of a mesh, and its workspace (`median` and `trimmed_mean` a sorted copy).
+Kernels of such a layer type are not trained in factored form. The same holds
+for clipping within tasks, and with weights that depend on which updates were
+dropped (`task_balanced`).
 
-A robust reducer is a function of one owner's updates, mapped over owners. They
-are of one layer type: distances and norms are over all leaves of it. Clients
-without weight (padding, those of other owners) are not looked at. An update
+A robust aggregator is a function of one owner's updates, mapped over owners.
+They are of one layer type: distances and norms are over all leaves of it.
+Clients without weight (padding, those of other owners) are ignored. An update
 with a value that is not finite is dropped as if it had not been sent, before
-anything is counted or weighed. An owner that is left without updates gets zero.
+anything is counted or weighed. An owner without updates gets zero.
 
 `mean`             weighted mean
 `median`           median of every coordinate
@@ -25,7 +25,7 @@ anything is counted or weighed. An owner that is left without updates gets zero.
 The weights of those that are weighted are divided by their sum, also with
 `paper`; the others count clients. What they tolerate is a number of clients
 in each owner's group: a task's clients for task-specific layers, all of them
-for common ones, or those of each task where they reduce `within_tasks`.
+for common ones, or those of each task `within_tasks`.
 """
 
 from collections.abc import Callable
@@ -140,7 +140,7 @@ def balanced(balancer: balancing.Balancer, key: jax.Array) -> RobustAggregator:
     key: Consumed; owners may have the same.
 
   Returns:
-    A reducer whose weights are those of the mean.
+    A robust aggregator with the weights of the mean.
   """
 
   def reduce(updates, weights):
@@ -259,7 +259,7 @@ def geometric_median(
 
   The smoothed Weiszfeld algorithm: v becomes the mean of the updates with
   weights w_m / max(nu, ||v - u_m||), a fixed number of times. Here it starts
-  from the median of each coordinate, which attackers do not pull away, so that
+  from the median of each coordinate, which attackers cannot move far, so that
   a few steps are enough whatever is sent.
 
   Args:
@@ -290,7 +290,7 @@ def geometric_median(
 
 @dataclasses.dataclass(frozen=True)
 class NormClipping:
-  """A reducer whose updates are clipped one by one, whatever the others are.
+  """An aggregator that clips every update independently of the others.
 
   So its mean can be accumulated: see `aggregators.clipped`.
 
@@ -306,7 +306,7 @@ class NormClipping:
     return jnp.where(norms > self.norm, clipped, 1)
 
   def __call__(self, updates: Tree, weights: jax.Array) -> Tree:
-    """The reducer."""
+    """The mean of clipped updates."""
     updates, counted = _counted_updates(updates, weights)
     zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
     scale = self.scale(jnp.sqrt(_squared_distances(updates, zero)))
@@ -331,7 +331,7 @@ def norm_clipping(*, norm: Number = 1.0) -> NormClipping:
   return NormClipping(norm)
 
 
-# By name, what makes a reducer of its own settings.
+# Factories by name, each with its own settings.
 ROBUST_AGGREGATORS: dict[str, Callable[..., RobustAggregator]] = {
   'mean': lambda: None,
   'median': lambda: median,
@@ -344,12 +344,12 @@ ROBUST_AGGREGATORS: dict[str, Callable[..., RobustAggregator]] = {
 
 
 def get(name: str, field: str = 'reducer', **settings: Any) -> RobustAggregator:
-  """Looks a reducer up.
+  """Looks a robust aggregator up.
 
   Args:
     name: Of `ROBUST_AGGREGATORS`.
     field: Of the config, for the error.
-    **settings: Of any reducers; those that this one does not have are left.
+    **settings: Of any of them; those that this one does not have are ignored.
 
   Raises:
     ValueError: If the name is not known, or a setting is invalid.
@@ -366,16 +366,16 @@ def get(name: str, field: str = 'reducer', **settings: Any) -> RobustAggregator:
 
 
 def by_owner(
-  reducer: Callable[[Tree, jax.Array], Tree],
+  aggregate: Callable[[Tree, jax.Array], Tree],
   updates: Tree,
   weights: jax.Array,
   owner: jax.Array | None,
   num_owners: int,
 ) -> Tree:
-  """Applies a reducer to the updates of each owner.
+  """Applies a robust aggregator to the updates of each owner.
 
   Args:
-    reducer: For one owner.
+    aggregate: For one owner.
     updates: `[C, ...]`, or `[C, S, ...]` where there is a copy for each slot.
     weights: `[C]` or `[C, S]`.
     owner: As `weights`; None for a single copy.
@@ -385,35 +385,35 @@ def by_owner(
     `[...]` for a single copy, else `[owners, ...]`.
   """
   if owner is None:
-    return reducer(updates, weights)
+    return aggregate(updates, weights)
   flat = jax.tree.map(
     lambda x: x.reshape((-1,) + x.shape[weights.ndim :]), updates
   )
   weights, owner = weights.reshape(-1), owner.reshape(-1)
 
   def of(number):
-    return reducer(flat, jnp.where(owner == number, weights, 0))
+    return aggregate(flat, jnp.where(owner == number, weights, 0))
 
   return jax.lax.map(of, jnp.arange(num_owners))
 
 
 def within_tasks(
-  reducer: Callable[[Tree, jax.Array], Tree],
+  aggregate: Callable[[Tree, jax.Array], Tree],
   updates: Tree,
   weights: jax.Array,
   counts: jax.Array,
   tasks: jax.Array,
   num_tasks: int,
 ) -> Tree:
-  """Applies a reducer to the updates of each task, and takes their mean.
+  """Applies a robust aggregator to the updates of each task; then the mean.
 
-  Clients of different tasks pull a common layer in different directions, which
-  a robust reducer of them all takes for attacks. A client with several tasks
+  Clients of different tasks move a common layer in different directions, which
+  a robust aggregator of them all takes for attacks. A client with several tasks
   takes part in each. Where every client has one task, the weighted mean within
   tasks is that of all clients.
 
   Args:
-    reducer: For one group of clients.
+    aggregate: For one group of clients.
     updates: `[C, ...]`, of a layer with a single copy.
     weights: `[C]`; a task weighs what those of its clients do whose updates are
       not dropped, each divided among its tasks by `counts`.
@@ -427,7 +427,7 @@ def within_tasks(
   """
 
   def of(number):
-    return reducer(updates, jnp.where(tasks == number, counts, 0).sum(1))
+    return aggregate(updates, jnp.where(tasks == number, counts, 0).sum(1))
 
   each = jax.lax.map(of, jnp.arange(num_tasks))
   held = counts.sum(1, keepdims=True)

@@ -2,9 +2,9 @@
 
 The server treats the negated mean update as a gradient. Each layer type has a
 transformation of its own, mapped over owners, so that one which is not
-elementwise (clipping by norm, LAMB) never mixes tasks. An owner nobody reported
-to keeps its value and its optimizer state. What mixes owners is a
-`servers.Server` of its own.
+elementwise (clipping by norm, LAMB) never mixes tasks. An owner without
+reporting clients keeps its value and its optimizer state. A server that mixes
+owners is a `servers.Server`.
 
 References:
   Reddi et al. (2021), Adaptive federated optimization,
@@ -40,7 +40,7 @@ class ServerOptimizer(NamedTuple):
 
 
 def of(server: ServerOptimizer | servers.Server) -> servers.Server:
-  """What the settings of a round name as a server, as one."""
+  """The server of a setting of `RoundSettings.server`."""
   if isinstance(server, servers.Server):
     return server
   return per_owner(server)
@@ -61,12 +61,12 @@ def instead(
   given: Mapping[str, ServerOptimizer | servers.Server],
   algorithm: str,
 ) -> dict[str, ServerOptimizer]:
-  """Puts an algorithm's own optimizer in the place of SGD; its rates stay.
+  """Replaces the server optimizer by that of an algorithm; rates stay.
 
   Args:
     optimizer: The algorithm's, `learning rate -> optax transformation`.
     federation: Says which layer types are averaged.
-    given: Those of the settings, by layer type.
+    given: The servers of the settings, by layer type.
     algorithm: Its name, for the error.
 
   Raises:
@@ -92,20 +92,20 @@ def instead(
 
 
 class ServerRule(NamedTuple):
-  """What an algorithm does with the reports of an owner's clients.
+  """An algorithm's rule on the aggregated client messages of one owner.
 
-  It is written for one owner, of one layer type; an owner nobody reported to
-  keeps its memory. Memory stands apart from that of the optimizer, which steps
-  by the update that the rule returns.
+  It is written for one owner, of one layer type; an owner without reporting
+  clients keeps its memory. This memory is apart from the state of the
+  optimizer, which steps by the update that the rule returns.
 
   Attributes:
-    init: `params -> memory`, what the server keeps beside the parameters.
+    init: `params -> memory`, the server's state beside the parameters.
     apply: `(memory, aggregate) -> (update, memory)`, of a `servers.Aggregate`.
-    sends: Whether clients are sent the memory, as parameters are. It has their
-      structure and shapes then.
-    accumulates: Whether what the server keeps is a mean over all clients of the
-      owner, to which those that report add `share` times their mean: `share` is
-      then what they weigh out of all of them, who takes part or not.
+    sends: Whether the memory is broadcast to clients, as parameters are. It has
+      their structure and shapes then.
+    accumulates: Whether the memory is a mean over all clients of the owner, to
+      which the reporting clients add `share` times their mean: `share` is then
+      their weight out of all of the owner's clients.
   """
 
   init: Callable[[Tree], Tree]
@@ -118,7 +118,7 @@ PLAIN = ServerRule(lambda params: (), lambda memory, r: (r.update, memory))
 
 
 class ServerState(NamedTuple):
-  """What the server keeps for a layer type.
+  """The state of the server for a layer type.
 
   Attributes:
     optimizer: The state of the server: of an optimizer, by owner.
@@ -130,11 +130,11 @@ class ServerState(NamedTuple):
 
 
 def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
-  """Lets an algorithm's rule act on the means of each owner before a server.
+  """Applies an algorithm's rule to the aggregate of each owner, then a server.
 
   Args:
-    rule: The algorithm's. An owner that nobody reported to keeps its memory.
-    server: What steps by the updates that the rule returns.
+    rule: The algorithm's. An owner without reporting clients keeps its memory.
+    server: Steps by the updates that the rule returns.
 
   Returns:
     A server with a `ServerState`, in the types of sums, see `precision`.
@@ -174,8 +174,8 @@ def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:
   """The server that takes a step of an optimizer for each owner.
 
   Args:
-    server: The optimizer; an owner that nobody reported to keeps its value and
-      its state.
+    server: The optimizer; an owner without reporting clients keeps its value
+      and its state.
   """
 
   def init(params, num_owners):

@@ -26,7 +26,7 @@ task weights of `Federation` multiply the L_mt as ever. Layers with a copy for
 each slot, personal ones too, see the loss of their task alone, as with any
 weights; personal layers that slots share see what the common ones do. A client
 with one task has the plain loss. So has whoever trains outside of rounds
-(fine-tuning, newcomers), where nothing is averaged.
+(fine-tuning, held-out clients), where nothing is averaged.
 
 A rule of the server that adds up what an owner's clients report, round after
 round, as a part of the mean over all of them (`server_optimizers.ServerRule`),
@@ -207,7 +207,7 @@ def normalizer(
     by_task: Whether the owners are the tasks.
 
   Returns:
-    As `weight_sum`, 1 where nobody reported.
+    As `weight_sum`, 1 for an owner without reporting clients.
   """
   if weighting == PAPER:
     drawn = jnp.array(clients_per_task, jnp.float32)

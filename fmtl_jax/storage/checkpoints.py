@@ -133,13 +133,13 @@ class Checkpoints:
         is not a finite number is none.
 
     Raises:
-      OSError: If the one before cannot be written; `wait` tells of this one.
+      OSError: If the one before cannot be written; for this one `wait` does.
     """
     if score is not None and not math.isfinite(score):
       score = None
     host = host_trees.to_host(state)
-    # They are turned into text in the background, while the caller goes on
-    # changing its lists.
+    # They are serialized in the background, while the caller may change its
+    # lists.
     copied = pickle.dumps(dict(metadata))
     self.wait()
     written = self._writer.submit(
@@ -198,8 +198,8 @@ class Checkpoints:
     shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
 
   @contextlib.contextmanager
-  def _told(self, round_number: int | None):
-    """Turns what orbax raises while it writes into one sentence."""
+  def _write_errors(self, round_number: int | None):
+    """Raises errors of orbax while it writes as one sentence."""
     try:
       yield
     except Exception as error:  # Of threads and of the file system.
@@ -212,7 +212,7 @@ class Checkpoints:
       raise OSError(
         f'Could not write {what} to {self._folder} ({_reason(error)}); '
         + (f'that of round {kept[-1]} is kept, ' if kept else 'there is none, ')
-        + 'and the same command goes on from there: make room, or name another '
+        + 'and the same command resumes from there: make room, or name another '
         'workdir.'
       ) from error
 
@@ -337,8 +337,8 @@ class Checkpoints:
           raise ValueError(f'its state is that of round {np.max(own)}')
         self.notes.append(
           f'The checkpoint of round {round_number} in {self._folder} carries '
-          'no digest, as those of version 0: damage to it cannot be told; the '
-          'next one has one.'
+          'no digest, as those of version 0: damage to it cannot be detected; '
+          'the next one has one.'
         )
       elif digests.of_arrays(arrays) != saved['digest']:
         raise ValueError('its state is not the one that was saved')
@@ -351,7 +351,7 @@ class Checkpoints:
     except Exception as error:
       raise DamagedError(
         f'The checkpoint of round {round_number} in {self._folder} cannot be '
-        f'read ({_reason(error)}); without it, the run goes on from an earlier '
+        f'read ({_reason(error)}); without it, the run resumes from an earlier '
         'one.'
       ) from error
 
@@ -360,11 +360,11 @@ class Checkpoints:
     if self._writing is None:
       return
     number, written = self._writing
-    with self._told(number):
+    with self._write_errors(number):
       try:
         written.result()
       finally:
-        if written.done():  # It may go on where waiting is interrupted.
+        if written.done():  # It may continue where waiting is interrupted.
           self._writing = None
 
   def wait(self) -> None:
@@ -375,7 +375,7 @@ class Checkpoints:
     """
     self._join()
     if not self._read_only:
-      with self._told(None):
+      with self._write_errors(None):
         self._prune()
 
   def close(self) -> None:
@@ -435,7 +435,7 @@ def _digest_of_model(params: Tree, metadata: Mapping[str, Any]) -> str:
 def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   """Loads what `save_params` saved: NumPy arrays in plain dicts, and metadata.
 
-  A model that version 0 saved carries no digest, which a warning tells.
+  A model that version 0 saved carries no digest, which is warned about.
 
   Raises:
     ValueError: If the folder holds no model, or one that cannot be read.
@@ -467,7 +467,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   if digest is None:
     warnings.warn(
       f'The saved model in {folder} carries no digest, as those of version 0: '
-      'damage to it cannot be told; save it again.',
+      'damage to it cannot be detected; save it again.',
       stacklevel=2,
     )
   return params, metadata

@@ -1,4 +1,4 @@
-"""What orbax logs of errors that are raised, too, is not shown."""
+"""Silences the logs of orbax about errors that it also raises."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -22,9 +22,9 @@ def quiet() -> Iterator[None]:
 
 
 class _LateReads:
-  """Shows what nobody catches, but for reads that end after one that failed.
+  """Shows unraisable errors, except of reads that end after a failed one.
 
-  Tensorstore tells an event loop that is closed by then, at any time later.
+  Tensorstore calls an event loop that is closed by then, at any time later.
   """
 
   def __init__(self, show: Callable[[Any], object]):

@@ -51,7 +51,7 @@ class Task:
     lower_bound: What its loss never falls below, for methods that compare
       losses by ratio; None is what its kind says, 0 for the three of above, and
       not known for another loss.
-    loss: `(outputs, targets, features) -> losses [B]` in the place of that of
+    loss: `(outputs, targets, features) -> losses [B]` that replaces that of
       the kind, see `kinds.Kind`.
     metrics: Beside those of the kind.
   """
@@ -158,7 +158,7 @@ def regression(name: str, **settings: Any) -> Task:
 
 
 def check_names(tasks: Sequence[Task]) -> None:
-  """Checks that results can tell the tasks from each other.
+  """Checks that the names of tasks are unique and not reserved.
 
   Raises:
     ValueError: If two have the same name, or one that means something else.
