@@ -120,29 +120,7 @@ def apfl(
     rate = local_optimizers.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
-    def shared_loss(w, batch):
-      return federation.objective(w, context.frozen, batch, active)
-
-    def mixed_loss(v, alpha, w, batch):
-      return shared_loss(mixture(v, w, alpha), batch)
-
-    def step(carry, batch, unused_number, unused_is_step):
-      w, (v, alpha, (of_w, of_v), took_part), metrics = carry
-      grads, sums = jax.grad(shared_loss, has_aux=True)(w, batch)
-      (own_grads, of_alpha), own_sums = jax.grad(
-        mixed_loss, (0, 1), has_aux=True
-      )(v, alpha, w, batch)
-      changes, of_w = tx.update(grads, of_w, w)
-      own_changes, of_v = tx.update(own_grads, of_v, v)
-      if adapt:
-        alpha = jnp.clip(alpha - rate * of_alpha, 0, 1)
-      for added in (sums, own_sums):
-        metrics = training.add_metrics(metrics, added)
-      apply = training.apply_updates
-      v = apply(federation, v, own_changes, own_sums)
-      w = apply(federation, w, changes, sums)
-      return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
-
+    step = _step(federation, context, tx, rate if adapt else None)
     start = ClientState(
       personal_models.begun(federation, state.took_part, state.own, view),
       state.alpha,
@@ -174,6 +152,45 @@ def apfl(
     federation, client_updates.ClientUpdate(init, run), settings
   )
   return rounds._replace(view=view, personal=True)
+
+
+def _step(federation, context, tx, alpha_rate):
+  """Builds the step of both models on a batch.
+
+  Args:
+    federation: Network, layer types and tasks.
+    context: Of the client.
+    tx: The local optimizer.
+    alpha_rate: The learning rate of alpha, None if that is fixed.
+
+  Returns:
+    `(carry, batch, number, is_step) -> carry`, where the carry is w_m, a
+    `ClientState` and metrics.
+  """
+
+  def shared_loss(w, batch):
+    return federation.objective(w, context.frozen, batch, context.active)
+
+  def mixed_loss(v, alpha, w, batch):
+    return shared_loss(mixture(v, w, alpha), batch)
+
+  def step(carry, batch, unused_number, unused_is_step):
+    w, (v, alpha, (of_w, of_v), took_part), metrics = carry
+    grads, sums = jax.grad(shared_loss, has_aux=True)(w, batch)
+    (own_grads, of_alpha), own_sums = jax.grad(
+      mixed_loss, (0, 1), has_aux=True
+    )(v, alpha, w, batch)
+    changes, of_w = tx.update(grads, of_w, w)
+    own_changes, of_v = tx.update(own_grads, of_v, v)
+    if alpha_rate is not None:
+      alpha = jnp.clip(alpha - alpha_rate * of_alpha, 0, 1)
+    for added in (sums, own_sums):
+      metrics = training.add_metrics(metrics, added)
+    v = training.apply_updates(federation, v, own_changes, own_sums)
+    w = training.apply_updates(federation, w, changes, sums)
+    return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
+
+  return step
 
 
 SPEC = specs.Spec(

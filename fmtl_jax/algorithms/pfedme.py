@@ -89,24 +89,9 @@ def pfedme(
     beta=beta,
   )
   keeps = local.keep_optimizer_state
-  grad_fn = jax.grad(federation.objective, has_aux=True)
-
-  def personalize(w, frozen, batch, active, metrics):
-    """K steps from w: theta, and the metrics with theirs."""
-
-    def inner_step(_, carry):
-      theta, metrics = carry
-      grads, sums = grad_fn(theta, frozen, batch, active)
-      changes = jax.tree.map(
-        lambda t, g, w: -personal_learning_rate * (g + lam * (t - w)),
-        theta,
-        grads,
-        w,
-      )
-      theta = training.apply_updates(federation, theta, changes, sums)
-      return theta, training.add_metrics(metrics, sums)
-
-    return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
+  personalize = _personalizer(
+    federation, lam, inner_steps, personal_learning_rate
+  )
 
   def init(view):
     return local.optimizer(0.0).init(view) if keeps else ()
@@ -163,6 +148,27 @@ def pfedme(
     server_optimizers.ServerRule(lambda params: (), apply),
   )
   return rounds._replace(view=view, personal=True)
+
+
+def _personalizer(federation, lam, inner_steps, learning_rate):
+  """Builds `(w, frozen, batch, active, metrics) -> (theta, metrics)`."""
+  grad_fn = jax.grad(federation.objective, has_aux=True)
+
+  def personalize(w, frozen, batch, active, metrics):
+    """K steps from w: theta, and the metrics with theirs."""
+
+    def inner_step(_, carry):
+      theta, metrics = carry
+      grads, sums = grad_fn(theta, frozen, batch, active)
+      changes = jax.tree.map(
+        lambda t, g, w: -learning_rate * (g + lam * (t - w)), theta, grads, w
+      )
+      theta = training.apply_updates(federation, theta, changes, sums)
+      return theta, training.add_metrics(metrics, sums)
+
+    return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
+
+  return personalize
 
 
 SPEC = specs.Spec(

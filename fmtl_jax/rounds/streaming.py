@@ -99,20 +99,7 @@ class StreamedRounds:
         a server has a copy of a layer for each client.
     """
     tables = source.tables
-    if federation.num_owners['client'] != tables.num_clients:
-      raise ValueError(
-        f'Expected a federation of the {tables.num_clients} clients of the '
-        f'source, got one of {federation.num_owners["client"]}; create it with '
-        'source.tables.'
-      )
-    for name in sorted(set(jax.tree.leaves(federation.layer_types))):
-      owner = federation.owners[name]
-      if owner.averaged and owner.index == 'client':
-        raise ValueError(
-          f'Expected layers of clients that are not averaged, got {name!r}, '
-          'whose server needs the copies of all clients at once; keep clients '
-          'on the device.'
-        )
+    _check_federation(federation, tables)
     counts = cohorts.check_clients_per_task(
       settings.clients_per_task,
       federation.group_sizes,
@@ -142,6 +129,12 @@ class StreamedRounds:
     # Drawn there: a cohort never waits for what the device computes.
     self._cpu = jax.local_devices(backend='cpu')[0]
     self._members = jax.device_put(tables.partition.members, self._cpu)
+    self._set_functions(make_algorithm, settings, compiler_options)
+
+  def _set_functions(self, make_algorithm, settings, compiler_options):
+    """Sets the compiled functions: draws, initial rows, rounds and views."""
+    federation, tables = self._federation, self._source.tables
+    counts = settings.clients_per_task
 
     def algorithm(clients):
       return make_algorithm(federation.of_clients(clients, counts), settings)
@@ -180,7 +173,7 @@ class StreamedRounds:
     self._init_rows = jit(lambda *args: init(*args)[1])
     specs = (jax.P(),) * 4 + (self._store_spec, jax.P())
     self._round = jit(
-      execution.over_devices(round_fn, mesh, specs), donate_argnums=(0, 1)
+      execution.over_devices(round_fn, self._mesh, specs), donate_argnums=(0, 1)
     )
     self._views = jit(views)
 
@@ -382,6 +375,26 @@ class StreamedRounds:
     """The inverse of `_split`."""
     params = layer_types.merge(state.params, rows['params'])
     return _state(state, params, rows['state'], rows['balancing'])
+
+
+def _check_federation(
+  federation: federation_lib.Federation, tables: dataset_lib.FederatedDataset
+) -> None:
+  """Raises a ValueError unless the rounds of a federation can be streamed."""
+  if federation.num_owners['client'] != tables.num_clients:
+    raise ValueError(
+      f'Expected a federation of the {tables.num_clients} clients of the '
+      f'source, got one of {federation.num_owners["client"]}; create it with '
+      'source.tables.'
+    )
+  for name in sorted(set(jax.tree.leaves(federation.layer_types))):
+    owner = federation.owners[name]
+    if owner.averaged and owner.index == 'client':
+      raise ValueError(
+        f'Expected layers of clients that are not averaged, got {name!r}, '
+        'whose server needs the copies of all clients at once; keep clients '
+        'on the device.'
+      )
 
 
 def _state(
