@@ -270,7 +270,7 @@ def _worst_tenth(badness, chosen, group, size):
   """The mean over the largest tenth of each group, rounded up.
 
   One order serves all groups: those of a group stand side by side, the worst
-  first, and who is not chosen behind them.
+  first, and those that are not chosen behind them.
 
   Args:
     badness: `[metrics, E]`.

@@ -133,7 +133,7 @@ def fedadagrad(
       SGD, the learning rates.
     server_learning_rate: eta; may be traced, as the others.
     beta1: Of m.
-    tau: How little it adapts, and the root of v at first.
+    tau: The degree of adaptivity, and the initial root of v.
 
   Raises:
     ValueError: If a number is out of range, or the settings have another server
@@ -228,7 +228,7 @@ def _spec(build, label, eta, betas):
         for name, examples in betas.items()
       },
       'tau': specs.Setting(
-        help='How little it adapts, and the root of v at first.',
+        help='The degree of adaptivity, and the initial root of v.',
         least=0,
         above=True,
         examples=(0.001, 0.1),

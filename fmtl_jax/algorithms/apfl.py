@@ -59,7 +59,7 @@ label_rules = fedavg.label_rules
 
 
 class ClientState(NamedTuple):
-  """What a client keeps.
+  """The state of a client.
 
   Attributes:
     own: v_m, like a view.
@@ -94,7 +94,7 @@ def apfl(
     federation: Network, layer types and tasks.
     local: Settings of local training, of both models.
     settings: Settings of the round.
-    alpha: The share of the own model, at first; may be traced.
+    alpha: The initial share of the own model; may be traced.
     adapt: Whether every client learns its alpha.
 
   Raises:
@@ -203,7 +203,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'alpha': specs.Setting(
-      help='The share of the own model in the mixture, at first.',
+      help='The initial share of the own model in the mixture.',
       least=0,
       most=1,
       examples=(0.5, 0.2),

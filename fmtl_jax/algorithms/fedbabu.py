@@ -1,8 +1,8 @@
 """FedBABU: only the body is trained together; heads come at the end.
 
 Heads are the layers that clients own, the body is everything else that is
-trained. In all rounds heads stay what they were initialized to, and clients
-train and send the body alone (body aggregation with body update). Before it
+trained. In all rounds heads keep their initial values, and clients train
+and send the body alone (body aggregation with body update). Before it
 predicts, a client fine-tunes the whole network, as in the paper's tables, or
 its head; the result is never sent, nor kept.
 
@@ -52,7 +52,7 @@ def fedbabu(
       predicts with the initial head.
     finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
-    finetune_head_only: Whether the body stays as it is there.
+    finetune_head_only: Whether fine-tuning leaves the body unchanged.
 
   Raises:
     ValueError: If clients own no layers, or a setting is out of range.

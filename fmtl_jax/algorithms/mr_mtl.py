@@ -117,7 +117,7 @@ def mr_mtl(
   """
   SPEC.check(lam=lam)
   _check_server(federation, settings)
-  # With one slot, who has no label never has one.
+  # With one slot, a client without labels never has one.
   is_missed = settings.participation is not None or federation.num_slots > 1
   train = personal_models.training(federation, local)
 

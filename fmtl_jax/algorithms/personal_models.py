@@ -1,9 +1,9 @@
-"""Models that clients keep beside what they share, and how they train them.
+"""Personal models beside the shared layers, and their training.
 
 A personal model is a whole model, in the shape of a client's view: a layer that
 is personal by its label has a copy in it, too, apart from the one that is
 trained with the shared layers. It changes only in rounds in which its client
-takes part, and there only in the slots that do.
+participates, and there only in active slots.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _SECOND_USE = 2**31 - 1
 
 
 class Kept(NamedTuple):
-  """What a client keeps of its personal model.
+  """The state of a client's personal model.
 
   Attributes:
     params: The model, like a view.

@@ -289,7 +289,7 @@ class Spec:
 
   @property
   def deviations(self) -> str:
-    """Where its defaults, or what it does, are not those of its paper.
+    """Deviations of its defaults, or of the algorithm, from its paper.
 
     The paragraph `Deviations` of its file; '' for nowhere.
     """

@@ -165,18 +165,18 @@ def is_attacker(client: cohorts.Cohort) -> jax.Array:
   """Whether clients attack: bool, `[]` or `[C]`.
 
   Raises:
-    ValueError: If the data set does not say who attacks.
+    ValueError: If the data set has no marks.
   """
   if INDEX not in client.index:
     raise ValueError(
-      'Expected a data set that says who attacks, got one that does not; use '
+      'Expected a data set with marked attackers, got one without; use '
       'attacks.mark.'
     )
   return client.index[INDEX] > 0
 
 
 def honest(data: dataset_lib.FederatedDataset) -> jax.Array | None:
-  """`[M]` bool, who does not attack; None if the data set does not say."""
+  """`[M]` bool, honest clients; None for a data set without marks."""
   attackers = data.partition.owner_index.get(INDEX)
   return None if attackers is None else jnp.asarray(attackers) == 0
 
@@ -230,7 +230,7 @@ def attacked(
     attack: Of the attackers; None for no attack.
 
   Raises:
-    ValueError: If a kind of task does not say what a wrong label is.
+    ValueError: If a kind of task has no wrong labels.
   """
   if attack is None:
     return client_update

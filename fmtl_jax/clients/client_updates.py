@@ -21,13 +21,13 @@ Tree = Any
 
 
 class ClientResult(NamedTuple):
-  """What a client update returns.
+  """The result of a client update.
 
   Attributes:
     update: New minus old, of the view of the trained parameters.
     state: The client's state for its next round.
-    metrics: Sums and counts; with a balancer also `balancing`, what it keeps,
-      as `local_training` returns it.
+    metrics: Sums and counts; with a balancer also `balancing`, its state, as
+      `local_training` returns it.
     report: What the client message holds beside the update, which the server
       averages with the same weights: a tree with its structure over the
       averaged layers, leaves of any shape behind the slots
@@ -48,8 +48,8 @@ class ClientContext(NamedTuple):
     view: Its initial parameters: its view of the trained parameters.
     state: Its state, as of `ClientUpdate.init` or of its last round.
     frozen: The pre-trained leaves.
-    data: Its training data, and who it is.
-    round: `[]` int32, what schedules read.
+    data: Its training data, and its row of the cohort.
+    round: `[]` int32, the step of schedules.
     broadcast: Its view of what a `server_optimizers.ServerRule` sends beside
       the parameters, None if that is nothing.
   """
@@ -99,8 +99,8 @@ def masked(
   structure of a view, or of its averaged layers, stay unchanged.
 
   Args:
-    federation: Says what of a view has a copy for each slot.
-    client_update: What a round runs.
+    federation: Says which leaves of a view have a copy for each slot.
+    client_update: Of the algorithm.
   """
   types = federation.layer_types
   views = [jax.tree.structure(x) for x in (types, federation.averaged(types))]

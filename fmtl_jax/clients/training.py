@@ -57,7 +57,7 @@ def zero_metrics(active: jax.Array) -> dict[str, jax.Array]:
 
 
 class Trained(NamedTuple):
-  """What local training returns.
+  """The result of local training.
 
   Attributes:
     params: The trained parameters.
@@ -88,10 +88,10 @@ def local_training(
 
   Returns:
     `train(context, params, opt_state=None, penalty_fn=None, select_fn=None)`.
-    The context's key is consumed; `params` is a view and `opt_state` what the
-    optimizer kept, None to start afresh; `penalty_fn(params)`, `[]`, is added
-    to the loss but not to the metrics, nor is it balanced; `select_fn(changes)`
-    selects the changes of a step that are applied.
+    The context's key is consumed; `params` is a view and `opt_state` the
+    optimizer's state, None for its initial one; `penalty_fn(params)`, `[]`, is
+    added to the loss but not to the metrics, nor is it balanced;
+    `select_fn(changes)` selects the changes of a step that are applied.
   """
 
   def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):

@@ -1,4 +1,8 @@
-"""Who takes part in a round, and with how much of its work."""
+"""The clients of a round.
+
+`sampling`       cohorts: drawing clients, keys, counts and totals
+`participation`  dropouts, stragglers and partial work; simulated time
+"""
 
 from fmtl_jax.cohorts.sampling import ALL
 from fmtl_jax.cohorts.sampling import balancing_key

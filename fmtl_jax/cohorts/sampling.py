@@ -1,4 +1,4 @@
-"""Cohorts: the clients of one round, and everything a round asks of them.
+"""Cohorts: the clients of one round, with the sizes and owners of each.
 
 In every round K clients are drawn from each task group without replacement
 (Algorithm 1). Drawing costs O(K), whatever the size of the federation, and
@@ -28,9 +28,9 @@ class Cohort:
 
   Attributes:
     client: `[C]` int32, the client's row in personal state; M for padding.
-    client_id: `[C]` uint32, what its randomness depends on.
+    client_id: `[C]` uint32, folded into its random keys.
     tasks: `[C, S]` int32, the tasks of its slots; T for an empty slot.
-    active: `[C, S]` bool, the slots that take part in this round.
+    active: `[C, S]` bool, the active slots of this round.
     start: `[C]` int32, where its training rows start.
     size: `[C]` int32, how many there are; 0 for padding.
     label_counts: `[C, S]` float32, its training examples with an active slot's
@@ -395,7 +395,7 @@ def draw_clients(
 
   Args:
     key: Consumed.
-    data: Says who holds which task; its examples are not looked at.
+    data: Gives the tasks of clients; its examples are ignored.
     clients_per_task: K of each task.
     group_sizes: The number of clients that hold each task.
     slots: `drawn`: a client takes part with the tasks it was drawn for

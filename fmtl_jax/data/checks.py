@@ -1,7 +1,7 @@
-"""What the arrays that say who holds what must be.
+"""Checks of arrays, and of those that assign tasks and rows to clients.
 
 Every check is a `ValueError` of one sentence, raised before anything is cast:
-an array that is taken for another one trains without a word.
+an array of another meaning would train without an error.
 """
 
 from collections.abc import Sequence

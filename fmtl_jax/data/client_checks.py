@@ -1,4 +1,4 @@
-"""What is read of a client must be what the tables say."""
+"""Checks of the data read of a client against the tables."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def checked(
   read: tuple[Any, ...],
   allow_nonfinite: bool,
 ) -> tuple[Any, Any, np.ndarray]:
-  """Takes what `ClientData.read` returned, if it is what the tables say.
+  """Takes the result of `ClientData.read` if it matches the tables.
 
   Args:
     tables: Of the source.
@@ -28,8 +28,8 @@ def checked(
     allow_nonfinite: Whether features may be NaN or infinite, see `faults`.
 
   Returns:
-    Features `[n, ...]`, labels as a store has them, and `[n, L]` bool, where
-    there are some.
+    Features `[n, ...]`, labels as stored, and `[n, L]` bool, where they are
+    present.
 
   Raises:
     ValueError: If anything is of another kind, shape, type or number.

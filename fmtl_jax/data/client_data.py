@@ -1,4 +1,4 @@
-"""Data of clients that are read when the clients take part.
+"""Data of clients that are read when the clients participate.
 
 A large federation is known by its tables, a few numbers for each client. The
 examples of a cohort are read from wherever they are, and make up a data set of

@@ -1,4 +1,4 @@
-"""What the features of examples must be, in memory and read from elsewhere."""
+"""Checks of features, in memory and read from elsewhere."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What labels and targets must be, in memory and read from elsewhere."""
+"""Checks of labels and targets, in memory and read from elsewhere."""
 
 from collections.abc import Callable, Sequence
 import math
@@ -40,7 +40,7 @@ def is_tree(values: Any) -> bool:
 def targets(
   values: Any, present: Array | None = None, where: str = ''
 ) -> tuple[Any, np.ndarray]:
-  """Takes labels, or a tree of targets, and says where there are some.
+  """Takes labels, or a tree of targets, and where they are present.
 
   Args:
     values: `[N]` or `[N, L]` labels, or a tree of `[N, L, ...]` targets.
@@ -106,7 +106,7 @@ def targets(
 
 
 def stored(values: Any, present: np.ndarray) -> Any:
-  """Labels as a store has them: zero where there are none.
+  """Labels as stored: zero where there are none.
 
   Args:
     values: Of `targets`.

@@ -1,4 +1,4 @@
-"""Partitions: who holds which rows of the store of examples.
+"""Partitions: the rows of the store of examples of each client.
 
 Rows are grouped by client, or by task, as an array of row numbers and the
 offsets at which each group starts.
@@ -67,7 +67,7 @@ class Rows:
 
 
 class Totals(NamedTuple):
-  """What the clients of each owner of a layer have together.
+  """Counts over the clients of each owner of a layer.
 
   A client counts once for a layer that its slots share, and each of its slots
   where they have copies.
@@ -87,7 +87,7 @@ class Totals(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partition:
-  """Who holds what.
+  """The rows and tasks of clients.
 
   Attributes:
     train: Training rows by client.
@@ -96,7 +96,7 @@ class Partition:
     pooled_validation: Validation rows by task, for a task's common test set.
     pooled_test: Test rows by task.
     client_tasks: `[M, S]` int32, the task of each slot, T for an empty slot.
-    client_ids: `[M]` uint32, what a client's randomness depends on.
+    client_ids: `[M]` uint32, folded into the clients' random keys.
     label_counts: `[M, S]` int32, training examples that carry a slot's label.
     members: `[E]` int32 grouped by task: `client * S + slot` of its holders.
     owner_index: Further owners of layer types, such as a `[M]` cluster.
@@ -106,9 +106,9 @@ class Partition:
       None leaves features as they are.
     total_size: `[]`, the training examples of the whole federation where the
       clients are only some of it; None where they are all.
-    totals: What the clients of the whole federation have, where these are only
-      some of it, by the name of an index of owners, '' for a single copy; None
-      where they are all, see `cohorts.totals`.
+    totals: Counts over the clients of the whole federation, where the
+      partition has only some of them, by the name of an index of owners, '' for
+      a single copy; None where it has all, see `cohorts.totals`.
     example_counts: `[M]` int32, training examples with a label of any slot;
       None where they are to be counted in the store.
   """

@@ -1,4 +1,13 @@
-"""Who owns a copy of each layer, and what one client's copies are."""
+"""The federation: owners of layers, clients' views and their objective.
+
+`layer_types`  rules to labels; split and merge; order of use
+`owners`       the table of owners, copies for slots, sums by owner
+`views`        a client's view: its copies, gathered by owner
+`objectives`   outputs and losses of a client's view
+`definition`   `Federation`: network, layer types and tasks put together
+`state`        the state between two rounds
+`checks`       what networks and layers must be
+"""
 
 from fmtl_jax.federation.checks import pretrained_values
 from fmtl_jax.federation.definition import Federation

@@ -1,4 +1,4 @@
-"""What a network and values of its layers must be to make up a federation."""
+"""Checks of the networks and layers that make up a federation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def outputs(
   *,
   own_loss: bool,
 ) -> None:
-  """Checks that a network has what the tasks need, and losses and metrics fit.
+  """Checks that outputs are wide enough, and losses and metrics fit.
 
   Args:
     shapes: Of the outputs for one example.
@@ -147,7 +147,7 @@ def owner_counts(
     layer_types: Of the trained leaves.
     owners: The table of owners.
     num_owners: The number of owners by the name of their index.
-    data: Says who they are.
+    data: Gives the indices of owners.
 
   Raises:
     ValueError: If an index is missing, or names an owner that there is not.

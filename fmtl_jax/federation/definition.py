@@ -32,8 +32,8 @@ class Federation(objectives.ClientObjective):
     tasks: The T tasks.
     group_sizes: The number of clients that hold each task.
     initialization: `shared`: one draw, copied to all owners; `per_owner`.
-    client_numbers: `[M]` int32, what a client's own initial values depend on;
-      by default 0 to M - 1.
+    client_numbers: `[M]` int32, folded into the keys of clients' own initial
+      values; by default 0 to M - 1.
   """
 
   init_fn: Callable[[jax.Array], Tree]
@@ -68,7 +68,7 @@ class Federation(objectives.ClientObjective):
       data: Gives the tasks, the number of clients and the features' shape.
       loss: `(outputs [B, ..., O], labels [B, ...]) -> losses [B]` of all tasks;
         by default that of each task, see `tasks.task_loss`. Its
-        `Task.lower_bound` is not known unless the tasks say it.
+        `Task.lower_bound` is not known unless the tasks have one.
       pretrained: Values of the pre-trained layers: a tree with at least these.
       owners: The owner of each layer type.
       num_owners: The number of owners for every index that `owners` adds.

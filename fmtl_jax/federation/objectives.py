@@ -26,12 +26,11 @@ class ClientObjective(views.OwnedLayers):
 
   Attributes:
     apply_fn: `(params, features [B, ...]) -> outputs [B, ..., O]`.
-    train_fn: What training computes, as `models.Model.train_apply`; None if it
-      is what `apply_fn` does.
+    train_fn: The forward pass of training, as `models.Model.train_apply`; None
+      if it is `apply_fn`.
     loss_fn: The loss of every example, as `tasks.task_loss`.
     task_weights: `[T]`, the tasks' weights in a client's objective.
-    lower_bounds: `[T]`, what the tasks' losses never fall below, None where
-      that is not known.
+    lower_bounds: `[T]`, of the tasks' losses, None where not known.
   """
 
   apply_fn: Callable[[Tree, Any], jax.Array]
@@ -150,7 +149,7 @@ class ClientObjective(views.OwnedLayers):
     batch: examples_lib.Batch,
     active: jax.Array,
   ) -> dict[str, Any]:
-    """What `objective` is made of, and returns beside the loss."""
+    """The sums of losses and counts of slots, and new statistics."""
     view = self._without_shares(view, batch.task_shares)
     outputs, statistics = self.train_slots(view, frozen, batch, active)
     outputs = precision.widen(outputs)

@@ -19,11 +19,11 @@ class FederationState:
 
   Attributes:
     params: Trained parameters, with owner axes.
-    server: What the server of each averaged layer type keeps.
-    clients: What an algorithm keeps for each client, `[M, ...]`.
+    server: The state of the server of each averaged layer type.
+    clients: The clients' states, `[M, ...]`.
     key: The seed's key; rounds and clients fold their numbers into it.
     round: `[]` int32, the number of rounds that were run.
-    balancing: What balancers keep.
+    balancing: The states of balancers.
   """
 
   params: Tree

@@ -90,12 +90,12 @@ class OwnedLayers:
     return jax.tree.map(view, self.layer_types, params)
 
   def where_active(self, active: jax.Array, new: Tree, old: Tree) -> Tree:
-    """Takes `new` but for copies of slots that take no part.
+    """Takes `new` for shared copies and active slots, else `old`.
 
     Args:
       active: `[S]` bool.
       new: A client's view, or a part of it.
-      old: As `new`, what the other slots have.
+      old: As `new`, for inactive slots.
     """
     return self.where(active, None, new, old)
 

@@ -9,7 +9,7 @@ clients' means lie apart does not count.
 
 Where tasks are balanced at the server, updates of layers with a single copy are
 averaged by task (`aggregators.by_task`), whatever the layer type's weights are;
-what clients report beside them is averaged as ever.
+the rest of client messages is averaged with the layer type's weights.
 """
 
 from collections.abc import Mapping
@@ -36,12 +36,12 @@ Weights = Mapping[str, jax.Array]
 
 
 class Part(NamedTuple):
-  """What a client sends of one layer type; of many, what that adds up to.
+  """A client's message for one layer type; for many clients, the sum.
 
   Attributes:
     update: Of its view, None at leaves of other layer types; `()` where it is
       elsewhere.
-    report: What it reports beside; `()` if there is nothing.
+    report: What the message holds beside the update; `()` if nothing.
   """
 
   update: Tree
@@ -115,7 +115,7 @@ class Aggregation:
     return [n for n, a in self._aggregators.items() if a.takes_factors]
 
   def _aggregator(self, name: str) -> aggregators.Aggregator:
-    """What the settings ask for."""
+    """The aggregator of a layer type, by the settings."""
     settings, num_tasks = self._settings, len(self._federation.tasks)
     weighting, group = self.weighting.of(name), settings.balancing.group
     drops = not settings.skip_nonfinite
@@ -180,14 +180,14 @@ class Aggregation:
     return {name: init_one(name) for name in self.averaged}
 
   def init_balancing(self) -> Tree:
-    """What the server's balancer keeps at first, `()` if nothing."""
+    """The initial state of the server's balancer, `()` if none."""
     balancer = self._settings.balancing.server
     if balancer is None or not self._by_task:
       return ()
     return balancer.init(len(self._federation.tasks))
 
   def sent(self, server: Mapping[str, Tree]) -> Tree:
-    """What the rule sends to clients, `[owners, ...]`; None if nothing."""
+    """The rule's part of the broadcast, `[owners, ...]`; None if nothing."""
     if not self._rule.sends:
       return None
     memory = layer_types.merge(*(server[n].memory for n in self.averaged))
@@ -195,7 +195,7 @@ class Aggregation:
     return precision.like(memory, self._federation.averaged(shapes[0]))
 
   def split(self, update: Tree, report: Tree = ()) -> tuple[Parts, Parts]:
-    """What a client sends: the parts to add up at once, and those to hold."""
+    """Splits a client's message: parts to add up at once, and parts to hold."""
     now, held = {}, {}
     for name in self.averaged:
       part = Part(
@@ -226,7 +226,7 @@ class Aggregation:
     Args:
       params: `[owners, ...]`.
       cohort: C clients.
-      report: The shapes of a client's report.
+      report: The shapes of a client's, see `ClientUpdate.report`.
     """
 
     def one(name):
@@ -246,7 +246,7 @@ class Aggregation:
     parts: Parts,
     rows: tuple[cohorts.Cohort, Weights],
   ) -> Parts:
-    """Adds the weighted updates and reports of K clients to the sums.
+    """Adds the weighted messages of K clients to the sums.
 
     Args:
       params: `[owners, ...]`, what the updates are of.
@@ -287,11 +287,11 @@ class Aggregation:
     Args:
       params: `[owners, ...]`.
       total: Sums over all clients.
-      held: What was needed of each client, `[C, ...]`.
+      held: Parts of messages that were held, `[C, ...]`.
       cohort: C clients.
       weights: As of `RoundWeights.weights`.
       num_examples: N, the training examples of all clients.
-      key: Consumed by what balances updates.
+      key: Consumed by balancers of updates.
       totals: As of `RoundWeights.totals`, without owners that clients chose.
     """
 
@@ -326,14 +326,14 @@ class Aggregation:
     key: jax.Array,
     memory: Tree,
   ) -> tuple[dict[str, servers.Aggregate], Tree]:
-    """Makes one update of those of the tasks, where they are balanced.
+    """Balances the updates of tasks into one, where the settings say so.
 
     Args:
       aggregates: As returned by `means`.
       cohort: C clients.
       metrics: The clients', `loss_sum` and `count` `[C, S]`.
       key: Consumed.
-      memory: What the server's balancer keeps.
+      memory: The state of the server's balancer.
 
     Returns:
       The aggregates, and the new memory.
@@ -360,7 +360,7 @@ class Aggregation:
     keys: Mapping[str, jax.Array],
     round_number: jax.Array,
   ) -> tuple[Tree, dict[str, Tree]]:
-    """Lets the servers step by the aggregates.
+    """Steps the servers by the aggregates.
 
     Args:
       params: `[owners, ...]`.

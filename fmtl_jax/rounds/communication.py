@@ -1,4 +1,4 @@
-"""Communication: what clients move and keep, by layer type.
+"""Communication: message sizes and memory of clients, by layer type.
 
 A client gets the layers of its view that others share and sends their updates:
 a common layer once, a task-specific layer for each active slot, a personal or

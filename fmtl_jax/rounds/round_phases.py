@@ -41,10 +41,10 @@ class Grouping(NamedTuple):
 
   Attributes:
     params: The layers that are averaged, `[owners, ...]`, None elsewhere.
-    server: What servers keep, by layer type.
+    server: The states of servers, by layer type.
     owners: Those of the cohort's clients by the name of their index, as of
       `cohorts.Cohort.index`.
-    clients: What the clients keep, `[C, ...]`.
+    clients: The clients' states, `[C, ...]`.
   """
 
   params: Tree
@@ -54,7 +54,7 @@ class Grouping(NamedTuple):
 
 
 # `(grouping, weights, updates, everyone) -> grouping`: weights `[C]` or
-# `[C, S]` and updates `[C, ...]` by layer type, and what all clients keep,
+# `[C, S]` and updates `[C, ...]` by layer type, and the states of all clients,
 # `[M, ...]`.
 RegroupFn = Callable[
   [Grouping, Mapping[str, jax.Array], Mapping[str, Tree], Tree], Grouping
@@ -67,7 +67,7 @@ class Sample(NamedTuple):
   Attributes:
     cohort: C clients.
     weights: Theirs, by layer type.
-    totals: What all clients have, by index of owners, as far as it is needed.
+    totals: Counts over all clients by index of owners, as far as needed.
     observed: Metrics of the cohort, `[C]`.
     chosen: The names of the indices of owners that clients have chosen.
   """
@@ -111,7 +111,7 @@ def _with_owners(cohort, index):
 
 
 def _split_metrics(metrics, balancer):
-  """A client's metrics, and what its balancer keeps, which is among them."""
+  """A client's metrics, and the state of its balancer, which is among them."""
   if balancer is None:
     return metrics, ()
   if 'balancing' not in metrics:

@@ -1,4 +1,4 @@
-"""What clients weigh in a round, by layer type, and out of the federation."""
+"""Weights of clients in a round, by layer type, and out of the federation."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -57,7 +57,7 @@ class RoundWeights:
     return any(jax.tree.leaves(leaves))
 
   def totals(self, data: dataset_lib.FederatedDataset) -> Totals:
-    """What all clients have by index of owners, if the rule has to know."""
+    """Counts over all clients by index of owners, if the rule needs them."""
     if not self._accumulates:
       return {}
     owners = self._federation.owners
@@ -71,14 +71,14 @@ class RoundWeights:
     cohort: cohorts.Cohort,
     totals: Totals,
   ) -> cohorts.Cohort:
-    """The cohort with its task shares, where tasks are to count the same.
+    """The cohort with its task shares, where tasks have equal weights.
 
     That is where layers that slots share are weighted `task_balanced`, or are
     balanced by task at the server, and clients have several slots.
 
     Args:
       data: The federation's data.
-      cohort: C clients, of whom some may not count.
+      cohort: C clients, of whom some may be excluded.
       totals: As returned by `totals`.
     """
     if not self._shares_tasks:
@@ -122,7 +122,7 @@ class RoundWeights:
 
     Args:
       name: Of the layer type.
-      weight_sum: `[owners]`, what the clients of each owner weigh, `[]` for a
+      weight_sum: `[owners]`, the sum of weights of each owner, `[]` for a
         single copy.
       clients_per_task: K of each task.
       num_examples: N, the training examples of all clients.
@@ -141,7 +141,7 @@ class RoundWeights:
   def share(
     self, name: str, weight_sum: jax.Array, totals: Totals
   ) -> jax.Array:
-    """What the clients of each owner weigh out of all of the owner's.
+    """The weight of reporting clients out of all clients of each owner.
 
     Args:
       name: Of the layer type.
@@ -156,7 +156,7 @@ class RoundWeights:
     return weight_sum / self._group_weights(name, round_sum, totals)
 
   def _group_weights(self, name, round_sum, totals):
-    """What all clients of each owner weigh, as `round_sum` those of a round."""
+    """The weight of all clients of each owner; `round_sum` is the round's."""
     index = self._federation.owners[name].index
     if (index or '') not in totals:  # As far as this round knows.
       return round_sum

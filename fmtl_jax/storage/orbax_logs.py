@@ -9,7 +9,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Keeps orbax from logging what is raised, too."""
+  """Silences the logs of orbax, whose errors are raised."""
   if not isinstance(sys.unraisablehook, _LateReads):
     sys.unraisablehook = _LateReads(sys.unraisablehook)
     logging.getLogger('asyncio').addFilter(_is_no_late_read)

@@ -1,4 +1,11 @@
-"""Tasks: kinds, losses and metrics."""
+"""Tasks: kinds, losses and metrics.
+
+`kinds`         kinds of tasks as values: loss, width, metrics
+`task`          one task
+`losses`        the loss of every example, on outputs as wide as all tasks need
+`task_metrics`  the metrics of tasks, and their inputs
+`checks`        checks of losses and metrics, on shapes
+"""
 
 from fmtl_jax.tasks.checks import check_functions
 from fmtl_jax.tasks.losses import class_mask

@@ -26,7 +26,7 @@ def num_outputs(tasks: Sequence[task_lib.Task]) -> int:
 def lower_bounds(
   tasks: Sequence[task_lib.Task], *, own_loss: bool
 ) -> tuple[float | None, ...]:
-  """`[T]`, what the losses never fall below, None where that is not known.
+  """`[T]`, lower bounds of the losses, None where not known.
 
   Args:
     tasks: The tasks.

@@ -36,7 +36,7 @@ class Task:
   """One task.
 
   Attributes:
-    name: As it stands in tables.
+    name: As in tables.
     kind: `binary` (labels 0 and 1, one output, a logit), `multiclass` (labels
       below `num_classes`, as many logits), `regression` (one output), or an own
       `Kind`.
@@ -48,9 +48,9 @@ class Task:
       `data.standardization.targets` makes them. Predictions and mean squared
       errors are in its own unit, losses are not.
     unit: See `offset`.
-    lower_bound: What its loss never falls below, for methods that compare
-      losses by ratio; None is what its kind says, 0 for the three of above, and
-      not known for another loss.
+    lower_bound: Of its loss, for methods that compare losses by ratio; None is
+      that of its kind, 0 for the three of above, and not known for another
+      loss.
     loss: `(outputs, targets, features) -> losses [B]` that replaces that of
       the kind, see `kinds.Kind`.
     metrics: Beside those of the kind.

@@ -120,7 +120,7 @@ class MarkTest(parameterized.TestCase):
   def test_data_that_do_not_say_who_attacks_are_told(self):
     algorithm, data = _build(testing.toy_data(6, 3), 'nan')
     state = cases.start(algorithm, data)
-    with self.assertRaisesRegex(ValueError, 'says who attacks'):
+    with self.assertRaisesRegex(ValueError, 'marked attackers'):
       jax.eval_shape(algorithm.round, state, data)
 
 
