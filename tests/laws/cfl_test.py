@@ -270,7 +270,7 @@ class CflTest(parameterized.TestCase):
     )
     late = []
 
-    def take_part(unused_participation, key, number, cohort, count):
+    def apply_participation(unused_participation, key, number, cohort, count):
       del key, number, count
       silent = jnp.isin(cohort.client, jnp.array(late or [-1]))
       return cohorts.excluded(cohort, silent), {}
@@ -279,7 +279,9 @@ class CflTest(parameterized.TestCase):
       federation, testing.TO_THE_MEAN, **ALWAYS, max_clusters=4
     )
     state = algorithm.init(jax.random.key(0), data)
-    with mock.patch.object(participation, 'take_part', take_part):
+    with mock.patch.object(
+      participation, 'apply_participation', apply_participation
+    ):
       state, _ = algorithm.round(state, data)
       self.assertEqual(state.clients.cluster.tolist(), [0, 0, 1])
       own = state.params['output']['bias'][1]

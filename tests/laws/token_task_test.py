@@ -27,6 +27,7 @@ from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
+from fmtl_jax.tasks import kinds as kinds_lib
 
 VOCABULARY, LENGTH, WIDTH = 5, 4, 4
 LOCAL = local_optimizers.LocalSgd(learning_rate=1.0, batch_size=3)
@@ -634,7 +635,7 @@ class MistakesTest(parameterized.TestCase):
   def test_of_targets_that_are_partly_missing(self):
     labels = np.zeros((60, 2, 3))
     labels[4, 1, 0] = np.nan
-    kind = dataclasses.replace(TOKENS, is_valid=tasks_lib.kinds_lib.finite)
+    kind = dataclasses.replace(TOKENS, is_valid=kinds_lib.finite)
     tasks = [tasks_lib.Task(name='a', kind=kind, num_classes=3)]
     with self.assertRaisesRegex(ValueError, 'some in example 4; put a mask'):
       _data(labels=labels, present=None, tasks=tasks, client_tasks=[0] * 6)
