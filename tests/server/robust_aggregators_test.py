@@ -1,4 +1,4 @@
-"""Laws of reducers: what an owner makes of its clients' updates."""
+"""Laws of robust aggregators: functions of the updates of an owner."""
 
 import functools
 
