@@ -26,7 +26,7 @@ from fmtl_jax import server
 from fmtl_jax import tasks
 from fmtl_jax.algorithms.multi_task_fl import multi_task_fl
 from fmtl_jax.clients.client_updates import ClientUpdate
-from fmtl_jax.clients.client_updates import LocalSgd
+from fmtl_jax.clients.local_optimizers import LocalSgd
 from fmtl_jax.data.dataset import FederatedDataset
 from fmtl_jax.federation import Federation
 from fmtl_jax.federation import FederationState

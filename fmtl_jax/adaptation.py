@@ -1,18 +1,18 @@
-"""Adaptation: how a client that took no part in training gets its model.
+"""Adaptation: the model of a client that was held out of training.
 
-A newcomer starts from what training left behind:
+A held-out client starts from the trained state:
 
 - of a common layer, its only copy;
-- of a task-specific layer, the copy of the newcomer's task; where nobody had
-  that task, the mean over all tasks' copies;
+- of a task-specific layer, the copy of the client's task; the mean over all
+  tasks' copies where no training client had that task;
 - of a personal layer, the mean over the copies of the clients that have its
-  task; where nobody had it, of all clients. Heads that were never trained are
+  task, or of all clients where none had it. Heads that were never trained are
   all the same and so is their mean;
 - of a layer with other owners (clusters), the copy with the least loss on its
   examples, the first one of equals.
 
 Then it trains some layers on its examples, by local SGD, and keeps the others.
-Without an example it predicts with what it started from.
+Without an example it predicts with its initial parameters.
 """
 
 from collections.abc import Callable
@@ -26,31 +26,32 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
-from fmtl_jax.federation import layer_types
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 
 Tree = Any
-_OF_NEWCOMERS = ('task', 'client')
+_HELD_OUT_OWNERS = ('task', 'client')
 
 
 class Adaptation(NamedTuple):
-  """How a newcomer trains.
+  """How a held-out client trains.
 
   Attributes:
     local: Settings of local training; of a schedule of learning rates, the one
       of the first round.
     trained: Whether a leaf is trained, with the structure of a view.
-    pull: `pull / 2` times the squared distance from the start is added to the
-      loss.
+    proximal_weight: `proximal_weight / 2` times the squared distance from the
+      initial parameters is added to the loss.
   """
 
-  local: client_updates.LocalSgd
+  local: local_optimizers.LocalSgd
   trained: Tree
-  pull: float = 0.0
+  proximal_weight: float = 0.0
 
 
 class Trained(NamedTuple):
-  """What newcomers get of a run.
+  """The trained state that held-out clients start from.
 
   Attributes:
     params: After the last round, `[owners, ...]`.
@@ -68,9 +69,9 @@ class Trained(NamedTuple):
 
 
 def own_layers(federation: federation_lib.Federation) -> Tree:
-  """Whether a newcomer has a copy of its own: of task or personal layers."""
+  """Whether a held-out client has its own copy: of task or personal layers."""
   return jax.tree.map(
-    lambda label: federation.owners[label].index in _OF_NEWCOMERS,
+    lambda label: federation.owners[label].index in _HELD_OUT_OWNERS,
     federation.layer_types,
   )
 
@@ -82,12 +83,12 @@ def start(
   num_tasks: int | None,
   owner: jax.Array | int = 0,
 ) -> Tree:
-  """The view with which a newcomer starts.
+  """The initial view of a held-out client.
 
   Args:
     federation: Network and layer types.
-    trained: What training left behind.
-    tasks: `[S]` of the newcomer.
+    trained: The trained state.
+    tasks: `[S]` of the held-out client.
     num_tasks: T, where its tasks are those of the training clients; None where
       they are others.
     owner: Whose copy it takes of layers that belong to neither.
@@ -102,7 +103,7 @@ def start(
     index = federation.owners[layer_type].index
     if index is None:
       return leaf
-    if index not in _OF_NEWCOMERS:
+    if index not in _HELD_OUT_OWNERS:
       return jnp.take(leaf, owner, axis=0)
     if index == 'task' and num_tasks is not None:
       return jnp.take(initial, tasks, axis=0, mode='clip')
@@ -114,7 +115,7 @@ def start(
     copies = initial.reshape(-1, *initial.shape[2:])
     return jax.vmap(lambda c: _mean(copies, c.reshape(-1)))(chosen)
 
-  per_slot = layer_types.split(federation.per_slot, federation.labels)[0]
+  per_slot = federation.view_per_slot
   return jax.tree.map(
     view, federation.layer_types, per_slot, trained.params, trained.initial
   )
@@ -135,36 +136,36 @@ def adapted(
   num_tasks: int | None,
   num_examples: int | jax.Array,
 ) -> base.Algorithm:
-  """The algorithm as newcomers have it: its `view` adapts.
+  """The algorithm for held-out clients: its `view` adapts.
 
   Args:
     rounds: The algorithm; only its `view` is replaced.
-    federation: Of the newcomers.
+    federation: Of the held-out clients.
     adaptation: How they train.
     num_tasks: As for `start`.
-    num_examples: How many of its training examples, the first ones, a newcomer
-      adapts with; may be traced.
+    num_examples: How many of its training examples, the first ones, a held-out
+      client adapts with; may be traced.
 
   Returns:
-    An algorithm whose `view` takes a `Trained` for the state and the newcomers'
-    data. Orders of examples depend on the run and the newcomer alone.
+    An algorithm whose `view` takes a `Trained` for the state and the data of
+    held-out clients. Orders of examples depend on the run and the client alone.
   """
   indices = {
     federation.owners[label].index
     for label in jax.tree.leaves(federation.layer_types)
   }
   others = sorted(
-    index for index in indices if index and index not in _OF_NEWCOMERS
+    index for index in indices if index and index not in _HELD_OUT_OWNERS
   )
   if len(others) > 1:
     raise ValueError(
-      'Expected newcomers to choose among the owners of one index, got '
+      'Expected held-out clients to choose among the owners of one index, got '
       f'{", ".join(others)}; label the layers otherwise.'
     )
-  client_updates.check_first_rate(
+  local_optimizers.check_first_rate(
     adaptation.local.learning_rate, 'give adaptation one of its own'
   )
-  train = client_updates.local_training(federation, adaptation.local)
+  train = training.local_training(federation, adaptation.local)
   any_trained = any(jax.tree.leaves(adaptation.trained))
 
   def select(changes):
@@ -195,9 +196,11 @@ def adapted(
     if not any_trained:
       return first
     penalty_fn: Callable[..., jax.Array] | None = None
-    if adaptation.pull:
+    if adaptation.proximal_weight:
       penalty_fn = lambda params: (
-        0.5 * adaptation.pull * personal_models.squared_distance(params, first)
+        0.5
+        * adaptation.proximal_weight
+        * personal_models.squared_distance(params, first)
       )
     key = jax.random.fold_in(state.key, state.round)
     context = client_updates.ClientContext(
@@ -206,7 +209,7 @@ def adapted(
       state=(),
       frozen=frozen,
       data=local_data,
-      round=client_updates.FIRST_ROUND,
+      round=local_optimizers.FIRST_ROUND,
     )
     return train(context, first, penalty_fn=penalty_fn, select_fn=select).params
 

@@ -27,6 +27,7 @@ from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 
@@ -96,9 +97,9 @@ def example_metrics(
   own = jnp.asarray(tasks_lib.class_mask(tasks, outputs.shape[-1]))
   own = jnp.take(own, task, axis=0, mode='clip')
   is_finite = (jnp.isfinite(outputs) | ~own).all(range(1, outputs.ndim))
-  sound = (is_finite | ~valid).all()
+  all_finite = (is_finite | ~valid).all()
   values = {
-    name: jnp.where(sound & defined[name], value, jnp.nan)
+    name: jnp.where(all_finite & defined[name], value, jnp.nan)
     for name, value in values.items()
   }
   return values | {'count': count, 'defined': defined, 'weights': weights}
@@ -269,7 +270,7 @@ def _worst_tenth(badness, chosen, group, size):
   """The mean over the largest tenth of each group, rounded up.
 
   One order serves all groups: those of a group stand side by side, the worst
-  first, and who is not chosen behind them.
+  first, and those that are not chosen behind them.
 
   Args:
     badness: `[metrics, E]`.
@@ -377,7 +378,7 @@ def summarize(
 
 
 def _majority_labels(data: dataset_lib.FederatedDataset) -> np.ndarray:
-  """Each task's most frequent training label, `[T]`; NaN where nobody has one.
+  """Each task's most frequent training label, `[T]`; NaN where there is none.
 
   Of equally frequent ones it is the smallest; a task without classes has none.
   """
@@ -412,7 +413,7 @@ def _share_of(
 
 
 def majority_class(
-  data: dataset_lib.FederatedDataset, rows: dataset_lib.Rows
+  data: dataset_lib.FederatedDataset, rows: partitions.Rows
 ) -> np.ndarray:
   """Accuracy of always answering a task's most frequent training label.
 
@@ -438,7 +439,7 @@ def majority_class(
 
 
 def majority_of_clients(
-  data: dataset_lib.FederatedDataset, rows: dataset_lib.Rows
+  data: dataset_lib.FederatedDataset, rows: partitions.Rows
 ) -> tuple[dict[str, np.ndarray], Metrics]:
   """The same for every client, on its own examples.
 
@@ -464,7 +465,7 @@ def majority_of_clients(
   honest = attacks.honest(data)
   if honest is not None:
     tasks[~np.asarray(honest)] = data.num_tasks
-  with jax.debug_nans(False):  # NaN is what a metric of nobody is.
+  with jax.debug_nans(False):  # A metric over no client is NaN.
     return each, _summarize(each, tasks, data.num_tasks)
 
 

@@ -1,7 +1,7 @@
 """Precision: sums of many numbers are wider than parameters may be.
 
 A sum of a thousand numbers in bfloat16 stops growing at 256 times the largest.
-So what is summed over clients, examples or leaves, and what a server keeps, has
+Sums over clients, examples or leaves, and the states of servers, have
 at least the 24 bits of float32, whatever the parameters have; it is rounded to
 them at the end. Numbers of float32 and float64 stay as they are.
 """

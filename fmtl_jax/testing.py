@@ -15,14 +15,14 @@ import numpy as np
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
 Model = tuple[Callable[[jax.Array], Tree], Callable[[Tree, Any], jax.Array]]
 
 # One full-batch step on the squared error of a constant reaches the mean.
-TO_THE_MEAN = client_updates.LocalSgd(learning_rate=0.5, batch_size=0)
+TO_THE_MEAN = local_optimizers.LocalSgd(learning_rate=0.5, batch_size=0)
 
 # Algorithms that are `multi_task_fl` under other label rules, which a round
 # knows as labels of leaves. `multi_task_fl`, which has all layer types,

@@ -35,7 +35,10 @@ PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
 CORE = (
   *('precision', 'metrics', 'tasks', 'balancing', 'federation', 'cohorts'),
   *('execution', 'clients', 'server', 'rounds', 'algorithms', 'evaluation'),
-  *('data.checks', 'data.client_data', 'data.dataset', 'data.precision'),
+  *('data.checks', 'data.client_checks', 'data.client_data'),
+  *('data.client_sources', 'data.dataset', 'data.examples'),
+  *('data.feature_checks', 'data.label_checks', 'data.partitions'),
+  'data.precision',
 )
 CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 

@@ -14,6 +14,7 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 
@@ -170,7 +171,9 @@ def _rows(data, seed=0):
     rng.choice(everything, size, replace=False)
     for size in 5 + np.arange(data.num_tasks)
   ]
-  return dataset.Rows.create(client_rows), dataset.Rows.create(pooled_rows)
+  return partitions.Rows.create(client_rows), partitions.Rows.create(
+    pooled_rows
+  )
 
 
 def _state(federation, seed=0):
@@ -270,7 +273,7 @@ class EvaluatorTest(parameterized.TestCase):
         present=np.append(examples.present, np.ones((4, 3), bool), 0),
       )
       longer = [
-        dataset.Rows(
+        partitions.Rows(
           index=np.append(part.index, len(examples.labels) + np.arange(4)),
           offsets=part.offsets,
           max_size=part.max_size + 5,
@@ -309,7 +312,7 @@ class EvaluatorTest(parameterized.TestCase):
       return {'output': {'bias': client.client[None].astype(jnp.float32)}}
 
     evaluate = _evaluator(federation, view=view, personal=True)
-    pooled = dataset.Rows.create([[0, 2], [1]])
+    pooled = partitions.Rows.create([[0, 2], [1]])
     result = evaluate(_state(federation), data, data.partition.train, pooled)
     np.testing.assert_allclose(result['each']['mse'][:, 0], [0.5, 16, 3])
     # Task 0: the labels 0 and 5 for clients 0 and 2. Task 1: 1 for client 1.
@@ -504,7 +507,7 @@ class MajorityClassTest(parameterized.TestCase):
       client_tasks=[[0, 1], [0, -1], [1, 2]],
       train=[[0, 2], [1], [3, 4, 5]],
     )
-    rows = dataset.Rows.create([[6, 7, 8, 9], [6, 7, 8, 9], [6]])
+    rows = partitions.Rows.create([[6, 7, 8, 9], [6, 7, 8, 9], [6]])
     # Task 0 trains on labels 2, 0, 2; task 1 on 0, 1, 1.
     np.testing.assert_allclose(
       evaluation.majority_class(data, rows),

@@ -15,7 +15,7 @@ from fmtl_jax import predictors
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.data import dataset
+from fmtl_jax.data import partitions
 from fmtl_jax.data import standardization
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
@@ -95,8 +95,8 @@ class EvaluationTest(parameterized.TestCase):
     return evaluate(
       _state(federation),
       data,
-      dataset.Rows.create([rows] * data.num_clients),
-      dataset.Rows.create([rows] * data.num_tasks),
+      partitions.Rows.create([rows] * data.num_clients),
+      partitions.Rows.create([rows] * data.num_tasks),
       *frozen,
     )
 

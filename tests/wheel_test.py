@@ -45,12 +45,12 @@ def tiny(shape, num_outputs, *, width=5):
   return models.mlp(shape, (width,), num_outputs)
 """
 ALGOS = """
+from fmtl_jax import clients
 from fmtl_jax.algorithms import federated_averaging
-from fmtl_jax.clients import client_updates
 
 
 def myprox(federation, local, settings, *, mu=0.3):
-  update = client_updates.local_sgd(federation, local, proximal=mu)
+  update = clients.local_sgd(federation, local, proximal=mu)
   return federated_averaging.federated_averaging(federation, update, settings)
 """
 CONFIG = """

@@ -11,7 +11,7 @@ from ..running import compilation
 from . import workloads
 from fmtl_jax import execution as execution_lib
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 
@@ -53,7 +53,7 @@ def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
 
 def _settings(workload: workloads.Workload, execution: str):
   """Settings of local training, and of rounds."""
-  local = client_updates.LocalSgd(
+  local = local_optimizers.LocalSgd(
     learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
   )
   return local, round_settings.RoundSettings(

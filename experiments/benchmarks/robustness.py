@@ -68,11 +68,11 @@ def main() -> int:
   from ..folders import files
   from . import kept_runs
   from fmtl_jax.clients import attacks as attacks_lib
-  from fmtl_jax.server import reducers as reducers_lib
+  from fmtl_jax.server import robust_aggregators as reducers_lib
 
   config, overrides = _CONFIG.value, command_line.override_values()
   workdir = pathlib.Path(_WORKDIR.value or '')
-  reducers = _REDUCERS.value or [*reducers_lib.REDUCERS, MIXED]
+  reducers = _REDUCERS.value or [*reducers_lib.ROBUST_AGGREGATORS, MIXED]
   attacks = _ATTACKS.value
   if attacks == ['all']:
     attacks = list(attacks_lib.NAMES)

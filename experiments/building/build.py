@@ -23,6 +23,7 @@ from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices as task_devices_lib
 
 FederateFn = Callable[
@@ -43,9 +44,9 @@ def _with_features(
 
 def _stack(
   datasets_: Sequence[dataset_lib.FederatedDataset], repeats: int
-) -> dataset_lib.Partition:
+) -> partitions.Partition:
   """Stacks the seeds' partitions, all of them again for every point."""
-  stacked = dataset_lib.stack_partitions([d.partition for d in datasets_])
+  stacked = partitions.stack_partitions([d.partition for d in datasets_])
   return jax.tree.map(
     lambda x: np.tile(x, (repeats,) + (1,) * (x.ndim - 1)), stacked
   )

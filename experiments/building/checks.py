@@ -33,7 +33,7 @@ from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
 from fmtl_jax.cohorts import participation
 from fmtl_jax.models import layers
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
 MODELS = ('mlp', 'cnn')
@@ -328,11 +328,11 @@ def _check_names(config):
   layers.resolve_convolution(config.model.convolution, 'cpu')
   settings = reducer_settings(config)
   with fields.named({setting: f'reducer.{setting}' for setting in settings}):
-    for name in reducers.REDUCERS:  # Whichever is chosen.
-      reducers.get(name, **settings)
+    for name in robust_aggregators.ROBUST_AGGREGATORS:  # Whichever is chosen.
+      robust_aggregators.get(name, **settings)
   for layer_type, server in config.server.items():
     optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
-    reducers.get(config.reducer[layer_type], f'reducer.{layer_type}')
+    robust_aggregators.get(config.reducer[layer_type], f'reducer.{layer_type}')
     weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
   rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)
   rows += tuple(own_code.names_in(config))

@@ -18,13 +18,13 @@ from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import execution as execution_lib
 from fmtl_jax.clients import attacks
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
 Settings = Mapping[str, Any]
@@ -130,7 +130,7 @@ def make_algorithm(
 
 def _local_sgd(
   config: ml_collections.ConfigDict, value: Value
-) -> client_updates.LocalSgd:
+) -> local_optimizers.LocalSgd:
   """How clients train locally."""
   optimizer = optimizers.get(
     'client.optimizer',
@@ -140,7 +140,7 @@ def _local_sgd(
   )
   if config.faults.nonfinite == faults.CLIP:
     optimizer = faults.Clipped(optimizer, value('faults.clip_norm'))
-  return client_updates.LocalSgd(
+  return local_optimizers.LocalSgd(
     optimizer=optimizer,
     learning_rate=optimizers.schedule(
       config.client.schedule,
@@ -185,7 +185,7 @@ def _round_settings(
     for name in config.server
   }
   aggregators = {
-    name: reducers.get(
+    name: robust_aggregators.get(
       config.reducer[name],
       f'reducer.{name}',
       **checks.reducer_settings(config),

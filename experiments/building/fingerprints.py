@@ -31,9 +31,9 @@ from ..folders import workdirs
 from . import datasets
 from . import sources
 import fmtl_jax
-from fmtl_jax.data import checks
 from fmtl_jax.data import features
 from fmtl_jax.data import images
+from fmtl_jax.data import label_checks
 from fmtl_jax.storage import checkpoints
 
 SAMPLE = 1024  # Rows of an array that is not in memory.
@@ -148,7 +148,7 @@ def _files_used(name: str) -> list[pathlib.Path]:
 
 def _of_arrays(arrays: Any) -> Any:
   """The fingerprint of an array; of a tree, those of its arrays by path."""
-  if not checks.is_tree(arrays) or isinstance(arrays, images.Images):
+  if not label_checks.is_tree(arrays) or isinstance(arrays, images.Images):
     return _of_array(arrays)
   paths, _ = jax.tree.flatten_with_path(arrays)
   return {

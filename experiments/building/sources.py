@@ -9,7 +9,7 @@ import numpy as np
 
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax.data import checks as array_checks
+from fmtl_jax.data import label_checks
 
 
 class Backbone(NamedTuple):
@@ -109,7 +109,7 @@ def check(name: str, source: Any) -> None:
   }
   examples = [*shapes['features'], ()][0]
   axes = {'features': '[N, ...]', 'labels': '[N, L]'}
-  if array_checks.is_tree(source.labels):
+  if label_checks.is_tree(source.labels):
     axes['labels'] = '[N, L, ...]'  # Of trees, as `tasks.Task` has them.
   for field, leaves in shapes.items():
     wanted = axes.get(field, '[N]')

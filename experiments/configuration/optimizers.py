@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 Number = jax.Array | float
 
@@ -24,7 +24,7 @@ _SCHEDULES = ('constant', 'exponential', 'cosine')
 
 def get(
   field: str, name: str, momentum: Number, weight_decay: Number = 0.0
-) -> client_updates.OptimizerFn:
+) -> local_optimizers.OptimizerFn:
   """Looks an optimizer up.
 
   Args:
@@ -45,7 +45,7 @@ def get(
       f'Expected {field} to be one of {", ".join(known)}, got {name!r}.'
     )
   if name == 'sgd':
-    return client_updates.Sgd(momentum=momentum, weight_decay=weight_decay)
+    return local_optimizers.Sgd(momentum=momentum, weight_decay=weight_decay)
   optimizer = _OPTIMIZERS[name]
   if isinstance(weight_decay, (int, float)) and weight_decay == 0:
     return optimizer
@@ -60,7 +60,7 @@ def get(
 
 def schedule(
   name: str, learning_rate: Number, decay: Number, rounds: int
-) -> client_updates.Schedule:
+) -> local_optimizers.Schedule:
   """A learning rate over rounds.
 
   Args:

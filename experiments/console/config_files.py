@@ -1,7 +1,7 @@
 """Config files on the command line: paths, variants and the user's code."""
 
-from collections.abc import Sequence
 import ast
+from collections.abc import Sequence
 import contextlib
 import importlib.machinery
 import pathlib

@@ -18,8 +18,8 @@ from ..configuration import hints
 from ..configuration import own_code
 from . import files
 from . import held_folders
-from fmtl_jax.storage import checkpoints
 from fmtl_jax.storage import digests
+from fmtl_jax.storage import host_trees
 
 CONFIG = 'config.json'
 DATA = 'data'  # In the config: their fingerprint.
@@ -201,7 +201,7 @@ def check_identity(
   Raises:
     ValueError: If they differ; the sentence lists the fields.
   """
-  reason = checkpoints.differences(there, identity)
+  reason = host_trees.differences(there, identity)
   if reason:
     raise ValueError(
       f'--workdir={workdir} holds another run: it differs in {reason}; name a '

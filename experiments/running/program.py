@@ -21,6 +21,7 @@ from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices
 
 Tree = Any
@@ -42,8 +43,8 @@ class Run:
   """
 
   key: jax.Array
-  train: dataset_lib.Partition
-  test: dataset_lib.Partition
+  train: partitions.Partition
+  test: partitions.Partition
   settings: Mapping[str, jax.Array]
 
 
@@ -343,7 +344,7 @@ def _mesh(num_runs: int, of_tasks: int, mode: str) -> jax.sharding.Mesh:
   return execution_lib.mesh(axes, devices)
 
 
-def _rows(partition: dataset_lib.Partition) -> dict[str, tuple[Any, Any]]:
+def _rows(partition: partitions.Partition) -> dict[str, tuple[Any, Any]]:
   """Rows by client and by task of each split, padded to the same shapes."""
 
   def same(a, b):
@@ -352,7 +353,7 @@ def _rows(partition: dataset_lib.Partition) -> dict[str, tuple[Any, Any]]:
 
     def pad(rows):
       missing = length - rows.index.shape[-1]
-      return dataset_lib.Rows(
+      return partitions.Rows(
         index=np.pad(rows.index, ((0, 0), (0, missing))),
         offsets=rows.offsets,
         max_size=size,

@@ -16,7 +16,7 @@ import numpy as np
 from . import compilation
 from . import program
 from fmtl_jax import execution
-from fmtl_jax.data import client_data
+from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 
@@ -62,7 +62,7 @@ class StreamedProgram(program.Program):
       self._streamed.append(
         streaming.StreamedRounds(
           self._case.federation,
-          client_data.DatasetClients(jax.tree.map(np.asarray, data)),
+          client_sources.DatasetClients(jax.tree.map(np.asarray, data)),
           self._make_algorithm(settings),
           self._settings,
           mesh=self._all_devices,

@@ -25,7 +25,7 @@ from ..running import streamed_program
 from . import divergence
 from . import histories
 from fmtl_jax.clients import faults
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.storage import checkpoints
@@ -315,7 +315,7 @@ def make_program(
   )
 
 
-def splits_of(partition: dataset_lib.Partition) -> list[str]:
+def splits_of(partition: partitions.Partition) -> list[str]:
   """The splits in which a client has examples; seeds may be stacked."""
   return [
     split

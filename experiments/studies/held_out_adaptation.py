@@ -24,8 +24,9 @@ from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions as partitions_lib
 from fmtl_jax.federation import layer_types
 
 MEAN = 'mean'
@@ -77,7 +78,7 @@ class HeldOutClients(NamedTuple):
 
   federation: federation_lib.Federation
   data: dataset_lib.FederatedDataset
-  partitions: dataset_lib.Partition
+  partitions: partitions_lib.Partition
   with_examples: Callable[[Any], algorithms.Algorithm]
 
 
@@ -100,7 +101,7 @@ def clients_of(
     case.make_algorithm(case.test_federation, {}),
     federation,
     adaptation.Adaptation(
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         learning_rate=plan.way.rate,
         batch_size=plan.config.client.batch_size,
         epochs=plan.config.unseen.epochs,
@@ -112,7 +113,7 @@ def clients_of(
   )
   partitions = [split.held_out.partition for split in splits]
   return HeldOutClients(
-    federation, data, dataset_lib.stack_partitions(partitions), with_examples
+    federation, data, partitions_lib.stack_partitions(partitions), with_examples
   )
 
 

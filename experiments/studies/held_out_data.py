@@ -19,6 +19,7 @@ from ..building import standardizing
 from ..configuration import config as config_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
+from fmtl_jax.data import partitions
 from fmtl_jax.data import splits
 
 _HELD_OUT = 2**31 - 1  # A stream of its own for each seed.
@@ -152,13 +153,13 @@ def _subset(whole, shared_labels, clients, training, validation, test):
     examples = dataclasses.replace(examples, columns=columns)
     client_tasks = np.arange(len(clients), dtype=np.int32)[:, None]
     pool = lambda groups: groups
-  rows_of = dataset_lib.Rows.create
+  rows_of = partitions.Rows.create
   flat = client_tasks.reshape(-1)
   members = [np.flatnonzero(flat == task) for task in range(len(tasks))]
   return dataset_lib.FederatedDataset(
     examples=examples,
     tasks=tasks,
-    partition=dataset_lib.Partition(
+    partition=partitions.Partition(
       train=rows_of(training),
       validation=rows_of(validation),
       test=rows_of(test),

@@ -1,11 +1,11 @@
-"""Algorithms by name: label rules, and what the clients and the server do.
+"""Algorithms by name: label rules, client updates and server rules.
 
-Each file says of itself what it is (`SPEC`, or `SPECS` where it has several);
-this package finds the files by itself. `build` makes an algorithm by its name;
+Each file describes its algorithm (`SPEC`, or `SPECS` where it has several);
+this package finds the files. `build` makes an algorithm by its name;
 its factory is in its file, as in `ditto.ditto`.
 
-Where an algorithm is not what its paper has, its file says so in a paragraph
-`Deviations`. Titles, years and links of references were compared with public
+Deviations of an algorithm from its paper are in a paragraph `Deviations` of its
+file. Titles, years and links of references were compared with public
 lists; numbers that come from the text of a paper that was not at hand are
 marked `(unchecked)`.
 """
@@ -20,7 +20,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import specs
 from fmtl_jax.algorithms.specs import Setting as Setting
 from fmtl_jax.algorithms.specs import Spec as Spec
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds.algorithm import Algorithm as Algorithm
 from fmtl_jax.rounds.algorithm import Messages as Messages
 from fmtl_jax.rounds.round_settings import RoundSettings as RoundSettings
@@ -39,7 +39,7 @@ __all__ = (
 
 
 def _found() -> Iterator[Spec]:
-  """What the files of this package say of themselves."""
+  """The specs of the files of this package."""
   for file in pkgutil.iter_modules(__path__):
     module = importlib.import_module(f'{__name__}.{file.name}')
     yield from getattr(module, 'SPECS', ())
@@ -52,12 +52,12 @@ ALGORITHMS: dict[str, Spec] = specs.ordered(_found())
 
 
 def register(spec: Spec) -> None:
-  """Adds an algorithm that stands in another place than this package.
+  """Adds an algorithm from outside of this package.
 
   From then on it is one of `ALGORITHMS`, in their order.
 
   Args:
-    spec: What it says of itself.
+    spec: Of the algorithm.
 
   Raises:
     ValueError: If there is one of this name or label.
@@ -68,7 +68,7 @@ def register(spec: Spec) -> None:
 
 
 def find(name: str) -> Spec:
-  """What an algorithm says of itself.
+  """The spec of an algorithm.
 
   Raises:
     ValueError: If there is none of this name.
@@ -85,7 +85,7 @@ def find(name: str) -> Spec:
 def build(
   name: str,
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: RoundSettings = RoundSettings(),
   **own: Any,
 ) -> Algorithm:

@@ -13,8 +13,8 @@ There is no correction of the bias of m and v, unlike in `optax.adam`. The paper
 asks for v_{-1} >= tau^2; this is the least. beta_1 is 0 for FedAdagrad in its
 experiments and 0.9 for the others, beta_2 0.99, tau 0.001 (all unchecked).
 
-Every owner has m and v of its own, which rest in a round that nobody reports to
-it. The learning rates of the settings' server optimizers multiply eta, so that
+Every owner has its own m and v, unchanged in a round without reporting clients.
+The learning rates of the settings' server optimizers multiply eta, so that
 layer types can differ; 1 leaves it as it is.
 
 Deviations: Means are weighted by examples by default; the paper's are plain
@@ -39,7 +39,8 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -109,14 +110,14 @@ def _build(name, federation, local, settings, square_fn, eta, tau, **betas):
   )
   return federated_averaging.federated_averaging(
     federation,
-    client_updates.local_sgd(federation, local),
+    training.local_sgd(federation, local),
     dataclasses.replace(settings, server=server),
   )
 
 
 def fedadagrad(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.1,
@@ -132,7 +133,7 @@ def fedadagrad(
       SGD, the learning rates.
     server_learning_rate: eta; may be traced, as the others.
     beta1: Of m.
-    tau: How little it adapts, and the root of v at first.
+    tau: The degree of adaptivity, and the initial root of v.
 
   Raises:
     ValueError: If a number is out of range, or the settings have another server
@@ -152,7 +153,7 @@ def fedadagrad(
 
 def fedadam(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.01,
@@ -176,7 +177,7 @@ def fedadam(
 
 def fedyogi(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_learning_rate: Number = 0.01,
@@ -227,7 +228,7 @@ def _spec(build, label, eta, betas):
         for name, examples in betas.items()
       },
       'tau': specs.Setting(
-        help='How little it adapts, and the root of v at first.',
+        help='The degree of adaptivity, and the initial root of v.',
         least=0,
         above=True,
         examples=(0.001, 0.1),

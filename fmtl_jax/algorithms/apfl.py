@@ -49,6 +49,8 @@ from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -57,7 +59,7 @@ label_rules = fedavg.label_rules
 
 
 class ClientState(NamedTuple):
-  """What a client keeps.
+  """The state of a client.
 
   Attributes:
     own: v_m, like a view.
@@ -80,7 +82,7 @@ def mixture(own: Tree, shared: Tree, alpha: jax.Array) -> Tree:
 
 def apfl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.5,
@@ -92,7 +94,7 @@ def apfl(
     federation: Network, layer types and tasks.
     local: Settings of local training, of both models.
     settings: Settings of the round.
-    alpha: The share of the own model, at first; may be traced.
+    alpha: The initial share of the own model; may be traced.
     adapt: Whether every client learns its alpha.
 
   Raises:
@@ -115,32 +117,10 @@ def apfl(
 
   def run(context):
     view, state, active = context.view, context.state, context.active
-    rate = client_updates.rate(local.learning_rate, context.round)
+    rate = local_optimizers.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
-    def shared_loss(w, batch):
-      return federation.objective(w, context.frozen, batch, active)
-
-    def mixed_loss(v, alpha, w, batch):
-      return shared_loss(mixture(v, w, alpha), batch)
-
-    def step(carry, batch, unused_number, unused_is_step):
-      w, (v, alpha, (of_w, of_v), took_part), metrics = carry
-      grads, sums = jax.grad(shared_loss, has_aux=True)(w, batch)
-      (own_grads, of_alpha), own_sums = jax.grad(
-        mixed_loss, (0, 1), has_aux=True
-      )(v, alpha, w, batch)
-      changes, of_w = tx.update(grads, of_w, w)
-      own_changes, of_v = tx.update(own_grads, of_v, v)
-      if adapt:
-        alpha = jnp.clip(alpha - rate * of_alpha, 0, 1)
-      for added in (sums, own_sums):
-        metrics = client_updates.add_metrics(metrics, added)
-      apply = client_updates.apply_updates
-      v = apply(federation, v, own_changes, own_sums)
-      w = apply(federation, w, changes, sums)
-      return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
-
+    step = _step(federation, context, tx, rate if adapt else None)
     start = ClientState(
       personal_models.begun(federation, state.took_part, state.own, view),
       state.alpha,
@@ -149,7 +129,7 @@ def apfl(
     )
     w, new, metrics = client_batches.for_each_batch(
       step,
-      (view, start, client_updates.zero_metrics(active)),
+      (view, start, training.zero_metrics(active)),
       context.data,
       context.key,
       batch_size=local.batch_size,
@@ -174,6 +154,45 @@ def apfl(
   return rounds._replace(view=view, personal=True)
 
 
+def _step(federation, context, tx, alpha_rate):
+  """Builds the step of both models on a batch.
+
+  Args:
+    federation: Network, layer types and tasks.
+    context: Of the client.
+    tx: The local optimizer.
+    alpha_rate: The learning rate of alpha, None if that is fixed.
+
+  Returns:
+    `(carry, batch, number, is_step) -> carry`, where the carry is w_m, a
+    `ClientState` and metrics.
+  """
+
+  def shared_loss(w, batch):
+    return federation.objective(w, context.frozen, batch, context.active)
+
+  def mixed_loss(v, alpha, w, batch):
+    return shared_loss(mixture(v, w, alpha), batch)
+
+  def step(carry, batch, unused_number, unused_is_step):
+    w, (v, alpha, (of_w, of_v), took_part), metrics = carry
+    grads, sums = jax.grad(shared_loss, has_aux=True)(w, batch)
+    (own_grads, of_alpha), own_sums = jax.grad(
+      mixed_loss, (0, 1), has_aux=True
+    )(v, alpha, w, batch)
+    changes, of_w = tx.update(grads, of_w, w)
+    own_changes, of_v = tx.update(own_grads, of_v, v)
+    if alpha_rate is not None:
+      alpha = jnp.clip(alpha - alpha_rate * of_alpha, 0, 1)
+    for added in (sums, own_sums):
+      metrics = training.add_metrics(metrics, added)
+    v = training.apply_updates(federation, v, own_changes, own_sums)
+    w = training.apply_updates(federation, w, changes, sums)
+    return w, ClientState(v, alpha, (of_w, of_v), took_part), metrics
+
+  return step
+
+
 SPEC = specs.Spec(
   name='apfl',
   label='APFL',
@@ -184,7 +203,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'alpha': specs.Setting(
-      help='The share of the own model in the mixture, at first.',
+      help='The initial share of the own model in the mixture.',
       least=0,
       most=1,
       examples=(0.5, 0.2),

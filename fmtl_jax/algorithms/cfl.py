@@ -1,8 +1,8 @@
-"""CFL: clusters are split where their clients pull into unlike directions.
+"""CFL: clusters are split where the updates of their clients disagree.
 
 All clients start in one cluster c. In every round each of them trains the model
-of its cluster, which gives an update D_i. Where federated averaging has come to
-rest but its clients have not,
+of its cluster, which gives an update D_i. Where federated averaging is
+stationary but its clients are not,
 
   |mean_{i in c} D_i| < eps1  and  max_{i in c} |D_i| > eps2,
 
@@ -11,13 +11,13 @@ updates is smallest,
 
   c_1, c_2 = argmin max_{i in c_1, j in c_2} a_ij,  a_ij = cos(D_i, D_j),
 
-provided that sqrt((1 - max a_ij) / 2) > gamma. Both parts go on from the model
+provided that sqrt((1 - max a_ij) / 2) > gamma. Both parts start from the model
 of c; the round's updates are averaged within the new clusters, where the paper
 leaves it open. Without a split it is FedAvg.
 
 Norms and similarities are those of the layers of clusters. Shapes are static,
-and so is the number of clusters that there can be. A client without a weight
-says nothing and stays.
+and so is the number of clusters that there can be. A client without weight
+stays in its cluster.
 
 Deviations: Means are weighted by examples by default; the paper's are plain
 (`uniform`). gamma is 0 by default, which switches the last criterion off. There
@@ -41,6 +41,8 @@ from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training as training_lib
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
@@ -97,9 +99,82 @@ def bipartition(
   return part, jnp.where(jnp.isinf(across), 1, across)
 
 
+def split(
+  cluster: jax.Array,
+  weight: jax.Array,
+  updates: jax.Array,
+  used: jax.Array,
+  *,
+  eps1: float | jax.Array,
+  eps2: float | jax.Array,
+  gamma: float | jax.Array,
+  max_clusters: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Splits the clusters that meet the criteria.
+
+  Args:
+    cluster: `[C]` int32, the clusters of clients.
+    weight: `[C]`, zero for excluded clients.
+    updates: `[C, P]`.
+    used: `[]` int32, how many clusters there are.
+    eps1: See `cfl`, as the other arguments.
+    eps2: See `cfl`.
+    gamma: See `cfl`.
+    max_clusters: See `cfl`.
+
+  Returns:
+    The new clusters, `[C]`, and `[max_clusters]`, of every cluster the one that
+    it starts from.
+  """
+  counted = weight > 0
+  number = jnp.arange(max_clusters, dtype=jnp.int32)
+  member = counted & (cluster == number[:, None])  # `[clusters, C]`.
+  updates = jnp.where(counted[:, None], updates, 0)
+  share = jnp.where(member, weight, 0)
+  share /= jnp.maximum(share.sum(1, keepdims=True), 1e-30)
+  product = lambda x, y: jnp.matmul(x, y, precision='highest')
+  mean_norm = jnp.linalg.norm(product(share, updates), axis=1)
+  norm = jnp.linalg.norm(updates, axis=1)
+  unit = updates / jnp.where(norm > 0, norm, 1)[:, None]
+  part, across = jax.vmap(bipartition, (None, 0))(product(unit, unit.T), member)
+  gap = jnp.sqrt(jnp.maximum(1 - across, 0) / 2)
+  largest = jnp.where(member, norm, 0).max(1)
+  wanted = (mean_norm < eps1) & (largest > eps2) & (gap > gamma)
+  new = used + jnp.cumsum(wanted, dtype=jnp.int32) - 1
+  wanted &= new < max_clusters
+  moves = member & ~part & wanted[:, None]  # In one cluster at most.
+  origin = number.at[jnp.where(wanted, new, max_clusters)].set(
+    number, mode='drop'
+  )
+  target = jnp.where(moves, new[:, None], 0).sum(0, dtype=jnp.int32)
+  return jnp.where(moves.any(0), target, cluster), origin
+
+
+def _check_settings(federation, settings):
+  """Raises a ValueError unless all clients take part and owners are apart."""
+  counts = cohorts.check_clients_per_task(
+    settings.clients_per_task,
+    federation.group_sizes,
+    [task.name for task in federation.tasks],
+  )
+  if counts != tuple(federation.group_sizes):
+    raise ValueError(
+      'Expected all clients in every round of cfl, which compares their '
+      f'updates, got `clients_per_task`={settings.clients_per_task}; set '
+      'it to 0.'
+    )
+  server = settings.server.get(CLUSTER)
+  if isinstance(server, servers.Server) and server.mixes_owners:
+    raise ValueError(
+      f'Expected a server of {CLUSTER} layers that steps for each owner with '
+      'cfl, whose new clusters start with the server state of one, got '
+      'one that mixes owners; set a ServerOptimizer.'
+    )
+
+
 def cfl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   eps1: float | jax.Array = 0.4,
@@ -125,57 +200,13 @@ def cfl(
   """
   SPEC.check(eps1=eps1, eps2=eps2, gamma=gamma, max_clusters=max_clusters)
   clusters_lib.check(federation, max_clusters, 'max_clusters')
-  counts = cohorts.check_clients_per_task(
-    settings.clients_per_task,
-    federation.group_sizes,
-    [task.name for task in federation.tasks],
-  )
-  if counts != tuple(federation.group_sizes):
-    raise ValueError(
-      'Expected all clients in every round of cfl, which compares their '
-      f'updates, got `clients_per_task`={settings.clients_per_task}; set '
-      'it to 0.'
-    )
-  server = settings.server.get(CLUSTER)
-  if isinstance(server, servers.Server) and server.mixes_owners:
-    raise ValueError(
-      f'Expected a server of {CLUSTER} layers that steps for each owner with '
-      'cfl, whose new clusters go on with what the server keeps of one, got '
-      'one that mixes owners; set a ServerOptimizer.'
-    )
-  sgd = client_updates.local_sgd(federation, local)
+  _check_settings(federation, settings)
+  sgd = training_lib.local_sgd(federation, local)
 
   def run(context):
     cluster, training = context.state
     result = sgd.run(context._replace(state=training))
     return result._replace(state=ClientState(cluster, result.state))
-
-  def split(cluster, weight, updates, used):
-    """New clusters `[C]` and, of every cluster, the one it starts from."""
-    counted = weight > 0
-    number = jnp.arange(max_clusters, dtype=jnp.int32)
-    member = counted & (cluster == number[:, None])  # `[clusters, C]`.
-    updates = jnp.where(counted[:, None], updates, 0)
-    share = jnp.where(member, weight, 0)
-    share /= jnp.maximum(share.sum(1, keepdims=True), 1e-30)
-    product = lambda x, y: jnp.matmul(x, y, precision='highest')
-    mean_norm = jnp.linalg.norm(product(share, updates), axis=1)
-    norm = jnp.linalg.norm(updates, axis=1)
-    unit = updates / jnp.where(norm > 0, norm, 1)[:, None]
-    part, across = jax.vmap(bipartition, (None, 0))(
-      product(unit, unit.T), member
-    )
-    gap = jnp.sqrt(jnp.maximum(1 - across, 0) / 2)
-    largest = jnp.where(member, norm, 0).max(1)
-    wanted = (mean_norm < eps1) & (largest > eps2) & (gap > gamma)
-    new = used + jnp.cumsum(wanted, dtype=jnp.int32) - 1
-    wanted &= new < max_clusters
-    moves = member & ~part & wanted[:, None]  # In one cluster at most.
-    origin = number.at[jnp.where(wanted, new, max_clusters)].set(
-      number, mode='drop'
-    )
-    target = jnp.where(moves, new[:, None], 0).sum(0, dtype=jnp.int32)
-    return jnp.where(moves.any(0), target, cluster), origin
 
   def regroup(grouping, weights, updates, everyone):
     clients, server = grouping.clients, grouping.server
@@ -186,6 +217,10 @@ def cfl(
       weights[CLUSTER],
       jnp.concatenate(flat, axis=1),
       1 + everyone.cluster.max(),  # Also of clients that do not count now.
+      eps1=eps1,
+      eps2=eps2,
+      gamma=gamma,
+      max_clusters=max_clusters,
     )
     take = lambda leaf: leaf[origin]
     params = jax.tree.map(

@@ -1,8 +1,8 @@
 """Clusters of clients that own layers: what algorithms of clusters share.
 
 A layer of type `cluster` has a copy for each cluster, averaged over the clients
-of the round that belong to it. Who belongs to which is the algorithm's to say:
-in the data set (`FederatedDataset.with_owners`) everybody is in the first one.
+of the round that belong to it. The algorithm decides the clusters of clients:
+in the data set (`FederatedDataset.with_owners`) all are in the first one.
 """
 
 from collections.abc import Mapping, Sequence

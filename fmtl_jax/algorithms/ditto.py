@@ -1,12 +1,12 @@
-"""Ditto: a global model, and personal ones that stay near it.
+"""Ditto: a global model, and personal ones with a proximal term to it.
 
 The global model is that of FedAvg, in every round. A client that takes part
 also trains its personal model v_m on the same data for E epochs of its own,
 
   v_m <- v_m - eta (grad F_m(v_m) + lambda (v_m - w)),
 
-with w the global model that it received, and predicts with it. Examples come
-in another order than for the global model, by a key of its own.
+with w the global model of the server broadcast, and predicts with it. The
+order of examples is another one than for the global model, by its own key.
 
 A client's v_m is the newest w until the client takes part for the first time:
 it predicts with that w, and its training starts there. From then on v_m is as
@@ -42,6 +42,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -64,7 +66,7 @@ class ClientState(NamedTuple):
 
 def ditto(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
@@ -76,14 +78,14 @@ def ditto(
     federation: Network, layer types and tasks.
     local: Settings of local training, of both models.
     settings: Settings of the round.
-    lam: How strongly the personal models are pulled; may be traced.
+    lam: The proximal weight of personal models; may be traced.
     personal_epochs: E, of the personal models; may be traced.
 
   Raises:
     ValueError: If one of the numbers is negative.
   """
   SPEC.check(lam=lam, personal_epochs=personal_epochs)
-  shared = client_updates.local_sgd(federation, local)
+  shared = training.local_sgd(federation, local)
   train_personal = personal_models.training(
     federation, dataclasses.replace(local, epochs=personal_epochs)
   )
@@ -135,7 +137,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(
-      help='How strongly personal models are pulled to the global one.',
+      help='The proximal weight of personal models towards the global one.',
       least=0,
       examples=(0.0, 0.5),
     ),

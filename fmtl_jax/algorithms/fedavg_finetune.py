@@ -18,7 +18,8 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -27,7 +28,7 @@ label_rules = fedavg.label_rules
 
 def fedavg_finetune(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
@@ -51,7 +52,7 @@ def fedavg_finetune(
     finetune_learning_rate=finetune_learning_rate,
   )
   rounds = federated_averaging.federated_averaging(
-    federation, client_updates.local_sgd(federation, local), settings
+    federation, training.local_sgd(federation, local), settings
   )
   return finetuning.finetuned(
     rounds,

@@ -4,7 +4,7 @@
 
 where Delta is the mean of w - w_m and gamma the learning rate of the layer
 type's server optimizer (1 in the paper); with beta = 0 it is FedAvg. Every
-owner has a v of its own, which rests in a round that nobody reports to it.
+owner has its own v, unchanged in a round without reporting clients.
 
 Deviations: Nesterov's form of the momentum is left out.
 
@@ -22,7 +22,8 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -32,7 +33,7 @@ label_rules = fedavg.label_rules
 
 def fedavgm(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_momentum: float | jax.Array = 0.9,
@@ -52,14 +53,14 @@ def fedavgm(
   """
   SPEC.check(server_momentum=server_momentum)
   server = server_optimizers.instead(
-    client_updates.Sgd(momentum=server_momentum),
+    local_optimizers.Sgd(momentum=server_momentum),
     federation,
     settings.server,
     'fedavgm',
   )
   return federated_averaging.federated_averaging(
     federation,
-    client_updates.local_sgd(federation, local),
+    training.local_sgd(federation, local),
     dataclasses.replace(settings, server=server),
   )
 

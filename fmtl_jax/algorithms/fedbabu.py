@@ -1,8 +1,8 @@
 """FedBABU: only the body is trained together; heads come at the end.
 
 Heads are the layers that clients own, the body is everything else that is
-trained. In all rounds heads stay what they were initialized to, and clients
-train and send the body alone (body aggregation with body update). Before it
+trained. In all rounds heads keep their initial values, and clients train
+and send the body alone (body aggregation with body update). Before it
 predicts, a client fine-tunes the whole network, as in the paper's tables, or
 its head; the result is never sent, nor kept.
 
@@ -25,7 +25,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -34,7 +35,7 @@ label_rules = fedper.label_rules
 
 def fedbabu(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   finetune_epochs: int | jax.Array = 5,
@@ -51,7 +52,7 @@ def fedbabu(
       predicts with the initial head.
     finetune_learning_rate: Of fine-tuning; 0 is that of the first round. May be
       traced.
-    finetune_head_only: Whether the body stays as it is there.
+    finetune_head_only: Whether fine-tuning leaves the body unchanged.
 
   Raises:
     ValueError: If clients own no layers, or a setting is out of range.
@@ -63,7 +64,7 @@ def fedbabu(
   )
   head, body = fedper.head_and_body(federation, local, 'fedbabu')
   rounds = federated_averaging.federated_averaging(
-    federation, client_updates.local_sgd(federation, body), settings
+    federation, training.local_sgd(federation, body), settings
   )
   return finetuning.finetuned(
     rounds,

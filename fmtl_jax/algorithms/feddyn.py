@@ -13,9 +13,9 @@ and the server takes
   h <- h - alpha / m sum_k (theta_k - theta^{t-1}),
   theta^t = mean_k theta_k - h / alpha.
 
-Where this rests, all theta_k are theta, lambda_k is the gradient of L_k there
+At a fixed point all theta_k are theta, lambda_k is the gradient of L_k there
 and h is zero: with h the mean of all lambda_k, theta is an optimum of the mean
-loss, however unlike the clients are.
+loss, for any heterogeneity of clients.
 
 The paper's argmin is E epochs of local training here, as in its experiments,
 with any local optimizer: where training does not move theta, lambda_k is the
@@ -23,11 +23,11 @@ gradient of what it descends, weight decay included. Momentum starts afresh each
 round.
 
 With weights p_k of all clients, h loses alpha sum_k p_k (theta_k -
-theta^{t-1}) over those who report, so that h = sum_k p_k lambda_k holds after
-every round, whoever takes part: it rests at an optimum of sum_k p_k L_k. Every
-owner has an h of its own; it rests in a round that nobody reports to it, and so
-does lambda_k of a client that the server does not hear of: that was not drawn,
-is late, was skipped, or has no label. (A client that is drawn for some of its
+theta^{t-1}) over the reporting clients, so that h = sum_k p_k lambda_k holds
+after every round, under partial participation: the fixed point is an optimum of
+sum_k p_k L_k. Every owner has its own h, which is unchanged in a round without
+reporting clients, as is lambda_k of a client that is excluded: not drawn, a
+straggler, skipped, or without labels. (A client that is drawn for some of its
 tasks only has another L_k in every round; `slots='all'` has not.) The server
 optimizer steps by theta^t - theta^{t-1}; rate 1 is the paper's. Layers that
 clients own have neither term.
@@ -52,6 +52,8 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -61,7 +63,7 @@ label_rules = fedavg.label_rules
 
 def feddyn(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.1,
@@ -78,7 +80,7 @@ def feddyn(
     ValueError: If alpha is not positive.
   """
   SPEC.check(alpha=alpha)
-  train = client_updates.local_training(federation, local)
+  train = training.local_training(federation, local)
 
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
@@ -93,7 +95,7 @@ def feddyn(
         federation.averaged(params),
       )
       linear = sum(jax.tree.leaves(products), jnp.float32(0))
-      near = client_updates.proximal_term(federation, params, view, alpha)
+      near = training.proximal_term(federation, params, view, alpha)
       return near - linear
 
     params, _, metrics = train(context, view, penalty_fn=penalty)
@@ -107,14 +109,14 @@ def feddyn(
     new = client_updates.where_counted(federation, client, new, old)
     return client_updates.ClientResult(update, state=new, metrics=metrics)
 
-  def apply(memory, reported):
+  def apply(memory, aggregate):
     h = jax.tree.map(
-      lambda h, moved: h - alpha * reported.share * moved,
+      lambda h, moved: h - alpha * aggregate.share * moved,
       memory,
-      reported.update,
+      aggregate.update,
     )
     update = jax.tree.map(
-      lambda moved, h: moved - h / alpha, reported.update, h
+      lambda moved, h: moved - h / alpha, aggregate.update, h
     )
     return update, h
 

@@ -44,7 +44,7 @@ def federated_averaging(
   Args:
     federation: Network, layer types and tasks.
     client_update: What one client computes.
-    settings: Cohort, weights, reducers, servers, execution.
+    settings: Cohort, weights, robust aggregators, servers, execution.
     rule: What the server does with the clients' means before it steps.
     choose_fn: `(params, client_state, frozen, local_data) -> index`: owners
       that a client chooses before it trains and before it predicts, `[]` by the
@@ -65,10 +65,10 @@ def federated_averaging(
 
   def round_fn(state, data, frozen=None):
     frozen = federation.frozen if frozen is None else frozen
-    form = phases.form(data)
-    sampled = phases.sample(state, data, form)
-    context_fn, sampled = phases.broadcast(state, data, frozen, sampled, form)
-    total, trained = phases.train(state, context_fn, sampled, form)
+    mode = phases.execution_mode(data)
+    sampled = phases.sample(state, data, mode)
+    context_fn, sampled = phases.broadcast(state, data, frozen, sampled, mode)
+    total, trained = phases.train(state, context_fn, sampled, mode)
     means, grouping, memory = phases.aggregate(
       state, data, sampled, total, trained
     )
@@ -85,7 +85,7 @@ def federated_averaging(
     return federation.broadcast(state.params, {**client.index, **chosen})
 
   def form(data):
-    chosen = phases.form(data)
+    chosen = phases.execution_mode(data)
     return chosen.execution, chosen.reasons
 
   def messages():

@@ -1,6 +1,6 @@
 """FedNova: averages of updates that are normalized by the local work.
 
-A client that takes more steps than others pulls plain averages towards its own
+A client that takes more steps than others moves plain averages towards its own
 optimum. FedNova averages the direction of a step instead,
 
   d_m = (w - w_m) / |a_m|_1,   w <- w - tau_eff sum_m p_m d_m,
@@ -11,8 +11,8 @@ steps tau_m; see `local_steps` for momentum and weight decay. p_m are the layer
 type's weights; the paper's are the default, `examples`. Running statistics are
 plain averages.
 
-Local steps still drift, as those of FedAvg: it rests where the directions add
-up to zero, which is near the optimum of sum_m p_m F_m, in the order of the
+Local steps still drift, as those of FedAvg: at the fixed point the directions
+add up to zero, which is near the optimum of sum_m p_m F_m, in the order of the
 learning rate, and at it with one step.
 
 References:
@@ -33,7 +33,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
-from fmtl_jax.federation import layer_types
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -43,7 +44,7 @@ label_rules = fedavg.label_rules
 
 def fednova(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds FedNova, for any layer types.
@@ -58,8 +59,8 @@ def fednova(
       rounds.
   """
   optimizer = local_steps.sgd_of(local, 'fednova')
-  sgd = client_updates.local_sgd(federation, local)
-  per_slot, _ = layer_types.split(federation.per_slot, federation.labels)
+  sgd = training.local_sgd(federation, local)
+  per_slot = federation.view_per_slot
 
   def report(view, amount=1.0):
     """|a_m|_1 for every copy of a layer that is averaged."""
@@ -88,8 +89,8 @@ def fednova(
     )
     return result._replace(update=update, report=report(context.view, amount))
 
-  def apply(memory, reported):
-    update = jax.tree.map(jnp.multiply, reported.report, reported.update)
+  def apply(memory, aggregate):
+    update = jax.tree.map(jnp.multiply, aggregate.report, aggregate.update)
     return update, memory
 
   return federated_averaging.federated_averaging(

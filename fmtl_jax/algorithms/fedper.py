@@ -17,7 +17,7 @@ import jax
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 
 
@@ -41,9 +41,9 @@ def label_rules(
 
 def head_and_body(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd,
+  local: local_optimizers.LocalSgd,
   algorithm: str,
-) -> tuple[client_updates.LocalSgd, client_updates.LocalSgd]:
+) -> tuple[local_optimizers.LocalSgd, local_optimizers.LocalSgd]:
   """Local training of the layers that clients own, and of the other ones.
 
   Args:
@@ -66,7 +66,7 @@ def head_and_body(
   is_body = jax.tree.map(lambda head: not head, is_head)
   head, body = (
     dataclasses.replace(
-      local, optimizer=client_updates.on_part(local.optimizer, part)
+      local, optimizer=local_optimizers.on_part(local.optimizer, part)
     )
     for part in (is_head, is_body)
   )

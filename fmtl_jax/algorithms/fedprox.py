@@ -1,10 +1,10 @@
-"""FedProx: FedAvg whose clients stay near the model they were sent.
+"""FedProx: FedAvg with a proximal term to the server broadcast.
 
 Each client minimizes its loss plus a proximal term,
 
   F_m(w) + mu / 2 ||w - w^r||^2,
 
-with w^r the parameters that it received (equation 2 of the paper). The term
+with w^r the parameters of the broadcast (equation 2 of the paper). The term
 covers the layers that are averaged; with mu = 0 it is federated averaging.
 The paper's clients do a variable amount of local work: see `participation`. Any
 local optimizer may minimize it.
@@ -26,7 +26,8 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -35,7 +36,7 @@ label_rules = fedavg.label_rules
 
 def fedprox(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   mu: float | jax.Array = 0.1,
@@ -52,7 +53,7 @@ def fedprox(
     ValueError: If `mu` is negative.
   """
   SPEC.check(mu=mu)
-  client_update = client_updates.local_sgd(federation, local, proximal=mu)
+  client_update = training.local_sgd(federation, local, proximal=mu)
   return federated_averaging.federated_averaging(
     federation, client_update, settings
   )

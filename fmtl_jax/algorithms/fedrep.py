@@ -30,6 +30,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -38,7 +40,7 @@ label_rules = fedper.label_rules
 
 def fedrep(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   head_epochs: int | jax.Array = 10,
@@ -56,10 +58,10 @@ def fedrep(
   """
   SPEC.check(head_epochs=head_epochs)
   head, body = fedper.head_and_body(federation, local, 'fedrep')
-  train_head = client_updates.local_sgd(
+  train_head = training.local_sgd(
     federation, dataclasses.replace(head, epochs=head_epochs)
   )
-  train_body = client_updates.local_sgd(federation, body)
+  train_body = training.local_sgd(federation, body)
 
   def init(view):
     return train_head.init(view), train_body.init(view)

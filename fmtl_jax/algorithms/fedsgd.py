@@ -24,8 +24,9 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -35,7 +36,7 @@ label_rules = fedavg.label_rules
 
 def fedsgd(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds FedSGD, for any layer types.
@@ -49,12 +50,12 @@ def fedsgd(
     ValueError: If the local optimizer is not SGD.
   """
   sgd, clip = faults.unclipped(local.optimizer)
-  if not isinstance(sgd, client_updates.Sgd):
+  if not isinstance(sgd, local_optimizers.Sgd):
     raise ValueError(
       'Expected `local.optimizer` to be SGD with fedsgd, whose clients send a '
       f'gradient, got {local.optimizer!r}; those of `server` may be any.'
     )
-  gradient = client_updates.LocalSgd(
+  gradient = local_optimizers.LocalSgd(
     optimizer=clip(dataclasses.replace(sgd, momentum=0.0, nesterov=False)),
     learning_rate=local.learning_rate,
     batch_size=client_batches.ALL_EXAMPLES,
@@ -65,7 +66,7 @@ def fedsgd(
   )
   return federated_averaging.federated_averaging(
     federation,
-    client_updates.local_sgd(federation, gradient),
+    training.local_sgd(federation, gradient),
     dataclasses.replace(settings, participation=participation),
   )
 

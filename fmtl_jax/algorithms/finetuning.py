@@ -1,8 +1,8 @@
-"""Fine-tuning: a client trains what it received before it predicts.
+"""Fine-tuning: a client trains the server broadcast before it predicts.
 
-The rounds stay as they are; what a client arrives at is never sent, nor kept.
-Its learning rate is one of its own, by default that with which a schedule
-starts: where a schedule ends, such as a cosine, nothing would move any more.
+Rounds are unchanged; the fine-tuned model is neither sent nor kept. Its
+learning rate is by default the first value of the schedule: the last value of a
+schedule, such as a cosine, is often 0.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -32,7 +34,7 @@ LEARNING_RATE = specs.Setting(
 def finetuned(
   rounds: base.Algorithm,
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd,
+  local: local_optimizers.LocalSgd,
   settings: round_settings.RoundSettings,
   learning_rate: float | jax.Array = 0.0,
 ) -> base.Algorithm:
@@ -49,15 +51,15 @@ def finetuned(
   """
 
   def schedule(round_number):
-    of_rounds = client_updates.rate(local.learning_rate, round_number)
+    of_rounds = local_optimizers.rate(local.learning_rate, round_number)
     return jnp.where(learning_rate > 0, learning_rate, of_rounds)
 
   own = isinstance(learning_rate, jax.Array) or learning_rate > 0
   if not own:
-    client_updates.check_first_rate(
+    local_optimizers.check_first_rate(
       local.learning_rate, 'give the learning rate of fine-tuning'
     )
-  finetune = client_updates.local_sgd(
+  finetune = training.local_sgd(
     federation,
     dataclasses.replace(local, learning_rate=schedule) if own else local,
   )
@@ -72,7 +74,7 @@ def finetuned(
         state=finetune.init(received),
         frozen=frozen,
         data=settings.local_data(state, data, client),
-        round=client_updates.FIRST_ROUND,
+        round=local_optimizers.FIRST_ROUND,
       )
     )
     return jax.tree.map(jnp.add, received, result.update)

@@ -6,7 +6,7 @@ all of them, estimates its cluster by its loss F_m on its training data,
   j_m = argmin_j F_m(w_j),
 
 trains w_{j_m} and sends it back; w_j becomes the mean over the clients that
-chose it and stays where nobody did. Clients predict with the model that they
+chose it, and is unchanged if none did. Clients predict with the model that they
 would choose. This is the paper's option II, model averaging.
 
 Models start from draws of their own; the first one from that of all other
@@ -32,7 +32,8 @@ from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -42,7 +43,7 @@ label_rules = clusters_lib.label_rules
 
 def ifca(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   clusters: int = 2,
@@ -68,11 +69,11 @@ def ifca(
 
     def add(metrics, batch, unused_number, unused_is_step):
       _, sums = federation.objective(view, frozen, batch, client.active)
-      return client_updates.add_metrics(metrics, sums)
+      return training.add_metrics(metrics, sums)
 
     sums = client_batches.for_each_batch(
       add,
-      client_updates.zero_metrics(client.active),
+      training.zero_metrics(client.active),
       local_data,
       jax.random.key(0),  # In any order.
       batch_size=local.batch_size,
@@ -89,13 +90,13 @@ def ifca(
       return training_loss(view, frozen, local_data)
 
     losses = jax.lax.map(loss, jnp.arange(clusters, dtype=jnp.int32))
-    # A model that diverged suits nobody; it would be the least of all.
+    # A model that diverged is never chosen; its NaN would be the least.
     losses = jnp.where(jnp.isnan(losses), jnp.inf, losses)
     return {CLUSTER: jnp.argmin(losses).astype(jnp.int32)}
 
   rounds = federated_averaging.federated_averaging(
     federation,
-    client_updates.local_sgd(federation, local),
+    training.local_sgd(federation, local),
     settings,
     choose_fn=choose,
     all_copies=(CLUSTER,),

@@ -32,13 +32,13 @@ References:
 import jax
 import jax.numpy as jnp
 
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
 
 
 def sgd_of(
-  local: client_updates.LocalSgd, algorithm: str
-) -> client_updates.Sgd:
+  local: local_optimizers.LocalSgd, algorithm: str
+) -> local_optimizers.Sgd:
   """The SGD of local training.
 
   Args:
@@ -49,7 +49,7 @@ def sgd_of(
     ValueError: If the optimizer is not SGD, or its momentum crosses rounds.
   """
   optimizer, _ = faults.unclipped(local.optimizer)
-  if not isinstance(optimizer, client_updates.Sgd):
+  if not isinstance(optimizer, local_optimizers.Sgd):
     raise ValueError(
       f'Expected `local.optimizer` to be SGD with {algorithm}, which has to '
       f'know how much each gradient counts, got {optimizer!r}; fedavg and '
@@ -64,7 +64,7 @@ def sgd_of(
   return optimizer
 
 
-def work(steps: jax.Array, sgd: client_updates.Sgd) -> jax.Array:
+def work(steps: jax.Array, sgd: local_optimizers.Sgd) -> jax.Array:
   """|a|_1 of so many steps, `[]` float32; that of one for none."""
   rho = jnp.asarray(sgd.momentum, jnp.float32)
   tau = jnp.maximum(steps, 1).astype(jnp.float32)

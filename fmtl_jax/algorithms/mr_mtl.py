@@ -1,23 +1,23 @@
-"""MR-MTL: every client a model of its own, pulled to the mean of all.
+"""MR-MTL: every client has its own model, with a proximal term to the mean.
 
 Together the clients minimize
 
   sum_m F_m(w_m) + lambda / 2 ||w_m - mean||^2,
 
-where the mean is that of their models, which the server keeps. A client that
-takes part goes on with its own model, by local training with that term and the
-mean that it was sent; it sends by how much its model changed, and predicts with
-it. lambda = 0 is isolated training.
+where the mean is that of their models, which the server keeps. A participating
+client continues to train its own model, with that term and the mean of the
+server broadcast; it sends the change of its model, and predicts with it.
+lambda = 0 is isolated training.
 
-A client that takes no part keeps its model, which still counts: the server adds
-the mean change of those who took part, times what they weigh out of all
-clients. So it keeps the mean of all models with the weights of all clients;
-whoever it does not hear of (who is late, or has no label) trains and keeps its
-model, and sends the change of several rounds when it is heard of again. The
-server must take that change as it is: other server optimizers than SGD with
-rate 1 are refused, and `paper` weights. A robust reducer of changes gives no
-mean, only something near it. A task-specific layer has the mean of its task's
-clients. A layer that is personal by label is pulled to nothing.
+The models of the other clients stay in the mean: the server adds the mean
+change of the reporting clients, times their weight out of all clients. So it
+keeps the mean of all models with the weights of all clients; a client that is
+excluded (a straggler, or without labels) trains its model, and sends the change
+of several rounds in its next message. The server must apply that change
+unscaled: server optimizers other than SGD with rate 1 are refused, and `paper`
+weights. A robust aggregator of changes gives only an estimate of the mean. A
+task-specific layer has the mean of its task's clients. A layer that is personal
+by label has no proximal term.
 
 A client that was never drawn has its initial model, predicts with it and counts
 with it, and one that is drawn seldom has an old one: by design, as those of
@@ -47,6 +47,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -58,12 +60,13 @@ label_rules = fedavg.label_rules
 
 
 class ClientState(NamedTuple):
-  """A `personal_models.Kept` of which the server does not hear in every round.
+  """A `personal_models.Kept` whose messages may be excluded from rounds.
 
   Attributes:
     params: Its model, like a view.
     opt_state: Of the local optimizer; `()` unless it crosses rounds.
-    reported: The averaged layers of the model that the server last heard of.
+    reported: The averaged layers of the model as of its last message that the
+      server has averaged.
   """
 
   params: Tree
@@ -72,7 +75,7 @@ class ClientState(NamedTuple):
 
 
 def _check_server(federation, settings):
-  """Raises a ValueError unless the server takes changes as they are."""
+  """Raises a ValueError unless the server applies changes unscaled."""
   default = server_optimizers.ServerOptimizer()
   for name in set(jax.tree.leaves(federation.layer_types)):
     if not federation.owners[name].averaged:
@@ -96,7 +99,7 @@ def _check_server(federation, settings):
 
 def mr_mtl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
@@ -107,14 +110,14 @@ def mr_mtl(
     federation: Network, layer types and tasks.
     local: Settings of local training.
     settings: Settings of the round.
-    lam: How strongly models are pulled to their mean; may be traced.
+    lam: The proximal weight towards the mean of models; may be traced.
 
   Raises:
     ValueError: If `lam` is negative, or the server does not take a mean.
   """
   SPEC.check(lam=lam)
   _check_server(federation, settings)
-  # With one slot, who has no label never has one.
+  # With one slot, a client without labels never has one.
   is_missed = settings.participation is not None or federation.num_slots > 1
   train = personal_models.training(federation, local)
 
@@ -127,7 +130,7 @@ def mr_mtl(
     new, metrics = train(
       context,
       personal_models.Kept(kept.params, kept.opt_state),
-      lambda w: client_updates.proximal_term(federation, w, view, lam),
+      lambda w: training.proximal_term(federation, w, view, lam),
     )
     before: Tree = kept.params
     state: Tree = new
@@ -148,8 +151,8 @@ def mr_mtl(
       metrics=metrics,
     )
 
-  def apply(memory, reported):
-    change = jax.tree.map(lambda x: reported.share * x, reported.update)
+  def apply(memory, aggregate):
+    change = jax.tree.map(lambda x: aggregate.share * x, aggregate.update)
     return change, memory
 
   rounds = federated_averaging.federated_averaging(
@@ -171,7 +174,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(
-      help='How strongly models are pulled to their mean.',
+      help='The proximal weight towards the mean of models.',
       least=0,
       examples=(0.0, 0.5),
     )

@@ -29,7 +29,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -50,7 +50,7 @@ def label_rules(
 
 def mt_fedavg(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds MT-FedAvg, for any layer types.

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -57,7 +58,7 @@ def label_rules(
 
 def multi_task_fl(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds the method; the federation's layer types say which layer is which.
@@ -68,7 +69,7 @@ def multi_task_fl(
     settings: Settings of the round.
   """
   return federated_averaging.federated_averaging(
-    federation, client_updates.local_sgd(federation, local), settings
+    federation, training.local_sgd(federation, local), settings
   )
 
 
@@ -88,7 +89,7 @@ def under_rules(
 
   def factory(
     federation: federation_lib.Federation,
-    local: client_updates.LocalSgd = client_updates.LocalSgd(),
+    local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
     settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   ) -> base.Algorithm:
     return multi_task_fl(federation, local, settings)

@@ -45,7 +45,8 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 
@@ -59,7 +60,7 @@ ORDERS = (FIRST, HESSIAN_FREE, EXACT)
 
 def meta_gradient(
   alpha: float | jax.Array, order: str, delta: float | jax.Array
-) -> client_updates.GradientFn:
+) -> training.GradientFn:
   """The gradient of F_m, on the batches D', D and, but for `first`, D''."""
 
   def gradient(grad_fn, params, batches):
@@ -86,7 +87,7 @@ def meta_gradient(
 
 def per_fedavg(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.01,
@@ -113,7 +114,7 @@ def per_fedavg(
   SPEC.check(
     alpha=alpha, order=order, delta=delta, finetune_epochs=finetune_epochs
   )
-  client_update = client_updates.local_sgd(
+  client_update = training.local_sgd(
     federation,
     local,
     gradient_fn=meta_gradient(alpha, order, delta),
@@ -122,7 +123,7 @@ def per_fedavg(
   rounds = federated_averaging.federated_averaging(
     federation, client_update, settings
   )
-  adapt = client_updates.LocalSgd(
+  adapt = local_optimizers.LocalSgd(
     learning_rate=alpha, batch_size=local.batch_size, epochs=finetune_epochs
   )
   return finetuning.finetuned(rounds, federation, adapt, settings)

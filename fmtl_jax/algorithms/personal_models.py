@@ -1,9 +1,9 @@
-"""Models that clients keep beside what they share, and how they train them.
+"""Personal models beside the shared layers, and their training.
 
 A personal model is a whole model, in the shape of a client's view: a layer that
 is personal by its label has a copy in it, too, apart from the one that is
 trained with the shared layers. It changes only in rounds in which its client
-takes part, and there only in the slots that do.
+participates, and there only in active slots.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training as training_lib
 
 Tree = Any
 
@@ -24,7 +25,7 @@ _SECOND_USE = 2**31 - 1
 
 
 class Kept(NamedTuple):
-  """What a client keeps of its personal model.
+  """The state of a client's personal model.
 
   Attributes:
     params: The model, like a view.
@@ -57,7 +58,7 @@ def begun(
   return federation.where(took_part, took_part.any(), own, view)
 
 
-def init(local: client_updates.LocalSgd, view: Tree) -> Kept:
+def init(local: local_optimizers.LocalSgd, view: Tree) -> Kept:
   """The personal model before the first round: the view."""
   keeps = local.keep_optimizer_state
   return Kept(view, local.optimizer(0.0).init(view) if keeps else ())
@@ -71,7 +72,7 @@ def squared_distance(params: Tree, center: Tree) -> jax.Array:
 
 
 def training(
-  federation: federation_lib.Federation, local: client_updates.LocalSgd
+  federation: federation_lib.Federation, local: local_optimizers.LocalSgd
 ) -> Callable[..., tuple[Kept, dict[str, jax.Array]]]:
   """Builds local training of a personal model.
 
@@ -83,7 +84,7 @@ def training(
     `run(context, kept, penalty_fn) -> (kept, metrics)`. The context's key is
     consumed; `penalty_fn(params)` is added to the loss.
   """
-  train = client_updates.local_training(federation, local)
+  train = training_lib.local_training(federation, local)
   keeps = local.keep_optimizer_state
 
   def run(context, kept, penalty_fn):

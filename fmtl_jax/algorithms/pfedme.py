@@ -4,8 +4,9 @@ Clients minimize, instead of their loss f_m, its envelope
 
   F_m(w) = min_theta f_m(theta) + lambda / 2 ||theta - w||^2,
 
-whose gradient is lambda (w - theta). A client that takes part starts from the
-w that it received; for every batch it takes K steps of gradient descent from w,
+whose gradient is lambda (w - theta). A participating client starts from the w
+of the server broadcast; for every batch it takes K steps of gradient descent
+from w,
 
   theta <- theta - eta_p (grad f_m(theta) + lambda (theta - w)),
 
@@ -14,8 +15,8 @@ theta). The server moves by beta towards the mean, w <- (1 - beta) w +
 beta mean(w_m).
 
 Every client predicts with the theta of K steps from the newest w, on all its
-training examples at once, whether it was drawn or not: it keeps no model. One
-that is not drawn does nothing, because the server would never hear of it.
+training examples at once, whether it was drawn or not: it keeps no model. A
+client that is not drawn computes nothing.
 
 Where the paper leaves it open, theta starts at w: one inner step is FedAvg with
 the learning rate eta lambda eta_p. The R local rounds of the paper are the
@@ -47,6 +48,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -57,7 +60,7 @@ label_rules = fedavg.label_rules
 
 def pfedme(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 15.0,
@@ -71,7 +74,7 @@ def pfedme(
     federation: Network, layer types and tasks.
     local: Settings of the local steps of w.
     settings: Settings of the round.
-    lam: How strongly theta is pulled to w; may be traced.
+    lam: The proximal weight of theta towards w; may be traced.
     inner_steps: K; may be traced.
     personal_learning_rate: eta_p, of theta; may be traced.
     beta: How far the server moves towards the mean; may be traced.
@@ -86,31 +89,16 @@ def pfedme(
     beta=beta,
   )
   keeps = local.keep_optimizer_state
-  grad_fn = jax.grad(federation.objective, has_aux=True)
-
-  def personalize(w, frozen, batch, active, metrics):
-    """K steps from w: theta, and the metrics with theirs."""
-
-    def inner_step(_, carry):
-      theta, metrics = carry
-      grads, sums = grad_fn(theta, frozen, batch, active)
-      changes = jax.tree.map(
-        lambda t, g, w: -personal_learning_rate * (g + lam * (t - w)),
-        theta,
-        grads,
-        w,
-      )
-      theta = client_updates.apply_updates(federation, theta, changes, sums)
-      return theta, client_updates.add_metrics(metrics, sums)
-
-    return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
+  personalize = _personalizer(
+    federation, lam, inner_steps, personal_learning_rate
+  )
 
   def init(view):
     return local.optimizer(0.0).init(view) if keeps else ()
 
   def run(context):
     view, active = context.view, context.active
-    rate = client_updates.rate(local.learning_rate, context.round)
+    rate = local_optimizers.rate(local.learning_rate, context.round)
     tx = local.optimizer(rate)
 
     def step(carry, batch, unused_number, unused_is_step):
@@ -119,11 +107,11 @@ def pfedme(
       grads = jax.tree.map(lambda w, t: lam * (w - t), w, theta)
       changes, opt_state = tx.update(grads, opt_state, w)
       found = {'statistics': federation.running_statistics(theta)}
-      w = client_updates.apply_updates(federation, w, changes, found)
+      w = training.apply_updates(federation, w, changes, found)
       return w, opt_state, metrics
 
     opt_state = context.state if keeps else tx.init(view)
-    zeros = client_updates.zero_metrics(active)
+    zeros = training.zero_metrics(active)
     w, opt_state, metrics = client_batches.for_each_batch(
       step,
       (view, opt_state, zeros),
@@ -146,12 +134,12 @@ def pfedme(
       frozen,
       batch,
       client.active,
-      client_updates.zero_metrics(client.active),
+      training.zero_metrics(client.active),
     )
     return theta
 
-  def apply(memory, reported):
-    return jax.tree.map(lambda x: beta * x, reported.update), memory
+  def apply(memory, aggregate):
+    return jax.tree.map(lambda x: beta * x, aggregate.update), memory
 
   rounds = federated_averaging.federated_averaging(
     federation,
@@ -160,6 +148,27 @@ def pfedme(
     server_optimizers.ServerRule(lambda params: (), apply),
   )
   return rounds._replace(view=view, personal=True)
+
+
+def _personalizer(federation, lam, inner_steps, learning_rate):
+  """Builds `(w, frozen, batch, active, metrics) -> (theta, metrics)`."""
+  grad_fn = jax.grad(federation.objective, has_aux=True)
+
+  def personalize(w, frozen, batch, active, metrics):
+    """K steps from w: theta, and the metrics with theirs."""
+
+    def inner_step(_, carry):
+      theta, metrics = carry
+      grads, sums = grad_fn(theta, frozen, batch, active)
+      changes = jax.tree.map(
+        lambda t, g, w: -learning_rate * (g + lam * (t - w)), theta, grads, w
+      )
+      theta = training.apply_updates(federation, theta, changes, sums)
+      return theta, training.add_metrics(metrics, sums)
+
+    return jax.lax.fori_loop(0, inner_steps, inner_step, (w, metrics))
+
+  return personalize
 
 
 SPEC = specs.Spec(
@@ -172,7 +181,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(
-      help='How strongly personal models are pulled to the global one.',
+      help='The proximal weight of personal models towards the global one.',
       least=0,
       examples=(15.0, 5.0),
     ),

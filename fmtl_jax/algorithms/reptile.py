@@ -36,7 +36,8 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -46,7 +47,7 @@ label_rules = fedavg.label_rules
 
 def reptile(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_rate: float | jax.Array = 0.5,
@@ -73,12 +74,12 @@ def reptile(
     finetune_learning_rate=finetune_learning_rate,
   )
 
-  def apply(memory, reported):
-    return jax.tree.map(lambda x: server_rate * x, reported.update), memory
+  def apply(memory, aggregate):
+    return jax.tree.map(lambda x: server_rate * x, aggregate.update), memory
 
   rounds = federated_averaging.federated_averaging(
     federation,
-    client_updates.local_sgd(federation, local),
+    training.local_sgd(federation, local),
     settings,
     server_optimizers.ServerRule(lambda params: (), apply),
   )

@@ -1,8 +1,8 @@
 """SCAFFOLD: control variates correct the drift of clients.
 
 The server keeps c and every client its c_m, in the shape of the layers that are
-averaged, zero at first. In a round the clients that take part start from
-y = x and do K steps
+averaged, zero at first. In a round the participating clients start from y = x
+and take K steps
 
   y <- y - eta (g_m(y) - c_m + c);
 
@@ -11,23 +11,23 @@ then, with option II of the paper,
   c_m+ = c_m - c + (x - y) / (K eta),
   x <- x + eta_g mean(y - x),   c <- c + p(S) mean(c_m+ - c_m),
 
-where p(S) is what those who took part weigh out of all clients of the owner.
-eta_g is the learning rate of the layer type's server optimizer. Means are
-weighted as the layers are: with `uniform`, p(S) is |S| / N.
+where p(S) is the weight of the reporting clients out of all clients of the
+owner. eta_g is the learning rate of the layer type's server optimizer. Means
+are weighted as the layers are: with `uniform`, p(S) is |S| / N.
 
-With weights p_m of all clients, c = sum_m p_m c_m holds after every round:
-whoever the server does not hear of (who was not drawn, is late, was skipped, or
-has no label) keeps its c_m. Where this rests, c_m is the gradient of F_m and c,
-their weighted mean, is zero: an optimum of sum_m p_m F_m, however unlike the
-clients are, however many take part. (Clients that are drawn for some of their
-tasks only have another F_m in every round; `slots='all'` has not.)
+With weights p_m of all clients, c = sum_m p_m c_m holds after every round: a
+client that is excluded (not drawn, a straggler, skipped, or without labels)
+keeps its c_m. At a fixed point c_m is the gradient of F_m and c, their weighted
+mean, is zero: an optimum of sum_m p_m F_m, for any heterogeneity and any number
+of participating clients. (Clients that are drawn for some of their tasks only
+have another F_m in every round; `slots='all'` has not.)
 
 With momentum, K is |a|_1 of `local_steps`, how much K gradients count in y - x.
-Weight decay is part of F_m: with the factor w, c_m is the gradient of F_m +
-w / 2 |y|^2 throughout, and this rests at the optimum of the decayed loss. Other
-local optimizers are refused, since (x - y) / (K eta) is no mean of gradients
-then. Where the learning rate is zero, c_m stays. Layers that clients own have
-no variates.
+Weight decay is part of F_m: with the factor w, c_m is the gradient of
+F_m + w / 2 |y|^2 throughout, and the fixed point is the optimum of the decayed
+loss. Other local optimizers are refused, since (x - y) / (K eta) is no mean of
+gradients then. Where the learning rate is zero, c_m stays. Layers that clients
+own have no variates.
 
 Deviations: Means are weighted by examples by default; the paper's are plain
 (`uniform`).
@@ -50,6 +50,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -59,7 +61,7 @@ label_rules = fedavg.label_rules
 
 def scaffold(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
 ) -> base.Algorithm:
   """Builds SCAFFOLD, for any layer types.
@@ -74,14 +76,18 @@ def scaffold(
       rounds.
   """
   sgd = local_steps.sgd_of(local, 'scaffold')
-  train = client_updates.local_training(federation, local)
+  train = training.local_training(federation, local)
 
   def zeros(view):
     return jax.tree.map(jnp.zeros_like, federation.averaged(view))
 
   def run(context):
-    view, variate, received = context.view, context.state, context.received
-    correction = jax.tree.map(jnp.subtract, received, variate)
+    view, variate, server_variate = (
+      context.view,
+      context.state,
+      context.broadcast,
+    )
+    correction = jax.tree.map(jnp.subtract, server_variate, variate)
 
     def penalty(params):  # Its gradient is c - c_m.
       products = jax.tree.map(
@@ -91,14 +97,14 @@ def scaffold(
 
     params, _, metrics = train(context, view, penalty_fn=penalty)
     update = jax.tree.map(jnp.subtract, params, view)
-    rate = client_updates.rate(local.learning_rate, context.round)
+    rate = local_optimizers.rate(local.learning_rate, context.round)
     scale = local_steps.work(metrics['steps'], sgd) * rate
     new = jax.tree.map(
       lambda own, c, moved: jnp.where(
         scale > 0, own - c - moved / jnp.where(scale > 0, scale, 1), own
       ).astype(own.dtype),
       variate,
-      received,
+      server_variate,
       federation.averaged(update),
     )
     new = client_updates.where_counted(
@@ -111,11 +117,11 @@ def scaffold(
       report=jax.tree.map(jnp.subtract, new, variate),
     )
 
-  def apply(memory, reported):
+  def apply(memory, aggregate):
     new = jax.tree.map(
-      lambda c, change: c + reported.share * change, memory, reported.report
+      lambda c, change: c + aggregate.share * change, memory, aggregate.report
     )
-    return reported.update, new
+    return aggregate.update, new
 
   return federated_averaging.federated_averaging(
     federation,

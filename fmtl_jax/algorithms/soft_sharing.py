@@ -7,10 +7,10 @@ All layers are task-specific, and the tasks' networks are trained together on
 whose last term is lambda / 2T times the sum of the squared distances between
 every two of the T networks. It is MR-MTL whose clients are the tasks: on
 centralized data, the union of all clients' examples for each task, a round is
-one epoch of local training of every network, pulled to the mean of all as it
-was before the round. The distance is that of whole networks, output layers too.
-lambda = 0 trains them separately. On clients' own data it is a FedAvg for every
-task, with that term.
+one epoch of local training of every network, with the term to the mean of all
+as it was before the round. The distance is that of whole networks, output
+layers too. lambda = 0 trains them separately. On clients' own data it is a
+FedAvg for every task, with that term.
 
 References:
   Duong, Cohn, Bird, Cook (2015), Low resource dependency parsing: cross-lingual
@@ -28,7 +28,8 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.algorithms import separate_fl
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
@@ -38,7 +39,7 @@ label_rules = separate_fl.label_rules
 
 def soft_sharing(
   federation: federation_lib.Federation,
-  local: client_updates.LocalSgd = client_updates.LocalSgd(),
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
@@ -49,7 +50,7 @@ def soft_sharing(
     federation: Network, layer types and tasks.
     local: Settings of local training.
     settings: Settings of the round.
-    lam: How strongly networks are pulled to their mean; may be traced.
+    lam: The proximal weight towards the mean of networks; may be traced.
 
   Raises:
     ValueError: If `lam` is negative.
@@ -64,14 +65,14 @@ def soft_sharing(
     )
 
   def rounds(mean):
-    """Rounds in which networks are pulled to `mean`, `[1, ...]`."""
+    """Rounds with a proximal term to `mean`, `[1, ...]`."""
 
     def penalty(params, unused_view):
       distance = personal_models.squared_distance(of_tasks(params), mean)
       return 0.5 * lam * distance
 
     return federated_averaging.federated_averaging(
-      federation, client_updates.local_sgd(federation, local, penalty), settings
+      federation, training.local_sgd(federation, local, penalty), settings
     )
 
   def round_fn(state, data, frozen=None):
@@ -97,7 +98,7 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(
-      help='How strongly networks are pulled to their mean.',
+      help='The proximal weight towards the mean of networks.',
       least=0,
       examples=(0.0, 0.5),
     )

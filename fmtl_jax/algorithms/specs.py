@@ -109,12 +109,12 @@ class Setting:
 
 
 class Degenerate(NamedTuple):
-  """A case in which an algorithm is a simpler one.
+  """A degenerate case, in which an algorithm is another, simpler one.
 
   Attributes:
-    is_: What it is there, as in 'is fedavg'.
-    own: The values of settings that make it so.
-    where: Whether a federation makes it so; None if any does.
+    is_: The simpler algorithm, as in 'is fedavg'.
+    own: The values of settings of the case.
+    where: Whether a federation is of the case; None if any is.
   """
 
   is_: str
@@ -124,7 +124,7 @@ class Degenerate(NamedTuple):
   def holds(
     self, own: Mapping[str, Any], federation: federation_lib.Federation
   ) -> bool:
-    """Whether this is the case."""
+    """Whether settings and a federation are of the case."""
     return all(own[name] == value for name, value in self.own.items()) and (
       self.where is None or self.where(federation)
     )
@@ -146,8 +146,8 @@ class Way(NamedTuple):
     all_layers: Whether all layers are trained; otherwise those of which clients
       or tasks have copies, none in FedAvg.
     rate: The learning rate.
-    pull: `pull / 2` times the squared distance from the start is added to the
-      loss.
+    pull: The proximal weight: `pull / 2` times the squared distance from the
+      initial parameters is added to the loss.
   """
 
   all_layers: bool
@@ -194,7 +194,7 @@ class Spec:
     centralized: What it trains on where there are no clients, `JOINT` or
       `SEPARATE`; '' for the clients' own data.
     adapt: How held-out clients adapt.
-    degenerate: The cases in which it is a simpler algorithm.
+    degenerate: Its degenerate cases.
     owners: `own settings -> number of owners` of the layer types that it adds,
       by name, which is that of their index, too.
   """
@@ -289,7 +289,7 @@ class Spec:
 
   @property
   def deviations(self) -> str:
-    """Where its defaults, or what it does, are not those of its paper.
+    """Deviations of its defaults, or of the algorithm, from its paper.
 
     The paragraph `Deviations` of its file; '' for nowhere.
     """
@@ -316,7 +316,7 @@ class Spec:
   def equals(
     self, own: Mapping[str, Any], federation: federation_lib.Federation
   ) -> str:
-    """Why it is a simpler algorithm, as in 'is fedavg with `mu`=0'.
+    """The degenerate case, as in 'is fedavg with `mu`=0'.
 
     Args:
       own: All settings of its own.

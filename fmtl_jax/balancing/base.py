@@ -1,17 +1,17 @@
 """The type of a balancer: how gradients of several tasks become one.
 
-A method sees the products of the gradients with each other, the losses and who
-is active, and says how much of each gradient to take:
+A method takes the inner products of gradients, losses and the mask of active
+tasks, and returns the coefficients of gradients:
 
   d = sum_i c_i g_i.
 
-Without it, d = sum_i w_i g_i with weights w_i that the place brings along: ones
+Without it, d = sum_i w_i g_i with weights w_i that depend on the place: ones
 (`client.task_weights`) over a client's tasks, where gradients are summed;
 weights with the sum 1 over clients and at the server, where updates are
 averaged. Their sum W is the scale that every method keeps: where one gradient
 alone is active d is w g, and where all are equal it is W g, as without
-balancing. What is written of gradients holds for updates: no method looks at
-their sign.
+balancing. The same holds for updates in place of gradients: no method depends
+on the sign.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ Tree = Any
 
 
 class Problem(NamedTuple):
-  """What a method knows of n gradients; entries of inactive ones are zero.
+  """The inputs of a method, of n gradients; zero where inactive.
 
   Attributes:
     key: Consumed by methods that draw something.
     products: `[n, n]`, the gradients' products with each other.
     losses: `[n]`, at least 0.
     active: `[n]` bool.
-    weights: `[n]`, what counts without balancing.
+    weights: `[n]`, the coefficients without balancing.
     gradients: `[n, ...]`.
   """
 
@@ -130,10 +130,10 @@ def combine(
     balancer: The method.
     state: As of its `init`.
     key: Consumed.
-    gradients: `[n, ...]`; those that are not active are not looked at.
+    gradients: `[n, ...]`; inactive ones are ignored.
     losses: `[n]`, above their lower bounds; what is below counts as at it.
-    active: `[n]` bool; the state of the others stays as it is.
-    weights: `[n]`, what counts without balancing.
+    active: `[n]` bool; the state of the others is unchanged.
+    weights: `[n]`, the coefficients without balancing.
   """
   keep = lambda chosen, tree: jax.tree.map(
     lambda x: jnp.where(_like(chosen, x), x, 0), tree
@@ -145,29 +145,31 @@ def combine(
   for leaf in jax.tree.leaves(gradients):
     flat = leaf.reshape(len(leaf), -1)
     products += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-  sound = jnp.isfinite(jnp.diagonal(products)) & jnp.isfinite(losses)
-  spoiled = active & ~sound
-  sound &= active
-  products = jnp.where(sound & sound[:, None], products, 0)
+  counted = jnp.isfinite(jnp.diagonal(products)) & jnp.isfinite(losses)
+  nonfinite = active & ~counted
+  counted &= active
+  products = jnp.where(counted & counted[:, None], products, 0)
   problem = Problem(
     key,
     products,
-    jnp.maximum(keep(sound, losses), 0),
-    sound,
-    keep(sound, weights),
-    keep(sound, gradients),
+    jnp.maximum(keep(counted, losses), 0),
+    counted,
+    keep(counted, weights),
+    keep(counted, gradients),
   )
   direction, own, new = balancer.weigh(state, problem)
-  rest = problem._replace(active=spoiled, gradients=keep(spoiled, gradients))
+  rest = problem._replace(
+    active=nonfinite, gradients=keep(nonfinite, gradients)
+  )
   return Balanced(
     jax.tree.map(
-      lambda x, y: jnp.where(spoiled.any(), x + y, x),
+      lambda x, y: jnp.where(nonfinite.any(), x + y, x),
       direction,
       mix(rest, weights),
     ),
-    keep(sound, own) + keep(spoiled, weights),
+    keep(counted, own) + keep(nonfinite, weights),
     jax.tree.map(
-      lambda x, old: jnp.where(sound & jnp.isfinite(x), x, old), new, state
+      lambda x, old: jnp.where(counted & jnp.isfinite(x), x, old), new, state
     ),
   )
 

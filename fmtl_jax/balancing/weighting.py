@@ -151,7 +151,7 @@ def gradnorm(
   layers, where the paper's are of the last one.
 
   Args:
-    alpha: How strongly tasks that lag behind are pulled.
+    alpha: How strongly tasks with slow progress are weighted.
     rate: Learning rate of v.
 
   References:

@@ -1,7 +1,7 @@
-"""Attacks: clients that send something else than what they computed.
+"""Attacks: clients that send falsified updates.
 
-For tests of robust reducers. Who attacks is written into the data set (`mark`),
-as an index of the cohort, so that it is the same in every form of execution; an
+For tests of robust aggregators. Attackers are marked in the data set (`mark`),
+by an index of the cohort, so that they are the same in every execution mode; an
 attack (`Attack`) is a setting of the round. Without one nothing is compiled in.
 
 `sign_flip`   sends `-scale` times the update
@@ -11,10 +11,10 @@ attack (`Attack`) is a setting of the round. Without one nothing is compiled in.
               the kind of the task says
 `nan`         sends NaN
 
-What is falsified is the update of the layers that are averaged. Layers that a
-client owns and its state stay what it trained, and so do reports
-(`server_optimizers.ServerRule`), whose means no reducer protects. With an
-attack, clients do not train kernels in factored form.
+The update of the averaged layers is falsified. Layers that a client owns and
+its state are not, nor is the rest of its message (`server_optimizers.
+ServerRule`), whose mean no robust aggregator protects. With an attack, clients
+do not train kernels in factored form.
 
 Updates of attackers are not watched for NaN. Evaluations leave attackers out:
 out of the models of a task where clients have models of their own, and out of
@@ -36,6 +36,7 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import examples as examples_lib
 
 Tree = Any
 
@@ -77,7 +78,7 @@ NAMES = (NONE, *_SENT)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack:
-  """What attackers do.
+  """The attack of all attackers.
 
   Attributes:
     name: One of `NAMES`, but `none`.
@@ -164,18 +165,18 @@ def is_attacker(client: cohorts.Cohort) -> jax.Array:
   """Whether clients attack: bool, `[]` or `[C]`.
 
   Raises:
-    ValueError: If the data set does not say who attacks.
+    ValueError: If the data set has no marks.
   """
   if INDEX not in client.index:
     raise ValueError(
-      'Expected a data set that says who attacks, got one that does not; use '
+      'Expected a data set with marked attackers, got one without; use '
       'attacks.mark.'
     )
   return client.index[INDEX] > 0
 
 
 def honest(data: dataset_lib.FederatedDataset) -> jax.Array | None:
-  """`[M]` bool, who does not attack; None if the data set does not say."""
+  """`[M]` bool, honest clients; None for a data set without marks."""
   attackers = data.partition.owner_index.get(INDEX)
   return None if attackers is None else jnp.asarray(attackers) == 0
 
@@ -183,7 +184,7 @@ def honest(data: dataset_lib.FederatedDataset) -> jax.Array | None:
 class _WrongLabels(client_batches.LocalData):
   """The training data of a client, with wrong labels if it attacks."""
 
-  def batch(self, positions: jax.Array) -> dataset_lib.Batch:
+  def batch(self, positions: jax.Array) -> examples_lib.Batch:
     """See `LocalData`."""
     batch = super().batch(positions)
     attacks = is_attacker(self.client)
@@ -224,12 +225,12 @@ def attacked(
 
   Args:
     federation: Says which layers are averaged.
-    client_update: What honest clients do; all of it but what is sent and, with
-      `label_flip`, the labels is also what attackers do.
-    attack: What attackers do; None for no attack.
+    client_update: Of honest clients; attackers differ in the update that they
+      send and, with `label_flip`, in their labels.
+    attack: Of the attackers; None for no attack.
 
   Raises:
-    ValueError: If a kind of task does not say what a wrong label is.
+    ValueError: If a kind of task has no wrong labels.
   """
   if attack is None:
     return client_update

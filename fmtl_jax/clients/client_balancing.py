@@ -9,7 +9,7 @@ from fmtl_jax import balancing
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_batches
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import examples as examples_lib
 from fmtl_jax.federation import layer_types
 
 Tree = Any
@@ -22,7 +22,7 @@ def balanced_gradient(
   key: jax.Array,
   params: Tree,
   frozen: Tree,
-  batch: dataset_lib.Batch,
+  batch: examples_lib.Batch,
 ) -> tuple[Tree, dict[str, jax.Array], Tree]:
   """The gradient of a client's tasks, balanced where they share a layer.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import examples as examples_lib
 
 Tree = Any
 Carry = TypeVar('Carry')
@@ -32,7 +33,7 @@ class LocalData(NamedTuple):
   balancer: balancing.Balancer | None = None
   balancing: Tree = ()
 
-  def batch(self, positions: jax.Array) -> dataset_lib.Batch:
+  def batch(self, positions: jax.Array) -> examples_lib.Batch:
     """Gathers examples at `[B]` positions; padding beyond the client's size."""
     rows = self.data.partition.train.at(self.client.start + positions)
     is_example = positions < self.client.size

@@ -1,15 +1,15 @@
-"""Faults: numbers that are not finite, and what a round does with them.
+"""Faults: detection and handling of results that are not finite.
 
-Every client says in each round whether what it sends and keeps is finite, by
-layer type (`finite`). What follows is a policy:
+In each round, metrics hold for every client whether its message and its state
+are finite, by layer type (`finite`). The policy says what follows:
 
-`stop`         Rounds go on; whoever runs them sees it in their metrics.
-`skip_client`  A client whose loss, update or state is not finite is left out of
-               the round as if it had not reported: what it owns stays as it
-               was (`skip`).
-`clip`         The gradients of local steps are bounded and one that is not
-               finite makes no step (`Clipped`); what is not finite in spite of
-               it is left out as above.
+`stop`         Rounds continue; the caller reads the metrics and stops them.
+`skip_client`  A client whose loss, update or state is not finite is excluded
+               from the round: the layers that it owns and its state stay
+               unchanged (`skip`).
+`clip`         Gradients of local steps are clipped by their global norm and a
+               gradient that is not finite makes no step (`Clipped`); other
+               results that are not finite are excluded as above.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 
 Tree = Any
@@ -76,16 +77,16 @@ def watched(
   skips: bool,
   trusts: Callable[[cohorts.Cohort], jax.Array] | None = None,
 ) -> client_updates.ClientUpdate:
-  """A client update that says whether its results are finite.
+  """A client update whose metrics hold whether its results are finite.
 
-  They are `finite` among its metrics.
+  The entry is `finite`.
 
   Args:
     federation: Says which layers are of which type.
     client_update: What clients compute.
-    skips: Whether nothing is left of a result that is not finite: see `skip`.
-    trusts: `client -> bool`, of whom nothing is said, beside padding, which
-      computes with some client's values.
+    skips: Whether results that are not finite are replaced, see `skip`.
+    trusts: `client -> bool`, clients that are not checked, beside padding,
+      which computes with some client's values.
   """
 
   def run(context):
@@ -109,13 +110,13 @@ def skip(
   memory: Tree,
   is_padding: jax.Array | bool = False,
 ) -> client_updates.ClientResult:
-  """What is left of a client's result if it is not finite: nothing.
+  """Replaces a client's result that is not finite by one without effect.
 
   Args:
     result: Of one client.
     state: What the client kept before.
     memory: What its balancer kept before.
-    is_padding: Whether nobody would miss it.
+    is_padding: Whether the client is padding.
 
   Returns:
     The result, with `skipped`, `[]` bool, among its metrics; sums of a loss
@@ -123,7 +124,7 @@ def skip(
   """
   metrics = result.metrics
   own = {k: v for k, v in metrics.items() if k in ('loss_sum', 'balancing')}
-  sound = is_finite((result.update, result.state, result.report, own))
+  all_finite = is_finite((result.update, result.state, result.report, own))
   zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
   nothing = client_updates.ClientResult(
     update=zeros(result.update),
@@ -133,9 +134,11 @@ def skip(
     | ({'balancing': memory} if 'balancing' in metrics else {}),
     report=zeros(result.report),
   )
-  chosen = jax.tree.map(lambda x, y: jnp.where(sound, x, y), result, nothing)
+  chosen = jax.tree.map(
+    lambda x, y: jnp.where(all_finite, x, y), result, nothing
+  )
   return chosen._replace(
-    metrics=chosen.metrics | {'skipped': ~(sound | is_padding)}
+    metrics=chosen.metrics | {'skipped': ~(all_finite | is_padding)}
   )
 
 
@@ -144,11 +147,11 @@ def without(
   cohort: cohorts.Cohort,
   weights: Mapping[str, jax.Array],
 ) -> tuple[cohorts.Cohort, dict[str, jax.Array]]:
-  """A cohort in which clients that were skipped do not count.
+  """Excludes skipped clients from a cohort and its weights.
 
   Args:
-    metrics: Those of clients; who was `skipped`, `[K]` bool, is among them if
-      somebody may be.
+    metrics: Of the clients; with `skipped`, `[K]` bool, where clients may be
+      skipped.
     cohort: K clients.
     weights: Theirs, `[K]` or `[K, S]` by layer type.
   """
@@ -161,12 +164,12 @@ def without(
       skipped.reshape((-1,) + (1,) * (values.ndim - 1)), 0, values
     )
 
-  return cohorts.silenced(cohort, skipped), jax.tree.map(mask, dict(weights))
+  return cohorts.excluded(cohort, skipped), jax.tree.map(mask, dict(weights))
 
 
 @dataclasses.dataclass(frozen=True)
 class Clipped:
-  """An optimizer of gradients whose norm is bounded.
+  """A local optimizer preceded by global-norm clipping.
 
   A gradient that is not finite becomes zero: momentum and weight decay still
   act in its step.
@@ -176,7 +179,7 @@ class Clipped:
     norm: The largest norm, over all leaves; may be traced.
   """
 
-  optimizer: client_updates.OptimizerFn
+  optimizer: local_optimizers.OptimizerFn
   norm: jax.Array | float
 
   def __call__(
@@ -187,9 +190,9 @@ class Clipped:
 
 
 def unclipped(
-  optimizer: client_updates.OptimizerFn,
-) -> tuple[client_updates.OptimizerFn, Callable[..., Any]]:
-  """An optimizer without its bound, and what bounds another one alike."""
+  optimizer: local_optimizers.OptimizerFn,
+) -> tuple[local_optimizers.OptimizerFn, Callable[..., Any]]:
+  """An optimizer without its clipping, and a function that clips others."""
   if isinstance(optimizer, Clipped):
     norm = optimizer.norm
     return optimizer.optimizer, lambda other: Clipped(other, norm)
@@ -197,7 +200,7 @@ def unclipped(
 
 
 def _clip(norm: jax.Array | float) -> optax.GradientTransformation:
-  """Bounds the norm of gradients; those that are not finite become zero."""
+  """Clips gradients by their global norm; zero where that is not finite."""
 
   def update(grads, state, unused_params=None):
     leaves = jax.tree.leaves(precision.widen(grads))

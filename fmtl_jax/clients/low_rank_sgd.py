@@ -1,6 +1,6 @@
 """Local SGD with dense kernels in factored form, see `low_rank`.
 
-The same updates as `client_updates.local_sgd`, for clients that are mapped by
+The same updates as `training.local_sgd`, for clients that are mapped by
 `vmap`: the products of all clients with a shared kernel are one.
 """
 
@@ -17,6 +17,8 @@ from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import low_rank
 from fmtl_jax.federation import layer_types
@@ -57,6 +59,14 @@ class Plan:
     """Whether some kernel is factored."""
     return any(jax.tree.leaves(self.chosen))
 
+  def pick(self, tree: Tree, chosen: bool) -> Tree:
+    """The leaves of a view that are factored or not, None elsewhere."""
+    return jax.tree.map(
+      lambda is_chosen, leaf: leaf if is_chosen == chosen else None,
+      self.chosen,
+      tree,
+    )
+
   @property
   def pays(self) -> bool:
     """Whether the round as a whole is faster for it."""
@@ -65,7 +75,7 @@ class Plan:
 
 def plan(
   federation: federation_lib.Federation,
-  settings: client_updates.LocalSgd,
+  settings: local_optimizers.LocalSgd,
   data: dataset_lib.FederatedDataset,
   summed: Collection[str],
   worthwhile: float = WORTHWHILE,
@@ -84,7 +94,7 @@ def plan(
   never = ''
   if federation.has_statistics:
     never = 'the network has batch normalization'
-  elif not isinstance(settings.optimizer, client_updates.Sgd):
+  elif not isinstance(settings.optimizer, local_optimizers.Sgd):
     never = 'the local optimizer is not declared to be linear'
   elif settings.keep_optimizer_state:
     never = 'the local optimizer keeps its state'
@@ -174,11 +184,11 @@ def _used_by_slot(federation, shapes, features):
 
 def low_rank_sgd(
   federation: federation_lib.Federation,
-  settings: client_updates.LocalSgd,
+  settings: local_optimizers.LocalSgd,
   proximal: jax.Array | float | None,
   plan: Plan,
 ) -> client_updates.ClientUpdate:
-  """Builds the client update of `client_updates.local_sgd`, factored.
+  """Builds the client update of `training.local_sgd`, factored.
 
   Args:
     federation: Network, layer types and tasks.
@@ -194,71 +204,29 @@ def low_rank_sgd(
     federation, apply_fn=low_rank.factored(federation.apply_fn)
   )
   num_rows = plan.num_steps * plan.batch_size
-
-  def pick(tree, chosen):
-    return jax.tree.map(
-      lambda is_chosen, leaf: leaf if is_chosen == chosen else None,
-      plan.chosen,
-      tree,
-    )
-
-  def empty(base, count):
-    *lead, inputs, outputs = base.shape
-    rows = lambda width: jnp.zeros((*lead, count, width), base.dtype)
-    return low_rank.Factors(rows(inputs), rows(outputs))
-
-  def objective(trained, gradients, start, factors, frozen, batch, active):
-    coefficients = trained['coefficients']
-    row_coefficients = jnp.repeat(coefficients[1:], plan.batch_size)
-
-    def kernel(base, factors, gradient):
-      lead = base.shape[:-2]
-      spread = lambda x: jnp.broadcast_to(x, lead + x.shape).astype(base.dtype)
-      return low_rank.Kernel(
-        base=base,
-        factors=factors,
-        coefficients=spread(row_coefficients),
-        scale=spread(coefficients[0]),
-        gradient=gradient,
-      )
-
-    kernels = jax.tree.map(kernel, pick(start, True), factors, gradients)
-    params = jax.tree.map(
-      lambda is_chosen, own, kernel: kernel if is_chosen else own,
-      plan.chosen,
-      trained['params'],
-      kernels,
-      is_leaf=lambda x: x is None,
-    )
-    loss, sums = federation.objective(params, frozen, batch, active)
-    if proximal is not None:
-      loss = loss + client_updates.proximal_term(
-        federation, trained['params'], pick(start, False), proximal
-      )
-    return loss, sums
-
-  grad_fn = jax.grad(objective, argnums=(0, 1), has_aux=True)
+  grad_fn = jax.grad(
+    _objective(federation, plan, proximal), argnums=(0, 1), has_aux=True
+  )
 
   def run(context):
     view, active = context.view, context.active
-    rate = client_updates.rate(settings.learning_rate, context.round)
+    rate = local_optimizers.rate(settings.learning_rate, context.round)
     tx = settings.optimizer(rate)
     start = jnp.zeros(1 + plan.num_steps).at[0].set(1)
-    trained = {'params': pick(view, False), 'coefficients': start}
-    bases = pick(view, True)
-    probes = jax.tree.map(lambda base: empty(base, plan.batch_size), bases)
+    trained = {'params': plan.pick(view, False), 'coefficients': start}
+    bases = plan.pick(view, True)
+    probes = jax.tree.map(lambda base: _no_rows(base, plan.batch_size), bases)
 
     def step(carry, batch, number, is_step):
       trained, opt_state, factors, metrics = carry
       (grads, new_factors), sums = grad_fn(
         trained, probes, view, factors, context.frozen, batch, active
       )
-      # A step's own rows come with a coefficient of one; a proximal term pulls
-      # all coefficients to where they started.
+      # A step's own rows come with a coefficient of one; a proximal term moves
+      # all coefficients towards their first values.
       grads['coefficients'] = jnp.zeros_like(start).at[1 + number].set(1)
       if proximal is not None:
-        pulled = proximal * (trained['coefficients'] - start)
-        grads['coefficients'] += pulled
+        grads['coefficients'] += proximal * (trained['coefficients'] - start)
       changes, new_opt_state = tx.update(grads, opt_state, trained)
       new = optax.apply_updates(trained, changes), new_opt_state
       trained, opt_state = jax.tree.map(
@@ -286,8 +254,8 @@ def low_rank_sgd(
       (
         trained,
         tx.init(trained),
-        jax.tree.map(lambda base: empty(base, num_rows), bases),
-        client_updates.zero_metrics(active),
+        jax.tree.map(lambda base: _no_rows(base, num_rows), bases),
+        training.zero_metrics(active),
       ),
       context.data,
       context.key,
@@ -295,31 +263,83 @@ def low_rank_sgd(
       epochs=settings.epochs,
       clients_axis=execution.CLIENTS,
     )
-    coefficients = trained['coefficients']
-    rows = jnp.repeat(coefficients[1:], plan.batch_size)
-
-    def update(is_chosen, base, new, old, factors):
-      if not is_chosen:
-        return new - old
-      spread = lambda x: jnp.broadcast_to(x, base.shape[:-2] + x.shape)
-      return low_rank.Update(
-        factors=factors,
-        coefficients=spread(rows),
-        growth=spread(coefficients[0] - 1),
-      )
-
     return client_updates.ClientResult(
-      update=jax.tree.map(
-        update,
-        plan.chosen,
-        bases,
-        trained['params'],
-        pick(view, False),
-        factors,
-        is_leaf=lambda x: x is None,
-      ),
-      state=(),
-      metrics=metrics,
+      update=_update(plan, view, trained, factors), state=(), metrics=metrics
     )
 
   return client_updates.ClientUpdate(lambda unused_view: (), run)
+
+
+def _no_rows(base, count):
+  """Factors of a kernel, with `count` rows of zeros."""
+  *lead, inputs, outputs = base.shape
+  rows = lambda width: jnp.zeros((*lead, count, width), base.dtype)
+  return low_rank.Factors(rows(inputs), rows(outputs))
+
+
+def _objective(federation, plan, proximal):
+  """The client's objective, as a function of what `low_rank_sgd` trains.
+
+  Its arguments are the trained tree (`params` of the other leaves, and the
+  `coefficients` of all steps), the kernels' gradients as factors, the view
+  that the client started from, the factors so far, and those of
+  `Federation.objective`.
+  """
+
+  def objective(trained, gradients, start, factors, frozen, batch, active):
+    coefficients = trained['coefficients']
+    row_coefficients = jnp.repeat(coefficients[1:], plan.batch_size)
+
+    def kernel(base, factors, gradient):
+      lead = base.shape[:-2]
+      spread = lambda x: jnp.broadcast_to(x, lead + x.shape).astype(base.dtype)
+      return low_rank.Kernel(
+        base=base,
+        factors=factors,
+        coefficients=spread(row_coefficients),
+        scale=spread(coefficients[0]),
+        gradient=gradient,
+      )
+
+    kernels = jax.tree.map(kernel, plan.pick(start, True), factors, gradients)
+    params = jax.tree.map(
+      lambda is_chosen, own, kernel: kernel if is_chosen else own,
+      plan.chosen,
+      trained['params'],
+      kernels,
+      is_leaf=lambda x: x is None,
+    )
+    loss, sums = federation.objective(params, frozen, batch, active)
+    if proximal is not None:
+      loss = loss + training.proximal_term(
+        federation, trained['params'], plan.pick(start, False), proximal
+      )
+    return loss, sums
+
+  return objective
+
+
+def _update(plan, view, trained, factors):
+  """New minus old; of factored kernels, a `low_rank.Update`."""
+  coefficients = trained['coefficients']
+  rows = jnp.repeat(coefficients[1:], plan.batch_size)
+
+  def update(is_chosen, base, new, old, factors):
+    if not is_chosen:
+      return new - old
+    spread = lambda x: jnp.broadcast_to(x, base.shape[:-2] + x.shape)
+    return low_rank.Update(
+      factors=factors,
+      coefficients=spread(rows),
+      growth=spread(coefficients[0] - 1),
+    )
+
+  return jax.tree.map(
+    update,
+    plan.chosen,
+    plan.pick(view, True),
+    trained['params'],
+    plan.pick(view, False),
+    factors,
+    is_leaf=lambda x: x is None,
+  )

@@ -1,4 +1,8 @@
-"""Who takes part in a round, and with how much of its work."""
+"""The clients of a round.
+
+`sampling`       cohorts: drawing clients, keys, counts and totals
+`participation`  dropouts, stragglers and partial work; simulated time
+"""
 
 from fmtl_jax.cohorts.sampling import ALL
 from fmtl_jax.cohorts.sampling import balancing_key
@@ -8,13 +12,13 @@ from fmtl_jax.cohorts.sampling import draw
 from fmtl_jax.cohorts.sampling import draw_clients
 from fmtl_jax.cohorts.sampling import DRAWN
 from fmtl_jax.cohorts.sampling import everyone
+from fmtl_jax.cohorts.sampling import excluded
 from fmtl_jax.cohorts.sampling import label_counts
 from fmtl_jax.cohorts.sampling import num_steps
 from fmtl_jax.cohorts.sampling import round_keys
 from fmtl_jax.cohorts.sampling import sample
 from fmtl_jax.cohorts.sampling import select
 from fmtl_jax.cohorts.sampling import server_key
-from fmtl_jax.cohorts.sampling import silenced
 from fmtl_jax.cohorts.sampling import steps_taken
 from fmtl_jax.cohorts.sampling import take
 from fmtl_jax.cohorts.sampling import totals
@@ -34,7 +38,7 @@ __all__ = (
   'sample',
   'select',
   'server_key',
-  'silenced',
+  'excluded',
   'steps_taken',
   'take',
   'totals',

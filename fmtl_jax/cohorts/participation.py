@@ -1,15 +1,15 @@
-"""Participation: what becomes of the clients of a round.
+"""Participation: dropouts, stragglers and partial work.
 
-Devices differ, and some fail. In every round a client draws, from a key of its
-own, whether it
+In every round a client draws, from its own key, whether it is
 
-  drops out   as if it had not been drawn: it computes nothing, and what it owns
-              stays as it is;
-  is partial  it takes a share of its local steps, at least one. Its update has
-              its usual weight, as in FedProx; FedNova divides it by the steps
-              that were taken;
-  is late     it trains and keeps what it owns, but its update comes when the
-              round is over and is left out of all averages.
+  a dropout     as if it had not been drawn: it computes nothing, and its state
+                and the layers that it owns stay unchanged;
+  partial       it takes a share of its local steps, at least one. Its update
+                has its usual weight, as in FedProx; FedNova divides it by the
+                number of steps;
+  a straggler   (late) it trains, and updates its state and the layers that it
+                owns, but its message arrives after the round and is excluded
+                from all averages.
 
 A `Clock` simulates time. A client has a speed and a bandwidth, drawn once, and
 needs
@@ -17,16 +17,16 @@ needs
   bytes / bandwidth + steps / speed
 
 seconds for a round, with the whole steps that it takes. A round lasts as long
-as the slowest client, or until the deadline if one does not make it. Nothing is
-compiled for a client: all of this is data, and settings may be traced. A group
-that nobody reports to keeps its layers.
+as the slowest client, or until the deadline if one misses it. Nothing is
+compiled for a client: all of this is data, and settings may be traced. An owner
+without reporting clients keeps its layers.
 
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated optimization in
   heterogeneous networks, https://arxiv.org/abs/1812.06127, section 5.2, where
   stragglers do a random part of the work (`partial`) or are left out (`late`).
   Bonawitz et al. (2019), Towards federated learning at scale: system design,
-  https://arxiv.org/abs/1902.01046, section 2, dropouts and late reports.
+  https://arxiv.org/abs/1902.01046, section 2, dropouts and stragglers.
 """
 
 import dataclasses
@@ -60,8 +60,9 @@ class Clock:
     batch_size: Of local training; 0 is all examples at once.
     epochs: Of local training. With these, steps are counted: whatever else an
       algorithm lets its clients compute is not.
-    at_deadline: What a client does that would be late: `partial`, only the
-      steps that it has time for, or nothing if there is none; `late`.
+    at_deadline: How a client acts that would miss the deadline: `partial`, it
+      takes the steps that it has time for, or drops out if there is none;
+      `late`, it is a straggler.
   """
 
   steps_per_second: jax.Array | float = 100.0
@@ -85,13 +86,13 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Participation:
-  """How clients take part; the numbers may be traced.
+  """Settings of participation; the numbers may be traced.
 
   Attributes:
     dropout: The probability that a client drops out of a round.
-    partial: The probability that it does only a part of its local work.
-    least_work: That part is uniform between this share and all of it.
-    late: The probability that its update comes too late.
+    partial: The probability of partial work.
+    least_work: The share of partial work is uniform between this one and 1.
+    late: The probability that the client is a straggler.
     clock: Simulated time; None for none.
   """
 
@@ -105,10 +106,10 @@ class Participation:
 def with_steps(
   participation: Participation | None, batch_size: int, epochs: int
 ) -> Participation | None:
-  """How clients take part whose local training is another one.
+  """The participation of clients with another local training.
 
   Args:
-    participation: How they take part.
+    participation: Of the clients.
     batch_size: Of the training that the clock charges.
     epochs: As `batch_size`.
   """
@@ -120,26 +121,26 @@ def with_steps(
   return dataclasses.replace(participation, clock=clock)
 
 
-def take_part(
+def apply_participation(
   participation: Participation | None,
   key: jax.Array,
   round_number: jax.Array,
   cohort: cohorts.Cohort,
   num_clients: int,
 ) -> tuple[cohorts.Cohort, dict[str, jax.Array]]:
-  """Decides what becomes of each client of a cohort.
+  """Applies dropouts, stragglers and partial work to a cohort.
 
   Args:
-    participation: How clients take part; None if all do in full.
+    participation: Its settings; None for full participation.
     key: Of the run.
     round_number: `[]` int32.
     cohort: C clients, as drawn.
     num_clients: M.
 
   Returns:
-    The cohort, with `work` and without those who dropped out, who are padding
-    now; and metrics: with a clock `simulated_seconds`, `[C]`, how long the
-    server waits for each client, 0 for those it does not wait for.
+    The cohort, with `work`, in which dropouts are padding and stragglers are
+    excluded; and metrics: with a clock `simulated_seconds`, `[C]`, how long the
+    server waits for each client, 0 where it does not wait.
   """
   if participation is None:
     return cohort, {}
@@ -164,7 +165,7 @@ def take_part(
 
 
 def _by_the_clock(clock, key, cohort, drops, late, work):
-  """Who makes it to the deadline, with which work, and in what time."""
+  """Dropouts, stragglers, work and seconds under a simulated clock."""
   devices = jax.random.fold_in(key, jnp.uint32(_DEVICES))
   draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
   fast, wide = jax.vmap(draw)(cohort.client_id).T
@@ -174,7 +175,7 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
   moving = (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
   steps = clock.epochs * cohorts.num_steps(cohort.size, clock.batch_size)
   deadline = jnp.where(clock.deadline > 0, clock.deadline, jnp.inf)
-  limit = deadline * (1 + 1e-6)  # Rounding makes nobody late.
+  limit = deadline * (1 + 1e-6)  # Tolerance for rounding.
   if clock.at_deadline == PARTIAL:
     possible = jnp.floor((limit - moving) * speed)
     drops |= possible < 1
@@ -182,17 +183,17 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
   seconds = moving + cohorts.steps_taken(work, steps) / speed
   if clock.at_deadline == LATE:
     late |= seconds > limit
-  # Without a deadline, the server is told at once who does not report.
+  # Without a deadline, the server does not wait for excluded clients.
   missing = jnp.where(jnp.isinf(deadline), 0, deadline)
   return drops, late, work, jnp.where(drops | late, missing, seconds)
 
 
 def _without(cohort, drops, late, work, num_clients):
-  """The cohort in which some clients are padding and some do not count."""
+  """The cohort with dropouts as padding and without stragglers."""
   client = jnp.where(drops, num_clients, cohort.client)
   index: dict[str, Any] = {**cohort.index, 'client': client}
   return dataclasses.replace(
-    cohorts.silenced(cohort, drops | late),
+    cohorts.excluded(cohort, drops | late),
     client=client,
     active=cohort.active & ~drops[:, None],
     size=jnp.where(drops, 0, cohort.size),

@@ -1,4 +1,4 @@
-"""Cohorts: the clients of one round, and everything a round asks of them.
+"""Cohorts: the clients of one round, with the sizes and owners of each.
 
 In every round K clients are drawn from each task group without replacement
 (Algorithm 1). Drawing costs O(K), whatever the size of the federation, and
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 
 DRAWN = 'drawn'
 ALL = 'all'
@@ -27,9 +28,9 @@ class Cohort:
 
   Attributes:
     client: `[C]` int32, the client's row in personal state; M for padding.
-    client_id: `[C]` uint32, what its randomness depends on.
+    client_id: `[C]` uint32, folded into its random keys.
     tasks: `[C, S]` int32, the tasks of its slots; T for an empty slot.
-    active: `[C, S]` bool, the slots that take part in this round.
+    active: `[C, S]` bool, the active slots of this round.
     start: `[C]` int32, where its training rows start.
     size: `[C]` int32, how many there are; 0 for padding.
     label_counts: `[C, S]` float32, its training examples with an active slot's
@@ -211,7 +212,7 @@ def _cohort(data, client, active, tasks, rows, take):
 
 def totals(
   data: dataset_lib.FederatedDataset, num_owners: Mapping[str, int]
-) -> Mapping[str, dataset_lib.Totals]:
+) -> Mapping[str, partitions.Totals]:
   """What all clients of the federation have, whoever takes part in a round.
 
   Args:
@@ -251,7 +252,7 @@ def totals(
     add_up = lambda values: (
       jnp.zeros(count).at[owner].add(values.astype(jnp.float32), mode='drop')
     )
-    return dataset_lib.Totals(
+    return partitions.Totals(
       add_up(of_copies > 0),
       add_up(of_copies),
       jnp.zeros((count, data.num_tasks))
@@ -266,24 +267,24 @@ def totals(
   }
 
 
-def silenced(cohort: Cohort, silent: jax.Array) -> Cohort:
-  """The cohort in which some clients report nothing.
+def excluded(cohort: Cohort, clients: jax.Array) -> Cohort:
+  """Excludes clients: their weight is zero, they still train.
 
   Args:
     cohort: C clients.
-    silent: `[C]` bool.
+    clients: `[C]` bool.
   """
   return dataclasses.replace(
     cohort,
-    label_counts=jnp.where(silent[:, None], 0, cohort.label_counts),
-    example_counts=jnp.where(silent, 0, cohort.example_counts),
+    label_counts=jnp.where(clients[:, None], 0, cohort.label_counts),
+    example_counts=jnp.where(clients, 0, cohort.example_counts),
   )
 
 
 def label_counts(
   data: dataset_lib.FederatedDataset, cohort: Cohort
 ) -> jax.Array:
-  """`Cohort.label_counts`, also of those who train and are `silenced`."""
+  """`Cohort.label_counts`, also of clients that are `excluded`."""
   counts = jnp.asarray(data.partition.label_counts)
   counts = jnp.take(counts, cohort.client, axis=0, mode='clip')
   return jnp.where(cohort.active, counts, 0).astype(jnp.float32)
@@ -352,7 +353,7 @@ def everyone(data: dataset_lib.FederatedDataset) -> Cohort:
 
 
 def _all_clients(data):
-  """What `draw_clients` returns if it leaves nobody out."""
+  """The result of `draw_clients` for all clients."""
   return (
     jnp.arange(data.num_clients, dtype=jnp.int32),
     jnp.ones((data.num_clients, data.num_slots), bool),
@@ -394,7 +395,7 @@ def draw_clients(
 
   Args:
     key: Consumed.
-    data: Says who holds which task; its examples are not looked at.
+    data: Gives the tasks of clients; its examples are ignored.
     clients_per_task: K of each task.
     group_sizes: The number of clients that hold each task.
     slots: `drawn`: a client takes part with the tasks it was drawn for

@@ -1,4 +1,4 @@
-"""The data of a federation: one store of examples, and rows that point into it.
+"""The data set of a federation: examples, and rows that point to them.
 
 Examples are stored once. Who holds which of them is a partition: rows of the
 store grouped by client, for training, validation and test. Seeds and sweeps
@@ -7,7 +7,7 @@ repeat partitions, never examples.
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,185 +15,15 @@ import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import checks
+from fmtl_jax.data import examples as examples_lib
+from fmtl_jax.data import feature_checks
+from fmtl_jax.data import label_checks
+from fmtl_jax.data import partitions
 
 Array = Any
 
 
-def _register(meta_fields=()):
-  """Registers a frozen dataclass as a pytree with the given static fields."""
-
-  def decorate(cls):
-    data_fields = [
-      field.name
-      for field in dataclasses.fields(cls)
-      if field.name not in meta_fields
-    ]
-    return jax.tree_util.register_dataclass(
-      cls, data_fields=data_fields, meta_fields=list(meta_fields)
-    )
-
-  return decorate
-
-
-@_register()
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Examples:
-  """Every example once.
-
-  Attributes:
-    features: `[N, ...]`, an array or a tree of arrays.
-    labels: `[N, L]` float32, a column for each kind of label; class numbers are
-      whole numbers, missing labels 0. Or a tree of `[N, L, ...]` targets, of
-      any type: one array for several labels at once, or tokens and their mask.
-    present: `[N, L]` bool, False where a label is missing.
-    columns: `[T]` int32, the column of each task's labels.
-  """
-
-  features: Any
-  labels: Any
-  present: Array
-  columns: Array
-
-
-@_register()
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
-  """Examples of one client, in the order in which they are used.
-
-  Attributes:
-    features: `[B, ...]`, zero for padding.
-    labels: `[S, B]` float32, or a tree of `[S, B, ...]` targets; zero where
-      there is none.
-    has_label: `[S, B]` bool.
-    is_example: `[B]` bool, False for padding.
-    tasks: `[S]` int32, the task of each slot; T for an empty slot.
-    task_shares: `[S]` float32, how much each slot's loss counts in the layers
-      that slots share; None if all count one.
-  """
-
-  features: Any
-  labels: Any
-  has_label: jax.Array
-  is_example: jax.Array
-  tasks: jax.Array
-  task_shares: jax.Array | None = None
-
-
-@_register(meta_fields=('max_size',))
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-  """Rows of the example store, grouped by owner (a client or a task).
-
-  Attributes:
-    index: `[R]` int32, the rows, owner after owner.
-    offsets: `[O + 1]` int32, where each owner's rows start and end.
-    max_size: The most rows an owner can have; shapes depend on it alone.
-  """
-
-  index: Array
-  offsets: Array
-  max_size: int
-
-  @classmethod
-  def create(cls, groups: Sequence[Array], max_size: int = 0) -> 'Rows':
-    """Builds rows from one array of row numbers for each owner."""
-    sizes = np.array([len(group) for group in groups], np.int64)
-    index = np.concatenate([np.asarray(g, np.int32) for g in groups])
-    return cls(
-      index=index,
-      offsets=_offsets(sizes),
-      max_size=max(max_size, int(sizes.max(initial=0))),
-    )
-
-  @property
-  def sizes(self) -> Array:
-    """`[O]` number of rows of each owner."""
-    return self.offsets[1:] - self.offsets[:-1]
-
-  def owner_of_rows(self) -> np.ndarray:
-    """`[R]`, the owner of each row, on the host."""
-    return np.repeat(np.arange(len(self.sizes)), self.sizes)
-
-  def groups(self) -> list[np.ndarray]:
-    """The row numbers of each owner, on the host."""
-    return np.split(np.asarray(self.index), np.asarray(self.offsets)[1:-1])
-
-  def of(self, owner: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Start and number of the rows of an owner; none if it is out of range."""
-    num_owners = len(self.offsets) - 1
-    start = jnp.take(jnp.asarray(self.offsets), owner, mode='clip')
-    end = jnp.take(jnp.asarray(self.offsets), owner + 1, mode='clip')
-    return start, jnp.where(owner < num_owners, end - start, 0)
-
-  def at(self, positions: jax.Array) -> jax.Array:
-    """Store rows at positions of `index`; clipped where out of range."""
-    return jnp.take(jnp.asarray(self.index), positions, mode='clip')
-
-
-class Totals(NamedTuple):
-  """What the clients of each owner of a layer have together.
-
-  A client counts once for a layer that its slots share, and each of its slots
-  where they have copies.
-
-  Attributes:
-    clients: `[owners]`, how many of them have an example with a label.
-    examples: `[owners]`, their training examples with a label; None if not
-      known.
-    labels: `[owners, T]`, their examples with the label of each task.
-  """
-
-  clients: Array
-  examples: Array | None
-  labels: Array
-
-
-@_register()
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Partition:
-  """Who holds what.
-
-  Attributes:
-    train: Training rows by client.
-    validation: Validation rows by client.
-    test: Test rows by client.
-    pooled_validation: Validation rows by task, for a task's common test set.
-    pooled_test: Test rows by task.
-    client_tasks: `[M, S]` int32, the task of each slot, T for an empty slot.
-    client_ids: `[M]` uint32, what a client's randomness depends on.
-    label_counts: `[M, S]` int32, training examples that carry a slot's label.
-    members: `[E]` int32 grouped by task: `client * S + slot` of its holders.
-    owner_index: Further owners of layer types, such as a `[M]` cluster.
-    standardization: `(mean, scale)` of the features, float32, each with the
-      shape of one example (or one that broadcasts to it): a batch is
-      `(x - mean) * scale`.
-      None leaves features as they are.
-    total_size: `[]`, the training examples of the whole federation where the
-      clients are only some of it; None where they are all.
-    totals: What the clients of the whole federation have, where these are only
-      some of it, by the name of an index of owners, '' for a single copy; None
-      where they are all, see `cohorts.totals`.
-    example_counts: `[M]` int32, training examples with a label of any slot;
-      None where they are to be counted in the store.
-  """
-
-  train: Rows
-  validation: Rows
-  test: Rows
-  pooled_validation: Rows
-  pooled_test: Rows
-  client_tasks: Array
-  client_ids: Array
-  label_counts: Array
-  members: Rows
-  owner_index: Mapping[str, Array] = dataclasses.field(default_factory=dict)
-  standardization: tuple[Array, Array] | None = None
-  total_size: Array | None = None
-  totals: Mapping[str, Totals] | None = None
-  example_counts: Array | None = None
-
-
-@_register(meta_fields=('tasks',))
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FederatedDataset:
   """Examples, who holds them, and the tasks.
@@ -204,9 +34,11 @@ class FederatedDataset:
     tasks: The T tasks.
   """
 
-  examples: Examples
-  partition: Partition
-  tasks: tuple[tasks_lib.Task, ...]
+  examples: examples_lib.Examples
+  partition: partitions.Partition
+  tasks: tuple[tasks_lib.Task, ...] = dataclasses.field(
+    metadata={'static': True}
+  )
 
   @property
   def num_clients(self) -> int:
@@ -244,7 +76,7 @@ class FederatedDataset:
 
   def take(
     self, rows: jax.Array, tasks: jax.Array, is_example: jax.Array
-  ) -> Batch:
+  ) -> examples_lib.Batch:
     """Gathers a batch; padding is zeroed, so that garbage cannot spread.
 
     So are labels that are missing or of tasks that the client does not hold:
@@ -280,7 +112,7 @@ class FederatedDataset:
       taken = jnp.take(gather(leaf), column, axis=1)
       return jnp.swapaxes(_where(has_label, taken), 0, 1)
 
-    return Batch(
+    return examples_lib.Batch(
       features=jax.tree.map(
         lambda leaf: gather(leaf, standardization), examples.features
       ),
@@ -345,37 +177,32 @@ class FederatedDataset:
     """
     tasks = tuple(tasks)
     tasks_lib.check_names(tasks)
-    labels, present = checks.targets(labels, present)
-    num_examples, num_columns = present.shape
-    features = checks.same_length(features, num_examples)
+    labels, present = label_checks.targets(labels, present)
+    features = feature_checks.same_length(features, len(present))
     client_tasks = checks.client_tasks(client_tasks, tasks)
-    num_clients = len(client_tasks)
-    columns = np.array([task.column for task in tasks], np.int32)
-    if columns.max(initial=0) >= num_columns:
-      raise ValueError(
-        f'Expected task columns below the {num_columns} columns of '
-        f'labels, got {columns.max()}.'
-      )
-    checks.plain_labels(labels, tasks)
-    client_ids = checks.client_ids(client_ids, num_clients)
+    columns = label_checks.columns(tasks, present.shape[1])
+    label_checks.plain_labels(labels, tasks)
+    client_ids = checks.client_ids(client_ids, len(client_tasks))
     owner_index = checks.owner_index(owner_index, client_tasks.shape)
+    members = partitions.members_of(client_tasks, len(tasks))
 
     def rows_of(name, groups, owners='clients'):
-      count = num_clients if owners == 'clients' else len(tasks)
+      count = len(client_tasks) if owners == 'clients' else len(tasks)
       if groups is None:
         groups = [np.zeros(0, np.int32)] * count
-      return Rows.create(
-        checks.row_groups(name, groups, owners, count, num_examples)
+      return partitions.Rows.create(
+        checks.row_groups(name, groups, owners, count, len(present))
       )
 
-    members = members_of(client_tasks, len(tasks))
     by_client = {
       'training': rows_of('training', train),
       'validation': rows_of('validation', validation),
       'test': rows_of('test', test),
     }
     by_task = {
-      name: _of_holders(by_client[name], members, client_tasks.shape[1])
+      name: partitions.of_holders(
+        by_client[name], members, client_tasks.shape[1]
+      )
       if groups is None
       else rows_of(f'pooled {name}', groups, 'tasks')
       for name, groups in (
@@ -383,13 +210,9 @@ class FederatedDataset:
         ('test', pooled_test),
       )
     }
-    trained = np.zeros(num_examples, bool)
-    trained[by_client['training'].index] = True
-    for name in ('validation', 'test'):
-      checks.held_out(name, by_client[name], 'clients', trained)
-      checks.held_out(f'pooled {name}', by_task[name], 'tasks', trained)
+    _check_held_out(by_client, by_task, len(present))
     if check:
-      checks.not_one_hot(labels, tasks)
+      label_checks.not_one_hot(labels, tasks)
       _check_features(features, by_client, by_task, allow_nonfinite)
       _check_labels(
         (labels, present), columns, tasks, client_tasks, by_client, by_task
@@ -397,7 +220,7 @@ class FederatedDataset:
     train_rows = by_client['training']
     label_counts = _label_counts(present, columns, client_tasks, train_rows)
     checks.clients(tasks, train_rows.sizes, label_counts, members.sizes)
-    partition = Partition(
+    partition = partitions.Partition(
       train=train_rows,
       validation=by_client['validation'],
       test=by_client['test'],
@@ -409,9 +232,9 @@ class FederatedDataset:
       members=members,
       owner_index=owner_index,
     )
-    examples = Examples(
+    examples = examples_lib.Examples(
       features=features,
-      labels=checks.stored(labels, present),
+      labels=label_checks.stored(labels, present),
       present=present,
       columns=columns,
     )
@@ -447,15 +270,15 @@ class FederatedDataset:
     for client, pair in enumerate(zip(features, labels, strict=True)):
       where = f' of client {client}'
       take = lambda leaf, where=where: checks.array(f'labels{where}', leaf)
-      is_tree = checks.is_tree(pair[1])
+      is_tree = label_checks.is_tree(pair[1])
       ys.append(jax.tree.map(take, pair[1]) if is_tree else take(pair[1]))
       sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(ys[-1])}
       if len(sizes) != 1 or not min(sizes):
         raise ValueError(f'Expected a list of labels{where}, got {pair[1]}.')
-      xs.append(checks.same_length(pair[0], min(sizes)[0], where))
+      xs.append(feature_checks.same_length(pair[0], min(sizes)[0], where))
     ends = np.cumsum([len(jax.tree.leaves(y)[0]) for y in ys])
     all_labels = _joined('labels', ys)
-    if tasks is None and checks.is_tree(all_labels):
+    if tasks is None and label_checks.is_tree(all_labels):
       raise ValueError('Expected tasks for a tree of targets, got None.')
     if tasks is None and all_labels.ndim > 1:
       raise ValueError(
@@ -463,16 +286,11 @@ class FederatedDataset:
         f'{all_labels.shape}, got None.'
       )
     if tasks is None:
-      count = int(np.max(client_tasks)) + 1
       known = all_labels[~np.isnan(all_labels)]
       classes = max(2, int(known.max(initial=0)) + 1)
       tasks = [
-        tasks_lib.Task(
-          name=f'task_{task}',
-          kind=tasks_lib.MULTICLASS,
-          num_classes=classes,
-        )
-        for task in range(count)
+        tasks_lib.multiclass(f'task_{task}', classes)
+        for task in range(int(np.max(client_tasks)) + 1)
       ]
     return cls.create(
       features=_joined('features', xs),
@@ -518,78 +336,11 @@ def _joined_leaf(name, arrays):
   return np.concatenate(arrays)
 
 
-def stack_partitions(partitions: Sequence[Partition]) -> Partition:
-  """Stacks partitions of the same shapes, `[R, ...]`: one for each seed.
-
-  Rows are padded to the longest, so that sizes may differ between seeds.
-
-  Args:
-    partitions: Partitions of one store over as many clients and tasks.
-  """
-
-  def pad_rows(name):
-    parts = [getattr(partition, name) for partition in partitions]
-    longest = max(len(rows.index) for rows in parts)
-    return [
-      Rows(
-        index=np.pad(rows.index, (0, longest - len(rows.index))),
-        offsets=rows.offsets,
-        max_size=max(rows.max_size for rows in parts),
-      )
-      for rows in parts
-    ]
-
-  names = [
-    field.name
-    for field in dataclasses.fields(Partition)
-    if isinstance(getattr(partitions[0], field.name), Rows)
-  ]
-  columns = {name: pad_rows(name) for name in names}
-  padded = [
-    dataclasses.replace(partition, **{name: columns[name][i] for name in names})
-    for i, partition in enumerate(partitions)
-  ]
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-
-
-def members_of(client_tasks: np.ndarray, num_tasks: int) -> Rows:
-  """The slots, `client * S + slot`, that hold each task."""
-  flat = client_tasks.reshape(-1)
-  order = np.argsort(flat, kind='stable')
-  sizes = np.bincount(flat, minlength=num_tasks + 1)[:num_tasks]
-  return Rows(
-    index=order[: sizes.sum()].astype(np.int32),
-    offsets=_offsets(sizes),
-    max_size=int(sizes.max(initial=0)),
-  )
-
-
-def _of_holders(rows: Rows, members: Rows, num_slots: int) -> Rows:
-  """The rows of all clients that hold a task, one after the other."""
-  holders = members.index // num_slots
-  sizes = rows.sizes[holders]
-  ends = np.append(0, np.cumsum(sizes))
-  place = np.arange(ends[-1]) + np.repeat(
-    rows.offsets[holders] - ends[:-1], sizes
-  )
-  offsets = ends[members.offsets].astype(np.int32)
-  return Rows(
-    index=rows.index[place],
-    offsets=offsets,
-    max_size=int(np.diff(offsets).max(initial=0)),
-  )
-
-
-def _offsets(sizes: np.ndarray) -> np.ndarray:
-  """Where owners of these sizes start and end."""
-  return np.append(0, np.cumsum(sizes)).astype(np.int32)
-
-
 def _label_counts(
   present: np.ndarray,
   columns: np.ndarray,
   client_tasks: np.ndarray,
-  train: Rows,
+  train: partitions.Rows,
 ) -> np.ndarray:
   """`[M, S]` int32, training examples that carry a slot's label."""
   client = train.owner_of_rows()
@@ -600,6 +351,15 @@ def _label_counts(
     counts.append(np.bincount(client[carries], minlength=len(task)))
   held = client_tasks < len(columns)
   return np.where(held, np.stack(counts, 1), 0).astype(np.int32)
+
+
+def _check_held_out(by_client, by_task, num_examples):
+  """Checks that nothing is evaluated on that anybody trains on."""
+  trained = np.zeros(num_examples, bool)
+  trained[by_client['training'].index] = True
+  for name in ('validation', 'test'):
+    checks.held_out(name, by_client[name], 'clients', trained)
+    checks.held_out(f'pooled {name}', by_task[name], 'tasks', trained)
 
 
 def _check_features(features, by_client, by_task, allow_nonfinite):
@@ -619,7 +379,7 @@ def _check_features(features, by_client, by_task, allow_nonfinite):
       return checks.named(of_clients)
     return f'the pooled rows of {checks.named(of_tasks, "task")}'
 
-  checks.features(features, rows, who, allow_nonfinite)
+  feature_checks.features(features, rows, who, allow_nonfinite)
 
 
 def _check_labels(given, columns, tasks, client_tasks, by_client, by_task):
@@ -627,7 +387,7 @@ def _check_labels(given, columns, tasks, client_tasks, by_client, by_task):
 
   def check(row, task, owner, who):
     labels, present = jax.tree.map(lambda leaf: leaf[row, columns[task]], given)
-    checks.task_labels(labels, present, task, owner, tasks, who)
+    label_checks.task_labels(labels, present, task, owner, tasks, who)
 
   groups = by_client.values()
   row = np.concatenate([group.index for group in groups])

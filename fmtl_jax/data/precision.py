@@ -4,6 +4,9 @@ Data are float32 on the device. A column that is far from zero for its spread,
 such as times in seconds, would become another one there.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,3 +75,56 @@ def _blurs(columns):
   rounding = 8 * np.finfo(np.float64).eps * np.abs(columns).max(0, initial=0)
   lost = (spread > rounding) & (moved > LOST_DIGITS * spread)
   return lost | np.isinf(moved)
+
+
+def check_whole_numbers(
+  leaf: np.ndarray,
+  rows: np.ndarray | None,
+  who: Callable[[np.ndarray], str],
+  what: str = 'features',
+) -> None:
+  """Checks that whole numbers have the same value on the device.
+
+  Args:
+    leaf: `[N, ...]`; other numbers than whole ones are not looked at.
+    rows: `[N]` bool, those that count; None for all.
+    who: Names the holders of the given examples, `[N]` bool.
+    what: The numbers are, for the sentence.
+
+  Raises:
+    ValueError: If one is out of range there.
+  """
+  if not np.issubdtype(leaf.dtype, np.integer):
+    return
+  info = np.iinfo(jax.dtypes.canonicalize_dtype(leaf.dtype))
+  bad = ((leaf < info.min) | (leaf > info.max)).reshape(len(leaf), -1)
+  wrong = np.asarray(bad.any(1) if rows is None else bad.any(1) & rows)
+  if wrong.any():
+    first = int(np.flatnonzero(wrong)[0])
+    value = leaf[first].reshape(-1)[bad[first]][0]
+    raise ValueError(
+      f'Expected whole {what} from {info.min} to {info.max}, got {value} in '
+      f'{who(wrong)}; standardize them before, or number them otherwise.'
+    )
+
+
+def check_digits(
+  leaf: np.ndarray, rows: np.ndarray | None, what: str, cure: str
+) -> None:
+  """Checks that a cast to float32 blurs no column.
+
+  Args:
+    leaf: `[N, ...]`.
+    rows: `[N]` bool, those that count; None for all.
+    what: The numbers are, for the sentence.
+    cure: The end of the sentence.
+
+  Raises:
+    ValueError: If it does, see `blurred_columns`.
+  """
+  place = blurred(leaf, rows)
+  if place is not None:
+    raise ValueError(
+      f'Expected {what} that float32 can hold, got a column{place} that it '
+      f'moves by more than {LOST_DIGITS:g} standard deviations; {cure}.'
+    )

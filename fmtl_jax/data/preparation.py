@@ -47,7 +47,7 @@ def opened(
   except Exception as error:  # Whatever TFDS makes of damaged files.
     place = data_dir or tfds.core.constants.DATA_DIR
     reason = ' '.join(str(error).split()) or repr(error)
-    if _OTHER_FORMAT in reason:  # It is sound: others may have prepared it.
+    if _OTHER_FORMAT in reason:  # It is intact: others may have prepared it.
       raise ValueError(
         f'Expected {builder_class.name} to be prepared as array_record, or not '
         f'at all, in data_dir {place}, got another format ({reason}); give '
@@ -104,7 +104,7 @@ def _cleaned(root: pathlib.Path, name: str) -> Iterator[None]:
   """Removes what killed preparations of a data set have left.
 
   Every preparation has a shared lock on its folder while it runs: what is in
-  one that nobody has locked is stale. TFDS itself locks nothing: in a folder
+  one without a lock is stale. TFDS itself locks nothing: in a folder
   that is not named after the content of the data, where it may be at work, only
   what is a day old is removed.
   """

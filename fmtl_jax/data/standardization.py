@@ -15,6 +15,7 @@ import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import checks
+from fmtl_jax.data import label_checks
 from fmtl_jax.data import precision
 
 Statistics = tuple[np.ndarray, np.ndarray]
@@ -147,7 +148,7 @@ def targets(
   Raises:
     ValueError: If a column has no label, or tasks of other kinds read it, too.
   """
-  given = checks.labels(labels).astype(np.float64)
+  given = label_checks.labels(labels).astype(np.float64)
   found = given.astype(np.float32)
   units = {}
   for column in {t.column for t in tasks if t.definition.has_unit}:
@@ -178,7 +179,7 @@ def targets(
 def _in_units(
   task: tasks_lib.Task, offset: float, unit: float
 ) -> tasks_lib.Task:
-  """The task of labels `(label - offset) / unit`; its way back goes on."""
+  """The task of labels `(label - offset) / unit`; units compose."""
   return dataclasses.replace(
     task, offset=task.offset + task.unit * offset, unit=task.unit * unit
   )

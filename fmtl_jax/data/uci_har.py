@@ -144,7 +144,8 @@ class UciHar(tfds.core.GeneratorBasedBuilder):
       ValueError: If the data cannot be had or are damaged. Nothing that looks
         like a prepared data set is left behind.
     """
-    # The download manager cannot tell a given folder from TFDS's default.
+    # The download manager cannot distinguish a given folder from TFDS's
+    # default.
     self._manual_dir = download_config.manual_dir if download_config else None
     super().download_and_prepare(download_config=download_config, **kwargs)
 
@@ -456,7 +457,7 @@ def _parse(lines, columns, path, allow_nonfinite=False):
         f'Expected {columns} numbers in line {number + 1} of {path}, got '
         f'{len(row)}; download the data again from {URL}.'
       )
-    with np.errstate(over='ignore'):  # Becomes infinite, and is told below.
+    with np.errstate(over='ignore'):  # Becomes infinite, and is reported below.
       table[number] = row
   finite = np.isfinite(table)
   if not finite.all() and not allow_nonfinite:

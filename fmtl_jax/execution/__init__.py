@@ -1,4 +1,9 @@
-"""Where and how the clients of a round are mapped."""
+"""Execution: how clients are mapped, and over which devices.
+
+`mapping`       `scan`, `vmap`, `chunk` and `low_rank`, over a mesh axis
+`low_rank`      dense kernels in factored form
+`task_devices`  task groups with devices of their own
+"""
 
 from fmtl_jax.execution.mapping import AUTO
 from fmtl_jax.execution.mapping import block_size

@@ -1,14 +1,14 @@
 """Execution: how the clients of a cohort are mapped over devices.
 
-Meaning and placement are separate: a client update never knows how it is
-mapped. Within a device, `scan` runs one client after the other and adds each
-weighted update to a running sum, so that its memory does not grow with the
-cohort and a client costs only the steps it has; it is the fastest form on CPU.
-`vmap` runs all clients at once. `chunk:K` scans over blocks of K clients; with
-`chunk`, K is what a memory budget allows, for GPU and TPU. `low_rank` and
-`low_rank:K` run blocks as `chunk` does, with large dense kernels in factored
-form (see `low_rank`). Over the devices of a mesh axis, every device runs its
-share of the clients in one of these forms, and the sums are added.
+A client update does not depend on how it is mapped. Within a device, `scan`
+runs one client after the other and adds each weighted update to a running sum,
+so that its memory does not grow with the cohort and a client costs only the
+steps it has; it is the fastest mode on CPU. `vmap` runs all clients at once.
+`chunk:K` scans over blocks of K clients; with `chunk`, K is what a memory
+budget allows, for GPU and TPU. `low_rank` and `low_rank:K` run blocks as
+`chunk` does, with large dense kernels in factored form (see `low_rank`). Over
+the devices of a mesh axis, every device runs its share of the clients in one of
+these modes, and the sums are added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,13 +30,13 @@ SCAN = 'scan'
 VMAP = 'vmap'
 CHUNK = 'chunk'
 LOW_RANK = 'low_rank'
-# The mapped axis of the clients that run at once, in every form but `scan`.
+# The mapped axis of the clients that run at once, in every mode but `scan`.
 CLIENTS = 'clients'
 _CPU_BUDGET = 2**28  # Bytes; more clients at once are no faster.
 
 
 def resolve(execution: str, platform: str | None = None) -> str:
-  """Replaces `auto` by the ordinary form that is fastest on the platform.
+  """Replaces `auto` by the dense mode that is fastest on the platform.
 
   Args:
     execution: `auto`, `scan`, `vmap`, `chunk`, `chunk:K`, `low_rank` or
@@ -59,7 +59,7 @@ def resolve(execution: str, platform: str | None = None) -> str:
 
 
 def is_low_rank(execution: str) -> bool:
-  """Whether a form trains kernels in factored form."""
+  """Whether a mode trains kernels in factored form."""
   return execution.split(':')[0] == LOW_RANK
 
 
@@ -67,7 +67,7 @@ def num_devices(execution: str, available: int, platform: str = '') -> int:
   """Over how many devices clients are best spread.
 
   Args:
-    execution: Any form but `auto`.
+    execution: Any mode but `auto`.
     available: The devices at hand.
     platform: Theirs; by default JAX's own.
 
@@ -93,18 +93,18 @@ def block_size(
   """How many clients run at once; blocks are as even as they can be.
 
   Args:
-    execution: Any form.
+    execution: Any mode.
     count: The number of clients.
     bytes_each: What one client takes, 0 if nothing worth counting.
     budget: In bytes; by default `memory_budget`.
   """
-  form, _, size = resolve(execution).partition(':')
+  mode, _, size = resolve(execution).partition(':')
   most = count
-  if form == SCAN:
+  if mode == SCAN:
     most = 1
   elif size:
     most = int(size)
-  elif form != VMAP and bytes_each:
+  elif mode != VMAP and bytes_each:
     most = (memory_budget() if budget is None else budget) // bytes_each
   blocks = -(-count // min(max(most, 1), max(count, 1)))
   return -(-count // max(blocks, 1)) or 1
@@ -215,7 +215,7 @@ def shares(sizes: np.ndarray, num_devices: int) -> np.ndarray:
   """Which device runs each client: the longest first, dealt in turn.
 
   Args:
-    sizes: `[C]`, the work of each client, as `map_clients` is told.
+    sizes: `[C]`, the work of each client, as for `map_clients`.
     num_devices: D.
 
   Returns:
@@ -242,7 +242,7 @@ def map_rows(
   Args:
     fn: Of one row.
     rows: `[C, ...]` in every leaf.
-    execution: Any form.
+    execution: Any mode.
     axis: The mesh axis over which rows are spread, None for one device.
     bytes_each: What one row takes, for forms with a memory budget.
     budget: In bytes, see `block_size`.
@@ -290,7 +290,7 @@ def map_clients(
       nothing.
     add_fn: `(total, contributions [K, ...], rows [K, ...]) -> total`.
     total: The sum over no client.
-    execution: Any form.
+    execution: Any mode.
     sizes: `[C]`, the work of each client: those who run together, and the
       shares of devices, are as even as they can be.
     axis: The mesh axis over which clients are spread, as in `shares`; None for

@@ -1,14 +1,23 @@
-"""Who owns a copy of each layer, and what one client's copies are."""
+"""The federation: owners of layers, clients' views and their objective.
 
-from fmtl_jax.federation.federation import Federation
-from fmtl_jax.federation.federation import FederationState
-from fmtl_jax.federation.federation import num_bytes
-from fmtl_jax.federation.federation import Owner
-from fmtl_jax.federation.federation import owner_sum
-from fmtl_jax.federation.federation import OWNERS
-from fmtl_jax.federation.federation import PER_OWNER
-from fmtl_jax.federation.federation import pretrained_values
-from fmtl_jax.federation.federation import SHARED
+`layer_types`  rules to labels; split and merge; order of use
+`owners`       the table of owners, copies for slots, sums by owner
+`views`        a client's view: its copies, gathered by owner
+`objectives`   outputs and losses of a client's view
+`definition`   `Federation`: network, layer types and tasks put together
+`state`        the state between two rounds
+`checks`       what networks and layers must be
+"""
+
+from fmtl_jax.federation.checks import pretrained_values
+from fmtl_jax.federation.definition import Federation
+from fmtl_jax.federation.definition import PER_OWNER
+from fmtl_jax.federation.definition import SHARED
+from fmtl_jax.federation.owners import Owner
+from fmtl_jax.federation.owners import owner_sum
+from fmtl_jax.federation.owners import OWNERS
+from fmtl_jax.federation.state import FederationState
+from fmtl_jax.federation.state import num_bytes
 
 __all__ = (
   'Federation',

@@ -1,10 +1,10 @@
 """Layer types: which layers are shared with whom, as labels of parameters.
 
-A layer type says who owns a copy of a parameter (METHOD, the paper's section
-III): nobody trains a pre-trained layer, all clients share one copy of a common
-layer, a task group shares a task-specific layer and a personal layer never
-leaves its client. Layer types are plain strings, so that a new kind of sharing
-(a user cluster, a region) needs no change here.
+A layer type names the owners of copies of a parameter (METHOD, the paper's
+section III): pre-trained layers are not trained, all clients share one copy of
+a common layer, a task group shares a task-specific layer and a personal layer
+never leaves its client. Layer types are plain strings, so that a new kind of
+sharing (a user cluster, a region) needs no change here.
 
 References:
   Kececi, Shaqfeh, Mbayed, Serpedin (2022), Multi-Task and Transfer Learning for

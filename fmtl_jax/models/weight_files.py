@@ -70,7 +70,7 @@ def load_vgg(
 ) -> dict[str, dict[str, np.ndarray]]:
   """Loads the weights of a VGG network.
 
-  The suffix tells the format: `.mat` (MatConvNet), `.h5` (Keras, also the
+  The suffix names the format: `.mat` (MatConvNet), `.h5` (Keras, also the
   `.weights.h5` of Keras 3), `.pth` or `.pt` (a state dict of PyTorch 1.6 or
   later) or `.safetensors` (the same names and layouts). Layers have the names
   of the model's stages, as in `vgg.vgg_face`; what else is in the file is
@@ -257,7 +257,7 @@ def _check_unpacked(path: pathlib.Path, most: int) -> None:
   """Raises a ValueError if a file of MATLAB unpacks to more bytes than `most`.
 
   Level 5 of the format has elements, some of which are compressed. What is no
-  such file is for its reader to tell.
+  such file is decided by its reader.
   """
   unpacked = 0
   with path.open('rb') as file:
@@ -282,7 +282,7 @@ def _check_unpacked(path: pathlib.Path, most: int) -> None:
 
 
 def _read_keras(path, names, size, stack):
-  """Reads groups of a layer, whose arrays are told by rank.
+  """Reads groups of a layer, whose arrays are distinguished by rank.
 
   Their own names depend on the version of Keras: `conv1_1_W_1:0`,
   `conv1_1/kernel:0` in a group of the layer's name. Keras 3 counts, as in

@@ -9,11 +9,10 @@ clients' means lie apart does not count.
 
 Where tasks are balanced at the server, updates of layers with a single copy are
 averaged by task (`aggregators.by_task`), whatever the layer type's weights are;
-what clients report beside them is averaged as ever.
+the rest of client messages is averaged with the layer type's weights.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -23,28 +22,26 @@ import jax.numpy as jnp
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import round_weights
 from fmtl_jax.rounds import server_balancing
 from fmtl_jax.server import aggregators
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
-from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
 Weights = Mapping[str, jax.Array]
-Totals = Mapping[str, dataset_lib.Totals]
 
 
 class Part(NamedTuple):
-  """What a client sends of one layer type; of many, what that adds up to.
+  """A client's message for one layer type; for many clients, the sum.
 
   Attributes:
     update: Of its view, None at leaves of other layer types; `()` where it is
       elsewhere.
-    report: What it reports beside; `()` if there is nothing.
+    report: What the message holds beside the update; `()` if nothing.
   """
 
   update: Tree
@@ -59,6 +56,7 @@ class Aggregation:
 
   Attributes:
     averaged: The layer types that are averaged.
+    weighting: What clients weigh.
     takes_factors: Those whose kernels may be trained in factored form.
     clients_per_task: K of each task.
     holds_all: Whether the updates of all clients are needed before any is added
@@ -77,7 +75,7 @@ class Aggregation:
 
     Args:
       federation: Network, layer types and tasks.
-      settings: Weights, reducers, servers, balancing.
+      settings: Weights, robust aggregators, servers, balancing.
       rule: The algorithm's.
       holds_all: Whether the updates of all clients are needed before any is
         added up.
@@ -86,6 +84,7 @@ class Aggregation:
       ValueError: If K exceeds a task group, or the settings contradict.
     """
     self._federation = federation
+    self._of = federation.of_type
     self._settings = settings
     self._rule = rule
     self.clients_per_task = cohorts.check_clients_per_task(
@@ -99,17 +98,16 @@ class Aggregation:
       federation, settings, self.averaged
     )
     server_balancing.check(federation, settings, self.averaged)
+    self.weighting = round_weights.RoundWeights(
+      federation,
+      settings,
+      self.averaged,
+      self._by_task,
+      accumulates=rule.accumulates,
+    )
     self.holds_all = holds_all
     self._aggregators = {name: self._aggregator(name) for name in self.averaged}
     self._servers = self._servers_of(rule)
-    self._per_slot = layer_types.split(federation.per_slot, federation.labels)[
-      0
-    ]
-    self._shares_tasks = federation.num_slots > 1 and any(
-      n in self._by_task or self._weighting(n) == weights_lib.TASK_BALANCED
-      for n in self.averaged
-      if not self._is_by_slot(n)
-    )
 
   @property
   def takes_factors(self) -> list[str]:
@@ -117,15 +115,15 @@ class Aggregation:
     return [n for n, a in self._aggregators.items() if a.takes_factors]
 
   def _aggregator(self, name: str) -> aggregators.Aggregator:
-    """What the settings ask for."""
+    """The aggregator of a layer type, by the settings."""
     settings, num_tasks = self._settings, len(self._federation.tasks)
-    weighting, group = self._weighting(name), settings.balancing.group
+    weighting, group = self.weighting.of(name), settings.balancing.group
     drops = not settings.skip_nonfinite
     if name in self._by_task:
       return aggregators.by_task(num_tasks)
     if group is not None:
-      balanced = functools.partial(reducers.balanced, group)
-      return aggregators.reduced(balanced, weighting, num_tasks, drops=drops)
+      balanced = functools.partial(robust_aggregators.balanced, group)
+      return aggregators.robust(balanced, weighting, num_tasks, drops=drops)
     one_copy = self._federation.owners[name].index is None
     return aggregators.of(
       settings.reducer.get(name),
@@ -147,21 +145,9 @@ class Aggregation:
     # A device may have some of them only.
     return jax.tree.leaves(self._of(name, params))[0].shape[0]
 
-  def _of(self, name: str, tree: Tree) -> Tree:
-    """The leaves of one layer type, None elsewhere."""
-    return layer_types.select(
-      tree, self._federation.layer_types, lambda label: label == name
-    )
-
   def _owner(self, cohort: cohorts.Cohort, name: str) -> jax.Array | None:
     index = self._federation.owners[name].index
     return None if index is None else cohort.index[index]
-
-  def _weighting(self, name: str) -> str:
-    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
-
-  def _is_by_slot(self, name: str) -> bool:
-    return any(jax.tree.leaves(self._of(name, self._per_slot)))
 
   def _servers_of(self, rule):
     """The server of every averaged layer type, with the rule before it."""
@@ -194,77 +180,22 @@ class Aggregation:
     return {name: init_one(name) for name in self.averaged}
 
   def init_balancing(self) -> Tree:
-    """What the server's balancer keeps at first, `()` if nothing."""
+    """The initial state of the server's balancer, `()` if none."""
     balancer = self._settings.balancing.server
     if balancer is None or not self._by_task:
       return ()
     return balancer.init(len(self._federation.tasks))
 
   def sent(self, server: Mapping[str, Tree]) -> Tree:
-    """What the rule sends to clients, `[owners, ...]`; None if nothing."""
+    """The rule's part of the broadcast, `[owners, ...]`; None if nothing."""
     if not self._rule.sends:
       return None
     memory = layer_types.merge(*(server[n].memory for n in self.averaged))
     shapes = layer_types.split(self._federation.shapes, self._federation.labels)
     return precision.like(memory, self._federation.averaged(shapes[0]))
 
-  def totals(self, data: dataset_lib.FederatedDataset) -> Totals:
-    """What all clients have by index of owners, if the rule has to know."""
-    if not self._rule.accumulates:
-      return {}
-    owners = self._federation.owners
-    indices = {owners[name].index for name in self.averaged}
-    counts = self._federation.num_owners
-    return cohorts.totals(data, {i: counts[i] for i in indices if i})
-
-  def share_tasks(
-    self,
-    data: dataset_lib.FederatedDataset,
-    cohort: cohorts.Cohort,
-    totals: Totals,
-  ) -> cohorts.Cohort:
-    """The cohort with its task shares, where tasks are to count the same.
-
-    That is where layers that slots share are weighted `task_balanced`, or are
-    balanced by task at the server, and clients have several slots.
-
-    Args:
-      data: The federation's data.
-      cohort: C clients, of whom some may not count.
-      totals: As returned by `totals`.
-    """
-    if not self._shares_tasks:
-      return cohort
-    shares = weights_lib.task_shares(
-      cohort,
-      cohorts.label_counts(data, cohort),
-      len(self._federation.tasks),
-      _task_totals(totals),
-    )
-    return dataclasses.replace(cohort, task_shares=shares)
-
-  def weights(
-    self, cohort: cohorts.Cohort, totals: Totals
-  ) -> dict[str, jax.Array]:
-    """The weights of every averaged layer type, `[C]` or `[C, S]`.
-
-    Args:
-      cohort: C clients.
-      totals: As returned by `totals`.
-    """
-    return {
-      name: weights_lib.client_weights(
-        self._weighting(name),
-        cohort,
-        len(self._federation.tasks),
-        by_slot=self._is_by_slot(name),
-        task_totals=_task_totals(totals),
-      )
-      for name in self.averaged
-    }
-
   def split(self, update: Tree, report: Tree = ()) -> tuple[Parts, Parts]:
-    """What a client sends: the parts to add up at once, and those to hold."""
+    """Splits a client's message: parts to add up at once, and parts to hold."""
     now, held = {}, {}
     for name in self.averaged:
       part = Part(
@@ -295,7 +226,7 @@ class Aggregation:
     Args:
       params: `[owners, ...]`.
       cohort: C clients.
-      report: The shapes of a client's report.
+      report: The shapes of a client's, see `ClientUpdate.report`.
     """
 
     def one(name):
@@ -315,7 +246,7 @@ class Aggregation:
     parts: Parts,
     rows: tuple[cohorts.Cohort, Weights],
   ) -> Parts:
-    """Adds the weighted updates and reports of K clients to the sums.
+    """Adds the weighted messages of K clients to the sums.
 
     Args:
       params: `[owners, ...]`, what the updates are of.
@@ -349,19 +280,19 @@ class Aggregation:
     *,
     num_examples: jax.Array,
     key: jax.Array,
-    totals: Totals,
-  ) -> dict[str, servers.Reported]:
-    """What the clients of each owner reported, by layer type.
+    totals: round_weights.Totals,
+  ) -> dict[str, servers.Aggregate]:
+    """The aggregated client messages of each owner, by layer type.
 
     Args:
       params: `[owners, ...]`.
       total: Sums over all clients.
-      held: What was needed of each client, `[C, ...]`.
+      held: Parts of messages that were held, `[C, ...]`.
       cohort: C clients.
-      weights: As returned by `weights`.
+      weights: As of `RoundWeights.weights`.
       num_examples: N, the training examples of all clients.
-      key: Consumed by what balances updates.
-      totals: As returned by `totals`, without the owners that clients chose.
+      key: Consumed by balancers of updates.
+      totals: As of `RoundWeights.totals`, without owners that clients chose.
     """
 
     def one(name):
@@ -369,23 +300,16 @@ class Aggregation:
       aggregator = self._aggregators[name]
       updates = held[name].update if aggregator.one_by_one else ()
       weight_sum = clients.total()
-      reported = jnp.where(weight_sum > 0, weight_sum, 1)
       scale = None
-      if aggregator.scales and self._weighting(name) == weights_lib.PAPER:
-        is_of_task = self._federation.owners[name].index == 'task'
-        drawn = self.clients_per_task
-        scale = weight_sum / weights_lib.normalizer(
-          weights_lib.PAPER,
-          weight_sum,
-          drawn[: clients.num_owners] if is_of_task else drawn,
-          num_examples,
-          by_task=is_of_task,
+      if aggregator.scales:
+        scale = self.weighting.scale(
+          name, weight_sum, self.clients_per_task, num_examples
         )
-      share = weight_sum / self._group_weights(name, reported, totals)
+      share = self.weighting.share(name, weight_sum, totals)
       if aggregator.counted is not None:
         counted = aggregator.counted(total[name].update, updates, clients)
         share = jnp.where(counted > 0, share, 0)
-      return servers.Reported(
+      return servers.Aggregate(
         aggregator.finish(key, total[name].update, updates, clients),
         aggregators.divide(total[name].report, weight_sum),
         share,
@@ -396,52 +320,52 @@ class Aggregation:
 
   def balance(
     self,
-    reported: dict[str, servers.Reported],
+    aggregates: dict[str, servers.Aggregate],
     cohort: cohorts.Cohort,
     metrics: Mapping[str, jax.Array],
     key: jax.Array,
     memory: Tree,
-  ) -> tuple[dict[str, servers.Reported], Tree]:
-    """Makes one update of those of the tasks, where they are balanced.
+  ) -> tuple[dict[str, servers.Aggregate], Tree]:
+    """Balances the updates of tasks into one, where the settings say so.
 
     Args:
-      reported: As returned by `means`.
+      aggregates: As returned by `means`.
       cohort: C clients.
       metrics: The clients', `loss_sum` and `count` `[C, S]`.
       key: Consumed.
-      memory: What the server's balancer keeps.
+      memory: The state of the server's balancer.
 
     Returns:
-      What was reported, and the new memory.
+      The aggregates, and the new memory.
     """
     if not self._by_task:
-      return reported, memory
+      return aggregates, memory
     updates, memory = server_balancing.balance(
       self._federation,
       self._settings.balancing,
-      {name: reported[name].update for name in self._by_task},
+      {name: aggregates[name].update for name in self._by_task},
       cohort,
       metrics,
       key,
       memory,
     )
-    new = {n: reported[n]._replace(update=updates[n]) for n in updates}
-    return reported | new, memory
+    new = {n: aggregates[n]._replace(update=updates[n]) for n in updates}
+    return aggregates | new, memory
 
   def serve(
     self,
     params: Tree,
     server: Mapping[str, Tree],
-    reported: Mapping[str, servers.Reported],
+    aggregates: Mapping[str, servers.Aggregate],
     keys: Mapping[str, jax.Array],
     round_number: jax.Array,
   ) -> tuple[Tree, dict[str, Tree]]:
-    """Lets the servers make new values of what was reported.
+    """Steps the servers by the aggregates.
 
     Args:
       params: `[owners, ...]`.
       server: The servers' states.
-      reported: By layer type.
+      aggregates: By layer type.
       keys: Of each layer type, consumed by its server.
       round_number: What schedules read.
 
@@ -452,7 +376,7 @@ class Aggregation:
     new_params, new_server = self._of('', params), {}
     for name in self.averaged:
       old = self._of(name, params)
-      statistics, others = self._apart(old, reported[name])
+      statistics, others = self._apart(old, aggregates[name])
       new, new_server[name] = self._servers[name].step(
         keys[name], old, server[name], others, round_number
       )
@@ -460,43 +384,19 @@ class Aggregation:
       new_params = layer_types.merge(new_params, statistics, new)
     return new_params, new_server
 
-  def _apart(self, params, reported):
-    """New running statistics, and what is reported without them."""
+  def _apart(self, params, aggregate):
+    """New running statistics, and the aggregate without them."""
     pick = self._federation.running_statistics
-    updates, share = pick(reported.update), reported.share
+    updates, share = pick(aggregate.update), aggregate.share
     to_leaf = lambda x, leaf: x.reshape(x.shape + (1,) * (leaf.ndim - x.ndim))
 
     def add(old, update):
-      if reported.scale is not None:
-        update = to_leaf(reported.scale, old) * update
+      if aggregate.scale is not None:
+        update = to_leaf(aggregate.scale, old) * update
       new = (old + update).astype(old.dtype)
       return jnp.where(to_leaf(share, old) > 0, new, old)
 
     zeros = jax.tree.map(jnp.zeros_like, updates)
-    others = layer_types.merge(zeros, reported.update)
+    others = layer_types.merge(zeros, aggregate.update)
     statistics = jax.tree.map(add, pick(params), updates)
-    return statistics, reported._replace(update=others)
-
-  def _group_weights(self, name, reported, totals):
-    """What all clients of each owner weigh, as `reported` those of a round."""
-    index = self._federation.owners[name].index
-    if (index or '') not in totals:  # As far as this round knows.
-      return reported
-    weights = weights_lib.group_weights(
-      self._weighting(name),
-      totals[index or ''],
-      _task_totals(totals),
-      by_slot=self._is_by_slot(name),
-    )
-    if index is None:
-      weights = weights[0]
-    elif index == 'task' and self._settings.placement.task_axis is not None:
-      count = len(reported)
-      first = jax.lax.axis_index(self._settings.placement.task_axis) * count
-      weights = jax.lax.dynamic_slice_in_dim(weights, first, count)
-    return jnp.maximum(weights, reported)  # Of none, if nobody has a label.
-
-
-def _task_totals(totals: Totals) -> jax.Array | None:
-  """The labels of each task, `[T]`, in the federation; None if not known."""
-  return totals[''].labels[0] if totals else None
+    return statistics, aggregate._replace(update=others)

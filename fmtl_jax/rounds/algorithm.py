@@ -14,14 +14,14 @@ State = federation_lib.FederationState
 
 
 class Messages(NamedTuple):
-  """What one client of all its slots sends and is sent in a round: shapes.
+  """The messages of one client, with all of its slots, in a round: shapes.
 
   Each tree has the structure of a view, None where nothing is moved. How many
   examples a client has, its metrics and its choices are not in them.
 
   Attributes:
-    up: Its update, and what it reports beside it.
-    down: Its view, and what the server's rule sends beside it.
+    up: The client message: its update, and what is averaged beside it.
+    down: The server broadcast: its view, and what the server's rule sends.
     all_copies: The layer types of which it is sent the copies of all owners.
   """
 
@@ -38,17 +38,17 @@ class Algorithm(NamedTuple):
     round: `(state, data, frozen) -> (state, metrics)`. `frozen` is the
       federation's by default. Metrics are those of the cohort's clients:
       `client` (M for padding) and `steps`, `[C]`; `finite`, `[C]` by layer
-      type, see `faults.finite`; `task` (T for a slot that takes no part),
+      type, see `faults.finite`; `task` (T for an inactive slot),
       `loss_sum` and `count` (of examples, over all steps), `[C, S]`. Where
       asked for, `skipped` and `simulated_seconds`, `[C]`.
     view: `(state, data, client, frozen) -> view`: the parameters with which a
       client (a `Cohort` without the leading axis) predicts.
     personal: Whether views differ between the clients of a task.
-    form: `data -> (execution, reasons)`: the form in which rounds run and, by
+    form: `data -> (execution, reasons)`: the execution mode of rounds and, by
       path, why a kernel is trained in factored form or not.
     messages: `() -> Messages`, of a round.
-    state_version: Of what a state means; one that was saved with another is
-      not gone on with.
+    state_version: Of the meaning of a state; one that was saved with another
+      version is not resumed.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]

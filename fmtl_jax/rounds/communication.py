@@ -1,4 +1,4 @@
-"""Communication: what clients move and keep, by layer type.
+"""Communication: message sizes and memory of clients, by layer type.
 
 A client gets the layers of its view that others share and sends their updates:
 a common layer once, a task-specific layer for each active slot, a personal or
@@ -39,7 +39,7 @@ def message_bytes(
   """
   once: dict[str, int] = {}
   each_slot: dict[str, int] = {}
-  per_slot = layer_types.split(federation.per_slot, federation.labels)[0]
+  per_slot = federation.view_per_slot
 
   def add(label, of_slot, part):
     for leaf in jax.tree.leaves(part):

@@ -1,8 +1,8 @@
 """The phases of a round: sample, broadcast, train, aggregate, serve.
 
-What algorithms do otherwise is in the values that these are made of: a client
-update, a rule of the server, aggregators and servers, a choice or a regrouping
-of owners. Where clients are run is up to `client_forms`.
+Algorithms differ in the values that these are made of: a client update, a rule
+of the server, aggregators and servers, a choice or a regrouping of owners.
+Where clients are run is decided by `execution_modes`.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,9 @@ from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import aggregation as aggregation_lib
-from fmtl_jax.rounds import client_forms
+from fmtl_jax.rounds import execution_modes
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import round_weights
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 
@@ -36,14 +37,14 @@ ContextFn = Callable[[cohorts.Cohort], client_updates.ClientContext]
 
 
 class Grouping(NamedTuple):
-  """What a regrouping is given and may change: all of it is used.
+  """The input and output of a regrouping.
 
   Attributes:
     params: The layers that are averaged, `[owners, ...]`, None elsewhere.
-    server: What servers keep, by layer type.
+    server: The states of servers, by layer type.
     owners: Those of the cohort's clients by the name of their index, as of
       `cohorts.Cohort.index`.
-    clients: What the clients keep, `[C, ...]`.
+    clients: The clients' states, `[C, ...]`.
   """
 
   params: Tree
@@ -53,7 +54,7 @@ class Grouping(NamedTuple):
 
 
 # `(grouping, weights, updates, everyone) -> grouping`: weights `[C]` or
-# `[C, S]` and updates `[C, ...]` by layer type, and what all clients keep,
+# `[C, S]` and updates `[C, ...]` by layer type, and the states of all clients,
 # `[M, ...]`.
 RegroupFn = Callable[
   [Grouping, Mapping[str, jax.Array], Mapping[str, Tree], Tree], Grouping
@@ -61,19 +62,19 @@ RegroupFn = Callable[
 
 
 class Sample(NamedTuple):
-  """Who takes part in a round.
+  """The participants of a round.
 
   Attributes:
     cohort: C clients.
     weights: Theirs, by layer type.
-    totals: What all clients have, by index of owners, as far as it is needed.
+    totals: Counts over all clients by index of owners, as far as needed.
     observed: Metrics of the cohort, `[C]`.
     chosen: The names of the indices of owners that clients have chosen.
   """
 
   cohort: cohorts.Cohort
   weights: Mapping[str, jax.Array]
-  totals: aggregation_lib.Totals
+  totals: round_weights.Totals
   observed: dict[str, jax.Array]
   chosen: tuple[str, ...] = ()
 
@@ -87,14 +88,14 @@ class Sample(NamedTuple):
 
 
 class Trained(NamedTuple):
-  """What is kept of each client, `[C, ...]`.
+  """The results of each client that are kept, `[C, ...]`.
 
   Attributes:
-    held: What it sends and is needed one by one, by layer type.
+    held: Parts of its message that are needed one by one, by layer type.
     owned: New values of the layers that it owns.
-    state: What it keeps.
+    state: Its state.
     metrics: Of its training.
-    balancing: What its balancer keeps.
+    balancing: The state of its balancer.
   """
 
   held: aggregation_lib.Parts
@@ -110,7 +111,7 @@ def _with_owners(cohort, index):
 
 
 def _split_metrics(metrics, balancer):
-  """A client's metrics, and what its balancer keeps, which is among them."""
+  """A client's metrics, and the state of its balancer, which is among them."""
   if balancer is None:
     return metrics, ()
   if 'balancing' not in metrics:
@@ -139,7 +140,7 @@ class Phases:
   """The phases of the rounds of one federation; holds no state.
 
   Attributes:
-    aggregation: How updates become new copies of owners.
+    aggregation: Weights, aggregators and servers of all layer types.
   """
 
   def __init__(
@@ -164,9 +165,11 @@ class Phases:
     self._choose_fn = choose_fn
     self._regroup_fn = regroup_fn
 
-  def form(self, data: dataset_lib.FederatedDataset) -> client_forms.Form:
+  def execution_mode(
+    self, data: dataset_lib.FederatedDataset
+  ) -> execution_modes.ExecutionMode:
     """How the clients of a round are run."""
-    return client_forms.choose(
+    return execution_modes.choose(
       self._federation,
       self._client_update,
       self._settings,
@@ -199,9 +202,9 @@ class Phases:
     self,
     state: State,
     data: dataset_lib.FederatedDataset,
-    form: client_forms.Form,
+    mode: execution_modes.ExecutionMode,
   ) -> Sample:
-    """Draws the cohort, and says who of it drops out and what all weigh."""
+    """Draws the cohort, its dropouts and stragglers, and its weights."""
     cohort = cohorts.sample(
       cohorts.round_keys(state.key, state.round)[0],
       data,
@@ -209,17 +212,18 @@ class Phases:
       self._federation.group_sizes,
       self._settings.slots,
     )
-    cohort, observed = participation.take_part(
+    cohort, observed = participation.apply_participation(
       self._settings.participation,
       state.key,
       state.round,
       cohort,
       data.num_clients,
     )
-    totals = self.aggregation.totals(data)
-    cohort = self.aggregation.share_tasks(data, cohort, totals)
-    weights = self.aggregation.weights(cohort, totals)
-    return Sample(form.here(cohort), weights, totals, observed)
+    weighting = self.aggregation.weighting
+    totals = weighting.totals(data)
+    cohort = weighting.share_tasks(data, cohort, totals)
+    weights = weighting.weights(cohort, totals)
+    return Sample(mode.here(cohort), weights, totals, observed)
 
   def choose_owners(
     self,
@@ -241,12 +245,12 @@ class Phases:
     data: dataset_lib.FederatedDataset,
     frozen: Tree,
     sampled: Sample,
-    form: client_forms.Form,
+    mode: execution_modes.ExecutionMode,
   ) -> tuple[ContextFn, Sample]:
-    """What each client is sent, once it has chosen its owners, and these."""
+    """The context of each client, and the sample with the owners it chose."""
     if self._choose_fn is not None:
       choose = lambda client: self.choose_owners(state, data, client, frozen)
-      sampled = sampled.with_owners(form.map_rows(choose, sampled.cohort))
+      sampled = sampled.with_owners(mode.map_rows(choose, sampled.cohort))
     _, clients_key = cohorts.round_keys(state.key, state.round)
     sent, view = self.aggregation.sent(state.server), self._federation.broadcast
 
@@ -258,7 +262,7 @@ class Phases:
         frozen=frozen,
         data=self._settings.local_data(state, data, client),
         round=state.round,
-        received=view(sent, client.index) if sent else None,
+        broadcast=view(sent, client.index) if sent else None,
       )
 
     return context, sampled
@@ -268,13 +272,13 @@ class Phases:
     state: State,
     context_fn: ContextFn,
     sampled: Sample,
-    form: client_forms.Form,
+    mode: execution_modes.ExecutionMode,
   ) -> tuple[aggregation_lib.Parts, Trained]:
-    """Trains the clients: sums of what they send, and what is kept of each."""
+    """Trains the clients: sums of their messages, and the results of each."""
     aggregation, settings = self.aggregation, self._settings
     update = faults.watched(
       self._federation,
-      client_updates.masked(self._federation, form.client_update),
+      client_updates.masked(self._federation, mode.client_update),
       skips=settings.skip_nonfinite,
       trusts=attacks.is_attacker if settings.attack else None,
     )
@@ -296,7 +300,7 @@ class Phases:
       lambda: self._client_update.report(context_fn(client).view)
     )
     zeros = aggregation.zeros(state.params, sampled.cohort, report)
-    total, trained = form.map_clients(
+    total, trained = mode.map_clients(
       train_one,
       (sampled.cohort, sampled.weights),
       functools.partial(aggregation.add, state.params),
@@ -311,8 +315,8 @@ class Phases:
     sampled: Sample,
     total: aggregation_lib.Parts,
     trained: Trained,
-  ) -> tuple[dict[str, servers.Reported], Grouping, Tree]:
-    """What owners were reported, who they are, and what a balancer keeps."""
+  ) -> tuple[dict[str, servers.Aggregate], Grouping, Tree]:
+    """Aggregates of owners, who they are, and the memory of a balancer."""
     aggregation = self.aggregation
     cohort, weights = faults.without(
       trained.metrics, sampled.cohort, sampled.weights
@@ -330,7 +334,7 @@ class Phases:
       rows = cohort, weights
       total = aggregation.add(grouping.params, total, trained.held, rows)
     key = cohorts.balancing_key(state.key, state.round)
-    reported = aggregation.means(
+    aggregates = aggregation.means(
       grouping.params,
       total,
       trained.held,
@@ -340,26 +344,26 @@ class Phases:
       key=key,
       totals=sampled.totals,
     )
-    reported, memory = aggregation.balance(
-      reported, cohort, trained.metrics, key, state.balancing.server
+    aggregates, memory = aggregation.balance(
+      aggregates, cohort, trained.metrics, key, state.balancing.server
     )
-    return reported, grouping, memory
+    return aggregates, grouping, memory
 
   def serve(
     self,
     state: State,
     sampled: Sample,
     trained: Trained,
-    reported: Mapping[str, servers.Reported],
+    aggregates: Mapping[str, servers.Aggregate],
     grouping: Grouping,
     memory: Tree,
   ) -> State:
-    """Lets servers step, and clients keep what is theirs: the new state."""
+    """Steps the servers, and scatters rows of clients: the new state."""
     aggregation, client = self.aggregation, sampled.cohort.client
     averaged, server = aggregation.serve(
       grouping.params,
       grouping.server,
-      reported,
+      aggregates,
       {
         name: cohorts.server_key(state.key, state.round, name)
         for name in aggregation.averaged

@@ -14,7 +14,7 @@ from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.server import aggregators
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 from fmtl_jax.server import weights as weights_lib
@@ -22,10 +22,10 @@ from fmtl_jax.server import weights as weights_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-  """Where and in which form the clients of a round are trained.
+  """Where and in which execution mode the clients of a round are trained.
 
   Attributes:
-    execution: A form of `execution`; `auto` is the fastest as far as known.
+    execution: An execution mode; `auto` is the fastest as far as known.
     memory_budget: Bytes that clients which run at once may take on a device,
       for `chunk` and `low_rank`; by default `execution.memory_budget`.
     low_rank_below: With `auto` and `low_rank`, dense kernels whose rows are
@@ -58,30 +58,32 @@ class RoundSettings:
     slots: `drawn` or `all`, see `cohorts.sample`.
     weighting: Of each averaged layer type, see `weights`; by default
       `examples`.
-    reducer: Of each averaged layer type: a function of one owner's updates, or
-      an `aggregators.Aggregator`; the weighted mean by default.
-    reduce_within_tasks: Whether robust reducers of layers with a single copy
-      reduce the clients of each task, see `reducers.within_tasks`.
+    reducer: The robust aggregator of each averaged layer type: a function of
+      one owner's updates, or an `aggregators.Aggregator`; the weighted mean by
+      default.
+    reduce_within_tasks: Whether robust aggregators of layers with a single copy
+      act on the clients of each task, see `robust_aggregators.within_tasks`.
     server: Of each averaged layer type: an optimizer that steps for each owner,
       or a `servers.Server` over all of them; by default the mean replaces the
       value.
-    attack: What the attackers of the data set do; None for no attack.
+    attack: Of the attackers of the data set; None for no attack.
     balancing: Where gradients or updates of several tasks or clients are
       balanced; nowhere by default.
-    participation: Who drops out, is late or does a part of its work; None if
-      all take part in full.
+    participation: Dropouts, stragglers and partial work; None for full
+      participation.
     skip_nonfinite: Whether a client whose loss, update or state is not finite
-      is left out of the round: nothing is averaged of it, and what it owns
-      stays as it was. The weights of the others are those with it there.
-    placement: Where and in which form clients are trained.
+      is excluded from the round: nothing is averaged of it, and its state and
+      the layers that it owns stay unchanged. The weights of the others are
+      those that they have with it.
+    placement: Where and in which execution mode clients are trained.
   """
 
   clients_per_task: int | Sequence[int] = 0
   slots: str = cohorts.DRAWN
   weighting: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  reducer: Mapping[str, reducers.Reducer | aggregators.Aggregator] = (
-    dataclasses.field(default_factory=dict)
-  )
+  reducer: Mapping[
+    str, robust_aggregators.RobustAggregator | aggregators.Aggregator
+  ] = dataclasses.field(default_factory=dict)
   reduce_within_tasks: bool = False
   server: Mapping[str, server_optimizers.ServerOptimizer | servers.Server] = (
     dataclasses.field(default_factory=dict)
@@ -106,7 +108,7 @@ class RoundSettings:
     data: dataset_lib.FederatedDataset,
     client: Any,
   ) -> client_batches.LocalData:
-    """What a client trains on, and how its tasks are balanced.
+    """The data that a client trains on, with the balancing of its tasks.
 
     Args:
       state: What the round starts from.

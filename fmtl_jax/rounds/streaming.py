@@ -99,20 +99,7 @@ class StreamedRounds:
         a server has a copy of a layer for each client.
     """
     tables = source.tables
-    if federation.num_owners['client'] != tables.num_clients:
-      raise ValueError(
-        f'Expected a federation of the {tables.num_clients} clients of the '
-        f'source, got one of {federation.num_owners["client"]}; create it with '
-        'source.tables.'
-      )
-    for name in sorted(set(jax.tree.leaves(federation.layer_types))):
-      owner = federation.owners[name]
-      if owner.averaged and owner.index == 'client':
-        raise ValueError(
-          f'Expected layers of clients that are not averaged, got {name!r}, '
-          'whose server needs the copies of all clients at once; keep clients '
-          'on the device.'
-        )
+    _check_federation(federation, tables)
     counts = cohorts.check_clients_per_task(
       settings.clients_per_task,
       federation.group_sizes,
@@ -142,6 +129,12 @@ class StreamedRounds:
     # Drawn there: a cohort never waits for what the device computes.
     self._cpu = jax.local_devices(backend='cpu')[0]
     self._members = jax.device_put(tables.partition.members, self._cpu)
+    self._set_functions(make_algorithm, settings, compiler_options)
+
+  def _set_functions(self, make_algorithm, settings, compiler_options):
+    """Sets the compiled functions: draws, initial rows, rounds and views."""
+    federation, tables = self._federation, self._source.tables
+    counts = settings.clients_per_task
 
     def algorithm(clients):
       return make_algorithm(federation.of_clients(clients, counts), settings)
@@ -180,7 +173,7 @@ class StreamedRounds:
     self._init_rows = jit(lambda *args: init(*args)[1])
     specs = (jax.P(),) * 4 + (self._store_spec, jax.P())
     self._round = jit(
-      execution.over_devices(round_fn, mesh, specs), donate_argnums=(0, 1)
+      execution.over_devices(round_fn, self._mesh, specs), donate_argnums=(0, 1)
     )
     self._views = jit(views)
 
@@ -214,14 +207,14 @@ class StreamedRounds:
     return state
 
   def compile(self, state: base.State) -> None:
-    """Compiles rounds, by one in which nobody takes part; changes nothing.
+    """Compiles rounds, by running one of padding clients; changes nothing.
 
     Args:
       state: The one of the next round, whose examples are being read then.
     """
-    nobody = np.full(self._cohort_size, self._num_clients, np.int32)
+    padding = np.full(self._cohort_size, self._num_clients, np.int32)
     copy = jax.tree.map(jnp.copy, state)
-    inputs = (*self._rows(nobody), *self._load(nobody), self._frozen)
+    inputs = (*self._rows(padding), *self._load(padding), self._frozen)
     jax.block_until_ready(self._round(copy, *inputs))
     self._ahead = self._read(_one_copy(state.key), int(state.round))
 
@@ -384,6 +377,26 @@ class StreamedRounds:
     return _state(state, params, rows['state'], rows['balancing'])
 
 
+def _check_federation(
+  federation: federation_lib.Federation, tables: dataset_lib.FederatedDataset
+) -> None:
+  """Raises a ValueError unless the rounds of a federation can be streamed."""
+  if federation.num_owners['client'] != tables.num_clients:
+    raise ValueError(
+      f'Expected a federation of the {tables.num_clients} clients of the '
+      f'source, got one of {federation.num_owners["client"]}; create it with '
+      'source.tables.'
+    )
+  for name in sorted(set(jax.tree.leaves(federation.layer_types))):
+    owner = federation.owners[name]
+    if owner.averaged and owner.index == 'client':
+      raise ValueError(
+        f'Expected layers of clients that are not averaged, got {name!r}, '
+        'whose server needs the copies of all clients at once; keep clients '
+        'on the device.'
+      )
+
+
 def _state(
   state: base.State, params: Tree, clients: Tree, memory: Tree
 ) -> base.State:
@@ -399,7 +412,7 @@ def _state(
 def _with_totals(
   tables: dataset_lib.FederatedDataset, federation: federation_lib.Federation
 ) -> dataset_lib.FederatedDataset:
-  """Tables that go on saying what all clients have where some are left out."""
+  """Tables that keep the totals of all clients in a selection of clients."""
   counts = {n: c for n, c in federation.num_owners.items() if n != 'client'}
   is_known = (
     tables.num_slots == 1 or tables.partition.example_counts is not None

@@ -1,9 +1,9 @@
 """Aggregators: how the updates of clients become the means of owners.
 
-An aggregator is a value, of one layer type. What can be accumulated is added up
-client by client, so that no two updates are in memory at once (`mean`,
-`clipped`); what has to compare updates gets those of all clients at the end
-(`reduced`).
+An aggregator is a value, of one layer type. Means are accumulated client by
+client, so that no two updates are in memory at once (`mean`, `clipped`); an
+aggregator that compares updates takes those of all clients at the end
+(`robust`).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.execution import low_rank
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
@@ -28,7 +28,7 @@ class Clients(NamedTuple):
   Attributes:
     cohort: K clients.
     weights: `[K]`, or `[K, S]` where there is a copy for each slot; zero for
-      who does not count.
+      excluded clients.
     owner: As `weights`, int32, out of range where there is none; None for a
       single copy.
     num_owners: How many owners there are here; None for a single copy.
@@ -40,7 +40,7 @@ class Clients(NamedTuple):
   num_owners: int | None
 
   def total(self) -> jax.Array:
-    """What those of each owner weigh, `[owners]`, or `[]`."""
+    """The sum of weights of each owner, `[owners]`, or `[]`."""
     shape = () if self.num_owners is None else (self.num_owners,)
     return federation_lib.owner_sum(
       jnp.ones_like(self.weights), self.weights, self.owner, jnp.zeros(shape)
@@ -52,7 +52,7 @@ class Aggregator(NamedTuple):
 
   Updates have None at leaves of other layer types. Those of K clients are
   `[K, ...]`, or `[K, S, ...]` where there is a copy for each slot; `params` are
-  what they are of, `[owners, ...]`, or `[...]` for a single copy.
+  the current parameters, `[owners, ...]`, or `[...]` for a single copy.
 
   Attributes:
     init: `(params, num_owners) -> total`, the sum over no client, in the types
@@ -67,14 +67,14 @@ class Aggregator(NamedTuple):
     one_by_one: Whether the updates of all clients are needed at the end. They
       are in memory then, on every device of a mesh, and are not added up.
     takes_factors: Whether kernels may be trained in factored form.
-    scales: Whether what weights add up to counts, where it is not one
-      (`paper`).
+    scales: Whether the update is scaled by the sum of weights where that is not
+      one (`paper`).
     counted: `(total, updates, clients) -> weights`, as `Clients.total`, of the
       clients whose updates were not dropped; an owner of which all were is one
-      that nobody reported to. None if none is ever dropped.
+      without reporting clients. None if none is ever dropped.
 
   Example:
-    The mean of signs, each client counting as much as it weighs:
+    The weighted mean of signs:
 
       def add(total, updates, clients, unused_params):
         return jax.tree.map(
@@ -110,7 +110,7 @@ def divide(total: Tree, weights: jax.Array) -> Tree:
 
 
 def zero_reports(report: Tree, params: Tree, owner: jax.Array | None) -> Tree:
-  """Sums of reports over no client.
+  """Sums over no client of what messages hold beside updates.
 
   Args:
     report: The shapes of a client's, over the leaves of one layer type.
@@ -152,7 +152,7 @@ def mean() -> Aggregator:
   return Aggregator(init, add, finish, takes_factors=True, scales=True)
 
 
-def clipped(clipping: reducers.NormClipping) -> Aggregator:
+def clipped(clipping: robust_aggregators.NormClipping) -> Aggregator:
   """The weighted mean of updates that are scaled down to a norm.
 
   Norms are over all leaves of the layer type, of each slot's copy alone. An
@@ -256,22 +256,22 @@ def sum_by_task(
   return zeros.at[tasks].add(values, mode='drop')
 
 
-def reduced(
-  reducer_fn: Callable[[jax.Array], reducers.Reducer],
+def robust(
+  robust_fn: Callable[[jax.Array], robust_aggregators.RobustAggregator],
   weighting: str,
   num_tasks: int,
   *,
   within_tasks: bool = False,
   drops: bool = True,
 ) -> Aggregator:
-  """What a reducer makes of the updates of each owner.
+  """Applies a robust aggregator to the updates of each owner.
 
   Args:
-    reducer_fn: `key -> reducer`.
+    robust_fn: `key -> robust aggregator`.
     weighting: How clients are weighted, see `weights`.
     num_tasks: T.
-    within_tasks: Whether those of each task are reduced, see
-      `reducers.within_tasks`; of a layer type with a single copy.
+    within_tasks: Whether those of each task are aggregated first, see
+      `robust_aggregators.within_tasks`; of a layer type with a single copy.
     drops: Whether an update that is not finite counts as not sent: the weights
       of the others are those without it.
   """
@@ -279,22 +279,24 @@ def reduced(
   def finish(key, unused_total, updates, clients):
     cohort, weights, owner, count = clients
     if weights.ndim == 1 and drops:
-      cohort = cohorts.silenced(cohort, ~reducers.finite(updates))
+      cohort = cohorts.excluded(cohort, ~robust_aggregators.finite(updates))
       weights = weights_lib.client_weights(
         weighting, cohort, num_tasks, by_slot=False
       )
-    reducer = reducer_fn(key)
-    assert reducer is not None  # Or updates would be added up.
+    aggregate = robust_fn(key)
+    assert aggregate is not None  # Or updates would be added up.
     if owner is None and within_tasks:
-      return reducers.within_tasks(
-        reducer,
+      return robust_aggregators.within_tasks(
+        aggregate,
         updates,
         weights,
         weights_lib.slot_weights(weighting, cohort, num_tasks),
         cohort.tasks,
         num_tasks,
       )
-    return reducers.by_owner(reducer, updates, weights, owner, count or 1)
+    return robust_aggregators.by_owner(
+      aggregate, updates, weights, owner, count or 1
+    )
 
   def counted(unused_total, updates, clients):
     weights = clients.weights
@@ -313,20 +315,21 @@ def reduced(
 
 
 def of(
-  asked: reducers.Reducer | Aggregator,
+  asked: robust_aggregators.RobustAggregator | Aggregator,
   weighting: str,
   num_tasks: int,
   *,
   within_tasks: bool,
   drops: bool,
 ) -> Aggregator:
-  """What the settings of a round name for a layer type, as an aggregator.
+  """The aggregator of a setting of `RoundSettings.reducer`.
 
   Args:
-    asked: A reducer, None for the mean; an aggregator is taken as it is.
-    weighting: As of `reduced`, as the other arguments.
+    asked: A robust aggregator, None for the mean; an `Aggregator` is returned
+      as it is.
+    weighting: As of `robust`, as the other arguments.
     num_tasks: T.
-    within_tasks: Whether reducers see the clients of each task.
+    within_tasks: Whether robust aggregators act on the clients of each task.
     drops: Whether an update that is not finite counts as not sent.
   """
   if isinstance(asked, Aggregator):
@@ -335,9 +338,9 @@ def of(
     return mean()
   # Without those dropped, the weights of the others may be other ones.
   streams = weighting != weights_lib.TASK_BALANCED and not within_tasks
-  if isinstance(asked, reducers.NormClipping) and streams:
+  if isinstance(asked, robust_aggregators.NormClipping) and streams:
     return clipped(asked)
-  return reduced(
+  return robust(
     lambda unused_key: asked,
     weighting,
     num_tasks,

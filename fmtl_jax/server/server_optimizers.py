@@ -2,9 +2,9 @@
 
 The server treats the negated mean update as a gradient. Each layer type has a
 transformation of its own, mapped over owners, so that one which is not
-elementwise (clipping by norm, LAMB) never mixes tasks. An owner nobody reported
-to keeps its value and its optimizer state. What mixes owners is a
-`servers.Server` of its own.
+elementwise (clipping by norm, LAMB) never mixes tasks. An owner without
+reporting clients keeps its value and its optimizer state. A server that mixes
+owners is a `servers.Server`.
 
 References:
   Reddi et al. (2021), Adaptive federated optimization,
@@ -20,7 +20,7 @@ import optax
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.server import servers
 
 Tree = Any
@@ -35,12 +35,12 @@ class ServerOptimizer(NamedTuple):
     learning_rate: A number or a schedule over rounds.
   """
 
-  optimizer: client_updates.OptimizerFn = optax.sgd
-  learning_rate: client_updates.Schedule = 1.0
+  optimizer: local_optimizers.OptimizerFn = optax.sgd
+  learning_rate: local_optimizers.Schedule = 1.0
 
 
 def of(server: ServerOptimizer | servers.Server) -> servers.Server:
-  """What the settings of a round name as a server, as one."""
+  """The server of a setting of `RoundSettings.server`."""
   if isinstance(server, servers.Server):
     return server
   return per_owner(server)
@@ -51,22 +51,22 @@ def is_plain(server: ServerOptimizer | servers.Server) -> bool:
   if isinstance(server, servers.Server):
     return False
   optimizer = server.optimizer
-  plain = isinstance(optimizer, client_updates.Sgd) and optimizer.is_plain
+  plain = isinstance(optimizer, local_optimizers.Sgd) and optimizer.is_plain
   return plain or optimizer is optax.sgd
 
 
 def instead(
-  optimizer: client_updates.OptimizerFn,
+  optimizer: local_optimizers.OptimizerFn,
   federation: federation_lib.Federation,
   given: Mapping[str, ServerOptimizer | servers.Server],
   algorithm: str,
 ) -> dict[str, ServerOptimizer]:
-  """Puts an algorithm's own optimizer in the place of SGD; its rates stay.
+  """Replaces the server optimizer by that of an algorithm; rates stay.
 
   Args:
     optimizer: The algorithm's, `learning rate -> optax transformation`.
     federation: Says which layer types are averaged.
-    given: Those of the settings, by layer type.
+    given: The servers of the settings, by layer type.
     algorithm: Its name, for the error.
 
   Raises:
@@ -92,24 +92,24 @@ def instead(
 
 
 class ServerRule(NamedTuple):
-  """What an algorithm does with the reports of an owner's clients.
+  """An algorithm's rule on the aggregated client messages of one owner.
 
-  It is written for one owner, of one layer type; an owner nobody reported to
-  keeps its memory. Memory stands apart from that of the optimizer, which steps
-  by the update that the rule returns.
+  It is written for one owner, of one layer type; an owner without reporting
+  clients keeps its memory. This memory is apart from the state of the
+  optimizer, which steps by the update that the rule returns.
 
   Attributes:
-    init: `params -> memory`, what the server keeps beside the parameters.
-    apply: `(memory, reported) -> (update, memory)`, with a `servers.Reported`.
-    sends: Whether clients are sent the memory, as parameters are. It has their
-      structure and shapes then.
-    accumulates: Whether what the server keeps is a mean over all clients of the
-      owner, to which those that report add `share` times their mean: `share` is
-      then what they weigh out of all of them, who takes part or not.
+    init: `params -> memory`, the server's state beside the parameters.
+    apply: `(memory, aggregate) -> (update, memory)`, of a `servers.Aggregate`.
+    sends: Whether the memory is broadcast to clients, as parameters are. It has
+      their structure and shapes then.
+    accumulates: Whether the memory is a mean over all clients of the owner, to
+      which the reporting clients add `share` times their mean: `share` is then
+      their weight out of all of the owner's clients.
   """
 
   init: Callable[[Tree], Tree]
-  apply: Callable[[Tree, servers.Reported], tuple[Tree, Tree]]
+  apply: Callable[[Tree, servers.Aggregate], tuple[Tree, Tree]]
   sends: bool = False
   accumulates: bool = False
 
@@ -118,7 +118,7 @@ PLAIN = ServerRule(lambda params: (), lambda memory, r: (r.update, memory))
 
 
 class ServerState(NamedTuple):
-  """What the server keeps for a layer type.
+  """The state of the server for a layer type.
 
   Attributes:
     optimizer: The state of the server: of an optimizer, by owner.
@@ -130,11 +130,11 @@ class ServerState(NamedTuple):
 
 
 def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
-  """Lets an algorithm's rule act on the means of each owner before a server.
+  """Applies an algorithm's rule to the aggregate of each owner, then a server.
 
   Args:
-    rule: The algorithm's. An owner that nobody reported to keeps its memory.
-    server: What steps by the updates that the rule returns.
+    rule: The algorithm's. An owner without reporting clients keeps its memory.
+    server: Steps by the updates that the rule returns.
 
   Returns:
     A server with a `ServerState`, in the types of sums, see `precision`.
@@ -145,24 +145,24 @@ def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
     of_owner = rule.init if num_owners is None else jax.vmap(rule.init)
     return ServerState(server.init(params, num_owners), of_owner(params))
 
-  def apply(memory, reported):
-    update, new = rule.apply(memory, reported)
+  def apply(memory, aggregate):
+    update, new = rule.apply(memory, aggregate)
     new = precision.like(new, memory)
-    if reported.scale is not None:
-      update = jax.tree.map(lambda x: reported.scale * x, update)
+    if aggregate.scale is not None:
+      update = jax.tree.map(lambda x: aggregate.scale * x, update)
     if server.mixes_owners:
       zeros = jax.tree.map(jnp.zeros_like, update)
-      update = _where_reported(reported, update, zeros)
-    return update, _where_reported(reported, new, memory)
+      update = _where_any(aggregate, update, zeros)
+    return update, _where_any(aggregate, new, memory)
 
-  def step(key, params, state, reported, round_number):
-    of_owner = jax.vmap(apply) if reported.share.ndim else apply
-    update, memory = of_owner(state.memory, reported)
+  def step(key, params, state, aggregate, round_number):
+    of_owner = jax.vmap(apply) if aggregate.share.ndim else apply
+    update, memory = of_owner(state.memory, aggregate)
     params, optimizer = server.step(
       key,
       params,
       state.optimizer,
-      reported._replace(update=update, scale=None),
+      aggregate._replace(update=update, scale=None),
       round_number,
     )
     return params, ServerState(optimizer, memory)
@@ -174,34 +174,34 @@ def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:
   """The server that takes a step of an optimizer for each owner.
 
   Args:
-    server: The optimizer; an owner that nobody reported to keeps its value and
-      its state.
+    server: The optimizer; an owner without reporting clients keeps its value
+      and its state.
   """
 
   def init(params, num_owners):
     start = server.optimizer(0.0).init
     return start(params) if num_owners is None else jax.vmap(start)(params)
 
-  def step(unused_key, params, state, reported, round_number):
+  def step(unused_key, params, state, aggregate, round_number):
     tx = server.optimizer(
-      client_updates.rate(server.learning_rate, round_number)
+      local_optimizers.rate(server.learning_rate, round_number)
     )
 
-    def one(params, state, reported):
-      grads = jax.tree.map(jnp.negative, reported.update)
+    def one(params, state, aggregate):
+      grads = jax.tree.map(jnp.negative, aggregate.update)
       changes, new_state = tx.update(grads, state, precision.widen(params))
       new = optax.apply_updates(params, changes), new_state
       old = params, state
-      return _where_reported(reported, precision.like(new, old), old)
+      return _where_any(aggregate, precision.like(new, old), old)
 
-    mapped = jax.vmap(one) if reported.share.ndim else one
-    return mapped(params, state, reported)
+    mapped = jax.vmap(one) if aggregate.share.ndim else one
+    return mapped(params, state, aggregate)
 
   return servers.Server(init, step, mixes_owners=False)
 
 
-def _where_reported(reported, new, old):
-  """`new` of one owner if somebody reported to it, else `old`."""
+def _where_any(aggregate, new, old):
+  """`new` of one owner with reporting clients, else `old`."""
   return jax.tree.map(
-    lambda x, y: jnp.where(reported.share > 0, x, y), new, old
+    lambda x, y: jnp.where(aggregate.share > 0, x, y), new, old
   )

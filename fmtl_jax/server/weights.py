@@ -1,9 +1,9 @@
-"""Aggregation weights: how much each client counts in an average.
+"""Aggregation weights of clients.
 
 `examples`      N_m / sum of N_m over the clients averaged; the default.
-`uniform`       Every client that has data counts the same.
-`task_balanced` Every task counts the same in the common layers, whatever its
-                amount of data and whoever holds it: a client's slot gets its
+`uniform`       Equal weights for all clients that have data.
+`task_balanced` Equal weights for all tasks in the common layers, for any amount
+                of data and any assignment of tasks: a client's slot gets its
                 share of its task's examples in the cohort.
 `paper`         Equations 1 and 2 taken literally: N_m / (T K N) for common and
                 N_m / (K N) for task-specific layers, N the examples of all
@@ -14,25 +14,25 @@ layers with a copy for each slot, and those with at least one active label for
 the others.
 
 A weight of a client cannot balance tasks that its update has mixed. Where
-clients hold several tasks, `task_balanced` therefore also says what the layers
-see that a client's slots share, whatever the algorithm is: with s_mt client m's
+clients hold several tasks, `task_balanced` therefore also sets the loss of the
+layers that a client's slots share, in every algorithm: with s_mt client m's
 share of the examples of task t,
 
   sum_t (s_mt / sum_u s_mu) L_mt,   and the client weighs   1 / T sum_t s_mt,
 
 so that one step of all clients follows the gradient of 1 / T sum_t L_t, with
-L_t the mean loss over all examples of task t, however tasks are dealt out. The
-task weights of `Federation` multiply the L_mt as ever. Layers with a copy for
-each slot, personal ones too, see the loss of their task alone, as with any
-weights; personal layers that slots share see what the common ones do. A client
-with one task has the plain loss. So has whoever trains outside of rounds
-(fine-tuning, newcomers), where nothing is averaged.
+L_t the mean loss over all examples of task t, for any assignment of tasks. The
+task weights of `Federation` multiply the L_mt. Layers with a copy for each
+slot, personal ones too, have the loss of their task alone, as with any weights;
+personal layers that slots share have the loss of the common ones. A client with
+one task has the plain loss, as has training outside of rounds (fine-tuning,
+held-out clients), where nothing is averaged.
 
-A rule of the server that adds up what an owner's clients report, round after
-round, as a part of the mean over all of them (`server_optimizers.ServerRule`),
-needs weights that do not depend on who else was drawn: `task_balanced` then
-takes a client's share of its task's examples in the whole federation, and
-`group_weights` is what all clients weigh.
+A rule of the server that accumulates client messages over rounds, as a part of
+the mean over all clients of an owner (`server_optimizers.ServerRule`), needs
+weights that do not depend on the rest of the cohort: `task_balanced` then takes
+a client's share of its task's examples in the whole federation, and
+`group_weights` is the weight of all clients.
 
 References:
   Kececi et al. (2022), https://arxiv.org/abs/2207.08147, equations 1 and 2
@@ -45,7 +45,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import cohorts
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 
 EXAMPLES = 'examples'
 UNIFORM = 'uniform'
@@ -141,7 +141,7 @@ def task_shares(
 
 def group_weights(
   weighting: str,
-  totals: dataset_lib.Totals,
+  totals: partitions.Totals,
   task_totals: jax.Array | None,
   *,
   by_slot: bool,
@@ -207,7 +207,7 @@ def normalizer(
     by_task: Whether the owners are the tasks.
 
   Returns:
-    As `weight_sum`, 1 where nobody reported.
+    As `weight_sum`, 1 for an owner without reporting clients.
   """
   if weighting == PAPER:
     drawn = jnp.array(clients_per_task, jnp.float32)

@@ -1,1 +1,10 @@
-"""Files that are complete or not there, and checkpoints in them."""
+"""Files that are complete or not there, and checkpoints in them.
+
+`checkpoints`  states of runs and parameters of models, through orbax
+`host_trees`   trees on the host, and the differences of two
+`orbax_logs`   silences what orbax logs of errors that are raised
+`digests`      digests against which files are read back
+`temporaries`  temporary files and folders, renamed when complete
+`critical`     writes that no other thread interrupts
+`archives`     zip files of others, read with limits
+"""

@@ -1,4 +1,4 @@
-"""Zips of others: read in place, and never more than is to be expected.
+"""Zip files from elsewhere: read in place, with limits on sizes.
 
 Nothing is unpacked to disk, so that names in an archive name nothing outside of
 it. A few bytes of an archive may unpack to a thousand times as many: sizes are

@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import json
-import logging
 import math
 import pathlib
 import pickle
 import shutil
-import sys
 from typing import Any
 import warnings
 
@@ -25,6 +23,8 @@ import orbax.checkpoint as ocp
 
 from fmtl_jax.storage import critical
 from fmtl_jax.storage import digests
+from fmtl_jax.storage import host_trees
+from fmtl_jax.storage import orbax_logs
 from fmtl_jax.storage import temporaries
 
 Tree = Any
@@ -33,32 +33,6 @@ _MODEL = 'model.json'
 _ROUND = 'round'  # The leaf of a state that counts its rounds.
 
 _LONGEST = 200  # Of what a library says, in characters.
-
-
-def _is_key(leaf: Any) -> bool:
-  return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-    leaf.dtype, jax.dtypes.prng_key
-  )
-
-
-def _to_host(tree: Tree) -> Tree:
-  """Copies a tree to the host; random keys become their data."""
-  return jax.tree.map(
-    lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x), tree
-  )
-
-
-def _like(tree: Tree, restored: Tree) -> Tree:
-  """Turns key data back into keys where `tree` has keys."""
-  return jax.tree.map(
-    lambda x, y: (
-      jax.random.wrap_key_data(y, impl=jax.random.key_impl(x))
-      if _is_key(x)
-      else y
-    ),
-    tree,
-    restored,
-  )
 
 
 def _alone(folder: pathlib.Path) -> dict[str, Any]:
@@ -128,7 +102,7 @@ class Checkpoints:
       todelete_subdir=None if read_only else _DELETED,
       **_alone(self._folder),
     )
-    with _quiet():
+    with orbax_logs.quiet():
       self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   @property
@@ -159,13 +133,13 @@ class Checkpoints:
         is not a finite number is none.
 
     Raises:
-      OSError: If the one before cannot be written; `wait` tells of this one.
+      OSError: If the one before cannot be written; for this one `wait` does.
     """
     if score is not None and not math.isfinite(score):
       score = None
-    host = _to_host(state)
-    # They are turned into text in the background, while the caller goes on
-    # changing its lists.
+    host = host_trees.to_host(state)
+    # They are serialized in the background, while the caller may change its
+    # lists.
     copied = pickle.dumps(dict(metadata))
     self.wait()
     written = self._writer.submit(
@@ -179,7 +153,7 @@ class Checkpoints:
     arrays = digests.flat(host)
     content = {
       'round': round_number,
-      'leaves': _leaves(arrays),
+      'leaves': host_trees.shapes(arrays),
       'digest': digests.of_arrays(arrays),
       'about': self._about,
       'score': score,
@@ -224,8 +198,8 @@ class Checkpoints:
     shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
 
   @contextlib.contextmanager
-  def _told(self, round_number: int | None):
-    """Turns what orbax raises while it writes into one sentence."""
+  def _write_errors(self, round_number: int | None):
+    """Raises errors of orbax while it writes as one sentence."""
     try:
       yield
     except Exception as error:  # Of threads and of the file system.
@@ -238,7 +212,7 @@ class Checkpoints:
       raise OSError(
         f'Could not write {what} to {self._folder} ({_reason(error)}); '
         + (f'that of round {kept[-1]} is kept, ' if kept else 'there is none, ')
-        + 'and the same command goes on from there: make room, or name another '
+        + 'and the same command resumes from there: make room, or name another '
         'workdir.'
       ) from error
 
@@ -268,12 +242,14 @@ class Checkpoints:
       raise ValueError(
         f'No checkpoint in {self._folder}; save one there first.'
       )
-    host = _to_host(state)
+    host = host_trees.to_host(state)
     saved = self._read_metadata(round_number)
     missing = self._defaults.keys() & self._about.keys() - saved['about'].keys()
     assumed = {name: self._defaults[name] for name in missing}
-    reason = differences(saved['about'] | assumed, self._about) or differences(
-      saved['leaves'], _leaves(digests.flat(host))
+    reason = host_trees.differences(
+      saved['about'] | assumed, self._about
+    ) or host_trees.differences(
+      saved['leaves'], host_trees.shapes(digests.flat(host))
     )
     if reason:
       raise ValueError(
@@ -283,7 +259,7 @@ class Checkpoints:
       )
     restored = self._read(round_number, state=ocp.args.StandardRestore(host))
     self._check_state(round_number, restored['state'], saved)
-    return _like(state, restored['state']), saved['metadata']
+    return host_trees.like(state, restored['state']), saved['metadata']
 
   def restore_latest(
     self, state: Tree, check: Callable[[Any], None] | None = None
@@ -323,7 +299,7 @@ class Checkpoints:
   def _read(self, round_number, **items):
     """Reads items of a checkpoint."""
     self._join()
-    with self._damage(round_number), _quiet():
+    with self._damage(round_number), orbax_logs.quiet():
       return self._manager.restore(
         round_number, args=ocp.args.Composite(**items)
       )
@@ -353,7 +329,7 @@ class Checkpoints:
     """Raises a DamagedError unless a state is the one that was saved."""
     with self._damage(round_number):
       arrays = digests.flat(state)
-      if _leaves(arrays) != saved['leaves']:
+      if host_trees.shapes(arrays) != saved['leaves']:
         raise ValueError('its state has other leaves than it says')
       if saved['digest'] is None:
         own = arrays.get(_ROUND)
@@ -361,8 +337,8 @@ class Checkpoints:
           raise ValueError(f'its state is that of round {np.max(own)}')
         self.notes.append(
           f'The checkpoint of round {round_number} in {self._folder} carries '
-          'no digest, as those of version 0: damage to it cannot be told; the '
-          'next one has one.'
+          'no digest, as those of version 0: damage to it cannot be detected; '
+          'the next one has one.'
         )
       elif digests.of_arrays(arrays) != saved['digest']:
         raise ValueError('its state is not the one that was saved')
@@ -375,7 +351,7 @@ class Checkpoints:
     except Exception as error:
       raise DamagedError(
         f'The checkpoint of round {round_number} in {self._folder} cannot be '
-        f'read ({_reason(error)}); without it, the run goes on from an earlier '
+        f'read ({_reason(error)}); without it, the run resumes from an earlier '
         'one.'
       ) from error
 
@@ -384,11 +360,11 @@ class Checkpoints:
     if self._writing is None:
       return
     number, written = self._writing
-    with self._told(number):
+    with self._write_errors(number):
       try:
         written.result()
       finally:
-        if written.done():  # It may go on where waiting is interrupted.
+        if written.done():  # It may continue where waiting is interrupted.
           self._writing = None
 
   def wait(self) -> None:
@@ -399,7 +375,7 @@ class Checkpoints:
     """
     self._join()
     if not self._read_only:
-      with self._told(None):
+      with self._write_errors(None):
         self._prune()
 
   def close(self) -> None:
@@ -415,72 +391,10 @@ class Checkpoints:
       self._manager.close()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps orbax from logging what is raised, too."""
-  if not isinstance(sys.unraisablehook, _LateReads):
-    sys.unraisablehook = _LateReads(sys.unraisablehook)
-    logging.getLogger('asyncio').addFilter(_is_no_late_read)
-  logger = logging.getLogger('absl')
-  before, logger.disabled = logger.disabled, True
-  try:
-    yield
-  finally:
-    logger.disabled = before
-
-
-class _LateReads:
-  """Shows what nobody catches, but for reads that end after one that failed.
-
-  Tensorstore tells an event loop that is closed by then, at any time later.
-  """
-
-  def __init__(self, show: Callable[[Any], object]):
-    self._show = show
-
-  def __call__(self, unraisable: Any) -> None:
-    if str(unraisable.exc_value) != 'Event loop is closed':
-      self._show(unraisable)
-
-
-def _is_no_late_read(record: logging.LogRecord) -> bool:
-  """The same of what asyncio logs."""
-  return not record.getMessage().startswith('Task exception was never')
-
-
 def _reason(error: Exception) -> str:
   """The first line of what an error says, or its name."""
   lines = str(error).strip().splitlines()
   return lines[0][:_LONGEST] if lines else type(error).__name__
-
-
-def _leaves(arrays: Mapping[str, Any]) -> dict[str, str]:
-  """Shape and dtype of every leaf, by path."""
-  return {
-    path: f'{np.dtype(leaf.dtype).name}{list(np.shape(leaf))}'
-    for path, leaf in arrays.items()
-  }
-
-
-def differences(
-  there: Mapping[str, Any], here: Mapping[str, Any], most: int = 4
-) -> str:
-  """Says in which entries two flat mappings differ; '' if in none.
-
-  Args:
-    there: What was saved.
-    here: What there is now.
-    most: How many entries to name.
-  """
-  found = []
-  for name in dict.fromkeys([*there, *here]):
-    old, new = (
-      repr(side[name]) if name in side else 'nothing' for side in (there, here)
-    )
-    if old != new:
-      found.append(f'{name} ({old} there, {new} now)')
-  more = f' and {len(found) - most} more' if len(found) > most else ''
-  return ', '.join(found[:most]) + more
 
 
 def save_params(
@@ -504,7 +418,7 @@ def save_params(
       f'Expected metadata without the name {digests.DIGEST!r}, which is that '
       'of the digest of a saved model; use another name.'
     )
-  host = _to_host(params)
+  host = host_trees.to_host(params)
   content[digests.DIGEST] = _digest_of_model(host, content)
   with temporaries.renamed(folder) as path:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -521,7 +435,7 @@ def _digest_of_model(params: Tree, metadata: Mapping[str, Any]) -> str:
 def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   """Loads what `save_params` saved: NumPy arrays in plain dicts, and metadata.
 
-  A model that version 0 saved carries no digest, which a warning tells.
+  A model that version 0 saved carries no digest, which is warned about.
 
   Raises:
     ValueError: If the folder holds no model, or one that cannot be read.
@@ -531,7 +445,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   if not path.is_file():
     raise ValueError(f'No saved model in {folder}: {_MODEL} is missing.')
   try:
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    with orbax_logs.quiet(), ocp.StandardCheckpointer() as checkpointer:
       item = checkpointer.metadata(folder).item_metadata
       if item is None:
         raise ValueError('its parameters are missing or damaged')
@@ -553,7 +467,7 @@ def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
   if digest is None:
     warnings.warn(
       f'The saved model in {folder} carries no digest, as those of version 0: '
-      'damage to it cannot be told; save it again.',
+      'damage to it cannot be detected; save it again.',
       stacklevel=2,
     )
   return params, metadata

@@ -1,4 +1,4 @@
-"""Critical sections: writes that no other thread of the process may cut off.
+"""Critical sections: writes that no other thread of the process interrupts.
 
 A thread that ends the process, because another process went away, does so
 between them.

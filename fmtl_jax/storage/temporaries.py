@@ -1,7 +1,8 @@
-"""Temporary places: what is complete is renamed, the rest does not stay.
+"""Temporary files and folders, which are renamed when they are complete.
 
 A process that is killed leaves what it was writing. It had a lock on it, which
-ended with the process: what nobody has locked is removed by the next one.
+ended with the process: temporary places without a lock are removed by the next
+one.
 """
 
 from collections.abc import Iterator

@@ -1,28 +1,35 @@
-"""Tasks: kinds, losses and metrics."""
+"""Tasks: kinds, losses and metrics.
 
-from fmtl_jax.tasks.tasks import answers
-from fmtl_jax.tasks.tasks import BINARY
-from fmtl_jax.tasks.tasks import binary
-from fmtl_jax.tasks.tasks import check_functions
-from fmtl_jax.tasks.tasks import check_names
-from fmtl_jax.tasks.tasks import class_mask
-from fmtl_jax.tasks.tasks import groups
-from fmtl_jax.tasks.tasks import Kind
-from fmtl_jax.tasks.tasks import KINDS
-from fmtl_jax.tasks.tasks import lower_bounds
-from fmtl_jax.tasks.tasks import mask_logits
-from fmtl_jax.tasks.tasks import metrics
-from fmtl_jax.tasks.tasks import MULTICLASS
-from fmtl_jax.tasks.tasks import multiclass
-from fmtl_jax.tasks.tasks import num_outputs
-from fmtl_jax.tasks.tasks import of_task
-from fmtl_jax.tasks.tasks import own_outputs
-from fmtl_jax.tasks.tasks import REGRESSION
-from fmtl_jax.tasks.tasks import regression
-from fmtl_jax.tasks.tasks import RESERVED_NAMES
-from fmtl_jax.tasks.tasks import Task
-from fmtl_jax.tasks.tasks import task_loss
-from fmtl_jax.tasks.tasks import TaskLoss
+`kinds`         kinds of tasks as values: loss, width, metrics
+`task`          one task
+`losses`        the loss of every example, on outputs as wide as all tasks need
+`task_metrics`  the metrics of tasks, and their inputs
+`checks`        checks of losses and metrics, on shapes
+"""
+
+from fmtl_jax.tasks.checks import check_functions
+from fmtl_jax.tasks.losses import class_mask
+from fmtl_jax.tasks.losses import groups
+from fmtl_jax.tasks.losses import lower_bounds
+from fmtl_jax.tasks.losses import mask_logits
+from fmtl_jax.tasks.losses import num_outputs
+from fmtl_jax.tasks.losses import of_task
+from fmtl_jax.tasks.losses import own_outputs
+from fmtl_jax.tasks.losses import task_loss
+from fmtl_jax.tasks.losses import TaskLoss
+from fmtl_jax.tasks.task import BINARY
+from fmtl_jax.tasks.task import binary
+from fmtl_jax.tasks.task import check_names
+from fmtl_jax.tasks.task import Kind
+from fmtl_jax.tasks.task import KINDS
+from fmtl_jax.tasks.task import MULTICLASS
+from fmtl_jax.tasks.task import multiclass
+from fmtl_jax.tasks.task import REGRESSION
+from fmtl_jax.tasks.task import regression
+from fmtl_jax.tasks.task import RESERVED_NAMES
+from fmtl_jax.tasks.task import Task
+from fmtl_jax.tasks.task_metrics import answers
+from fmtl_jax.tasks.task_metrics import metrics
 
 __all__ = (
   'BINARY',

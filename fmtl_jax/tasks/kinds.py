@@ -58,7 +58,7 @@ class Kind:
     predict: `outputs -> predictions`, `[B, ...]`; by default the outputs.
     probabilities: `outputs -> [B, num_classes]`, None if there are none.
     flip: `(targets [S, B, ...], num_classes [S, 1] int32) -> targets`, wrong
-      ones of the same types, for the attack `label_flip`. None if nobody can
+      ones of the same types, for the attack `label_flip`. None if one cannot
       say.
     is_valid: `(targets, num_classes [n]) -> [n] bool`, which of `[n, ...]`
       targets, NumPy, are such as a task may have.

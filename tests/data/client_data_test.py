@@ -15,6 +15,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.data import client_data
+from fmtl_jax.data import client_sources
 
 
 class Items:
@@ -49,7 +50,7 @@ class Batches(Items):
 
 def _in_sequence(data, items):
   tasks = data.partition.client_tasks
-  return client_data.SequenceClients(
+  return client_sources.SequenceClients(
     items(data),
     data.partition.train.groups(),
     lambda item: (item['x'], item['y']),
@@ -60,7 +61,7 @@ def _in_sequence(data, items):
 
 
 SOURCES = {
-  'dataset': client_data.DatasetClients,
+  'dataset': client_sources.DatasetClients,
   'items': lambda data: _in_sequence(data, Items),
   'batches': lambda data: _in_sequence(data, Batches),
 }
@@ -138,18 +139,18 @@ class ClientDataTest(parameterized.TestCase):
       clients = np.array([4, 1])
       testing.assert_trees_equal(
         *(
-          client_data.read_clients(client_data.DatasetClients(d), clients)
+          client_data.read_clients(client_sources.DatasetClients(d), clients)
           for d in (data, mapped)
         )
       )
 
   def test_tables_hold_no_examples(self):
     data = testing.toy_data(50, 3, 2)
-    leaves = jax.tree.leaves(client_data.DatasetClients(data).tables)
+    leaves = jax.tree.leaves(client_sources.DatasetClients(data).tables)
     self.assertLessEqual(max(np.size(leaf) for leaf in leaves), 100)
 
   def test_shapes_depend_on_the_number_of_clients_alone(self):
-    source = client_data.DatasetClients(testing.toy_data(9, 3, 2))
+    source = client_sources.DatasetClients(testing.toy_data(9, 3, 2))
     shapes = [
       jax.tree.map(np.shape, client_data.read_clients(source, np.array(few)))
       for few in ([0, 1, 2], [8, 9, 9])
@@ -187,14 +188,14 @@ class WrongInputTest(parameterized.TestCase):
       client_data.tables(**arguments | changes)
 
   def test_a_client_with_other_examples_than_it_says(self):
-    source = client_data.DatasetClients(testing.toy_data(3, 1))
+    source = client_sources.DatasetClients(testing.toy_data(3, 1))
     source.read = lambda client: (np.zeros((4, 3)), np.zeros((4, 1)))
     with self.assertRaisesRegex(ValueError, 'Expected 5 examples of client 0'):
       client_data.read_clients(source, np.array([0]))
 
   @parameterized.parameters(None, 3, 'abcd')
   def test_a_read_that_returns_something_else(self, found):
-    source = client_data.DatasetClients(testing.toy_data(3, 1))
+    source = client_sources.DatasetClients(testing.toy_data(3, 1))
     source.read = lambda client: found
     with self.assertRaisesRegex(ValueError, '`read` to return .* of client 0'):
       client_data.read_clients(source, np.array([0]))
@@ -252,7 +253,7 @@ class WrongInputTest(parameterized.TestCase):
       client_data.read_clients(source, np.array([0, 1]))
 
   def test_what_is_not_finite_is_refused_unless_allowed(self):
-    source = client_data.DatasetClients(testing.toy_data(3, 1))
+    source = client_sources.DatasetClients(testing.toy_data(3, 1))
     read = source.read
     source.read = lambda client: (
       np.full_like(read(client)[0], np.nan),
@@ -280,7 +281,7 @@ class WrongInputTest(parameterized.TestCase):
 
   def test_a_sequence_of_a_first_whole_number(self):
     items = [([0], 0), ([0.5], 1)]
-    source = client_data.SequenceClients(
+    source = client_sources.SequenceClients(
       items,
       [[0], [1]],
       lambda item: (np.array(item[0]), item[1]),
@@ -296,7 +297,7 @@ class WrongInputTest(parameterized.TestCase):
   )
   def test_rows_of_a_sequence_are_numbers(self, rows, sentence):
     data = testing.toy_data(3, 1)
-    source = client_data.SequenceClients(
+    source = client_sources.SequenceClients(
       Items(data),
       [rows],
       lambda item: (item['x'], item['y']),
@@ -308,7 +309,7 @@ class WrongInputTest(parameterized.TestCase):
 
   def test_rows_that_a_sequence_does_not_have(self):
     data = testing.toy_data(3, 1)
-    source = client_data.SequenceClients(
+    source = client_sources.SequenceClients(
       Items(data),
       [range(3), range(1, 100)],
       lambda item: (item['x'], item['y']),

@@ -1,4 +1,4 @@
-"""Laws of the data set: examples once, rows by owner, checked when built."""
+"""Laws of the data set: what is built, gathered and refused."""
 
 import dataclasses
 import time
@@ -16,9 +16,13 @@ from fmtl_jax.data import dataset
 from fmtl_jax.data import standardization
 
 NAN = float('nan')
+
 KIND = tasks_lib.Task(name='kind', kind=tasks_lib.MULTICLASS, num_classes=4)
+
 TEETH = tasks_lib.Task(name='teeth', column=1)
+
 TEETH_ONLY = dataclasses.replace(TEETH, column=0)
+
 AGE = tasks_lib.Task(name='age', kind=tasks_lib.REGRESSION, column=2)
 
 _take = jax.jit(dataset.FederatedDataset.take)
@@ -595,73 +599,6 @@ class TakeTest(parameterized.TestCase):
       batch.features['image'][0], features['image'][7]
     )
     np.testing.assert_array_equal(batch.features['image'][1], 0)
-
-
-class RowsTest(parameterized.TestCase):
-  def test_an_owner_finds_its_rows(self):
-    rows = dataset.Rows.create([[5, 3], [], [8]])
-
-    @jax.jit
-    def look_up(owner):
-      start, size = rows.of(owner)
-      return start, size, rows.at(start + jnp.arange(3))
-
-    for owner, expected in enumerate([[5, 3], [], [8], [], []]):
-      _, size, found = look_up(owner)
-      self.assertEqual(size, len(expected), owner)
-      np.testing.assert_array_equal(found[: len(expected)], expected)
-
-  def test_the_most_rows_may_be_more_than_there_are(self):
-    self.assertEqual(dataset.Rows.create([[1], [2, 3]]).max_size, 2)
-    self.assertEqual(dataset.Rows.create([[1], [2, 3]], 5).max_size, 5)
-    self.assertEqual(dataset.Rows.create([[1], [2, 3]], 1).max_size, 2)
-
-
-class StackPartitionsTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    first = _create().partition
-    second = _create(
-      train=[[0, 1, 3, 5], [4], [6], [8, 10]],
-      test=_rows([7], [9, 2], [], [2, 9]),
-      client_tasks=[[1, 2], [0, 1], [2, 0], [1, -1]],
-    ).partition
-    standardization = np.array([1.0, 2.0]), np.array([3.0, 4.0])
-    self.partitions = [
-      dataclasses.replace(first, standardization=standardization),
-      dataclasses.replace(second, standardization=standardization[::-1]),
-    ]
-
-  def test_each_seed_has_its_own_rows(self):
-    stacked = dataset.stack_partitions(self.partitions)
-    for number, expected in enumerate(self.partitions):
-      actual = jax.tree.map(lambda leaf, i=number: leaf[i], stacked)
-      for field in dataclasses.fields(dataset.Partition):
-        value = getattr(actual, field.name)
-        other = getattr(expected, field.name)
-        if isinstance(other, dataset.Rows):
-          offsets, index = other.offsets, other.index
-          np.testing.assert_array_equal(value.offsets, offsets)
-          np.testing.assert_array_equal(value.index[: len(index)], index)
-        else:
-          testing.assert_trees_equal(value, other)
-
-  def test_rows_are_padded_to_the_longest(self):
-    stacked = dataset.stack_partitions(self.partitions)
-    self.assertEqual(stacked.train.index.shape, (2, 9))
-    self.assertEqual(stacked.train.max_size, 4)
-    self.assertEqual(stacked.test.index.shape, (2, 5))
-    self.assertEqual(stacked.test.max_size, 2)
-    self.assertEqual(stacked.pooled_test.index.shape, (2, 8))
-    self.assertEqual(stacked.members.index.shape, (2, 7))
-
-  def test_padding_belongs_to_nobody(self):
-    stacked = dataset.stack_partitions(self.partitions)
-    shorter = jax.tree.map(lambda leaf: leaf[0], stacked)
-    self.assertEqual(int(shorter.train.sizes.sum()), 9)
-    self.assertEqual(int(shorter.test.sizes.sum()), 3)
-    start, size = shorter.test.of(jnp.array(3))
-    self.assertEqual((int(start), int(size)), (2, 1))
 
 
 if __name__ == '__main__':

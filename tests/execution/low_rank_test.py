@@ -11,13 +11,13 @@ from fmtl_jax import models
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
-Sgd = client_updates.Sgd
+Sgd = local_optimizers.Sgd
 
 
 def _found(apply_fn, params, features=jnp.ones((4, 3))):
@@ -172,7 +172,7 @@ def _round(
   """The state after two rounds on a toy federation."""
   data = testing.toy_data(5, 3, num_slots, missing=0.3 * (num_slots - 1))
   federation, _ = testing.toy_federation(mix, data)
-  local = client_updates.LocalSgd(
+  local = local_optimizers.LocalSgd(
     optimizer=optimizer, learning_rate=0.2, batch_size=batch_size, epochs=2
   )
   settings = round_settings.RoundSettings(
@@ -236,7 +236,7 @@ class PlanTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(types, data)
     summed = settings.pop('summed', ('common', 'task'))
     below = settings.pop('below', np.inf)
-    local = client_updates.LocalSgd(batch_size=2, **settings)
+    local = local_optimizers.LocalSgd(batch_size=2, **settings)
     return low_rank_sgd.plan(federation, local, data, summed, below)
 
   def _chosen(self, plan):
@@ -297,7 +297,7 @@ class PlanTest(parameterized.TestCase):
 
   def test_a_median_of_one_layer_type_agrees_with_scan(self):
     arguments = (('common', 'task'), 1, Sgd(), None)
-    reducer = {'common': reducers.median}
+    reducer = {'common': robust_aggregators.median}
     state, _ = _round('low_rank', *arguments, reducer=reducer)
     expected, _ = _round('scan', *arguments, reducer=reducer)
     testing.assert_trees_close(state, expected)
@@ -312,7 +312,7 @@ class ProgramTest(parameterized.TestCase):
     )
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      client_updates.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(
         placement=round_settings.Placement(execution=form, low_rank_below=below)
       ),

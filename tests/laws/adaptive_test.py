@@ -13,7 +13,7 @@ import optax
 from fmtl_jax import testing
 from fmtl_jax.algorithms import adaptive
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -128,7 +128,7 @@ class AdaptiveTest(parameterized.TestCase):
       for factor in (1, 4):
         moved[build, factor] = _one_round(
           build,
-          client_updates.LocalSgd(learning_rate=0.1 * factor, batch_size=0),
+          local_optimizers.LocalSgd(learning_rate=0.1 * factor, batch_size=0),
           **({'tau': 1e-3 * factor} if build is BUILDS[kind] else {}),
         )
     testing.assert_trees_close(
@@ -146,7 +146,7 @@ class AdaptiveTest(parameterized.TestCase):
   )
   def test_with_a_large_tau_it_is_fedavg(self, kind, own):
     """sqrt(v) + tau is 2 tau then, or tau where v forgets its first value."""
-    local = client_updates.LocalSgd(batch_size=2)
+    local = local_optimizers.LocalSgd(batch_size=2)
     testing.assert_trees_close(
       _one_round(BUILDS[kind], local, tau=1e3, **own),
       _one_round(multi_task_fl.multi_task_fl, local),

@@ -10,13 +10,13 @@ import numpy as np
 from fmtl_jax import testing
 from fmtl_jax.algorithms import apfl
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 import naive
 
-LOCAL = client_updates.LocalSgd(
-  optimizer=client_updates.Sgd(momentum=0.5),
+LOCAL = local_optimizers.LocalSgd(
+  optimizer=local_optimizers.Sgd(momentum=0.5),
   learning_rate=0.2,
   batch_size=2,
   keep_optimizer_state=True,
@@ -126,7 +126,9 @@ class ApflTest(parameterized.TestCase):
     """Four clients estimate a mean; that of one of them is far away."""
     labels = [[0.1], [-0.1], [0.0], [5.0]]
     federation, data = testing.mean_estimation(labels, [0] * 4, 'common')
-    local = client_updates.LocalSgd(learning_rate=0.05, batch_size=0, epochs=3)
+    local = local_optimizers.LocalSgd(
+      learning_rate=0.05, batch_size=0, epochs=3
+    )
     alphas, errors = [], []
     for adapt in (False, True):
       state, views = cases.train(

@@ -15,12 +15,12 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import attacks
-from fmtl_jax.clients import client_updates
-from fmtl_jax.data import client_data
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.data import client_sources
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 
@@ -120,7 +120,7 @@ class MarkTest(parameterized.TestCase):
   def test_data_that_do_not_say_who_attacks_are_told(self):
     algorithm, data = _build(testing.toy_data(6, 3), 'nan')
     state = cases.start(algorithm, data)
-    with self.assertRaisesRegex(ValueError, 'says who attacks'):
+    with self.assertRaisesRegex(ValueError, 'marked attackers'):
       jax.eval_shape(algorithm.round, state, data)
 
 
@@ -263,7 +263,7 @@ class AlgorithmsTest(parameterized.TestCase):
   def test_medians_keep_nan_out(self, name):
     data = attacks.mark(testing.toy_data(10, 2), 0.4)
     states = {}
-    for reducer in (None, reducers.median):
+    for reducer in (None, robust_aggregators.median):
       federation, owned, algorithm = cases.named(
         name,
         data,
@@ -280,7 +280,7 @@ class AlgorithmsTest(parameterized.TestCase):
       )
       for reducer, state in states.items()
     }
-    self.assertTrue(is_finite[reducers.median])
+    self.assertTrue(is_finite[robust_aggregators.median])
     sends = any(
       federation.owners[label].averaged
       for label in jax.tree.leaves(federation.layer_types)
@@ -294,13 +294,13 @@ class FormsTest(parameterized.TestCase):
   @classmethod
   def _algorithm(cls, federation, settings):
     return multi_task_fl.multi_task_fl(
-      federation, client_updates.LocalSgd(batch_size=2), settings
+      federation, local_optimizers.LocalSgd(batch_size=2), settings
     )
 
   def _settings(self, **placement):
     reducer = {
-      'common': reducers.multi_krum(attackers=0.3),
-      'task': reducers.geometric_median(),
+      'common': robust_aggregators.multi_krum(attackers=0.3),
+      'task': robust_aggregators.geometric_median(),
     }
     return round_settings.RoundSettings(
       attack=attacks.get('noise', 3.0),
@@ -359,7 +359,7 @@ class FormsTest(parameterized.TestCase):
 
   def test_clients_on_the_host(self):
     data = _marked()
-    source = client_data.DatasetClients(data)
+    source = client_sources.DatasetClients(data)
     settings = self._settings(execution='scan')
     federation, _ = testing.toy_federation(MIX, source.tables)
     algorithm = self._algorithm(federation, settings)

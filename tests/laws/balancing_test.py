@@ -19,11 +19,13 @@ from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
-from fmtl_jax.data import client_data
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
+from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.storage import checkpoints
 
 import cases
@@ -144,7 +146,7 @@ def _three_rounds(method):
   federation, data = testing.toy_federation(data=testing.toy_data(4, 3, 2))
   algorithm = _build(client=method)(
     federation,
-    client_updates.LocalSgd(learning_rate=0.3, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.3, batch_size=2),
     round_settings.RoundSettings(),
   )
   state = cases.start(algorithm, data)
@@ -193,7 +195,7 @@ class ClientTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'task'), data)
     algorithm = _build(client='uncertainty')(
       federation,
-      client_updates.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(clients_per_task=1),
     )
     state = cases.start(algorithm, data)
@@ -218,7 +220,7 @@ class ClientTest(parameterized.TestCase):
     for name in ('fixed', 'none'):
       algorithm = _build(fedprox.fedprox, client=name)(
         federation,
-        client_updates.LocalSgd(batch_size=2),
+        local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(),
         mu=0.7,
       )
@@ -232,7 +234,7 @@ class ClientTest(parameterized.TestCase):
     views = []
     for name in ('mgda', 'none'):
       algorithm = _build(fedavg_finetune.fedavg_finetune, client=name)(
-        federation, client_updates.LocalSgd(), round_settings.RoundSettings()
+        federation, local_optimizers.LocalSgd(), round_settings.RoundSettings()
       )
       state = cases.start(algorithm, data)
 
@@ -250,7 +252,7 @@ class ClientTest(parameterized.TestCase):
     from fmtl_jax.algorithms import federated_averaging
 
     federation, data = testing.toy_federation()
-    plain = client_updates.local_sgd(federation, client_updates.LocalSgd())
+    plain = training.local_sgd(federation, local_optimizers.LocalSgd())
 
     def run(context):
       data = context.data._replace(balancer=None)
@@ -314,7 +316,7 @@ class ServerTest(parameterized.TestCase):
   @parameterized.parameters('examples', 'uniform', 'task_balanced')
   def test_fixed_is_the_task_balanced_average(self, weighting):
     """For any number of tasks a client has, whatever the weights are."""
-    data, local = _data(), client_updates.LocalSgd(batch_size=2)
+    data, local = _data(), local_optimizers.LocalSgd(batch_size=2)
     federation, _ = testing.toy_federation(MIX, data)
     states = []
     for name, common in (('fixed', weighting), ('none', 'task_balanced')):
@@ -352,12 +354,16 @@ class ServerTest(parameterized.TestCase):
     self.assertAlmostEqual(float(moved[0]), 2 / 3 - start, places=4)
 
   @parameterized.parameters(
-    ({'server': 'mgda'}, {'reducer': {'common': reducers.median}}, 'reducer'),
+    (
+      {'server': 'mgda'},
+      {'reducer': {'common': robust_aggregators.median}},
+      'reducer',
+    ),
     ({'server': 'mgda', 'group': 'mgda'}, {}, '`balancing.group`'),
     ({'server': 'mgda'}, {'placement': OF_TASKS}, 'without `task_axis`'),
     (
       {'group': 'mgda'},
-      {'reducer': {'task': reducers.median}},
+      {'reducer': {'task': robust_aggregators.median}},
       r"reducer\['task'\]",
     ),
     ({'server': 'mgda', 'weights': (1.0,)}, {}, 'each of the 3 tasks'),
@@ -373,7 +379,8 @@ class ServerTest(parameterized.TestCase):
   def test_layers_that_are_not_common_may_have_reducers(self):
     federation, _ = testing.toy_federation()
     settings = round_settings.RoundSettings(
-      balancing=_places(server='mgda'), reducer={'task': reducers.median}
+      balancing=_places(server='mgda'),
+      reducer={'task': robust_aggregators.median},
     )
     multi_task_fl.multi_task_fl(federation, settings=settings)
 
@@ -403,7 +410,7 @@ class GroupTest(parameterized.TestCase):
   @parameterized.parameters('examples', 'uniform', 'task_balanced')
   def test_fixed_is_the_mean(self, weighting):
     """Of every owner of every layer type."""
-    data, local = _data(), client_updates.LocalSgd(batch_size=2)
+    data, local = _data(), local_optimizers.LocalSgd(batch_size=2)
     federation, _ = testing.toy_federation(MIX, data)
     states = []
     for name in ('fixed', 'none'):
@@ -456,7 +463,7 @@ class LabelsTest(parameterized.TestCase):
     data, federation = _regressions(labels, 'task')
     algorithm = _build(**names)(
       federation,
-      client_updates.LocalSgd(batch_size=1),
+      local_optimizers.LocalSgd(batch_size=1),
       round_settings.RoundSettings(),
     )
     state = cases.start(algorithm, data)
@@ -499,7 +506,7 @@ def _of_places(places, by, bound):
   data, federation = _shifted(by, bound)
   algorithm = _build(**places)(
     federation,
-    client_updates.LocalSgd(batch_size=1),
+    local_optimizers.LocalSgd(batch_size=1),
     round_settings.RoundSettings(),
   )
   state = cases.start(algorithm, data)
@@ -562,8 +569,8 @@ class NonFiniteTest(parameterized.TestCase):
     """Gradients that are none make no step; the losses are still NaN."""
     data = self.spoiled()
     federation, _ = testing.toy_federation(('common', 'task'), data)
-    local = client_updates.LocalSgd(
-      optimizer=faults.Clipped(client_updates.Sgd(), 1.0), batch_size=2
+    local = local_optimizers.LocalSgd(
+      optimizer=faults.Clipped(local_optimizers.Sgd(), 1.0), batch_size=2
     )
     algorithm = _build(**places)(
       federation, local, round_settings.RoundSettings()
@@ -591,7 +598,7 @@ def _run(number, form, devices):
   federation, _ = testing.toy_federation(MIX, data)
   algorithm = _build(**PLACES[number])(
     federation,
-    client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     round_settings.RoundSettings(
       clients_per_task=2,
       placement=round_settings.Placement(
@@ -620,7 +627,7 @@ class FormsTest(parameterized.TestCase):
     for form in ('low_rank:2', 'scan'):
       algorithm = _build(server='cagrad')(
         federation,
-        client_updates.LocalSgd(batch_size=2),
+        local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(
           placement=round_settings.Placement(
             execution=form, low_rank_below=np.inf
@@ -641,12 +648,12 @@ class FormsTest(parameterized.TestCase):
 
     def make(federation, settings):
       return _build(**PLACES[number])(
-        federation, client_updates.LocalSgd(batch_size=2), settings
+        federation, local_optimizers.LocalSgd(batch_size=2), settings
       )
 
     settings = round_settings.RoundSettings(clients_per_task=1)
     federation, _ = testing.toy_federation(MIX, data)
-    source = client_data.DatasetClients(data)
+    source = client_sources.DatasetClients(data)
     streamed_federation, _ = testing.toy_federation(MIX, source.tables)
     algorithm, key = make(federation, settings), jax.random.key(3)
     round_fn = testing.jit(algorithm.round)
@@ -671,7 +678,7 @@ class FormsTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(MIX, data)
     algorithm = _build(**PLACES[0])(
       federation,
-      client_updates.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(),
     )
     round_fn = testing.jit(algorithm.round)

@@ -22,7 +22,7 @@ from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import mtfl
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -324,7 +324,7 @@ class LimitsTest(parameterized.TestCase):
     """It is that of training alone, from what the client was sent."""
     data = _data()
     federation = _federation(FEDBN, data)
-    local = client_updates.LocalSgd(learning_rate=RATE)
+    local = local_optimizers.LocalSgd(learning_rate=RATE)
     together = multi_task_fl.multi_task_fl(federation, local)
     start = testing.jit(together.init)(jax.random.key(0), data)
     found = _params(together, data, 1, start)
@@ -351,7 +351,7 @@ class StatisticsTest(parameterized.TestCase):
     data = _data()
     algorithm = build(
       _federation([COMMON], data),
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         learning_rate=RATE, batch_size=batch_size, **local
       ),
       round_settings.RoundSettings(
@@ -361,7 +361,7 @@ class StatisticsTest(parameterized.TestCase):
     return _params(algorithm, data)
 
   @parameterized.parameters(
-    ({'optimizer': client_updates.Sgd(weight_decay=0.5, momentum=0.9)},),
+    ({'optimizer': local_optimizers.Sgd(weight_decay=0.5, momentum=0.9)},),
     ({'optimizer': lambda rate: optax.adamw(rate, weight_decay=0.5)},),
     (
       {
@@ -424,7 +424,7 @@ class StatisticsTest(parameterized.TestCase):
     federation = _federation(rules, data, pretrained=values)
     self.assertTrue(federation.has_statistics)
     algorithm = multi_task_fl.multi_task_fl(
-      federation, client_updates.LocalSgd(batch_size=0)
+      federation, local_optimizers.LocalSgd(batch_size=0)
     )
     start = testing.jit(algorithm.init)(jax.random.key(0), data)
     found = _params(algorithm, data, 1, start)
@@ -456,7 +456,7 @@ class StatisticsTest(parameterized.TestCase):
     federation = _federation(FEDBN, data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      client_updates.LocalSgd(learning_rate=RATE, batch_size=0),
+      local_optimizers.LocalSgd(learning_rate=RATE, batch_size=0),
       round_settings.RoundSettings(
         placement=round_settings.Placement(execution=execution)
       ),
@@ -473,7 +473,7 @@ class StatisticsTest(parameterized.TestCase):
       settings = round_settings.RoundSettings(
         balancing=balancing.places(places, {'rate': 0.3}, ())
       )
-      local = client_updates.LocalSgd(learning_rate=RATE, batch_size=0)
+      local = local_optimizers.LocalSgd(learning_rate=RATE, batch_size=0)
       algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
       return _params(algorithm, data, 1)
 

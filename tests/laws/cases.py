@@ -20,12 +20,12 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
 import naive
@@ -71,10 +71,10 @@ class Local:
   batch_size: int = 0
   epochs: int = 1
 
-  def package(self) -> client_updates.LocalSgd:
+  def package(self) -> local_optimizers.LocalSgd:
     """The settings of the package."""
-    return client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=self.momentum),
+    return local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=self.momentum),
       learning_rate=self.rate,
       batch_size=self.batch_size,
       epochs=self.epochs,
@@ -185,7 +185,7 @@ def drawn(
   )
   counted = np.asarray(cohort.example_counts) > 0
   if taking_part is not None:
-    cohort, _ = participation_lib.take_part(
+    cohort, _ = participation_lib.apply_participation(
       taking_part, state.key, state.round, cohort, data.num_clients
     )
   work = np.ones(len(counted)) if cohort.work is None else cohort.work
@@ -303,7 +303,7 @@ def compare(
       clients_per_task=clients_per_task,
       slots=slots,
       weighting=weighting,
-      reducer=dict.fromkeys(median, reducers.median),
+      reducer=dict.fromkeys(median, robust_aggregators.median),
       server={name: server.package for name, server in servers.items()},
       participation=participation,
       skip_nonfinite=skip_nonfinite,
@@ -533,7 +533,7 @@ def train(
   build: Callable[..., base.Algorithm],
   federation: federation_lib.Federation,
   data: dataset_lib.FederatedDataset,
-  local: client_updates.LocalSgd,
+  local: local_optimizers.LocalSgd,
   rounds: int = 3,
   own: Mapping[str, Any] | None = None,
   **settings: Any,

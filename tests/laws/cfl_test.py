@@ -17,7 +17,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import cfl
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import servers
@@ -199,7 +199,7 @@ class CflTest(parameterized.TestCase):
   def test_it_is_fedavg_before_a_split(self, **own):
     own = {**ALWAYS, 'max_clusters': 2, **own}
     data = planted.toy_data(6, 3)
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     found = {}
     for label, build in (
       ('cluster', functools.partial(cfl.cfl, **own)),
@@ -270,16 +270,18 @@ class CflTest(parameterized.TestCase):
     )
     late = []
 
-    def take_part(unused_participation, key, number, cohort, count):
+    def apply_participation(unused_participation, key, number, cohort, count):
       del key, number, count
       silent = jnp.isin(cohort.client, jnp.array(late or [-1]))
-      return cohorts.silenced(cohort, silent), {}
+      return cohorts.excluded(cohort, silent), {}
 
     algorithm = cfl.cfl(
       federation, testing.TO_THE_MEAN, **ALWAYS, max_clusters=4
     )
     state = algorithm.init(jax.random.key(0), data)
-    with mock.patch.object(participation, 'take_part', take_part):
+    with mock.patch.object(
+      participation, 'apply_participation', apply_participation
+    ):
       state, _ = algorithm.round(state, data)
       self.assertEqual(state.clients.cluster.tolist(), [0, 0, 1])
       own = state.params['output']['bias'][1]

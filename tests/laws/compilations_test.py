@@ -12,7 +12,7 @@ import optax
 from fmtl_jax import evaluation
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -43,7 +43,7 @@ class CompilationsTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'task', 'personal'), data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         optimizer=optax.adam,
         learning_rate=optax.linear_schedule(0.1, 0.01, 5),
         keep_optimizer_state=True,

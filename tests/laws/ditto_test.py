@@ -11,13 +11,13 @@ import numpy as np
 from fmtl_jax import testing
 from fmtl_jax.algorithms import ditto
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
 import naive
 
-LOCAL = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+LOCAL = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
 
 
 @dataclasses.dataclass
@@ -110,7 +110,7 @@ class DittoTest(parameterized.TestCase):
     federation, data = testing.toy_federation(('common', 'personal'))
     distances = []
     for rate in (1e-2, 1e-3):
-      local = client_updates.LocalSgd(learning_rate=rate, batch_size=0)
+      local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
       own = {'lam': 1 / rate, 'personal_epochs': 3}
       sent, _ = cases.train(
         multi_task_fl.multi_task_fl, federation, data, local, rounds=2

@@ -13,22 +13,24 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
 NAN, INF = np.nan, np.inf
 # With an infinite bound, the weighted mean of what is received.
-MEAN = reducers.norm_clipping(norm=np.inf)
+MEAN = robust_aggregators.norm_clipping(norm=np.inf)
 REDUCERS = {
   'mean': MEAN,
-  'median': reducers.median,
-  'trimmed_mean': reducers.trimmed_mean(trim=0.3),
-  'krum': reducers.krum(attackers=0.3),
-  'multi_krum': reducers.multi_krum(attackers=0.3),
-  'geometric_median': reducers.geometric_median(),
-  'norm_clipping': reducers.norm_clipping(norm=1.0),
+  'median': robust_aggregators.median,
+  'trimmed_mean': robust_aggregators.trimmed_mean(trim=0.3),
+  'krum': robust_aggregators.krum(attackers=0.3),
+  'multi_krum': robust_aggregators.multi_krum(attackers=0.3),
+  'geometric_median': robust_aggregators.geometric_median(),
+  'norm_clipping': robust_aggregators.norm_clipping(norm=1.0),
 }
 
 
@@ -71,7 +73,7 @@ def _sent(updates, sizes, tasks, layer_type='common', then=(), **settings):
     return client_updates.ClientResult(
       update=jax.tree.map(fill, view),
       state=(),
-      metrics=client_updates.zero_metrics(client.active),
+      metrics=training.zero_metrics(client.active),
     )
 
   algorithm = federated_averaging.federated_averaging(
@@ -107,7 +109,7 @@ class DroppedUpdatesTest(parameterized.TestCase):
         reduce_within_tasks=within,
         server={
           layer_type: server_optimizers.ServerOptimizer(
-            client_updates.Sgd(momentum=0.9)
+            local_optimizers.Sgd(momentum=0.9)
           )
         },
       )
@@ -125,7 +127,7 @@ class DroppedUpdatesTest(parameterized.TestCase):
       [1.0, 3.0, NAN],
       [2, 1, 19],
       [0, 1, 1],
-      reducer={'common': reducers.median},
+      reducer={'common': robust_aggregators.median},
       reduce_within_tasks=True,
     )
     self.assertAlmostEqual(float(found), 5 / 3, places=5)
@@ -135,7 +137,7 @@ class DroppedUpdatesTest(parameterized.TestCase):
       [1.0, INF, NAN],
       [1, 4, 5],
       [0, 1, 1],
-      reducer={'common': reducers.median},
+      reducer={'common': robust_aggregators.median},
       reduce_within_tasks=True,
     )
     self.assertAlmostEqual(float(found), 1.0, places=5)

@@ -15,7 +15,7 @@ from fmtl_jax import execution as execution_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 
@@ -66,7 +66,10 @@ class ExecutionsTest(parameterized.TestCase):
 
   @parameterized.parameters('vmap', 'chunk:2')
   def test_a_reducer_that_needs_all_updates_agrees_with_scan(self, execution):
-    of_type = {'common': reducers.median, 'task': reducers.median}
+    of_type = {
+      'common': robust_aggregators.median,
+      'task': robust_aggregators.median,
+    }
     algorithms = [
       _algorithm(form, reducer=of_type) for form in ('scan', execution)
     ]

@@ -11,8 +11,8 @@ import optax
 
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
@@ -39,8 +39,8 @@ def _round(data, **settings):
   federation, _ = testing.toy_federation(LAYERS, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=0.5),
+    local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=0.5),
       batch_size=2,
       keep_optimizer_state=True,
     ),
@@ -177,10 +177,12 @@ class ClippedTest(parameterized.TestCase):
   def test_clients_train_on_what_is_left_of_their_data(self):
     data = _with_nan(testing.toy_data(7, 3))
     federation, _ = testing.toy_federation(LAYERS, data)
-    sgd = client_updates.Sgd()
+    sgd = local_optimizers.Sgd()
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      client_updates.LocalSgd(optimizer=faults.Clipped(sgd, 1.0), batch_size=1),
+      local_optimizers.LocalSgd(
+        optimizer=faults.Clipped(sgd, 1.0), batch_size=1
+      ),
     )
     state = cases.start(algorithm, data)
     new, metrics = testing.jit(algorithm.round)(state, data)
@@ -192,7 +194,7 @@ class ClippedTest(parameterized.TestCase):
     self.assertTrue((np.abs(moved).reshape(7, -1).max(1) > 0).all())
 
   def test_it_can_be_taken_off_and_put_on_another_one(self):
-    sgd = client_updates.Sgd(momentum=0.5)
+    sgd = local_optimizers.Sgd(momentum=0.5)
     inner, clip = faults.unclipped(faults.Clipped(sgd, 2.0))
     self.assertIs(inner, sgd)
     self.assertEqual(clip(optax.adam), faults.Clipped(optax.adam, 2.0))

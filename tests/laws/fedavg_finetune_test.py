@@ -6,7 +6,7 @@ from absl.testing import parameterized
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 import naive
@@ -27,7 +27,7 @@ class FineTuningTest(parameterized.TestCase):
 
   def test_rounds_are_those_of_fedavg(self):
     federation, data = testing.toy_federation(('common', 'common'))
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     states = [
       cases.train(build, federation, data, local)[0]
       for build in (

@@ -11,7 +11,7 @@ import optax
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavgm
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -83,7 +83,7 @@ class FedAvgMTest(parameterized.TestCase):
 
   def test_without_momentum_it_is_fedavg(self):
     federation, data = testing.toy_federation(('common', 'task'))
-    local = client_updates.LocalSgd(batch_size=2)
+    local = local_optimizers.LocalSgd(batch_size=2)
     settings = round_settings.RoundSettings(clients_per_task=1)
     found = []
     for algorithm in (
@@ -105,7 +105,9 @@ class FedAvgMTest(parameterized.TestCase):
     ):
       fedavgm.fedavgm(federation, server_momentum=momentum)
 
-  @parameterized.parameters((optax.adam,), (client_updates.Sgd(momentum=0.5),))
+  @parameterized.parameters(
+    (optax.adam,), (local_optimizers.Sgd(momentum=0.5),)
+  )
   def test_another_server_optimizer_is_refused(self, optimizer):
     federation, _ = testing.toy_federation(('common', 'common'))
     server = {'common': server_optimizers.ServerOptimizer(optimizer)}

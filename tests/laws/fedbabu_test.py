@@ -11,13 +11,13 @@ from fmtl_jax import cohorts
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedbabu
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 import naive
 
-LOCAL = client_updates.LocalSgd(
-  optimizer=client_updates.Sgd(momentum=0.5, weight_decay=0.1),
+LOCAL = local_optimizers.LocalSgd(
+  optimizer=local_optimizers.Sgd(momentum=0.5, weight_decay=0.1),
   learning_rate=0.2,
   batch_size=2,
   epochs=2,

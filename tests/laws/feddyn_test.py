@@ -12,7 +12,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import feddyn
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -117,7 +117,7 @@ class FedDynTest(parameterized.TestCase):
     federation, data = testing.toy_federation(
       ('common', 'common'), testing.toy_data(6, 3)
     )
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2, epochs=2)
     settings = round_settings.RoundSettings(clients_per_task=1)
     moved = []
     for algorithm in (
@@ -140,7 +140,7 @@ class FedDynTest(parameterized.TestCase):
     )
     algorithm = feddyn.feddyn(
       federation,
-      client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
+      local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
       round_settings.RoundSettings(
         clients_per_task=1, weighting={'common': 'uniform'}
       ),
@@ -163,7 +163,9 @@ class FedDynTest(parameterized.TestCase):
   ):
     """Of the weighted loss if all take part, with equal weights in any case."""
     federation, data = cases.unlike_clients(sizes)
-    local = client_updates.LocalSgd(learning_rate=0.02, batch_size=0, epochs=10)
+    local = local_optimizers.LocalSgd(
+      learning_rate=0.02, batch_size=0, epochs=10
+    )
     settings = round_settings.RoundSettings(
       clients_per_task=clients_per_task, weighting={'common': weighting}
     )
@@ -184,7 +186,7 @@ class FedDynTest(parameterized.TestCase):
     )
     algorithm = feddyn.feddyn(
       federation,
-      client_updates.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(clients_per_task=1),
     )
     state = algorithm.init(jax.random.key(0), data)

@@ -10,7 +10,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import local_steps
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -73,7 +73,7 @@ class FedNovaTest(parameterized.TestCase):
     federation, data = testing.toy_federation(
       ('common', 'common'), testing.toy_data(6, 3, sizes=sizes)
     )
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     settings = round_settings.RoundSettings()
     found = []
     for build in (fednova.fednova, multi_task_fl.multi_task_fl):
@@ -88,13 +88,17 @@ class FedNovaTest(parameterized.TestCase):
 
   def test_a_client_of_many_steps_does_not_pull_the_average(self):
     """Where all gradients stay equal, it takes the mean number of steps."""
-    works = local_steps.work(np.array([1, 3]), client_updates.Sgd(momentum=0.5))
+    works = local_steps.work(
+      np.array([1, 3]), local_optimizers.Sgd(momentum=0.5)
+    )
     np.testing.assert_allclose(works, [1, 1 + 1.5 + 1.75])
 
   def test_an_optimizer_that_is_not_sgd_is_refused(self):
     federation, _ = testing.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(ValueError, '`local.optimizer` to be SGD'):
-      fednova.fednova(federation, client_updates.LocalSgd(optimizer=optax.adam))
+      fednova.fednova(
+        federation, local_optimizers.LocalSgd(optimizer=optax.adam)
+      )
 
 
 if __name__ == '__main__':

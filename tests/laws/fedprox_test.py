@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 import naive
@@ -50,7 +50,7 @@ class FedProxTest(parameterized.TestCase):
 
   def test_without_its_term_it_is_fedavg(self):
     federation, data = testing.toy_federation(('common', 'common'))
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     found = [
       cases.train(build, federation, data, local, own=own)[0].params
       for build, own in (
@@ -64,7 +64,7 @@ class FedProxTest(parameterized.TestCase):
     federation, data = testing.toy_federation(('common', 'common'))
     moved = []
     for mu, rate in ((0.0, 0.02), (40.0, 0.02)):
-      local = client_updates.LocalSgd(
+      local = local_optimizers.LocalSgd(
         learning_rate=rate, batch_size=2, epochs=5
       )
       algorithm = fedprox.fedprox(federation, local, mu=mu)

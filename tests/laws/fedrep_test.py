@@ -11,7 +11,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fedbabu
 from fmtl_jax.algorithms import fedrep
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -102,13 +102,13 @@ class FedRepTest(parameterized.TestCase):
     )
 
   def test_without_epochs_of_heads_it_has_the_rounds_of_fedbabu(self):
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=0, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0, epochs=2)
     _, found = _run(fedrep.fedrep, local, rounds=2, head_epochs=0)
     _, expected = _run(fedbabu.fedbabu, local, rounds=2)
     testing.assert_trees_close(found, expected)
 
   def test_with_heads_alone_it_is_isolated_training(self):
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=0, epochs=3)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0, epochs=3)
     types = ('personal', 'personal')
     _, found = _run(fedrep.fedrep, local, types, rounds=2, head_epochs=3)
     _, expected = _run(multi_task_fl.multi_task_fl, local, types, rounds=2)
@@ -120,7 +120,7 @@ class FedRepTest(parameterized.TestCase):
     federation, data = testing.toy_federation(('common', 'personal'))
     algorithm = fedrep.fedrep(
       federation,
-      client_updates.LocalSgd(learning_rate=0.2, batch_size=0),
+      local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
       head_epochs=head_epochs,
     )
     start = cases.start(algorithm, data)
@@ -135,8 +135,8 @@ class FedRepTest(parameterized.TestCase):
 
   def test_the_head_learns_from_the_body_that_was_sent(self):
     """As with a body that nobody trains, whatever its optimizer would do."""
-    local = client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=0.5, weight_decay=0.1),
+    local = local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=0.5, weight_decay=0.1),
       learning_rate=0.2,
       batch_size=0,
       epochs=3,

@@ -10,7 +10,7 @@ import optax
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedsgd
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 import naive
@@ -57,7 +57,7 @@ class FedSgdTest(parameterized.TestCase):
       outputs = federation.apply_fn(params, features)
       return federation.loss_fn(outputs, labels[:, 0], jnp.int32(0)).mean()
 
-    local = client_updates.LocalSgd(learning_rate=0.3, batch_size=2, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=2, epochs=2)
     moved = []
     for build in (fedsgd.fedsgd, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)
@@ -79,12 +79,12 @@ class FedSgdTest(parameterized.TestCase):
       (multi_task_fl.multi_task_fl, 0.0, 0, 0.1),
       (multi_task_fl.multi_task_fl, 0.0, 0, 0.0),
     ):
-      optimizer = client_updates.Sgd(
+      optimizer = local_optimizers.Sgd(
         momentum=momentum, nesterov=momentum > 0, weight_decay=decay
       )
       algorithm = build(
         federation,
-        client_updates.LocalSgd(optimizer=optimizer, batch_size=batch_size),
+        local_optimizers.LocalSgd(optimizer=optimizer, batch_size=batch_size),
       )
       state = cases.start(algorithm, data)
       found.append(testing.jit(algorithm.round)(state, data)[0].params)
@@ -97,7 +97,7 @@ class FedSgdTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, '`local.optimizer` to be SGD with fed'
     ):
-      fedsgd.fedsgd(federation, client_updates.LocalSgd(optimizer=optax.adam))
+      fedsgd.fedsgd(federation, local_optimizers.LocalSgd(optimizer=optax.adam))
 
 
 if __name__ == '__main__':

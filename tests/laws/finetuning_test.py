@@ -14,7 +14,7 @@ from fmtl_jax import adaptation
 from fmtl_jax import algorithms
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 
@@ -37,7 +37,7 @@ def _views(name, rate, **own):
   """
   types = ('common', 'personal' if name == 'fedbabu' else 'common')
   federation, data = testing.toy_federation(types)
-  local = client_updates.LocalSgd(learning_rate=rate, batch_size=2)
+  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=2)
   algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
   state = cases.start(algorithm, data)
   state = dataclasses.replace(state, round=jnp.int32(ROUNDS))
@@ -77,7 +77,7 @@ class FineTuningRateTest(parameterized.TestCase):
   def test_a_client_ends_where_that_rate_leads(self):
     """A mean of 2, and a client's of 4: E steps go 1 - (1 - 2 eta)^E there."""
     federation, data = testing.mean_estimation([[0.0], [4.0]], [0, 0], 'common')
-    local = client_updates.LocalSgd(learning_rate=_cosine, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=_cosine, batch_size=0)
     state, views = cases.train(
       fedavg_finetune.fedavg_finetune,
       federation,
@@ -111,7 +111,7 @@ class FineTuningRateTest(parameterized.TestCase):
       algorithm,
       federation,
       adaptation.Adaptation(
-        client_updates.LocalSgd(learning_rate=_cosine, batch_size=0),
+        local_optimizers.LocalSgd(learning_rate=_cosine, batch_size=0),
         jax.tree.map(lambda _: True, federation.layer_types),
       ),
       1,

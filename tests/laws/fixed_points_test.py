@@ -13,7 +13,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from fmtl_jax import algorithms
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 
 import least_squares
@@ -182,7 +182,7 @@ class EveryoneTest(parameterized.TestCase):
       rounds=1500,
       batch_size=2,
       epochs=1,
-      optimizer=client_updates.Sgd(momentum=momentum, nesterov=nesterov),
+      optimizer=local_optimizers.Sgd(momentum=momentum, nesterov=nesterov),
     )
     weights, maps = problem.weights(weighting), []
     for (a, h), size in zip(problem.losses(), sizes, strict=True):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 
 
 def replace(data, partition, **examples):
@@ -43,7 +43,7 @@ def between(data, fill):
     mixed = [garbage]
     for group in rows.groups():
       mixed += [group, garbage]
-    return dataset_lib.Rows.create(mixed)
+    return partitions.Rows.create(mixed)
 
   def table(values, value):
     mixed = np.full((2 * len(values) + 1,) + values.shape[1:], value)
@@ -65,7 +65,7 @@ def between(data, fill):
         name: table(np.asarray(index), 0)
         for name, index in partition.owner_index.items()
       },
-      'members': dataset_lib.Rows.create(members),
+      'members': partitions.Rows.create(members),
     },
     **with_more_rows(data, fill, size),
   )

@@ -13,7 +13,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.algorithms import ifca
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
 
@@ -100,7 +100,7 @@ class IfcaTest(parameterized.TestCase):
 
   def test_a_single_cluster_is_fedavg(self):
     data = planted.toy_data(6, 3)
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     settings = round_settings.RoundSettings(clients_per_task=1)
     found = {}
     for label, build in (
@@ -183,7 +183,7 @@ class IfcaTest(parameterized.TestCase):
     for mesh in (None, execution.mesh({'task': 2, 'client': 2})):
       algorithm = ifca.ifca(
         federation,
-        client_updates.LocalSgd(learning_rate=0.5, batch_size=2),
+        local_optimizers.LocalSgd(learning_rate=0.5, batch_size=2),
         round_settings.RoundSettings(
           clients_per_task=2,
           placement=round_settings.Placement(

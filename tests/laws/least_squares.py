@@ -18,7 +18,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 
@@ -156,7 +156,7 @@ class Problem:
     weighting='examples',
     rounds=300,
     own=None,
-    optimizer=client_updates.Sgd(),
+    optimizer=local_optimizers.Sgd(),
     epochs=EPOCHS,
     batch_size=0,
     rate=RATE,
@@ -166,7 +166,7 @@ class Problem:
     """The state after some rounds, theta, and views `[M, size]`."""
     algorithm = (build or algorithms.ALGORITHMS[name].build)(
       self.federation,
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         optimizer=optimizer,
         learning_rate=rate,
         batch_size=batch_size,

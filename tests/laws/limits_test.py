@@ -11,7 +11,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 
@@ -37,7 +37,7 @@ def _build(name, data, outputs=3, batch_size=0, **settings):
   )
   return entry.build(
     federation,
-    client_updates.LocalSgd(
+    local_optimizers.LocalSgd(
       learning_rate=RATE, batch_size=batch_size, epochs=EPOCHS
     ),
     round_settings.RoundSettings(**settings),

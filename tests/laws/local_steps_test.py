@@ -9,8 +9,8 @@ import optax
 from fmtl_jax import algorithms
 from fmtl_jax import testing
 from fmtl_jax.algorithms import local_steps
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
 
 import least_squares
 
@@ -27,7 +27,7 @@ class LocalOptimizersTest(parameterized.TestCase):
     With so much momentum, variates that were divided by the number of steps
     would grow without end.
     """
-    optimizer = client_updates.Sgd(**sgd)
+    optimizer = local_optimizers.Sgd(**sgd)
     optimizer = faults.Clipped(optimizer, norm) if norm else optimizer
     problem = least_squares.one_task()
     state, theta, _ = problem.run(
@@ -47,7 +47,7 @@ class LocalOptimizersTest(parameterized.TestCase):
       2,
       rounds=1500,
       own={'alpha': 1.0},
-      optimizer=client_updates.Sgd(momentum=0.6, weight_decay=0.3),
+      optimizer=local_optimizers.Sgd(momentum=0.6, weight_decay=0.3),
     )
     losses = _decayed(problem.losses(), 0.3)
     optimum = problem.zero_of(problem.weights('examples'), losses)
@@ -83,7 +83,7 @@ class LocalOptimizersTest(parameterized.TestCase):
         f'momentum_of_{name}_that_crosses_rounds',
         name,
         {
-          'optimizer': client_updates.Sgd(momentum=0.5),
+          'optimizer': local_optimizers.Sgd(momentum=0.5),
           'keep_optimizer_state': True,
         },
         f'`local.keep_optimizer_state`=False with {name} and momentum',
@@ -95,18 +95,18 @@ class LocalOptimizersTest(parameterized.TestCase):
     build = algorithms.ALGORITHMS[name].build
     with self.assertRaisesRegex(ValueError, sentence):
       build(
-        least_squares.one_task().federation, client_updates.LocalSgd(**local)
+        least_squares.one_task().federation, local_optimizers.LocalSgd(**local)
       )
 
   @parameterized.parameters('scaffold', 'fednova')
   def test_a_state_without_momentum_may_cross_rounds(self, name):
     build = algorithms.ALGORITHMS[name].build
-    local = client_updates.LocalSgd(keep_optimizer_state=True)
+    local = local_optimizers.LocalSgd(keep_optimizer_state=True)
     self.assertIsNotNone(build(least_squares.one_task().federation, local))
 
   @parameterized.product(nesterov=[False, True], momentum=[0.0, 0.7])
   def test_work_is_how_far_gradients_of_one_move(self, nesterov, momentum):
-    sgd = client_updates.Sgd(momentum=momentum, nesterov=nesterov)
+    sgd = local_optimizers.Sgd(momentum=momentum, nesterov=nesterov)
     tx = sgd(0.1)
     value, state = jnp.zeros(()), tx.init(jnp.zeros(()))
     for steps in range(1, 6):

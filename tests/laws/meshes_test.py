@@ -10,9 +10,9 @@ import numpy as np
 from fmtl_jax import execution
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 
@@ -27,8 +27,8 @@ def _build(devices, form, clients, slots=1, per_task=0, **settings):
   federation, _ = testing.toy_federation(MIX, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=0.5),
+    local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.2,
       batch_size=2,
     ),
@@ -79,7 +79,10 @@ class MeshesTest(parameterized.TestCase):
     self._agree(devices, 'scan', 7, slots=2, per_task=2)
 
   def test_a_reducer_that_needs_all_updates(self):
-    of_type = {'common': reducers.median, 'task': reducers.median}
+    of_type = {
+      'common': robust_aggregators.median,
+      'task': robust_aggregators.median,
+    }
     settings = {'reducer': _Hashable(of_type)}
     self._agree(2, 'scan', 5, **settings)
 

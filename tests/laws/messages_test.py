@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fmtl_jax import algorithms
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import aggregation
 from fmtl_jax.rounds import communication
@@ -33,8 +33,8 @@ def _built(name, types=(C, T), keeps=False, **own):
     owners={**federation_lib.OWNERS, **owners},
     num_owners=counts,
   )
-  local = client_updates.LocalSgd(
-    optimizer=client_updates.Sgd(), keep_optimizer_state=keeps
+  local = local_optimizers.LocalSgd(
+    optimizer=local_optimizers.Sgd(), keep_optimizer_state=keeps
   )
   return federation, entry.build(federation, local, **own), data
 

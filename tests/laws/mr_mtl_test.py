@@ -10,13 +10,13 @@ import numpy as np
 from fmtl_jax import testing
 from fmtl_jax.algorithms import mr_mtl
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
 import naive
 
-LOCAL = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+LOCAL = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
 
 
 @dataclasses.dataclass
@@ -114,7 +114,7 @@ class MrMtlTest(parameterized.TestCase):
     """Also where some take no part, and with what optimizers keep."""
     local = dataclasses.replace(
       LOCAL,
-      optimizer=client_updates.Sgd(momentum=0.5),
+      optimizer=local_optimizers.Sgd(momentum=0.5),
       keep_optimizer_state=True,
     )
     federation, data = testing.toy_federation(('common', 'task'))
@@ -175,7 +175,7 @@ class MrMtlTest(parameterized.TestCase):
     federation, data = testing.mean_estimation(
       labels[:, None].tolist(), [0, 0, 0], 'common'
     )
-    local = client_updates.LocalSgd(learning_rate=0.05, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.05, batch_size=0)
     state, views = cases.train(
       mr_mtl.mr_mtl, federation, data, local, 150, {'lam': lam}
     )

@@ -19,7 +19,7 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import mt_fedavg
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import per_fedavg
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
@@ -27,7 +27,7 @@ from fmtl_jax.rounds import round_settings
 import cases
 import naive
 
-FULL_STEP = client_updates.LocalSgd(learning_rate=0.25, batch_size=0)
+FULL_STEP = local_optimizers.LocalSgd(learning_rate=0.25, batch_size=0)
 SOME = participation.Participation(dropout=0.2, late=0.4)
 
 
@@ -66,7 +66,7 @@ def _two_rounds(build, data, types, **settings):
   federation, _ = testing.toy_federation(types, data)
   algorithm = build(
     federation,
-    client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     round_settings.RoundSettings(**settings),
   )
   state = testing.jit(algorithm.init)(jax.random.key(0), data)

@@ -13,7 +13,7 @@ import optax
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -142,7 +142,7 @@ class AbsentOwnersTest(parameterized.TestCase):
     )
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      client_updates.LocalSgd(optimizer=decaying, batch_size=0),
+      local_optimizers.LocalSgd(optimizer=decaying, batch_size=0),
       round_settings.RoundSettings(clients_per_task=1, slots=slots),
     )
     old = cases.start(algorithm, data)

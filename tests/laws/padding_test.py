@@ -13,7 +13,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -157,7 +157,7 @@ class ExamplesTest(parameterized.TestCase):
 
     def longer(rows, count):
       garbage = len(data.examples.features)
-      return dataset_lib.Rows(
+      return partitions.Rows(
         index=np.append(rows.index, [garbage] * count).astype(np.int32),
         offsets=rows.offsets,
         max_size=rows.max_size + count,

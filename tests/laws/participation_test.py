@@ -14,9 +14,9 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fednova
 from fmtl_jax.algorithms import fedsgd
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
-from fmtl_jax.data import client_data
+from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 
@@ -38,7 +38,7 @@ def _charged(build, batch_size, at_deadline):
   """
   data = testing.toy_data(20, 1, sizes=(1, 2, 3, 4, 5, 7, 8, 11, 16, 30))
   federation, _ = testing.toy_federation(('common',), data)
-  local = client_updates.LocalSgd(batch_size=batch_size, epochs=3)
+  local = local_optimizers.LocalSgd(batch_size=batch_size, epochs=3)
   state = cases.start(build(federation, local), data)
 
   @testing.jit
@@ -57,7 +57,7 @@ def _charged(build, batch_size, at_deadline):
     settings = round_settings.RoundSettings(participation=taking_part)
     _, metrics = build(federation, local, settings).round(state, data)
     everyone = cohorts.everyone(data)
-    cohort, _ = participation.take_part(
+    cohort, _ = participation.apply_participation(
       taking_part, state.key, state.round, everyone, data.num_clients
     )
     reports = cohort.example_counts > 0
@@ -73,7 +73,7 @@ def _outcome(settings, num_clients, rounds=1, sizes=(5, 2, 7, 3), num_slots=1):
 
   @testing.jit
   def take_part(number):
-    return participation.take_part(
+    return participation.apply_participation(
       settings, jax.random.key(3), number, everyone, num_clients
     )
 
@@ -118,7 +118,7 @@ class RoundsTest(parameterized.TestCase):
       federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3))
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(batch_size=2),
+        local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(
           participation=settings, server={'common': server, 'task': server}
         ),
@@ -142,7 +142,7 @@ class RoundsTest(parameterized.TestCase):
     for settings in (None, participation.Participation()):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(batch_size=2, epochs=2),
+        local_optimizers.LocalSgd(batch_size=2, epochs=2),
         round_settings.RoundSettings(participation=settings),
       )
       state = cases.start(algorithm, data)
@@ -155,7 +155,7 @@ class RoundsTest(parameterized.TestCase):
     def rounds(devices):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(batch_size=2, epochs=2),
+        local_optimizers.LocalSgd(batch_size=2, epochs=2),
         round_settings.RoundSettings(
           participation=SOME,
           placement=round_settings.Placement(
@@ -169,7 +169,7 @@ class RoundsTest(parameterized.TestCase):
 
   def test_clients_on_the_host_take_part_alike(self):
     federation, data = testing.toy_federation(LAYERS, testing.toy_data(9, 3))
-    local = client_updates.LocalSgd(batch_size=2)
+    local = local_optimizers.LocalSgd(batch_size=2)
     clock = participation.Clock(deadline=0.02, batch_size=2, speed_spread=1.0)
     settings = round_settings.RoundSettings(
       clients_per_task=2,
@@ -182,7 +182,7 @@ class RoundsTest(parameterized.TestCase):
     round_fn = testing.jit(algorithm.round)
     with streaming.StreamedRounds(
       federation,
-      client_data.DatasetClients(data),
+      client_sources.DatasetClients(data),
       lambda federation, settings: build(federation, settings=settings),
       settings,
     ) as streamed:
@@ -204,7 +204,7 @@ class RoundsTest(parameterized.TestCase):
       settings = participation.Participation(dropout=dropout, clock=clock)
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(batch_size=2),
+        local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(participation=settings),
       )
       return algorithm.round(state, data)[1]['client']
@@ -249,7 +249,7 @@ class OutcomeTest(parameterized.TestCase):
     """Not to its place in the cohort."""
     everyone, [(whole, _)] = _outcome(SOME, 60)
     order = np.random.default_rng(0).permutation(60)
-    part, _ = participation.take_part(
+    part, _ = participation.apply_participation(
       SOME,
       jax.random.key(3),
       jnp.int32(0),
@@ -362,7 +362,7 @@ class MeshTest(absltest.TestCase):
     def rounds(axis):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(batch_size=2),
+        local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(
           participation=SOME, placement=round_settings.Placement(task_axis=axis)
         ),

@@ -13,7 +13,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import per_fedavg
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -153,7 +153,7 @@ class PerFedAvgTest(parameterized.TestCase):
     """f_m = mean (w - y)^2 has F_m' = 2 (1 - 2 alpha)^2 (w - mean y)."""
     alpha, rate, mean = 0.2, 0.1, 4.0
     federation, data = testing.mean_estimation([[1.0, 7.0]], [0], 'common')
-    local = client_updates.LocalSgd(learning_rate=rate, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
     slope = {'exact': (1 - 2 * alpha) ** 2, 'first': 1 - 2 * alpha}
     slope['hessian_free'] = slope['exact']
     for order, factor in slope.items():
@@ -174,7 +174,7 @@ class PerFedAvgTest(parameterized.TestCase):
     alpha, rate = 0.5, 0.1
     data = testing.toy_data(1, 1, sizes=(6,))
     federation, _ = testing.toy_federation(('common', 'common'), data)
-    local = client_updates.LocalSgd(learning_rate=rate, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
     everyone = cohorts.take(cohorts.everyone(data), 0)
     batch = client_batches.LocalData(data, everyone).batch(jnp.arange(6))
     loss = lambda w: federation.objective(
@@ -210,8 +210,8 @@ class PerFedAvgTest(parameterized.TestCase):
   def test_without_the_step_inside_it_is_fedavg(self, order):
     """On the batches D', in all layers; also before a client predicts."""
     federation, data = testing.toy_federation(('common', 'task', 'personal'))
-    local = client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=0.5, weight_decay=0.1),
+    local = local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=0.5, weight_decay=0.1),
       learning_rate=0.2,
       batch_size=2,
       epochs=2,

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -29,7 +29,7 @@ def _permute_tasks(data, order):
   """Renumbers the tasks; the new task i is the old `order[i]`."""
   partition = data.partition
   place = np.append(np.argsort(order), TASKS).astype(np.int32)
-  groups = lambda rows: dataset_lib.Rows.create(
+  groups = lambda rows: partitions.Rows.create(
     [rows.groups()[old] for old in order], rows.max_size
   )
   return dataclasses.replace(

@@ -11,7 +11,7 @@ import numpy as np
 from fmtl_jax import algorithms
 from fmtl_jax import testing
 from fmtl_jax.algorithms import personal_models
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.storage import checkpoints
@@ -31,7 +31,7 @@ class PersonalModelsTest(parameterized.TestCase):
     entry = algorithms.ALGORITHMS[name]
     algorithm = entry.build(
       problem.federation,
-      client_updates.LocalSgd(learning_rate=least_squares.RATE, batch_size=0),
+      local_optimizers.LocalSgd(learning_rate=least_squares.RATE, batch_size=0),
       round_settings.RoundSettings(
         clients_per_task=1, placement=round_settings.Placement(execution='vmap')
       ),

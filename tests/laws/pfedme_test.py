@@ -9,7 +9,7 @@ import numpy as np
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import pfedme
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 import cases
 import naive
@@ -95,8 +95,8 @@ class PFedMeTest(parameterized.TestCase):
   def test_with_one_inner_step_it_is_fedavg_at_another_rate(self):
     federation, data = testing.toy_federation(('common', 'task', 'personal'))
     own = {'lam': 4.0, 'inner_steps': 1, 'personal_learning_rate': 0.1}
-    local = client_updates.LocalSgd(
-      optimizer=client_updates.Sgd(momentum=0.5),
+    local = local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.5,
       batch_size=2,
       keep_optimizer_state=True,
@@ -112,7 +112,7 @@ class PFedMeTest(parameterized.TestCase):
     """Of (theta - y)^2 + lambda / 2 (theta - w)^2, at the newest w."""
     labels = [[1.0, 3.0], [-4.0], [6.0]]
     federation, data = testing.mean_estimation(labels, [0, 0, 0], 'common')
-    local = client_updates.LocalSgd(learning_rate=0.1, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.1, batch_size=0)
     own = {'lam': 3.0, 'inner_steps': 60, 'personal_learning_rate': 0.1}
     w, mean = 0.0, np.array([2.0, -4.0, 6.0])
     for rounds in (1, 2):

@@ -14,8 +14,8 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
-from fmtl_jax.data import client_data
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
@@ -71,7 +71,7 @@ def run(
   clients = data(order)
   settings = owners(count) if count else {}
   federation, _ = testing.toy_federation(types, clients, **settings)
-  local = client_updates.LocalSgd(learning_rate=rate, batch_size=0, epochs=3)
+  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0, epochs=3)
   algorithm = build(federation, local, round_settings.RoundSettings(), **own)
   state = testing.jit(algorithm.init)(jax.random.key(seed), clients)
   round_fn, metrics = testing.jit(algorithm.round), []
@@ -105,8 +105,8 @@ def assert_streamed_rounds_agree(
   Returns:
     The clusters of the clients of all rounds.
   """
-  source = client_data.DatasetClients(toy_data(9, 3))
-  local = client_updates.LocalSgd(learning_rate=0.5, batch_size=2)
+  source = client_sources.DatasetClients(toy_data(9, 3))
+  local = local_optimizers.LocalSgd(learning_rate=0.5, batch_size=2)
   make = lambda federation, settings: build(federation, local, settings)
   create = functools.partial(testing.toy_federation, types, **owners(count))
   settings = round_settings.RoundSettings(clients_per_task=clients_per_task)

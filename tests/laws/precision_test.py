@@ -16,12 +16,12 @@ from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import faults
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 
@@ -79,7 +79,7 @@ class TypesTest(parameterized.TestCase):
     params = {'a': jnp.ones(3, dtype)}
 
     def run(rate, momentum, decay):
-      sgd = client_updates.Sgd(momentum=momentum, weight_decay=decay)
+      sgd = local_optimizers.Sgd(momentum=momentum, weight_decay=decay)
       tx = sgd(rate)
       step = lambda state, _: (tx.update(params, state, params)[1], None)
       return jax.lax.scan(step, tx.init(params), length=2)[0]
@@ -174,8 +174,8 @@ class SumsTest(parameterized.TestCase):
     {'form': 'chunk:10', 'weighting': {'common': 'uniform'}},
     {'axis': 'client', 'count': 4000},
     {'weighting': {'common': 'paper'}},
-    {'reducer': {'common': reducers.trimmed_mean(trim=0.1)}},
-    {'reducer': {'common': reducers.norm_clipping(norm=2.0)}},
+    {'reducer': {'common': robust_aggregators.trimmed_mean(trim=0.1)}},
+    {'reducer': {'common': robust_aggregators.norm_clipping(norm=2.0)}},
     {'balancing': balancing.places({'server': 'fixed'})},
     {'balancing': balancing.places({'group': 'fixed'})},
   )
@@ -214,7 +214,7 @@ class SumsTest(parameterized.TestCase):
 
   def test_of_squares(self):
     """The norm of 300 is beyond the squares that float16 has."""
-    tx = faults.Clipped(client_updates.Sgd(), 150.0)(1.0)
+    tx = faults.Clipped(local_optimizers.Sgd(), 150.0)(1.0)
     grads = {'a': jnp.full(1, 300, jnp.float16)}
     changes, _ = tx.update(grads, tx.init(grads), grads)
     np.testing.assert_allclose(changes['a'], -150)

@@ -32,7 +32,7 @@ from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import client_batches
 from fmtl_jax.rounds import algorithm as base
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 import cases
 import naive
@@ -213,7 +213,7 @@ class Program:
         clients_per_task=setting.clients_per_task,
         slots=setting.take_part,
         weighting=setting.weighting,
-        reducer=dict.fromkeys(setting.median, reducers.median),
+        reducer=dict.fromkeys(setting.median, robust_aggregators.median),
         server={name: server.package for name, server in servers.items()},
         placement=round_settings.Placement(
           execution=setting.execution, low_rank_below=np.inf

@@ -15,6 +15,8 @@ import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import examples as examples_lib
+from fmtl_jax.data import partitions
 
 import naive
 
@@ -249,17 +251,17 @@ def data_set(
   place_of, flat = np.argsort(order), np.array(drawn.holders).reshape(-1)
   groups = [np.flatnonzero(flat == task) for task in range(len(tasks))]
   none = np.zeros(0, np.int32)
-  by_client = dataset_lib.Rows.create([none] * shape.clients)
-  by_task = dataset_lib.Rows.create([none] * len(tasks))
+  by_client = partitions.Rows.create([none] * shape.clients)
+  by_task = partitions.Rows.create([none] * len(tasks))
   return dataset_lib.FederatedDataset(
-    examples=dataset_lib.Examples(
+    examples=examples_lib.Examples(
       features=features,
       labels=labels,
       present=present,
       columns=np.array([task.column for task in tasks], np.int32),
     ),
-    partition=dataset_lib.Partition(
-      train=dataset_lib.Rows(index=index, offsets=offsets, max_size=shape.most),
+    partition=partitions.Partition(
+      train=partitions.Rows(index=index, offsets=offsets, max_size=shape.most),
       validation=by_client,
       test=by_client,
       pooled_validation=by_task,
@@ -267,7 +269,7 @@ def data_set(
       client_tasks=table,
       client_ids=given.ids[list(order)],
       label_counts=counts,
-      members=dataset_lib.Rows.create(
+      members=partitions.Rows.create(
         [
           place_of[group // shape.slots] * shape.slots + group % shape.slots
           for group in groups

@@ -5,14 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 
 
 def permute_clients(data, order):
   """Renumbers the clients; the new client i is the old `order[i]`."""
   partition, num_slots = data.partition, data.num_slots
   place = np.argsort(order)
-  groups = lambda rows: dataset_lib.Rows.create(
+  groups = lambda rows: partitions.Rows.create(
     [rows.groups()[old] for old in order], rows.max_size
   )
   members = [
@@ -28,7 +28,7 @@ def permute_clients(data, order):
       client_tasks=partition.client_tasks[order],
       client_ids=partition.client_ids[order],
       label_counts=partition.label_counts[order],
-      members=dataset_lib.Rows.create(members),
+      members=partitions.Rows.create(members),
       owner_index={
         name: np.asarray(index)[order]
         for name, index in partition.owner_index.items()

@@ -12,7 +12,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import reptile
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -60,7 +60,7 @@ class ReptileTest(parameterized.TestCase):
     )
 
   def test_at_rate_one_it_is_fedavg_with_fine_tuning(self):
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     testing.assert_trees_equal(
       *(
         _rounds_and_views(build, local, round_settings.RoundSettings(), **own)
@@ -72,7 +72,7 @@ class ReptileTest(parameterized.TestCase):
     )
 
   def test_its_rate_is_that_of_the_server_of_fedavg(self):
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     slow = server_optimizers.ServerOptimizer(learning_rate=0.3)
     settings = round_settings.RoundSettings(server={'common': slow})
     testing.assert_trees_close(
@@ -111,7 +111,7 @@ class ReptileTest(parameterized.TestCase):
 
   def test_layers_of_clients_go_all_the_way(self):
     federation, data = testing.toy_federation(('common', 'personal'))
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     layers = []
     for build in (reptile.reptile, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)

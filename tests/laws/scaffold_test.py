@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import scaffold
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -89,7 +89,7 @@ class ScaffoldTest(parameterized.TestCase):
     """With variates of zero; the second one is another."""
     federation, data = testing.toy_federation(('common', 'common'))
     settings = round_settings.RoundSettings(weighting={'common': 'uniform'})
-    local = client_updates.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     states = []
     for build in (scaffold.scaffold, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local, settings)
@@ -104,7 +104,9 @@ class ScaffoldTest(parameterized.TestCase):
   def test_it_reaches_the_optimum_that_drifting_clients_miss(self):
     """With several local steps, federated averaging rests elsewhere."""
     federation, data = cases.unlike_clients()
-    local = client_updates.LocalSgd(learning_rate=0.02, batch_size=0, epochs=10)
+    local = local_optimizers.LocalSgd(
+      learning_rate=0.02, batch_size=0, epochs=10
+    )
     found = {}
     for build in (scaffold.scaffold, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)

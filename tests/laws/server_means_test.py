@@ -13,9 +13,10 @@ from fmtl_jax import algorithms
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import federated_averaging
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
 from fmtl_jax.cohorts import participation
-from fmtl_jax.data import client_data
+from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 from fmtl_jax.server import server_optimizers
@@ -76,7 +77,7 @@ class LargerFederationsTest(parameterized.TestCase):
     problem = make()
     build = lambda federation, settings: algorithms.ALGORITHMS[name].build(
       federation,
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         learning_rate=least_squares.RATE, batch_size=0, epochs=2
       ),
       settings,
@@ -93,7 +94,7 @@ class LargerFederationsTest(parameterized.TestCase):
     round_fn = testing.jit(algorithm.round)
     with streaming.StreamedRounds(
       problem.federation,
-      client_data.DatasetClients(problem.data),
+      client_sources.DatasetClients(problem.data),
       build,
       settings,
       compiler_options=testing.quick_options(),
@@ -110,7 +111,7 @@ class LargerFederationsTest(parameterized.TestCase):
   def test_tables_that_do_not_say_what_clients_weigh_are_refused(self):
     """Labels of two tasks may be of the same examples, or of others."""
     problem = least_squares.two_slots()
-    source = client_data.DatasetClients(problem.data)
+    source = client_sources.DatasetClients(problem.data)
     partition = dataclasses.replace(
       source.tables.partition, example_counts=None
     )
@@ -158,7 +159,7 @@ class FurtherOwnersTest(parameterized.TestCase):
     federation, data = _clusters()
     algorithm = algorithms.ALGORITHMS['scaffold'].build(
       federation,
-      client_updates.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(
         clients_per_task=1, weighting={'cluster': weighting}
       ),
@@ -191,7 +192,7 @@ class FurtherOwnersTest(parameterized.TestCase):
     def shares(choose_fn):
       algorithm = federated_averaging.federated_averaging(
         federation,
-        client_updates.local_sgd(federation, client_updates.LocalSgd()),
+        training.local_sgd(federation, local_optimizers.LocalSgd()),
         round_settings.RoundSettings(clients_per_task=1),
         server_optimizers.ServerRule(
           lambda params: jnp.float32(0),

@@ -12,7 +12,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import mr_mtl
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import soft_sharing
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
 
@@ -21,8 +21,8 @@ import naive
 
 jax.config.update('jax_num_cpu_devices', 8)
 
-LOCAL = client_updates.LocalSgd(
-  optimizer=client_updates.Sgd(momentum=0.5),
+LOCAL = local_optimizers.LocalSgd(
+  optimizer=local_optimizers.Sgd(momentum=0.5),
   learning_rate=0.1,
   batch_size=2,
   epochs=2,

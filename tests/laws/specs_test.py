@@ -22,7 +22,7 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import isolated
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -271,7 +271,7 @@ class BuildTest(parameterized.TestCase):
 
   def test_it_is_the_factory_with_these_settings(self):
     federation, data = testing.toy_federation()
-    local = client_updates.LocalSgd(learning_rate=0.3)
+    local = local_optimizers.LocalSgd(learning_rate=0.3)
     settings = round_settings.RoundSettings(clients_per_task=1)
     named, other, direct = (
       _programs(algorithm, data)

@@ -19,20 +19,20 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
-from fmtl_jax.data import client_data
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 from fmtl_jax.server import weights
 
 ROUNDS = 4
 MIX = ('common', 'task', 'personal')
-MOMENTUM = client_updates.LocalSgd(
+MOMENTUM = local_optimizers.LocalSgd(
   optimizer=lambda rate: optax.sgd(rate, momentum=0.9),
   batch_size=2,
   keep_optimizer_state=True,
 )
-PLAIN = client_updates.LocalSgd(batch_size=3)
+PLAIN = local_optimizers.LocalSgd(batch_size=3)
 
 
 jax.config.update('jax_num_cpu_devices', 8)
@@ -49,7 +49,7 @@ def _two_slots():
   return testing.toy_data(7, 3, 2, missing=0.4)
 
 
-class Source(client_data.DatasetClients):
+class Source(client_sources.DatasetClients):
   """Counts what is read, and fails if told to."""
 
   def __init__(self, data):

@@ -11,10 +11,10 @@ import optax
 from fmtl_jax import execution
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.execution import task_devices
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
 import cases
@@ -35,7 +35,7 @@ def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
   federation, _ = testing.toy_federation(types, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    client_updates.LocalSgd(learning_rate=0.2, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     round_settings.RoundSettings(
       clients_per_task=2,
       placement=round_settings.Placement(
@@ -95,7 +95,10 @@ class TaskDevicesTest(parameterized.TestCase):
     self._agree((2, 1), 4, weighting={'task': name, 'common': name})
 
   def test_reducers_that_need_all_updates(self):
-    median = {'task': reducers.median, 'common': reducers.median}
+    median = {
+      'task': robust_aggregators.median,
+      'common': robust_aggregators.median,
+    }
     self._agree((2, 2), 4, reducer=median)
 
   def test_sums_of_task_layers_stay_within_the_devices_of_the_task(self):

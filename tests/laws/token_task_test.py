@@ -21,14 +21,16 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import attacks
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import client_data
+from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
+from fmtl_jax.tasks import kinds as kinds_lib
 
 VOCABULARY, LENGTH, WIDTH = 5, 4, 4
-LOCAL = client_updates.LocalSgd(learning_rate=1.0, batch_size=3)
+LOCAL = local_optimizers.LocalSgd(learning_rate=1.0, batch_size=3)
 
 
 def _token_loss(outputs, targets, unused_features):
@@ -283,7 +285,7 @@ class TargetsTest(parameterized.TestCase):
 
   def test_clients_on_the_host_change_no_number(self):
     data = _data()
-    source = client_data.DatasetClients(data)
+    source = client_sources.DatasetClients(data)
     make = lambda federation, settings: multi_task_fl.multi_task_fl(
       federation, LOCAL, settings
     )
@@ -311,7 +313,7 @@ class TargetsTest(parameterized.TestCase):
       )
 
   def test_what_a_source_reads_is_what_its_tables_say(self):
-    source = client_data.DatasetClients(_data())
+    source = client_sources.DatasetClients(_data())
     features, labels, present = source.read(0)
     for wrong, sentence in (
       (labels['tokens'], 'labels of client 0 as a PyTreeDef'),
@@ -342,7 +344,7 @@ class TargetsTest(parameterized.TestCase):
       )
       for row in range(60)
     ]
-    source = client_data.SequenceClients(
+    source = client_sources.SequenceClients(
       items,
       [of_client.tolist() for of_client in rows],
       lambda item: item,
@@ -633,7 +635,7 @@ class MistakesTest(parameterized.TestCase):
   def test_of_targets_that_are_partly_missing(self):
     labels = np.zeros((60, 2, 3))
     labels[4, 1, 0] = np.nan
-    kind = dataclasses.replace(TOKENS, is_valid=tasks_lib.kinds_lib.finite)
+    kind = dataclasses.replace(TOKENS, is_valid=kinds_lib.finite)
     tasks = [tasks_lib.Task(name='a', kind=kind, num_classes=3)]
     with self.assertRaisesRegex(ValueError, 'some in example 4; put a mask'):
       _data(labels=labels, present=None, tasks=tasks, client_tasks=[0] * 6)

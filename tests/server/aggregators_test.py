@@ -10,12 +10,12 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import aggregation
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import aggregators
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
 KEY = jax.random.key(0)
 WEIGHTS = np.array([1.0, 2.0, 0.0, 3.0, 1.0], np.float32)
@@ -70,13 +70,13 @@ class StreamedClippingTest(parameterized.TestCase):
   def test_it_is_the_reducer(self, blocks, owned):
     updates, owner = _updates(), OWNER if owned else None
     count = 3 if owned else None
-    clipping = reducers.norm_clipping(norm=2.0)
+    clipping = robust_aggregators.norm_clipping(norm=2.0)
     clients = _clients(WEIGHTS, owner, count)
     params = _params(updates, count)
     found = _run(
       aggregators.clipped(clipping), updates, clients, params, blocks
     )
-    wanted = reducers.by_owner(
+    wanted = robust_aggregators.by_owner(
       clipping, updates, clients.weights, clients.owner, count or 1
     )
     testing.assert_trees_close(found, wanted)
@@ -95,7 +95,7 @@ class StreamedClippingTest(parameterized.TestCase):
       weights=weights, owner=owner, num_owners=2
     )
     params = _params(updates, 2, 2)
-    clipping = reducers.norm_clipping(norm=5.0)
+    clipping = robust_aggregators.norm_clipping(norm=5.0)
     found = _run(
       aggregators.clipped(clipping), updates, clients, params, (1, 1)
     )
@@ -113,7 +113,7 @@ class StreamedClippingTest(parameterized.TestCase):
   def test_an_update_that_is_not_finite_was_not_sent(self, value):
     updates = _updates()
     updates['bias'][1, 0] = value
-    clipping = reducers.norm_clipping(norm=2.0)
+    clipping = robust_aggregators.norm_clipping(norm=2.0)
     clients = _clients(WEIGHTS)
     found = _run(
       aggregators.clipped(clipping),
@@ -129,7 +129,7 @@ class StreamedClippingTest(parameterized.TestCase):
   def test_nobody_left_is_no_update(self):
     updates = jax.tree.map(lambda x: np.full_like(x, np.nan), _updates())
     found = _run(
-      aggregators.clipped(reducers.norm_clipping()),
+      aggregators.clipped(robust_aggregators.norm_clipping()),
       updates,
       _clients(WEIGHTS),
       _params(updates),
@@ -145,7 +145,7 @@ class StreamedClippingTest(parameterized.TestCase):
     federation, _ = testing.toy_federation()
     settings = round_settings.RoundSettings(
       weighting={'common': weighting},
-      reducer={'common': reducers.norm_clipping()},
+      reducer={'common': robust_aggregators.norm_clipping()},
     )
     built = aggregation.Aggregation(federation, settings)
     params = federation.init_params(KEY)
@@ -163,12 +163,12 @@ class StreamedClippingTest(parameterized.TestCase):
       federation, data = testing.toy_federation(data=testing.toy_data(5, 3))
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        client_updates.LocalSgd(
-          optimizer=client_updates.Sgd(weight_decay=0.1), batch_size=2
+        local_optimizers.LocalSgd(
+          optimizer=local_optimizers.Sgd(weight_decay=0.1), batch_size=2
         ),
         round_settings.RoundSettings(
           reducer=dict.fromkeys(
-            ('common', 'task'), reducers.norm_clipping(norm=0.05)
+            ('common', 'task'), robust_aggregators.norm_clipping(norm=0.05)
           ),
           placement=Placement(execution=execution, low_rank_below=np.inf),
         ),

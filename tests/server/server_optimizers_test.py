@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
 
 def _reported(mean, present):
   """What half of the clients of each present owner reported."""
-  return servers.Reported(mean, (), 0.5 * present)
+  return servers.Aggregate(mean, (), 0.5 * present)
 
 
 def _steps(server, reported=(ALL,), params=PARAMS, mean=MEAN):

@@ -17,7 +17,7 @@ import optax
 
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -61,7 +61,7 @@ class ResumeTest(_TestCase):
     federation, _ = testing.toy_federation([C, T, P], data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      client_updates.LocalSgd(
+      local_optimizers.LocalSgd(
         optimizer=_momentum,
         learning_rate=optax.linear_schedule(0.2, 0.05, 5),
         batch_size=2,

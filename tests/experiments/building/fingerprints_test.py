@@ -20,8 +20,8 @@ from experiments.building import backbones
 from experiments.building import datasets
 from experiments.building import fingerprints
 from experiments.folders import workdirs
-from experiments.studies import models_of_runs
 from experiments.studies import case_runs
+from experiments.studies import models_of_runs
 from experiments.studies import train
 from fmtl_jax.data import images
 from fmtl_jax.storage import checkpoints

@@ -27,11 +27,11 @@ MODULE = """
 import functools
 
 from fmtl_jax import algorithms
+from fmtl_jax import clients
 from fmtl_jax import models
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
-from fmtl_jax.clients import client_updates
 from tests.experiments.running import program_test
 
 NUMBER = 3
@@ -76,7 +76,7 @@ def no_net(shape, num_outputs):
 
 
 def myprox(federation, local, settings, *, mu=0.3, loss=None):
-  update = client_updates.local_sgd(federation, local, proximal=mu)
+  update = clients.local_sgd(federation, local, proximal=mu)
   return federated_averaging.federated_averaging(federation, update, settings)
 
 

@@ -58,7 +58,7 @@ from fmtl_jax.clients import attacks
 from fmtl_jax.data import face_folder
 from fmtl_jax.data import images
 from fmtl_jax.data import uci_har
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
@@ -856,7 +856,7 @@ NAMES = sorted(
     *algorithms.ALGORITHMS,
     *attacks.NAMES,
     *balancing.METHODS,
-    *reducers.REDUCERS,
+    *robust_aggregators.ROBUST_AGGREGATORS,
     *datasets.SOURCES,
     *checks.MODELS,
     *('adam', 'yogi', 'cosine', 'uniform', 'paper', 'drawn', 'auc', 'mse'),

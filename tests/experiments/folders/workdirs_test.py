@@ -263,7 +263,7 @@ class LockTest(WorkdirTestCase):
     workdirs.prepare(self.workdir, IDENTITY, CONFIG)
     code = (
       'import os, pathlib, signal, sys\n'
-      'from experiments import workdirs\n'
+      'from experiments.folders import workdirs\n'
       'with workdirs.locked(pathlib.Path(sys.argv[1])):\n'
       '  os.kill(os.getpid(), signal.SIGKILL)\n'
     )

@@ -36,16 +36,16 @@ import json
 import sys
 stack = contextlib.ExitStack()
 stack.enter_context(processes.together(sys.argv[1], 2, int(sys.argv[2]), {}))
+from fmtl_jax import clients
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.clients import client_updates
-from fmtl_jax.data import client_data
+from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 import jax
 import numpy as np
 
-class Source(client_data.DatasetClients):
+class Source(client_sources.DatasetClients):
   def __init__(self, data):
     super().__init__(data)
     self.clients = []
@@ -62,7 +62,7 @@ with streaming.StreamedRounds(
   federation,
   source,
   lambda *given: multi_task_fl.multi_task_fl(
-    given[0], client_updates.LocalSgd(batch_size=2), given[1]
+    given[0], clients.LocalSgd(batch_size=2), given[1]
   ),
   round_settings.RoundSettings(
     clients_per_task=2,

@@ -20,7 +20,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import testing
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.clients import client_batches
-from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test
@@ -138,7 +138,7 @@ class AdaptationTest(program_test.ToyTestCase):
     plan, found, trained = prepared
     pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
     data = dataclasses.replace(found.data, partition=pick(found.partitions))
-    local = client_updates.LocalSgd(
+    local = local_optimizers.LocalSgd(
       learning_rate=plan.config.unseen.learning_rate, batch_size=4, epochs=2
     )
     plain = plan.case.make_algorithm(plan.case.test_federation, {})

@@ -25,8 +25,8 @@ from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test
-from tests.experiments.studies import train_test
 from tests.experiments.studies import toy_held_out as toy
+from tests.experiments.studies import train_test
 
 FILES = {
   'cases',

@@ -26,8 +26,8 @@ from experiments.configuration import config as config_lib
 from experiments.running import interrupts
 from experiments.running import program
 from experiments.studies import case_runs
-from experiments.studies import histories
 from experiments.studies import grids
+from experiments.studies import histories
 from experiments.studies import sweep_reports
 from experiments.studies import sweeps
 

@@ -1,4 +1,4 @@
-"""Laws of the federation: who owns a copy, and how copies move."""
+"""Laws of how a federation is put together, and of its initial values."""
 
 import dataclasses
 
@@ -8,21 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.data import dataset
 from fmtl_jax.federation import layer_types
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
+
 FROZEN = layer_types.PRETRAINED
+
 CLUSTERS = {
   **federation_lib.OWNERS,
   'cluster': federation_lib.Owner('cluster'),
 }
-
-_owner_sum = jax.jit(federation_lib.owner_sum)
 
 
 def _with_clusters(data, index):
@@ -37,19 +34,6 @@ def _create(**changes):
   model = changes.pop('model', testing.mlp([3, 4, 5]))
   rules = changes.pop('rules', [('layer_0/.*', C), ('layer_1/.*', T)])
   return federation_lib.Federation.create(model, rules, data, **changes)
-
-
-def _distinct(tree):
-  """Every value of every leaf is another number."""
-  leaves, structure = jax.tree.flatten(tree)
-  ends = np.cumsum([leaf.size for leaf in leaves])
-  return jax.tree.unflatten(
-    structure,
-    [
-      np.arange(end - leaf.size, end, dtype=np.float32).reshape(leaf.shape)
-      for leaf, end in zip(leaves, ends, strict=True)
-    ],
-  )
 
 
 class CreateTest(parameterized.TestCase):
@@ -343,219 +327,6 @@ class InitializationTest(parameterized.TestCase):
         drawn['layer_1']['kernel'],
         rtol=1e-6,
       )
-
-
-class ViewTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.data = testing.toy_data(5, 3, 2)
-    self.federation, _ = testing.toy_federation(
-      [P, FROZEN, C, T, P], self.data, width=2
-    )
-    shapes = jax.eval_shape(self.federation.init_params, jax.random.key(0))
-    self.params = _distinct(shapes)
-
-  def test_broadcast_gathers_the_rows_of_the_owners(self):
-    everyone = cohorts.everyone(self.data)
-    views = jax.vmap(self.federation.broadcast, (None, 0))(
-      self.params, everyone.index
-    )
-    for client in range(5):
-      tasks = self.data.partition.client_tasks[client]
-      tasks = np.minimum(tasks, 2)  # An empty slot has some task's layer.
-      view = jax.tree.map(lambda leaf, row=client: leaf[row], views)
-      params = self.params
-      testing.assert_trees_equal(view['layer_0'], self._row('layer_0', client))
-      self.assertEqual(jax.tree.leaves(view['layer_1']), [])
-      testing.assert_trees_equal(view['layer_2'], params['layer_2'])
-      testing.assert_trees_equal(view['layer_3'], self._row('layer_3', tasks))
-      testing.assert_trees_equal(view['layer_4'], self._row('layer_4', client))
-
-  def _row(self, name, index):
-    return jax.tree.map(lambda leaf: leaf[index], self.params[name])
-
-  def test_a_padding_client_is_clipped(self):
-    index = {'client': jnp.array(5), 'task': jnp.array([3, 3])}
-    view = self.federation.broadcast(self.params, index)
-    testing.assert_trees_equal(view['layer_0'], self._row('layer_0', 4))
-    testing.assert_trees_equal(
-      view['layer_3'], self._row('layer_3', np.array([2, 2]))
-    )
-
-  def test_a_slot_has_a_plain_model(self):
-    index = {'client': jnp.array(3), 'task': jnp.array([2, 0])}
-    view = self.federation.broadcast(self.params, index)
-    model = self.federation.slot_view(view, jnp.array(1))
-    testing.assert_trees_equal(model['layer_0'], self._row('layer_0', 3))
-    testing.assert_trees_equal(model['layer_2'], self.params['layer_2'])
-    testing.assert_trees_equal(model['layer_3'], self._row('layer_3', 0))
-    testing.assert_trees_equal(model['layer_4'], self._row('layer_4', (3, 1)))
-
-  @parameterized.parameters([[P, FROZEN, C, T, P]], [[C, P]], [[P, C]], [[C]])
-  def test_slots_are_computed_as_one_by_one(self, types):
-    federation, _ = testing.toy_federation(types, self.data, width=2)
-    params = jax.tree.map(
-      lambda x: np.cos(_distinct(x)),
-      jax.eval_shape(federation.init_params, jax.random.key(0)),
-    )
-    features = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    index = {'client': jnp.array(3), 'task': jnp.array([2, 0])}
-
-    @testing.jit
-    def both(params):
-      view = federation.broadcast(params, index)
-      models = [
-        layer_types.merge(federation.slot_view(view, slot), federation.frozen)
-        for slot in (jnp.array(0), jnp.array(1))
-      ]
-      return (
-        federation.apply_slots(view, federation.frozen, features),
-        jnp.stack([federation.apply_fn(model, features) for model in models]),
-      )
-
-    together, apart = both(params)
-    self.assertEqual(together.shape, (2, 4, 5))
-    np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-6)
-    if types != [P, C] and types != [C]:
-      self.assertGreater(np.abs(apart[0] - apart[1]).max(), 0.01)
-
-
-class ObjectiveTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.outputs = np.random.default_rng(0).normal(size=(2, 4, 1))
-    self.batch = dataset.Batch(
-      features=jnp.zeros((4, 3)),
-      labels=jnp.array([[1.0, -2.0, 0.0, 3.0], [0.0, 0.5, 4.0, 1.0]]),
-      has_label=jnp.array([[1, 1, 0, 1], [0, 1, 0, 0]], bool),
-      is_example=jnp.array([1, 1, 1, 1], bool),
-      tasks=jnp.array([1, 0]),
-    )
-
-  def _objective(self, active, **settings):
-    """The objective of a model whose outputs are its parameters."""
-    tasks = [
-      tasks_lib.Task(name=name, kind=tasks_lib.REGRESSION) for name in 'abc'
-    ]
-    data = dataset.FederatedDataset.from_clients(
-      [np.zeros((4, 3), np.float32)] * 3,
-      [np.zeros(4)] * 3,
-      [[0, 1], [1, 2], [2, -1]],
-      tasks,
-    )
-    federation = federation_lib.Federation.create(
-      (
-        lambda unused_key: {'output': {'w': jnp.zeros((4, 1))}},
-        lambda params, x: params['output']['w'][: x.shape[0]],
-      ),
-      [('.*', P)],
-      data,
-      **settings,
-    )
-
-    def objective(outputs):
-      return federation.objective(
-        {'output': {'w': outputs}},
-        federation.frozen,
-        self.batch,
-        jnp.array(active),
-      )
-
-    value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    return value_and_grad(jnp.asarray(self.outputs, jnp.float32))
-
-  def test_it_is_the_weighted_sum_of_the_means_over_labels(self):
-    (loss, sums), grads = self._objective(
-      [True, True], task_weights=(3.0, 0.5, 100.0)
-    )
-    errors = self.outputs[..., 0] - np.asarray(self.batch.labels)
-    squares = np.where(self.batch.has_label, errors**2, 0)
-    np.testing.assert_array_equal(sums['count'], [3, 1])
-    np.testing.assert_allclose(sums['loss_sum'], squares.sum(1), rtol=1e-5)
-    expected = 0.5 * squares[0].sum() / 3 + 3 * squares[1].sum()
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    factor = np.array([[0.5 / 3], [3.0]])
-    np.testing.assert_allclose(
-      grads[..., 0],
-      np.where(self.batch.has_label, factor * 2 * errors, 0),
-      rtol=1e-5,
-      atol=1e-7,
-    )
-
-  def test_an_inactive_slot_contributes_nothing(self):
-    (loss, sums), grads = self._objective([True, False])
-    np.testing.assert_array_equal(sums['count'], [3, 0])
-    self.assertEqual(sums['loss_sum'][1], 0)
-    np.testing.assert_allclose(loss, sums['loss_sum'][0] / 3, rtol=1e-6)
-    np.testing.assert_array_equal(grads[1], 0)
-
-  def test_an_own_loss_is_used(self):
-    (loss, _), _ = self._objective(
-      [False, True],
-      loss=lambda outputs, labels: jnp.abs(outputs[:, 0] - labels),
-    )
-    np.testing.assert_allclose(
-      loss, np.abs(self.outputs[1, 1, 0] - 0.5), rtol=1e-5
-    )
-
-
-class OwnerSumTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    rng = np.random.default_rng(0)
-    self.values = rng.normal(size=(5, 2, 3, 2)).astype(np.float32)
-    self.weights = rng.uniform(0.1, 2, size=(5, 2)).astype(np.float32)
-
-  def test_a_single_copy_gets_all(self):
-    total = np.ones((3, 2), np.float32)
-    expected = total + np.einsum(
-      'k,k...->...', self.weights[:, 0], self.values[:, 0]
-    )
-    np.testing.assert_allclose(
-      _owner_sum(self.values[:, 0], self.weights[:, 0], None, total),
-      expected,
-      rtol=1e-5,
-    )
-
-  def test_every_owner_gets_its_clients(self):
-    owner = np.array([2, 0, 2, 4, 0])  # Owner 4 is out of range.
-    total = np.full((4, 3, 2), 0.5, np.float32)
-    expected = total.copy()
-    for k in range(5):
-      if owner[k] < 4:
-        expected[owner[k]] += self.weights[k, 0] * self.values[k, 0]
-    actual = _owner_sum(self.values[:, 0], self.weights[:, 0], owner, total)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-    np.testing.assert_array_equal(actual[1], total[1])
-
-  def test_every_owner_gets_its_slots(self):
-    owner = np.array([[0, 1], [1, 2], [2, 0], [1, 3], [3, 3]])
-    total = np.zeros((3, 3, 2), np.float32)
-    expected = total.copy()
-    for k, slot in np.argwhere(owner < 3):
-      weight = self.weights[k, slot]
-      expected[owner[k, slot]] += weight * self.values[k, slot]
-    np.testing.assert_allclose(
-      _owner_sum(self.values, self.weights, owner, total),
-      expected,
-      rtol=1e-5,
-      atol=1e-6,
-    )
-
-  @parameterized.parameters(None, 0)
-  def test_values_without_weight_are_not_looked_at(self, owner):
-    weights = self.weights[:, 0]
-    weights[[1, 3]] = 0
-    clean = self.values[:, 0].copy()
-    clean[[1, 3]] = 0
-    garbage = clean.copy()
-    garbage[1], garbage[3] = np.nan, np.inf
-    total = np.zeros((3, 2) if owner is None else (1, 3, 2), np.float32)
-    owners = None if owner is None else np.zeros(5, np.int32)
-    testing.assert_trees_equal(
-      _owner_sum(garbage, weights, owners, total),
-      _owner_sum(clean, weights, owners, total),
-    )
 
 
 if __name__ == '__main__':

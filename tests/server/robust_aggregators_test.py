@@ -1,4 +1,4 @@
-"""Laws of reducers: what an owner makes of its clients' updates."""
+"""Laws of robust aggregators: functions of the updates of an owner."""
 
 import functools
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
-from fmtl_jax.server import reducers
+from fmtl_jax.server import robust_aggregators
 
-_median = testing.jit(reducers.median)
+_median = testing.jit(robust_aggregators.median)
 
 
 def _updates(*shape, seed=0):
@@ -46,13 +46,13 @@ class MedianTest(parameterized.TestCase):
 COUNT = 9
 # By name; each with the smallest of groups that its guarantee is for: f = 2.
 ROBUST = {
-  'median': reducers.median,
-  'trimmed_mean': reducers.trimmed_mean(trim=0.2),
-  'krum': reducers.krum(attackers=0.2),
-  'multi_krum': reducers.multi_krum(attackers=0.2),
-  'geometric_median': reducers.geometric_median(),
+  'median': robust_aggregators.median,
+  'trimmed_mean': robust_aggregators.trimmed_mean(trim=0.2),
+  'krum': robust_aggregators.krum(attackers=0.2),
+  'multi_krum': robust_aggregators.multi_krum(attackers=0.2),
+  'geometric_median': robust_aggregators.geometric_median(),
 }
-ALL = ROBUST | {'norm_clipping': reducers.norm_clipping(norm=1.5)}
+ALL = ROBUST | {'norm_clipping': robust_aggregators.norm_clipping(norm=1.5)}
 _JITTED = {name: testing.jit(reducer) for name, reducer in ALL.items()}
 
 
@@ -189,7 +189,7 @@ class TrimmedMeanTest(parameterized.TestCase):
   )  # fmt: skip
   def test_it_drops_a_share_at_each_end(self, trim, count, dropped):
     updates = _tree(count)
-    found = testing.jit(reducers.trimmed_mean(trim=trim))(
+    found = testing.jit(robust_aggregators.trimmed_mean(trim=trim))(
       updates, np.ones(count)
     )
     rows = np.sort(_flat(updates, count), axis=0)[dropped : count - dropped]
@@ -199,8 +199,8 @@ class TrimmedMeanTest(parameterized.TestCase):
   def test_nearly_a_half_is_the_median(self, count):
     updates, weights = _tree(count), np.ones(count)
     testing.assert_trees_close(
-      reducers.trimmed_mean(trim=0.499)(updates, weights),
-      reducers.median(updates, weights),
+      robust_aggregators.trimmed_mean(trim=0.499)(updates, weights),
+      robust_aggregators.median(updates, weights),
     )
 
 
@@ -215,11 +215,13 @@ class KrumTest(parameterized.TestCase):
     rows = _flat(updates, count)
     num_nearest = max(count - num_attackers - 2, 1)
     best = _krum_by_hand(rows, count - 2 - num_nearest, count)
-    found = testing.jit(reducers.krum(attackers=share))(updates, weights)
+    found = testing.jit(robust_aggregators.krum(attackers=share))(
+      updates, weights
+    )
     # It is an update, and no mean of some.
     np.testing.assert_allclose(_flat_one(found), rows[best[0]], rtol=1e-6)
     for kept, number in ((0.0, count - num_attackers), (0.5, round(count / 2))):
-      reduce = reducers.multi_krum(attackers=share, kept=kept)
+      reduce = robust_aggregators.multi_krum(attackers=share, kept=kept)
       np.testing.assert_allclose(
         _flat_one(testing.jit(reduce)(updates, weights)),
         rows[best[:number]].mean(0),
@@ -230,7 +232,7 @@ class KrumTest(parameterized.TestCase):
     """By either leaf alone, another update would be chosen."""
     a = np.array([0, 0.1, 0.2, 3, 4, 20], np.float32)
     b = np.array([50, 40, 3, 0.2, 0, 0.1], np.float32)
-    reduce, ones = reducers.krum(attackers=0.1), np.ones(6)
+    reduce, ones = robust_aggregators.krum(attackers=0.1), np.ones(6)
     chosen = int(np.flatnonzero(a == reduce({'a': a, 'b': b}, ones)['a'])[0])
     self.assertEqual(chosen, _krum_by_hand(np.stack([a, b], 1), 1, 1)[0])
     alone = [int(np.flatnonzero(x == reduce(x, ones))[0]) for x in (a, b)]
@@ -238,7 +240,7 @@ class KrumTest(parameterized.TestCase):
 
   def test_all_of_them_are_the_mean(self):
     updates = _tree()
-    found = reducers.multi_krum(kept=1.0)(updates, np.ones(COUNT))
+    found = robust_aggregators.multi_krum(kept=1.0)(updates, np.ones(COUNT))
     np.testing.assert_allclose(
       _flat_one(found), _flat(updates, COUNT).mean(0), atol=1e-6
     )
@@ -247,7 +249,7 @@ class KrumTest(parameterized.TestCase):
     """Scalar products would lose them beside what attackers send."""
     updates = 100 + 1e-3 * _updates(COUNT, 50)
     updates[:2] = 1e6
-    found = reducers.krum()(updates, np.ones(COUNT))
+    found = robust_aggregators.krum()(updates, np.ones(COUNT))
     (chosen,) = np.flatnonzero((updates == np.asarray(found)).all(1))
     self.assertEqual(chosen, _krum_by_hand(updates.astype(np.float64), 2, 1)[0])
 
@@ -256,20 +258,20 @@ class GeometricMedianTest(parameterized.TestCase):
   def test_on_a_line_it_is_the_median(self):
     places = np.array([0, 1, 2, 7, 100], np.float32)
     line = places[:, None] * np.array([[0.6, 0.8]], np.float32)
-    found = reducers.geometric_median(iterations=40)(line, np.ones(5))
+    found = robust_aggregators.geometric_median(iterations=40)(line, np.ones(5))
     np.testing.assert_allclose(found, line[2], atol=1e-4)
 
   def test_more_than_half_of_the_weight_wins(self):
     updates, weights = _updates(COUNT, 4), np.ones(COUNT, np.float32)
     weights[3] = 100
-    reduce = testing.jit(reducers.geometric_median(iterations=40))
+    reduce = testing.jit(robust_aggregators.geometric_median(iterations=40))
     np.testing.assert_allclose(reduce(updates, weights), updates[3], atol=1e-4)
 
   def test_it_minimizes_the_weighted_sum_of_distances(self):
     updates = _tree()
     weights = np.arange(1, COUNT + 1, dtype=np.float32)
     rows = _flat(updates, COUNT)
-    reduce = testing.jit(reducers.geometric_median(iterations=100))
+    reduce = testing.jit(robust_aggregators.geometric_median(iterations=100))
     found = _flat_one(reduce(updates, weights))
     directions = rows - found
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
@@ -281,7 +283,7 @@ class GeometricMedianTest(parameterized.TestCase):
     weights = np.arange(1, COUNT + 1, dtype=np.float32)
     rows = _flat(updates, COUNT)
     step = weights / np.linalg.norm(rows - np.median(rows, axis=0), axis=1)
-    found = reducers.geometric_median(iterations=1)(updates, weights)
+    found = robust_aggregators.geometric_median(iterations=1)(updates, weights)
     np.testing.assert_allclose(
       _flat_one(found), step @ rows / step.sum(), atol=1e-5
     )
@@ -296,7 +298,7 @@ class NormClippingTest(parameterized.TestCase):
     self.assertLess(norms.min(), 2)
     self.assertGreater(norms.max(), 2)
     clipped = rows * np.minimum(1, 2 / norms)
-    found = reducers.norm_clipping(norm=2.0)(updates, weights)
+    found = robust_aggregators.norm_clipping(norm=2.0)(updates, weights)
     np.testing.assert_allclose(
       _flat_one(found), weights @ clipped / weights.sum(), atol=1e-6
     )
@@ -304,7 +306,7 @@ class NormClippingTest(parameterized.TestCase):
   def test_without_a_bound_it_is_the_mean(self):
     updates = _updates(COUNT, 4)
     weights = np.arange(1, COUNT + 1, dtype=np.float32)
-    found = reducers.norm_clipping(norm=np.inf)(updates, weights)
+    found = robust_aggregators.norm_clipping(norm=np.inf)(updates, weights)
     np.testing.assert_allclose(
       found, weights @ updates / weights.sum(), atol=1e-6
     )
@@ -313,7 +315,7 @@ class NormClippingTest(parameterized.TestCase):
   def test_an_attacker_has_the_bound_and_no_more(self, value):
     updates = 0.1 * _updates(COUNT, 4)
     updates[2] = value
-    found = reducers.norm_clipping(norm=1.0)(updates, np.ones(COUNT))
+    found = robust_aggregators.norm_clipping(norm=1.0)(updates, np.ones(COUNT))
     self.assertLess(np.linalg.norm(found), 1)
 
 
@@ -342,7 +344,8 @@ class ByOwnerTest(parameterized.TestCase):
     owner = rng.integers(0, 4, shape)  # The owner 3 is out of range.
     owner[0] = 3
     reduce = testing.jit(
-      functools.partial(reducers.by_owner, self.reducer), static_argnums=3
+      functools.partial(robust_aggregators.by_owner, self.reducer),
+      static_argnums=3,
     )
     testing.assert_trees_close(
       reduce({'leaf': updates}, weights, owner, 3),
@@ -351,7 +354,9 @@ class ByOwnerTest(parameterized.TestCase):
 
   def test_a_single_copy_gets_all(self):
     updates, weights = _updates(4, 3), np.arange(4, dtype=np.float32)
-    result = reducers.by_owner(self.reducer, updates, weights, None, 1)
+    result = robust_aggregators.by_owner(
+      self.reducer, updates, weights, None, 1
+    )
     np.testing.assert_allclose(
       result, (updates * weights[:, None]).sum(0) * 6, rtol=1e-5
     )
@@ -366,7 +371,9 @@ class WithinTasksTest(absltest.TestCase):
     counts = np.float32([[3, 0], [1, 0], [2, 0], [1, 3], [5, 0], [0, 0]])
     tasks = np.array([[0, 2], [0, 2], [1, 2], [0, 1], [1, 2], [1, 0]])
     found = testing.jit(
-      lambda *args: reducers.within_tasks(reducers.median, *args, 2)
+      lambda *args: robust_aggregators.within_tasks(
+        robust_aggregators.median, *args, 2
+      )
     )(updates, weights, counts, tasks)
     first = np.median(updates[[0, 1, 3]], axis=0)
     second = np.median(updates[[2, 3, 4]], axis=0)
@@ -376,8 +383,8 @@ class WithinTasksTest(absltest.TestCase):
     updates = _updates(4, 2)
     updates[1, 0] = np.nan
     weights = np.float32([1, 6, 2, 2])
-    found = reducers.within_tasks(
-      reducers.median,
+    found = robust_aggregators.within_tasks(
+      robust_aggregators.median,
       updates,
       weights,
       weights[:, None],
@@ -394,20 +401,24 @@ class WithinTasksTest(absltest.TestCase):
     updates[[0, 5, 10]] = -100.0
     tasks = np.repeat(np.arange(3), 5)[:, None]
     ones = np.ones(15, np.float32)
-    krum = reducers.krum(attackers=0.2)
-    within = reducers.within_tasks(krum, updates, ones, ones[:, None], tasks, 3)
+    krum = robust_aggregators.krum(attackers=0.2)
+    within = robust_aggregators.within_tasks(
+      krum, updates, ones, ones[:, None], tasks, 3
+    )
     self.assertAlmostEqual(float(within[0]), 1.0, delta=0.05)
     self.assertGreater(abs(float(krum(updates, ones)[0]) - 1.0), 0.5)
 
 
 class GetTest(parameterized.TestCase):
   def test_by_name(self):
-    self.assertIsNone(reducers.get('mean'))
-    self.assertIs(reducers.get('median'), reducers.median)
+    self.assertIsNone(robust_aggregators.get('mean'))
+    self.assertIs(robust_aggregators.get('median'), robust_aggregators.median)
 
   def test_settings_are_those_that_the_reducer_has(self):
     updates, weights = _tree(), np.ones(COUNT)
-    found = reducers.get('trimmed_mean', trim=0.0, attackers=9, norm=-1)
+    found = robust_aggregators.get(
+      'trimmed_mean', trim=0.0, attackers=9, norm=-1
+    )
     np.testing.assert_allclose(
       _flat_one(found(updates, weights)),
       _flat(updates, COUNT).mean(0),
@@ -420,15 +431,17 @@ class GetTest(parameterized.TestCase):
     @testing.jit
     def run(trim, share, norm):
       return [
-        reducers.trimmed_mean(trim=trim)(updates, weights),
-        reducers.multi_krum(attackers=share, kept=trim)(updates, weights),
-        reducers.norm_clipping(norm=norm)(updates, weights),
+        robust_aggregators.trimmed_mean(trim=trim)(updates, weights),
+        robust_aggregators.multi_krum(attackers=share, kept=trim)(
+          updates, weights
+        ),
+        robust_aggregators.norm_clipping(norm=norm)(updates, weights),
       ]
 
     expected = [
-      reducers.trimmed_mean(trim=0.3)(updates, weights),
-      reducers.multi_krum(attackers=0.1, kept=0.3)(updates, weights),
-      reducers.norm_clipping(norm=0.5)(updates, weights),
+      robust_aggregators.trimmed_mean(trim=0.3)(updates, weights),
+      robust_aggregators.multi_krum(attackers=0.1, kept=0.3)(updates, weights),
+      robust_aggregators.norm_clipping(norm=0.5)(updates, weights),
     ]
     testing.assert_trees_close(run(0.3, 0.1, 0.5), expected)
 
@@ -438,7 +451,7 @@ class GetTest(parameterized.TestCase):
       'Expected reducer.task to be one of mean, median, trimmed_mean, krum, '
       "multi_krum, geometric_median, norm_clipping, got 'bulyan'.",
     ):
-      reducers.get('bulyan', 'reducer.task')
+      robust_aggregators.get('bulyan', 'reducer.task')
 
   @parameterized.parameters(
     ('trimmed_mean', 'trim', 0.5, '>= 0 and < 0.5'),
@@ -453,7 +466,7 @@ class GetTest(parameterized.TestCase):
     with self.assertRaisesWithLiteralMatch(
       ValueError, f'Expected `{setting}` {rule}, got {value}.'
     ):
-      reducers.get(name, **{setting: value})
+      robust_aggregators.get(name, **{setting: value})
 
 
 if __name__ == '__main__':

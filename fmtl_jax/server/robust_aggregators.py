@@ -1,18 +1,18 @@
-"""Reducers: how an owner combines its clients' updates.
+"""Robust aggregators: functions of all updates of an owner's clients.
 
 The weighted mean, of clipped updates too, is accumulated client by client and
-never holds all updates (`aggregators`). Any other reducer needs all of them at
-once: with C clients and P parameters of a layer type, C P numbers, on every
-device of a mesh, and what it computes with (`median` and `trimmed_mean` a
-sorted copy). Kernels of such a layer type are not trained in factored form. So
-it is for clipping within tasks, and with weights that depend on which updates
-were dropped (`task_balanced`).
+never holds all updates (`aggregators`). Any other aggregator needs all of them
+at once: with C clients and P parameters of a layer type, C P numbers, on every
+device of a mesh, and its workspace (`median` and `trimmed_mean` a sorted copy).
+Kernels of such a layer type are not trained in factored form. The same holds
+for clipping within tasks, and with weights that depend on which updates were
+dropped (`task_balanced`).
 
-A robust reducer is a function of one owner's updates, mapped over owners. They
-are of one layer type: distances and norms are over all leaves of it. Clients
-without weight (padding, those of other owners) are not looked at. An update
+A robust aggregator is a function of one owner's updates, mapped over owners.
+They are of one layer type: distances and norms are over all leaves of it.
+Clients without weight (padding, those of other owners) are ignored. An update
 with a value that is not finite is dropped as if it had not been sent, before
-anything is counted or weighed. An owner that is left without updates gets zero.
+anything is counted or weighed. An owner without updates gets zero.
 
 `mean`             weighted mean
 `median`           median of every coordinate
@@ -25,7 +25,7 @@ anything is counted or weighed. An owner that is left without updates gets zero.
 The weights of those that are weighted are divided by their sum, also with
 `paper`; the others count clients. What they tolerate is a number of clients
 in each owner's group: a task's clients for task-specific layers, all of them
-for common ones, or those of each task where they reduce `within_tasks`.
+for common ones, or those of each task `within_tasks`.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ Tree = Any
 Number = jax.Array | float
 # `(updates [C, ...], weights [C]) -> update [...]`, for one owner, or None for
 # the weighted mean.
-Reducer = Callable[[Tree, jax.Array], Tree] | None
+RobustAggregator = Callable[[Tree, jax.Array], Tree] | None
 
 
 def _check(setting: str, value: Any, rule: str, is_good: Callable) -> None:
@@ -66,7 +66,9 @@ def finite(updates: Tree) -> jax.Array:
   return jnp.stack(found).all(0)
 
 
-def _received(updates: Tree, weights: jax.Array) -> tuple[Tree, jax.Array]:
+def _counted_updates(
+  updates: Tree, weights: jax.Array
+) -> tuple[Tree, jax.Array]:
   """The updates with zeros for those that do not count, and who counts."""
   counted = (weights > 0) & finite(updates)
   zero = lambda leaf: jnp.where(_along(counted, leaf), leaf, 0)
@@ -105,7 +107,7 @@ def _share_of(share: Number, count: jax.Array, most: jax.Array) -> jax.Array:
 
 def _middle(updates: Tree, weights: jax.Array, trimmed: Callable) -> Tree:
   """The mean of each coordinate's values without `trimmed(n)` at each end."""
-  updates, counted = _received(updates, weights)
+  updates, counted = _counted_updates(updates, weights)
   count = counted.sum()
   low = jnp.maximum(trimmed(count), 0)
   kept = jnp.arange(len(weights))
@@ -130,7 +132,7 @@ def median(updates: Tree, weights: jax.Array) -> Tree:
   return _middle(updates, weights, lambda count: (count - 1) // 2)
 
 
-def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
+def balanced(balancer: balancing.Balancer, key: jax.Array) -> RobustAggregator:
   """A mean in which clients that conflict are balanced.
 
   Args:
@@ -138,12 +140,12 @@ def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
     key: Consumed; owners may have the same.
 
   Returns:
-    A reducer whose weights are those of the mean.
+    A robust aggregator with the weights of the mean.
   """
 
   def reduce(updates, weights):
     number = weights.shape[0]
-    updates, counted = _received(updates, weights)
+    updates, counted = _counted_updates(updates, weights)
     weights = jnp.where(counted, weights, 0)
     return balancing.combine(
       balancer,
@@ -158,7 +160,7 @@ def balanced(balancer: balancing.Balancer, key: jax.Array) -> Reducer:
   return reduce
 
 
-def trimmed_mean(*, trim: Number = 0.2) -> Reducer:
+def trimmed_mean(*, trim: Number = 0.2) -> RobustAggregator:
   """Coordinate-wise trimmed mean, unweighted.
 
   Of the n values of a coordinate, the `trim n` largest and as many of the
@@ -181,7 +183,9 @@ def trimmed_mean(*, trim: Number = 0.2) -> Reducer:
   return reduce
 
 
-def multi_krum(*, attackers: Number = 0.2, kept: Number = 0.0) -> Reducer:
+def multi_krum(
+  *, attackers: Number = 0.2, kept: Number = 0.0
+) -> RobustAggregator:
   """Multi-Krum: the unweighted mean of the m updates with the best scores.
 
   The score of an update is the sum of squared distances to the n - f - 2 others
@@ -211,7 +215,7 @@ def multi_krum(*, attackers: Number = 0.2, kept: Number = 0.0) -> Reducer:
   return _krum(attackers, number)
 
 
-def krum(*, attackers: Number = 0.2) -> Reducer:
+def krum(*, attackers: Number = 0.2) -> RobustAggregator:
   """Krum: the update with the best score, see `multi_krum`.
 
   Args:
@@ -230,7 +234,7 @@ def _krum(attackers, number_fn):
   _check('attackers', attackers, '>= 0 and < 0.5', lambda x: 0 <= x < 0.5)
 
   def reduce(updates, weights):
-    updates, counted = _received(updates, weights)
+    updates, counted = _counted_updates(updates, weights)
     count, places = counted.sum(), jnp.arange(len(weights))
     num_attackers = _share_of(attackers, count, (count - 3) // 2)
     distances = jax.lax.map(
@@ -250,12 +254,12 @@ def _krum(attackers, number_fn):
 
 def geometric_median(
   *, iterations: int | jax.Array = 8, smoothing: Number = 1e-6
-) -> Reducer:
+) -> RobustAggregator:
   """Geometric median, the point with the least weighted sum of distances.
 
   The smoothed Weiszfeld algorithm: v becomes the mean of the updates with
   weights w_m / max(nu, ||v - u_m||), a fixed number of times. Here it starts
-  from the median of each coordinate, which attackers do not pull away, so that
+  from the median of each coordinate, which attackers cannot move far, so that
   a few steps are enough whatever is sent.
 
   Args:
@@ -271,13 +275,13 @@ def geometric_median(
   _check('smoothing', smoothing, '> 0', lambda x: x > 0)
 
   def reduce(updates, weights):
-    received, counted = _received(updates, weights)
+    kept, counted = _counted_updates(updates, weights)
     shares = jnp.where(counted, weights, 0)
     shares = shares / jnp.maximum(shares.max(), jnp.finfo(shares.dtype).tiny)
 
     def step(_, center):
-      distances = jnp.sqrt(_squared_distances(received, center))
-      return _mean(received, shares / jnp.maximum(distances, smoothing))
+      distances = jnp.sqrt(_squared_distances(kept, center))
+      return _mean(kept, shares / jnp.maximum(distances, smoothing))
 
     return jax.lax.fori_loop(0, iterations, step, median(updates, weights))
 
@@ -286,7 +290,7 @@ def geometric_median(
 
 @dataclasses.dataclass(frozen=True)
 class NormClipping:
-  """A reducer whose updates are clipped one by one, whatever the others are.
+  """An aggregator that clips every update independently of the others.
 
   So its mean can be accumulated: see `aggregators.clipped`.
 
@@ -302,8 +306,8 @@ class NormClipping:
     return jnp.where(norms > self.norm, clipped, 1)
 
   def __call__(self, updates: Tree, weights: jax.Array) -> Tree:
-    """The reducer."""
-    updates, counted = _received(updates, weights)
+    """The mean of clipped updates."""
+    updates, counted = _counted_updates(updates, weights)
     zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
     scale = self.scale(jnp.sqrt(_squared_distances(updates, zero)))
     clip = lambda leaf: leaf * _along(scale, leaf).astype(leaf.dtype)
@@ -327,8 +331,8 @@ def norm_clipping(*, norm: Number = 1.0) -> NormClipping:
   return NormClipping(norm)
 
 
-# By name, what makes a reducer of its own settings.
-REDUCERS: dict[str, Callable[..., Reducer]] = {
+# Factories by name, each with its own settings.
+ROBUST_AGGREGATORS: dict[str, Callable[..., RobustAggregator]] = {
   'mean': lambda: None,
   'median': lambda: median,
   'trimmed_mean': trimmed_mean,
@@ -339,36 +343,39 @@ REDUCERS: dict[str, Callable[..., Reducer]] = {
 }
 
 
-def get(name: str, field: str = 'reducer', **settings: Any) -> Reducer:
-  """Looks a reducer up.
+def get(name: str, field: str = 'reducer', **settings: Any) -> RobustAggregator:
+  """Looks a robust aggregator up.
 
   Args:
-    name: Of `REDUCERS`.
+    name: Of `ROBUST_AGGREGATORS`.
     field: Of the config, for the error.
-    **settings: Of any reducers; those that this one does not have are left.
+    **settings: Of any of them; those that this one does not have are ignored.
 
   Raises:
-    ValueError: If the name is not known, or a setting is no good.
+    ValueError: If the name is not known, or a setting is invalid.
   """
-  if name not in REDUCERS:
+  if name not in ROBUST_AGGREGATORS:
     raise ValueError(
-      f'Expected {field} to be one of {", ".join(REDUCERS)}, got {name!r}.'
+      f'Expected {field} to be one of {", ".join(ROBUST_AGGREGATORS)}, got '
+      f'{name!r}.'
     )
-  own = inspect.signature(REDUCERS[name]).parameters
-  return REDUCERS[name](**{k: v for k, v in settings.items() if k in own})
+  own = inspect.signature(ROBUST_AGGREGATORS[name]).parameters
+  return ROBUST_AGGREGATORS[name](
+    **{k: v for k, v in settings.items() if k in own}
+  )
 
 
 def by_owner(
-  reducer: Callable[[Tree, jax.Array], Tree],
+  aggregate: Callable[[Tree, jax.Array], Tree],
   updates: Tree,
   weights: jax.Array,
   owner: jax.Array | None,
   num_owners: int,
 ) -> Tree:
-  """Applies a reducer to the updates of each owner.
+  """Applies a robust aggregator to the updates of each owner.
 
   Args:
-    reducer: For one owner.
+    aggregate: For one owner.
     updates: `[C, ...]`, or `[C, S, ...]` where there is a copy for each slot.
     weights: `[C]` or `[C, S]`.
     owner: As `weights`; None for a single copy.
@@ -378,35 +385,35 @@ def by_owner(
     `[...]` for a single copy, else `[owners, ...]`.
   """
   if owner is None:
-    return reducer(updates, weights)
+    return aggregate(updates, weights)
   flat = jax.tree.map(
     lambda x: x.reshape((-1,) + x.shape[weights.ndim :]), updates
   )
   weights, owner = weights.reshape(-1), owner.reshape(-1)
 
   def of(number):
-    return reducer(flat, jnp.where(owner == number, weights, 0))
+    return aggregate(flat, jnp.where(owner == number, weights, 0))
 
   return jax.lax.map(of, jnp.arange(num_owners))
 
 
 def within_tasks(
-  reducer: Callable[[Tree, jax.Array], Tree],
+  aggregate: Callable[[Tree, jax.Array], Tree],
   updates: Tree,
   weights: jax.Array,
   counts: jax.Array,
   tasks: jax.Array,
   num_tasks: int,
 ) -> Tree:
-  """Applies a reducer to the updates of each task, and takes their mean.
+  """Applies a robust aggregator to the updates of each task; then the mean.
 
-  Clients of different tasks pull a common layer in different directions, which
-  a robust reducer of them all takes for attacks. A client with several tasks
+  Clients of different tasks move a common layer in different directions, which
+  a robust aggregator of them all takes for attacks. A client with several tasks
   takes part in each. Where every client has one task, the weighted mean within
   tasks is that of all clients.
 
   Args:
-    reducer: For one group of clients.
+    aggregate: For one group of clients.
     updates: `[C, ...]`, of a layer with a single copy.
     weights: `[C]`; a task weighs what those of its clients do whose updates are
       not dropped, each divided among its tasks by `counts`.
@@ -420,12 +427,12 @@ def within_tasks(
   """
 
   def of(number):
-    return reducer(updates, jnp.where(tasks == number, counts, 0).sum(1))
+    return aggregate(updates, jnp.where(tasks == number, counts, 0).sum(1))
 
   each = jax.lax.map(of, jnp.arange(num_tasks))
   held = counts.sum(1, keepdims=True)
   shares = counts / jnp.where(held > 0, held, 1)
-  received = jnp.where(finite(updates), weights, 0)
+  kept = jnp.where(finite(updates), weights, 0)
   totals = jnp.zeros(num_tasks, weights.dtype)
-  totals = totals.at[tasks].add(received[:, None] * shares, mode='drop')
+  totals = totals.at[tasks].add(kept[:, None] * shares, mode='drop')
   return _mean(each, totals)

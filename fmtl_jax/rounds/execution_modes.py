@@ -1,8 +1,8 @@
-"""Client forms: how the clients of a round are run, and on which devices.
+"""Execution modes: how the clients of a round are mapped, on which devices.
 
-What a client computes and how clients are mapped stand apart: here meet the two
-where local SGD has a form of its own (`low_rank_sgd`), and where tasks have
-devices of their own (`task_devices`).
+The computation of a client and the mapping of clients are independent, except
+where local SGD runs in factored form (`low_rank_sgd`), and where tasks have
+devices of their own (`task_devices`): both are resolved here.
 """
 
 from collections.abc import Callable, Collection
@@ -28,15 +28,15 @@ _COPIES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
+class ExecutionMode:
   """How the clients of a round are run.
 
   Attributes:
     federation: Network, layer types and tasks.
     placement: Where they are run.
-    execution: A form of `execution`, but `auto`.
-    client_update: What they run.
-    bytes_each: What one of them takes.
+    execution: An execution mode of `execution`, not `auto`.
+    client_update: That they run.
+    bytes_each: The memory of one of them.
     reasons: By path, why a kernel is factored or not.
   """
 
@@ -115,12 +115,12 @@ def choose(
   settings: round_settings.RoundSettings,
   data: dataset_lib.FederatedDataset,
   takes_factors: Collection[str],
-) -> Form:
+) -> ExecutionMode:
   """Chooses how the clients of a round are run.
 
   Args:
     federation: Network, layer types and tasks.
-    client_update: What they compute; with its settings if it is local SGD.
+    client_update: Of the algorithm; with its settings if it is local SGD.
     settings: Of the round.
     data: Gives the number of steps.
     takes_factors: The layer types whose kernels may be trained in factored
@@ -147,7 +147,7 @@ def choose(
   if sgd and plan and execution.is_low_rank(name):
     client_update = low_rank_sgd.low_rank_sgd(federation, *sgd, plan)
     bytes_each = plan.bytes_each
-  return Form(
+  return ExecutionMode(
     federation=federation,
     placement=placement,
     execution=name,

@@ -1,0 +1,263 @@
+"""Local training: the loop over batches that most client updates share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
+from fmtl_jax.clients import client_balancing
+from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.federation import layer_types
+
+Tree = Any
+# `(grad_fn, params, batches) -> (grads, sums)`, where `grad_fn(params, batch)`
+# is the gradient of the objective and its `sums`.
+GradientFn = Callable[[Callable[..., Any], Tree, Any], tuple[Tree, Any]]
+
+# Folded into a client's key, as numbers of epochs are.
+_BALANCING = np.uint32(2**32 - 1)
+
+
+def proximal_term(
+  federation: federation_lib.Federation,
+  params: Tree,
+  view: Tree,
+  weight: jax.Array | float,
+) -> jax.Array:
+  """`weight / 2` times the squared distance of the averaged layers.
+
+  Args:
+    federation: Says which layers are averaged.
+    params: A client's current parameters.
+    view: Those it started from; leaves that are None in both do not count.
+    weight: `[]`.
+  """
+  averaged = federation.averaged
+  moved = precision.widen(
+    jax.tree.map(jnp.subtract, averaged(params), averaged(view))
+  )
+  squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(moved)]
+  return 0.5 * weight * sum(squares, jnp.float32(0))
+
+
+def zero_metrics(active: jax.Array) -> dict[str, jax.Array]:
+  """The metrics of no step, for `[S]` slots."""
+  return {
+    'loss_sum': jnp.zeros(active.shape),
+    'count': jnp.zeros(active.shape, jnp.int32),
+    'steps': jnp.int32(0),
+  }
+
+
+class Trained(NamedTuple):
+  """The result of local training.
+
+  Attributes:
+    params: The trained parameters.
+    opt_state: The local optimizer's state.
+    metrics: Sums and counts; with a balancer also `balancing`.
+  """
+
+  params: Tree
+  opt_state: Tree
+  metrics: dict[str, jax.Array]
+
+
+def local_training(
+  federation: federation_lib.Federation,
+  settings: local_optimizers.LocalSgd,
+  gradient_fn: GradientFn | None = None,
+  draws: int = 1,
+) -> Callable[..., Trained]:
+  """Builds the loop that most client updates share: E epochs of local SGD.
+
+  The last batch of an epoch is the mean over the examples it has.
+
+  Args:
+    federation: Network, layer types and tasks.
+    settings: Settings of local training.
+    gradient_fn: Replaces the gradient of the objective in steps.
+    draws: How many batches it takes, see `client_batches.for_each_batch`.
+
+  Returns:
+    `train(context, params, opt_state=None, penalty_fn=None, select_fn=None)`.
+    The context's key is consumed; `params` is a view and `opt_state` the
+    optimizer's state, None for its initial one; `penalty_fn(params)`, `[]`, is
+    added to the loss but not to the metrics, nor is it balanced;
+    `select_fn(changes)` selects the changes of a step that are applied.
+  """
+
+  def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):
+    key, frozen, active = context.key, context.frozen, context.active
+    local_data, balancer = context.data, context.data.balancer
+    tx = settings.optimizer(
+      local_optimizers.rate(settings.learning_rate, context.round)
+    )
+
+    def objective(params, batch):
+      loss, sums = federation.objective(params, frozen, batch, active)
+      return (loss if penalty_fn is None else loss + penalty_fn(params)), sums
+
+    grad_fn = jax.grad(objective, has_aux=True)
+
+    def balanced(params, memory, batch, number):
+      grads, sums, memory = client_balancing.balanced_gradient(
+        federation,
+        local_data,
+        memory,
+        jax.random.fold_in(jax.random.fold_in(key, _BALANCING), number),
+        params,
+        frozen,
+        batch,
+      )
+      if penalty_fn is not None:
+        extra = jax.grad(penalty_fn)(params)
+        grads = jax.tree.map(jnp.add, grads, extra)
+      return grads, sums, memory
+
+    def step(carry, batch, number, unused_is_step):
+      params, opt_state, metrics, memory = carry
+      if gradient_fn is not None:
+        grads, sums = gradient_fn(grad_fn, params, batch)
+      elif balancer is None:
+        grads, sums = grad_fn(params, batch)
+      else:
+        grads, sums, memory = balanced(params, memory, batch, number)
+      changes, opt_state = tx.update(grads, opt_state, params)
+      params = apply_updates(federation, params, changes, sums, select_fn)
+      return params, opt_state, add_metrics(metrics, sums), memory
+
+    start = tx.init(params) if opt_state is None else opt_state
+    params, opt_state, metrics, memory = client_batches.for_each_batch(
+      step,
+      (params, start, zero_metrics(active), local_data.balancing),
+      local_data,
+      key,
+      batch_size=settings.batch_size,
+      epochs=settings.epochs,
+      draws=draws,
+    )
+    if balancer is not None and gradient_fn is None:
+      metrics = metrics | {'balancing': balancer.end_round(memory)}
+    return Trained(params, opt_state, metrics)
+
+  return train
+
+
+def apply_updates(
+  federation: federation_lib.Federation,
+  params: Tree,
+  changes: Tree,
+  sums: dict[str, Any],
+  select_fn: Callable[[Tree], Tree] | None = None,
+) -> Tree:
+  """Applies a local step, as `optax.apply_updates`, and writes statistics.
+
+  Running statistics become those that training found, or batch normalization
+  would predict with statistics from before it. Whatever optimizer or penalty
+  did to them (decay, momentum) is dropped.
+
+  Args:
+    federation: Says which leaves are running statistics.
+    params: Those of the objective.
+    changes: Of a step on `params`.
+    sums: What `Federation.objective` returned beside the loss.
+    select_fn: `changes -> changes`, those that are applied; by default all.
+
+  Returns:
+    The new parameters.
+  """
+  if federation.has_statistics:
+    moved = jax.tree.map(
+      jnp.subtract, sums['statistics'], federation.running_statistics(params)
+    )
+    changes = layer_types.merge(moved, changes)
+  if select_fn is not None:
+    changes = select_fn(changes)
+  return optax.apply_updates(params, changes)
+
+
+def add_metrics(
+  metrics: dict[str, jax.Array], sums: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """Adds the sums of one step, as of `Federation.objective`.
+
+  Args:
+    metrics: The sums so far, and `steps`.
+    sums: At least the other sums.
+  """
+  new: dict[str, Any] = sums | {'steps': 1}
+  return {
+    name: total + jnp.asarray(new[name], total.dtype)
+    for name, total in metrics.items()
+  }
+
+
+def local_sgd(
+  federation: federation_lib.Federation,
+  settings: local_optimizers.LocalSgd,
+  penalty_fn: Callable[[Tree, Tree], jax.Array] | None = None,
+  *,
+  proximal: jax.Array | float | None = None,
+  gradient_fn: GradientFn | None = None,
+  draws: int = 1,
+) -> client_updates.ClientUpdate:
+  """Builds the client update of FedAvg: E epochs of mini-batch SGD.
+
+  With `batch_size=0` and `epochs=1` it is the single gradient step that the
+  paper writes down.
+
+  Args:
+    federation: Network, layer types and tasks.
+    settings: Settings of local training.
+    penalty_fn: `(params, view) -> []`, added to the loss: a function of the
+      current parameters and those the client started from. Not in the metrics.
+    proximal: Weight of a `proximal_term`, None for none; may be traced.
+    gradient_fn: See `local_training`.
+    draws: See `local_training`.
+
+  References:
+    McMahan et al. (2017), https://arxiv.org/abs/1602.05629, Algorithm 1.
+  """
+  train = local_training(federation, settings, gradient_fn, draws)
+
+  def init(view):
+    if not settings.keep_optimizer_state:
+      return ()
+    return settings.optimizer(0.0).init(view)
+
+  def run(context):
+    view, keeps = context.view, settings.keep_optimizer_state
+
+    def penalty(params):
+      terms = []
+      if penalty_fn is not None:
+        terms.append(penalty_fn(params, view))
+      if proximal is not None:
+        terms.append(proximal_term(federation, params, view, proximal))
+      return sum(terms)
+
+    plain = penalty_fn is None and proximal is None
+    params, opt_state, metrics = train(
+      context,
+      view,
+      context.state if keeps else None,
+      None if plain else penalty,
+    )
+    return client_updates.ClientResult(
+      update=jax.tree.map(jnp.subtract, params, view),
+      state=opt_state if keeps else (),
+      metrics=metrics,
+    )
+
+  is_sgd = penalty_fn is None and gradient_fn is None
+  return client_updates.ClientUpdate(
+    init, run, sgd=(settings, proximal) if is_sgd else None
+  )
