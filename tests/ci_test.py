@@ -90,7 +90,7 @@ class RunTest(parameterized.TestCase):
     found = []
     for leg, file in (
       ('laws', 'tests/laws/rounds_test.py'),
-      ('unit', 'tests/federation/federation_test.py'),
+      ('unit', 'tests/federation/views_test.py'),
       ('experiments', 'tests/configs_test.py'),
     ):
       code, (call,), _ = self.run_legs(leg)

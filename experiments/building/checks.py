@@ -169,7 +169,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     paths.expanded(flat[field])
   _check_sequences(flat)
   _check_names(config)
-  if config.data.name in datasets.BUILT_IN:
+  given = config.data.tasks or config.data.metrics
+  if config.data.name in datasets.BUILT_IN and not given:
     check_metric_names(config, evaluation.METRICS, 'one of')
   _check_fractions(config)
 

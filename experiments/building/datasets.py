@@ -14,6 +14,7 @@ from ..configuration import hints
 from ..configuration import own_code
 from . import built_in_sources
 from . import federating
+from . import own_tasks
 from . import sources
 
 Source = sources.Source
@@ -21,6 +22,8 @@ Source = sources.Source
 # What a source is loaded with: the same for all cases of an experiment.
 SETTINGS = (
   'data.name',
+  'data.tasks',
+  'data.metrics',
   'data.manual_dir',
   'data.data_dir',
   'data.kind',
@@ -85,7 +88,7 @@ def load(
       'data.manual_dir and data.data_dir.'
     ) from error
   sources.check(data.name, source)
-  return source
+  return own_tasks.replaced(source, data)
 
 
 def loader(name: str) -> Callable[..., sources.Source]:

@@ -69,8 +69,14 @@ def of_source(source: sources.Source, name: str) -> dict[str, Any]:
 
 
 def of_own_code(config: ml_collections.ConfigDict) -> dict[str, str]:
-  """The fingerprints of a user's network and algorithms, by name."""
+  """The fingerprints of a user's code beside the source, by name."""
   found = {}
+  if config.data.tasks:
+    tasks = own_code.function(own_code.TASKS, config.data.tasks)
+    found[workdirs.CODE_OF + config.data.tasks] = of_code(tasks)
+  for name in config.data.metrics:
+    metric = own_code.find(own_code.METRICS, name)
+    found[workdirs.CODE_OF + name] = of_code(metric.values or metric.of_set)
   if own_code.is_own(config.model.name):
     network = own_code.function(own_code.MODEL, config.model.name)
     found[workdirs.CODE_OF + config.model.name] = of_code(network)

@@ -2,6 +2,9 @@
 
   data.name                  `(data, *, KEY=...) -> datasets.Source`, of the
                              config's `data`
+  data.tasks                 `tasks -> tasks`, those of the source with another
+                             loss, other metrics or of another kind
+  data.metrics               no function: each a `metrics.Metric`
   model.name                 `(shape, num_outputs, *, KEY=...) -> models.Model`,
                              of the shape of an example
   algorithm.name, cases      `(federation, local, settings, *, KEY=...) ->
@@ -32,9 +35,11 @@ from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import specs
 
 DATA, MODEL, ALGORITHM = 'data.name', 'model.name', 'algorithm.name'
+TASKS, METRICS = 'data.tasks', 'data.metrics'
 # What a function is called with: all else are its settings.
 _CALLED_WITH = {
   DATA: ('data',),
+  TASKS: ('tasks',),
   MODEL: ('shape', 'num_outputs'),
   ALGORITHM: ('federation', 'local', 'settings'),
 }
@@ -216,7 +221,7 @@ def spec(name: str) -> algorithms.Spec:
 
 
 def _checked(name, build, own=None):
-  """A factory whose errors are sentences.
+  """A factory whose errors are sentences, as are those of what it builds.
 
   Args:
     name: Of the algorithm.
@@ -233,7 +238,12 @@ def _checked(name, build, own=None):
         f'Expected {ALGORITHM}={name} to return an algorithms.Algorithm, as '
         f'federated_averaging does, got {hints.shown(built)}.'
       )
-    return built
+    parts: dict[str, Any] = {
+      part: functools.partial(call, ALGORITHM, name, function)
+      for part, function in built._asdict().items()
+      if callable(function)
+    }
+    return built._replace(**parts)
 
   if own is not None:
     called_with = inspect.Parameter.POSITIONAL_OR_KEYWORD

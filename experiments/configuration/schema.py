@@ -41,6 +41,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict()
   config.data.name = 'digits'  # Or package.module:function, see own_code.py,
   config.data.own = ml_collections.ConfigDict()  # with its settings.
+  config.data.tasks = ''  # Or package.module:function of the source's tasks.
+  config.data.metrics = ()  # More of all tasks: package.module:NAME, each.
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
   config.data.kind = ''  # Which part of the source, where it has several.

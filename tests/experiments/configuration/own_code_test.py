@@ -10,6 +10,7 @@ import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
@@ -24,10 +25,12 @@ from tests.experiments.running import program_test
 
 # What a user has in a folder: a source, networks and algorithms.
 MODULE = """
+import dataclasses
 import functools
 
 from fmtl_jax import algorithms
 from fmtl_jax import clients
+from fmtl_jax import metrics
 from fmtl_jax import models
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import multi_task_fl
@@ -57,6 +60,28 @@ def needs(data, what):
 
 def fails(data):
   raise KeyError('a cause')
+
+
+SURE = metrics.Metric(
+  name='sure', values=lambda answers: answers.losses < 0.5, in_percent=True
+)
+AGAIN = metrics.Metric(name='accuracy', values=lambda answers: answers.losses)
+
+
+def square(outputs, targets, features):
+  return (outputs[:, 0] - targets) ** 2
+
+
+def squared(tasks):
+  return [dataclasses.replace(task, loss=square) for task in tasks]
+
+
+def renamed(tasks):
+  return [dataclasses.replace(task, name=task.name + 's') for task in tasks]
+
+
+def no_tasks(tasks):
+  return tasks[0]
 
 
 def net(shape, num_outputs, *, width=4):
@@ -101,6 +126,13 @@ HEADS = algorithms.Spec(
 
 def no_algorithm(federation, local, settings):
   return None
+
+
+def late(federation, local, settings):
+  def fails(state, data, frozen=None):
+    raise KeyError('in a round')
+
+  return myprox(federation, local, settings)._replace(round=fails)
 
 
 def fedprox(federation, local, settings):
@@ -168,6 +200,13 @@ class MistakesTest(OwnCodeTestCase):
     ('data.name', f'{NAME}:no_source', 'a datasets.Source, got tuple'),
     ('data.name', f'{NAME}:labels_of_others', r'with labels \[N, L\]'),
     ('data.name', 'given:mine', 'in another process; give it again'),
+    ('data.tasks', f'{NAME}:wide', r'to take \(tasks\)'),
+    ('data.tasks', f'{NAME}:fails', "raised an error .KeyError: 'a cause'"),
+    ('data.tasks', f'{NAME}:no_tasks', r'return a list of tasks.Task.* got'),
+    ('data.tasks', f'{NAME}:renamed', 'with their names .* got'),
+    ('data.metrics', (f'{NAME}:net',), 'to name values of metrics.Metric'),
+    ('data.metrics', (f'{NAME}:AGAIN',), 'accuracy more than once'),
+    ('data.metrics', (f'{NAME}:SURF',), "has no 'SURF'; .* mean 'SURE'"),
     ('model.name', f'{NAME}:nets', "has no 'nets'; .* Did you mean 'net'"),
     ('model.name', f'{NAME}:no_net', "a models.Model, .* got 'a network'"),
     ('model.name', f'{NAME}:wide', r'outputs \[B, 1\], .* got \(2, 2\)'),
@@ -224,6 +263,45 @@ class MistakesTest(OwnCodeTestCase):
     ):
       given = own_code.named(lambda f, local, s: None, 'myprox')
       self.run_table({'cases': (PROX, given)})
+
+
+class RoundTest(OwnCodeTestCase):
+  def test_an_error_in_a_round_is_a_sentence(self):
+    with self.assertRaisesRegex(
+      ValueError, "algorithm.name=.*:late raised .*KeyError: 'in a round'"
+    ):
+      self.run_table({'cases': (f'{NAME}:late',)})
+
+
+class TasksTest(OwnCodeTestCase):
+  """Tasks of any source may have a user's loss and metrics."""
+
+  def test_a_named_loss_trains_and_a_named_metric_is_reported(self):
+    fields = {'cases': ('fedavg',), 'client.batch_size': 0}
+    plain, _ = self.run_table(fields)
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.workdir = pathlib.Path(folder, 'own')
+    fields |= {
+      'data.tasks': f'{NAME}:squared',
+      'data.metrics': (f'{NAME}:SURE',),
+      'report.metric': 'sure',
+    }
+    own, said = self.run_table(fields)
+    self.assertNotEqual(
+      plain['fedavg']['train_loss'], own['fedavg']['train_loss']
+    )
+    curve = own['fedavg']['curve']['values']['test/pooled/sure']
+    self.assertBetween(np.min(curve), 0, 100)
+    self.assertIn('sure', said)
+    _, said = self.run_table(fields)
+    self.assertNotIn('warning', said)
+    with self.assertRaisesRegex(ValueError, 'data.tasks'):
+      self.run_table(fields | {'data.tasks': ''})
+    with open(sys.modules[NAME].__file__, 'a', encoding='utf-8') as file:
+      file.write('\n# One more line.\n')
+    _, said = self.run_table(fields)
+    for name in ('squared', 'SURE'):
+      self.assertIn(f'warning: The code of {NAME}:{name} was changed', said)
 
 
 class ObjectsTest(OwnCodeTestCase):
