@@ -13,6 +13,7 @@ with what is not done.
 
 from collections.abc import Mapping, Sequence
 import itertools
+import math
 import pathlib
 
 from absl import flags
@@ -20,6 +21,7 @@ from absl import flags
 from ..console import command_line
 from ..console import config_files
 from ..console import programs
+from ..reporting import texts
 
 _CONFIG = config_files.define_config()
 _CASES = flags.DEFINE_list('cases', ['multi_task_fl'], 'One case.')
@@ -51,6 +53,8 @@ def table(
 
   def cell(reducer, attack):
     value = means[reducer, attack]
+    if not math.isfinite(value):
+      return texts.NOT_FINITE
     return f'{value:.2f} ({value - means[CLEAN]:+.2f})'
 
   lines = [

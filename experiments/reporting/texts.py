@@ -10,6 +10,7 @@ Record = results.Record
 CASE = 'case'
 MISSING = '–'
 DIVERGED = 'diverged'
+NOT_FINITE = 'not a number'
 BYTE_UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
 _VIEWS = {
   'pooled': 'each task on its common examples; mean: all tasks alike',
