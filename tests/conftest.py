@@ -1,8 +1,11 @@
 """Settings of all tests, before JAX starts."""
 
+import contextlib
 import gc
 import os
+import pathlib
 import tempfile
+import time
 
 import jax
 
@@ -13,11 +16,31 @@ jax.config.update('jax_traceback_in_locations_limit', 0)
 gc.set_threshold(50_000, 20, 1_000)
 
 # Many tests train the same toys: what one of them has compiled, no other one
-# compiles again. Workers are told where that is by the first process; a folder
-# that the user names is kept for the next session.
+# compiles again, and no later session on this machine. TESTS_COMPILED=FOLDER
+# names another place, TESTS_COMPILED= keeps nothing. Workers are told by the
+# first process, which drops what is older than a month.
 _COMPILED = 'TESTS_COMPILED'
-if _COMPILED not in os.environ:
+_MONTH = 30 * 24 * 3600
+
+
+def _kept() -> pathlib.Path:
+  """Where programs are kept, without old ones; raises an OSError if nowhere."""
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  folder = pathlib.Path(cache).expanduser() / 'fmtl_jax' / 'tests'
+  folder.mkdir(parents=True, exist_ok=True)
+  for path in folder.iterdir():
+    with contextlib.suppress(OSError):  # Another session may do the same.
+      if path.stat().st_mtime < time.time() - _MONTH:
+        path.unlink()
+  return folder
+
+
+if not os.environ.get(_COMPILED):
   _folder = tempfile.TemporaryDirectory()
-  os.environ[_COMPILED] = _folder.name
+  _place: object = _folder.name
+  if _COMPILED not in os.environ:
+    with contextlib.suppress(OSError, RuntimeError):
+      _place = _kept()
+  os.environ[_COMPILED] = str(_place)
 jax.config.update('jax_compilation_cache_dir', os.environ[_COMPILED])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
