@@ -7,8 +7,8 @@ Every cell is a run of its own on the same seeds: the metric of the config at
 the last round, mean over tasks and seeds, and in brackets how much is lost
 against the weighted mean without attacks. `NAME` is a reducer of common
 and task-specific layers, `NAME/NAME` has one for each; settings of reducers and
-of the attack are the config's. The same command with the same --workdir goes on
-with what is not done.
+of the attack are the config's. The same command with the same --workdir runs
+what is missing.
 """
 
 from collections.abc import Mapping, Sequence

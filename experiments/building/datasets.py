@@ -45,7 +45,7 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
 }
 # Sources of this package; their tasks have its metrics alone.
 BUILT_IN = tuple(SOURCES)
-# Those that refuse non-finite features unless they are told otherwise.
+# Those that refuse non-finite features unless `faults` allows them.
 _WITH_NONFINITE = {
   'uci_har': functools.partial(
     built_in_sources.load_uci_har, allow_nonfinite=True

@@ -22,7 +22,7 @@ def held_out_table(
   """Builds the table of held-out clients.
 
   Args:
-    rows: Of `newcomers.summarize`, with the same numbers of examples.
+    rows: Of `held_out_reports.summarize`, with the same numbers of examples.
     records: Of the algorithms.
     metric: What the rows are about.
     title: By default what is shown.

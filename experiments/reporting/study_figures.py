@@ -175,7 +175,7 @@ def held_out(
 
   Args:
     path: Where the picture goes; the suffix says in which format.
-    rows: Of `newcomers.summarize`.
+    rows: Of `held_out_reports.summarize`.
     metric: What the rows are about.
     title: One line.
   """
@@ -191,7 +191,7 @@ def held_out(
         shown.append(mean)
     for axes in panels:
       axes.set_xticks(places, [str(count) for count in examples])
-      axes.set_xlabel('examples that a newcomer adapts with')
+      axes.set_xlabel('examples to adapt with')
       axes.margins(x=0)
     words = results.describe('test', metric, rows)
     panels[0].set_ylabel(texts.capitalized(words))
