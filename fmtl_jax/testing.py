@@ -231,6 +231,18 @@ def mean_estimation(
   return federation, data
 
 
+def use_cpu_devices(count: int) -> None:
+  """Sets the number of CPU devices, before JAX starts.
+
+  Older versions refuse to be told again once it has, even the same number.
+
+  Args:
+    count: Of devices.
+  """
+  if jax.config.values.get('jax_num_cpu_devices') != count:
+    jax.config.update('jax_num_cpu_devices', count)
+
+
 def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
   """Jits a function in a quarter of the usual time to compile.
 

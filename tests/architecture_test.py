@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # from those before it. The last one is what lies beside the rooms.
 ROOMS = {
   'fmtl_jax': (
-    *('version', 'precision', 'storage', 'metrics', 'tasks', 'data'),
+    *('version', 'compatibility', 'precision', 'storage', 'metrics'),
+    *('tasks', 'data'),
     *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
     *('server', 'rounds', 'algorithms', 'adaptation', 'evaluation'),
     *('predictors', 'testing', 'moved', ''),
@@ -33,7 +34,8 @@ PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
 
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (
-  *('precision', 'metrics', 'tasks', 'balancing', 'federation', 'cohorts'),
+  *('compatibility', 'precision', 'metrics', 'tasks', 'balancing'),
+  *('federation', 'cohorts'),
   *('execution', 'clients', 'server', 'rounds', 'algorithms', 'evaluation'),
   *('data.checks', 'data.client_checks', 'data.client_data'),
   *('data.client_sources', 'data.dataset', 'data.examples'),
@@ -124,8 +126,8 @@ class ImportsTest(parameterized.TestCase):
   def test_all_imports_are_seen(self):
     source = """
 import jax.numpy as jnp, re
-from flax import nnx
 from . import sibling
+from flax import nnx
 def f():
   from tensorflow_datasets.core import utils
   if True:
@@ -351,8 +353,8 @@ class ImportTest(parameterized.TestCase):
 
   def test_what_is_slow_is_imported_when_it_is_used(self):
     code = f"""
-import sys
 import fmtl_jax
+import sys
 slow = {sorted(HOMES)}
 print([name for name in slow if name in sys.modules])
 fmtl_jax.models

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
+from fmtl_jax import compatibility
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import examples as examples_lib
 
@@ -71,7 +72,7 @@ def _stable_argsort_packed(bits):
   Each number and its place are one number of 64 bits, and no two are equal. A
   TPU has no such numbers.
   """
-  with jax.enable_x64(True):
+  with compatibility.enable_x64(True):
     numbers = jax.lax.shift_left(bits.astype(jnp.uint64), jnp.uint64(32))
     numbers = jnp.sort(numbers | jnp.arange(len(bits), dtype=jnp.uint64))
     return (numbers & jnp.uint64(2**32 - 1)).astype(jnp.int32)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 import jax
 
+from fmtl_jax import compatibility
 from fmtl_jax.federation import layer_types
 
 Tree = Any
@@ -82,7 +83,11 @@ class Stage(NamedTuple):
       trained = module(params)
       y = trained(x, is_example)
       statistics = jax.tree.map(
-        lambda v: v.get_value() if isinstance(v, nnx.BatchStat) else None,
+        lambda v: (
+          compatibility.variable_value(v)
+          if isinstance(v, nnx.BatchStat)
+          else None
+        ),
         nnx.state(trained),
         is_leaf=lambda v: isinstance(v, nnx.Variable),
       )

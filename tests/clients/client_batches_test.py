@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
+from fmtl_jax import compatibility
 from fmtl_jax import testing
 from fmtl_jax.clients import client_batches
 
@@ -31,7 +32,7 @@ def _client(number, data=None):
 class ShuffleTest(parameterized.TestCase):
   @parameterized.product(size=[0, 1, 5, 8], x64=[False, True])
   def test_examples_come_first_then_the_padding(self, size, x64):
-    with jax.enable_x64(x64):
+    with compatibility.enable_x64(x64):
       for seed in range(10):
         order = np.asarray(_shuffle(jax.random.key(seed), size, 8))
         np.testing.assert_array_equal(np.sort(order[:size]), np.arange(size))

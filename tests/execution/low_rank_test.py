@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import compatibility
 from fmtl_jax import models
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
@@ -197,7 +198,7 @@ class RoundsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.enter_context(jax.enable_x64(True))
+    self.enter_context(compatibility.enable_x64(True))
 
   def _agree(self, *arguments, **settings):
     state, metrics = _round('low_rank:3', *arguments, **settings)

@@ -12,7 +12,7 @@ from fmtl_jax.rounds import round_settings
 
 import cases
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 AXIS = 'client'
 FORMS = (('vmap', 0), ('chunk:2', 0), ('low_rank:3', 0), ('scan', 3))

@@ -24,7 +24,7 @@ from fmtl_jax.server import robust_aggregators
 
 import cases
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 MIX = ('common', 'task', 'personal')
 FALSIFYING = ('sign_flip', 'noise', 'nan')

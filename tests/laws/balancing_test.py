@@ -31,7 +31,7 @@ from fmtl_jax.storage import checkpoints
 import cases
 import naive
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 MIX = ('common', 'task', 'personal')
 OF_TASKS = round_settings.Placement(task_axis='task')

@@ -12,6 +12,7 @@ import optax
 
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
+from fmtl_jax import compatibility
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
 from fmtl_jax import predictors
@@ -208,7 +209,7 @@ class RoundsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.enter_context(jax.enable_x64(True))
+    self.enter_context(compatibility.enable_x64(True))
 
   def compare(self, rules, data, clients_per_task, slots='drawn', momentum=0.0):
     local = cases.Local(rate=RATE, batch_size=3, epochs=2, momentum=momentum)

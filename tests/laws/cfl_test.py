@@ -26,7 +26,7 @@ import cases
 import naive
 import planted
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 # What splits a cluster whatever its updates are.
 ALWAYS = {'eps1': math.inf, 'eps2': 0.0}

@@ -10,6 +10,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from fmtl_jax import compatibility
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import testing
@@ -128,7 +129,7 @@ class DoublePrecisionTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.enter_context(jax.enable_x64(True))
+    self.enter_context(compatibility.enable_x64(True))
     self.tolerances = {'rtol': 1e-9, 'atol': 1e-12}
 
   def _data(self, num_slots):

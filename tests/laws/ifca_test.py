@@ -21,7 +21,7 @@ import cases
 import naive
 import planted
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 SEEN: list[int] = []
 

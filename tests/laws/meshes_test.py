@@ -18,7 +18,7 @@ import cases
 
 MIX = ('common', 'task', 'personal')
 AXIS = 'client'
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 
 def _build(devices, form, clients, slots=1, per_task=0, **settings):

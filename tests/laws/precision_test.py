@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import balancing
+from fmtl_jax import compatibility
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
@@ -25,7 +26,7 @@ from fmtl_jax.server import robust_aggregators
 
 import cases
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 NARROW = (jnp.bfloat16, jnp.float16)
 # Of numbers near 1, to two steps.
@@ -55,7 +56,7 @@ class TypesTest(parameterized.TestCase):
     for dtype in (*NARROW, jnp.float64)
   )
   def test_states_keep_their_types(self, name, dtype):
-    self.enter_context(jax.enable_x64(dtype == jnp.float64))
+    self.enter_context(compatibility.enable_x64(dtype == jnp.float64))
     _, data, algorithm = _named(name, dtype)
     start = jax.eval_shape(algorithm.init, jax.random.key(0), data)
     end = jax.eval_shape(_scanned(algorithm, data), start)
@@ -116,7 +117,7 @@ class NumbersTest(parameterized.TestCase):
   )
   def test_rounds_are_near_those_of_float32(self, name, dtype):
     expected = _trained(name, jnp.float32)
-    with jax.enable_x64(dtype == jnp.float64):
+    with compatibility.enable_x64(dtype == jnp.float64):
       found = _trained(name, dtype)
     tolerance = 0.03 if dtype == jnp.bfloat16 else 1e-4
     for leaf, wanted in zip(

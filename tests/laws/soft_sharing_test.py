@@ -19,7 +19,7 @@ from fmtl_jax.rounds import round_settings
 import cases
 import naive
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 LOCAL = local_optimizers.LocalSgd(
   optimizer=local_optimizers.Sgd(momentum=0.5),

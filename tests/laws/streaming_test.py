@@ -35,7 +35,7 @@ MOMENTUM = local_optimizers.LocalSgd(
 PLAIN = local_optimizers.LocalSgd(batch_size=3)
 
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 
 @functools.cache

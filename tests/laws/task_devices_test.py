@@ -19,7 +19,7 @@ from fmtl_jax.server import server_optimizers
 
 import cases
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 MIX = ('common', 'task', 'personal')
 ADAM = server_optimizers.ServerOptimizer(optax.adam, 0.1)

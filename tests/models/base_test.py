@@ -23,7 +23,8 @@ class _Block(nnx.Module):
 
   def __init__(self, width, rngs):
     self.first = layers.Dense(width, 3, rngs=rngs)
-    self.rest = nnx.List([nnx.Linear(3, 2, rngs=rngs)])
+    sequence = getattr(nnx, 'List', list)  # Newer versions ask for it.
+    self.rest = sequence([nnx.Linear(3, 2, rngs=rngs)])
     self.factor = 10.0
 
   def __call__(self, x):

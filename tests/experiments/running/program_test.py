@@ -29,7 +29,7 @@ from fmtl_jax import evaluation
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 
-jax.config.update('jax_num_cpu_devices', 8)
+testing.use_cpu_devices(8)
 
 TASKS = ('left', 'top')
 CLIENTS = 5
