@@ -187,7 +187,7 @@ class SmokeTest(ConfigsTestCase):
     accuracies = [
       entry
       for entry in results['results']
-      if (entry['task'], entry['metric']) == ('mean', 'accuracy')
+      if (entry['task'], entry['metric']) == ('mean', config.report.metric)
       and (entry['view'], entry['split']) == (config.report.view, 'test')
     ]
     self.assertEqual([entry['case'] for entry in accuracies], wanted)

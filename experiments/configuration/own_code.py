@@ -1,7 +1,8 @@
 """Code of the user's own: `package.module:NAME` where a name is asked for.
 
   data.name                  `(data, *, KEY=...) -> datasets.Source`, of the
-                             config's `data`
+                             config's `data`; `from fmtl_jax.experiments import
+                             datasets`
   data.tasks                 `tasks -> tasks`, those of the source with another
                              loss, other metrics or of another kind
   data.metrics               no function: each a `metrics.Metric`
@@ -118,7 +119,10 @@ def find(field: str, name: str) -> Any:
     if isinstance(error, ModuleNotFoundError) and f'{place}.'.startswith(
       f'{missing}.'
     ):
-      cure = f'start in the folder that it is in ({os.getcwd()} is the current)'
+      cure = (
+        f'start in the folder that holds {place.split(".")[0]!r}, or put that '
+        f'folder on PYTHONPATH ({os.getcwd()} is the current one)'
+      )
     raise ValueError(
       f'{field}={name}: the module {place!r} cannot be imported '
       f'({_described(error)}); {cure}.'

@@ -185,7 +185,7 @@ def _used_by_slot(federation, shapes, features):
 def low_rank_sgd(
   federation: federation_lib.Federation,
   settings: local_optimizers.LocalSgd,
-  proximal: jax.Array | float | None,
+  proximal: local_optimizers.Schedule | None,
   plan: Plan,
 ) -> client_updates.ClientUpdate:
   """Builds the client update of `training.local_sgd`, factored.
@@ -204,13 +204,16 @@ def low_rank_sgd(
     federation, apply_fn=low_rank.factored(federation.apply_fn)
   )
   num_rows = plan.num_steps * plan.batch_size
-  grad_fn = jax.grad(
-    _objective(federation, plan, proximal), argnums=(0, 1), has_aux=True
-  )
 
   def run(context):
     view, active = context.view, context.active
     rate = local_optimizers.rate(settings.learning_rate, context.round)
+    weight = proximal
+    if proximal is not None:
+      weight = local_optimizers.rate(proximal, context.round)
+    grad_fn = jax.grad(
+      _objective(federation, plan, weight), argnums=(0, 1), has_aux=True
+    )
     tx = settings.optimizer(rate)
     start = jnp.zeros(1 + plan.num_steps).at[0].set(1)
     trained = {'params': plan.pick(view, False), 'coefficients': start}
@@ -225,8 +228,8 @@ def low_rank_sgd(
       # A step's own rows come with a coefficient of one; a proximal term moves
       # all coefficients towards their first values.
       grads['coefficients'] = jnp.zeros_like(start).at[1 + number].set(1)
-      if proximal is not None:
-        grads['coefficients'] += proximal * (trained['coefficients'] - start)
+      if weight is not None:
+        grads['coefficients'] += weight * (trained['coefficients'] - start)
       changes, new_opt_state = tx.update(grads, opt_state, trained)
       new = optax.apply_updates(trained, changes), new_opt_state
       trained, opt_state = jax.tree.map(

@@ -205,7 +205,7 @@ def local_sgd(
   settings: local_optimizers.LocalSgd,
   penalty_fn: Callable[[Tree, Tree], jax.Array] | None = None,
   *,
-  proximal: jax.Array | float | None = None,
+  proximal: local_optimizers.Schedule | None = None,
   gradient_fn: GradientFn | None = None,
   draws: int = 1,
 ) -> client_updates.ClientUpdate:
@@ -219,7 +219,8 @@ def local_sgd(
     settings: Settings of local training.
     penalty_fn: `(params, view) -> []`, added to the loss: a function of the
       current parameters and those the client started from. Not in the metrics.
-    proximal: Weight of a `proximal_term`, None for none; may be traced.
+    proximal: Weight of a `proximal_term`, a number that may be traced or a
+      schedule over rounds; None for none.
     gradient_fn: See `local_training`.
     draws: See `local_training`.
 
@@ -241,7 +242,8 @@ def local_sgd(
       if penalty_fn is not None:
         terms.append(penalty_fn(params, view))
       if proximal is not None:
-        terms.append(proximal_term(federation, params, view, proximal))
+        weight = local_optimizers.rate(proximal, context.round)
+        terms.append(proximal_term(federation, params, view, weight))
       return sum(terms)
 
     plain = penalty_fn is None and proximal is None

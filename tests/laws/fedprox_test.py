@@ -6,11 +6,15 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmtl_jax import testing
+from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
+from fmtl_jax.rounds import round_settings
 
 import cases
 import naive
@@ -59,6 +63,36 @@ class FedProxTest(parameterized.TestCase):
       )
     ]
     testing.assert_trees_close(*found)
+
+  @parameterized.parameters('scan', 'low_rank')
+  def test_its_weight_may_follow_a_schedule(self, execution):
+    federation, data = testing.toy_federation(('common', 'common'))
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+    placement = round_settings.Placement(
+      execution=execution, low_rank_below=np.inf
+    )
+    settings = round_settings.RoundSettings(placement=placement)
+
+    def rounds_of(weight):
+      update = training.local_sgd(federation, local, proximal=weight)
+      algorithm = federated_averaging.federated_averaging(
+        federation, update, settings
+      )
+      self.assertEqual(algorithm.form(data)[0].split(':')[0], execution)
+      return algorithm, testing.jit(algorithm.round)
+
+    algorithm, scheduled = rounds_of(lambda r: jnp.where(r < 1, 0.0, 2.0))
+    start = algorithm.init(jax.random.key(0), data)
+    found, _ = scheduled(scheduled(start, data)[0], data)
+    (_, free), (_, bound) = rounds_of(0.0), rounds_of(2.0)
+    first, _ = free(start, data)
+    expected, _ = bound(first, data)
+    testing.assert_trees_close(found.params, expected.params)
+    other, _ = free(first, data)
+    far = jax.tree.map(
+      lambda x, y: jnp.abs(x - y).max(), other.params, found.params
+    )
+    self.assertGreater(max(map(float, jax.tree.leaves(far))), 1e-3)
 
   def test_a_heavy_term_keeps_clients_where_they_were(self):
     federation, data = testing.toy_federation(('common', 'common'))

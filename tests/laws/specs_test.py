@@ -34,14 +34,20 @@ SETTINGS = tuple(
   for name, spec in algorithms.ALGORITHMS.items()
   for setting in spec.settings
 )
-# What one may not have, by what its rule says.
-_OUTSIDE = {
-  '>= 0': (-1, -0.01, float('nan'), 'x'),
-  '>= 1': (0, -3, float('nan')),
-  '> 0': (0, 0.0, -1.0, float('nan')),
-  'in [0, 1)': (-0.1, 1.0, 1, float('nan')),
-  'in [0, 1]': (-0.1, 1.01, float('nan')),
-}
+
+
+def _outside(rule):
+  """Values that a setting may not have: beyond its ends, and no number."""
+  if rule.choices:
+    return ('no such choice',)
+  found = [float('nan'), 'x']
+  if np.isfinite(rule.least):
+    found += [rule.least - 1, rule.least - 0.01]
+    found += [rule.least] * rule.above
+  if np.isfinite(rule.most):
+    found += [rule.most + 0.01]
+    found += [rule.most, int(rule.most)] * rule.below
+  return found
 
 
 def _setting(**changes):
@@ -114,8 +120,7 @@ class SpecTest(parameterized.TestCase):
     else:
       federation = _toy(name)
       call = lambda own: spec.build(federation, **own)
-    outside = ('no such choice',) if rule.choices else _OUTSIDE[rule.rule]
-    for value in outside:
+    for value in _outside(rule):
       with self.assertRaises(ValueError) as caught:
         call({setting: value})
       self.assertStartsWith(

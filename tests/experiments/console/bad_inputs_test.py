@@ -553,7 +553,7 @@ MISTAKES = {
   ),
   'exits': file_of_config('SystemExit: 3', 'import sys\nsys.exit(3)'),
   'other_schema': file_of_config(
-    "'aggregation.common'; start from experiments.configuration.config.default",
+    "'aggregation.common'; start from experiments.config.default",
     config_file('pass', '  config = ml_collections.ConfigDict()\n'),
   ),
   'no_cases': file_of_config(

@@ -219,13 +219,19 @@ class MappedSeedsTest(ToyTestCase):
       testing.assert_trees_close(found, single['state'])
 
 
+def _examples(name):
+  """The examples of an algorithm's own settings, by mapped field."""
+  return {
+    field: rule.examples
+    for setting, rule in algorithms.ALGORITHMS[name].settings.items()
+    if (field := schema.own_field(name, setting)) in factories.mapped_fields()
+  }
+
+
 # A value that leaves training as it is, and another one, of every mapped field.
 _VALUES: dict[str, tuple[float, float]] = {
   **{
-    field: spec.settings[setting].examples
-    for name, spec in algorithms.ALGORITHMS.items()
-    for setting in spec.settings
-    if (field := schema.own_field(name, setting)) in factories.mapped_fields()
+    k: v for name in algorithms.ALGORITHMS for k, v in _examples(name).items()
   },
   'balancing.rate': (0.025, 0.5),
   'balancing.temperature': (2.0, 0.2),
@@ -330,8 +336,9 @@ class MappedSettingsTest(ToyTestCase):
   def test_points_are_single_runs_with_these_settings(
     self, name, fields, changes=None
   ):
-    base = {field: _VALUES[field][0] for field in fields}
-    other = {field: _VALUES[field][1] for field in fields}
+    values = _VALUES | _examples(name)
+    base = {field: values[field][0] for field in fields}
+    other = {field: values[field][1] for field in fields}
     points = [base, *(base | {f: other[f]} for f in fields), other]
     config = toy_config(
       {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
@@ -343,7 +350,8 @@ class MappedSettingsTest(ToyTestCase):
       same = [np.array_equal(x, y) for x, y in zip(found, start, strict=True)]
       self.assertFalse(
         all(same),
-        f'{field} changes nothing: as a mapped value, or its two values here.',
+        f'{field} changes nothing while the others have their first values: as '
+        f'a mapped value, or {values[field]} are too near.',
       )
     for field, value in other.items():
       config_lib.set_field(config, field, value)
