@@ -156,8 +156,8 @@ def _undefined_notes(
     if names:
       of_whom = f'{", ".join(labels)}: means' if len(left_out) > 1 else 'Means'
       notes.append(
-        f'{of_whom} leave out {hints.listed(names)}, without the labels '
-        f'that a {words} needs.'
+        f'{of_whom} leave out {hints.listed(names)}, for which no {words} is '
+        'defined.'
       )
   return notes
 

@@ -48,7 +48,7 @@ class ResultsTableTest(parameterized.TestCase):
     whole = toy_records.record('whole', [[[80, 90, 85]] * 2], tasks=tasks)
     without = toy_records.record('b', [[[80, np.nan, 80]] * 2], tasks=tasks)
     broken = toy_records.record('c', [[[80, np.nan, np.nan]] * 2], tasks=tasks)
-    note = 'leave out prime, without the labels'
+    note = 'leave out prime, for which no'
     for records, said in (
       ([whole], None),
       ([without], f'Means {note}'),

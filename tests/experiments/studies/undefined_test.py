@@ -66,7 +66,7 @@ class UnlabelledTest(program_test.ToyTestCase):
 
   def test_the_table_names_it(self):
     table = (self.workdir / 'results.md').read_text()
-    self.assertIn('Means leave out top, without the labels', table)
+    self.assertIn('Means leave out top, for which no', table)
 
   def test_the_majority_has_a_value_for_clients(self):
     """The share of the label that trains most, over all test examples."""
