@@ -33,7 +33,7 @@ class ListingTest(absltest.TestCase):
         self.assertIn(f' {field}={spec.defaults[setting]}, ', text)
         self.assertIn(rule.help, text)
     for sentence in (
-      'algorithm.fedadam.tau=0.001, > 0: How little it adapts',
+      'algorithm.fedadam.tau=0.001, > 0: The degree of adaptivity',
       'is fedavg with algorithm.mu=0',
       "is fedavg with algorithm.mtfl.private='none'",
       "set model.normalization='batch'",
@@ -76,7 +76,7 @@ class DescribeTest(absltest.TestCase):
       describe.own_settings(config, 'ditto'),
       [
         'algorithm.ditto.lam=0.7: '
-        'How strongly personal models are pulled to the global one.',
+        'The proximal weight of personal models towards the global one.',
         'algorithm.ditto.personal_epochs=1: '
         'Epochs of personal models in a round.',
       ],
