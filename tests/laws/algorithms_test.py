@@ -55,16 +55,32 @@ class AlgorithmsTest(parameterized.TestCase):
       return
     cases.assert_rounds_close(_run(name, *form), _run(name, 'scan', 0))
 
-  @parameterized.named_parameters((name, name) for name in cases.distinct())
-  def test_evaluation_on_devices_agrees(self, name):
-    state, _ = _run(name, 'scan', 0)
-    found = []
-    for devices in (3, 0):
-      federation, data, algorithm = _build(name, 'scan', devices)
-      found.append(
-        cases.evaluated(algorithm, federation, state, data, devices, AXIS)
+  def test_evaluation_on_devices_agrees(self):
+    """Of each code of views, and each set of layer types, the first one."""
+    names = {}
+    for name in cases.distinct():
+      federation, _, algorithm = _build(name, 'scan', 0)
+      seen = (
+        algorithm.view.__code__,
+        frozenset(jax.tree.leaves(federation.layer_types)),
+        frozenset(federation.num_owners.items()),
+        federation.has_statistics,
       )
-    testing.assert_trees_close(*found, 1e-4, 1e-5)
+      names.setdefault(seen, name)
+    self.assertContainsSubset(
+      ('isolated', 'fedsgd', 'fedbn', 'ifca', 'multi_task_fl', 'pfedme'),
+      names.values(),
+    )
+    for name in names.values():
+      with self.subTest(name):
+        state, _ = _run(name, 'scan', 0)
+        found = []
+        for devices in (3, 0):
+          federation, data, algorithm = _build(name, 'scan', devices)
+          found.append(
+            cases.evaluated(algorithm, federation, state, data, devices, AXIS)
+          )
+        testing.assert_trees_close(*found, 1e-4, 1e-5)
 
   @parameterized.named_parameters((name, name) for name in cases.distinct())
   def test_rounds_train_and_stay_finite(self, name):
