@@ -79,12 +79,14 @@ __all__ = (
   'tasks',
 )
 
+moved.find_old_names()
+
 
 def __getattr__(name: str) -> Any:
   if name in _LAZY:
     return importlib.import_module(_LAZY[name])
   if name in moved.MODULES:
-    return moved.module(name)
+    return moved.get(name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -28,7 +28,7 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 
 Tree = Any
 _HELD_OUT_OWNERS = ('task', 'client')
@@ -130,12 +130,12 @@ def _mean(copies, chosen):
 
 
 def adapted(
-  rounds: base.Algorithm,
+  rounds: algorithm_lib.Algorithm,
   federation: federation_lib.Federation,
   adaptation: Adaptation,
   num_tasks: int | None,
   num_examples: int | jax.Array,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """The algorithm for held-out clients: its `view` adapts.
 
   Args:

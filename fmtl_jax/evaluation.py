@@ -29,7 +29,7 @@ from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 
 Metrics = dict[str, jax.Array]
 
@@ -137,7 +137,7 @@ def _of_name(name, tasks, by_kind, task, count):
 
 def evaluator(
   federation: federation_lib.Federation,
-  algorithm: base.Algorithm,
+  algorithm: algorithm_lib.Algorithm,
   execution: str = execution_lib.AUTO,
   client_axis: str | None = None,
 ) -> Callable[..., dict[str, Metrics]]:

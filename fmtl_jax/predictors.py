@@ -16,7 +16,7 @@ from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import precision
 from fmtl_jax.data import standardization
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.storage import checkpoints
 
 Tree = Any
@@ -168,8 +168,8 @@ def check_client(
 
 def client_predictor(
   federation: federation_lib.Federation,
-  algorithm: base.Algorithm,
-  state: base.State,
+  algorithm: algorithm_lib.Algorithm,
+  state: algorithm_lib.State,
   data: dataset_lib.FederatedDataset,
   client: int,
   slot: int = 0,
@@ -211,8 +211,8 @@ def client_predictor(
 
 def task_predictor(
   federation: federation_lib.Federation,
-  algorithm: base.Algorithm,
-  state: base.State,
+  algorithm: algorithm_lib.Algorithm,
+  state: algorithm_lib.State,
   data: dataset_lib.FederatedDataset,
   task: str,
   frozen: Tree = None,

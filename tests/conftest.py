@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import pathlib
+import platform
 import tempfile
 import time
 
@@ -27,6 +28,7 @@ def _kept() -> pathlib.Path:
   """Where programs are kept, without old ones; raises an OSError if nowhere."""
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = pathlib.Path(cache).expanduser() / 'fmtl_jax' / 'tests'
+  folder /= platform.node() or 'here'
   folder.mkdir(parents=True, exist_ok=True)
   for path in folder.iterdir():
     with contextlib.suppress(OSError):  # Another session may do the same.

@@ -14,7 +14,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 
 BINARY, MULTI, VALUE = (
   tasks_lib.BINARY,
@@ -71,7 +71,7 @@ def _constant_answers(answers, labels, client_tasks, tasks, personal=True):
     },
     personal=personal,
   )
-  state = base.State(
+  state = algorithm_lib.State(
     params={'output': {'bias': jnp.zeros(width)}},
     server={},
     clients=(),

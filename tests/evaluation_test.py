@@ -16,7 +16,7 @@ from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.data import dataset
 from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 
 C, T, P = layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL
 FROZEN = layer_types.PRETRAINED
@@ -180,7 +180,7 @@ def _state(federation, seed=0):
   """A state in which all owners have different values."""
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(federation.init_params, jax.random.key(0))
-  return base.State(
+  return algorithm_lib.State(
     params=jax.tree.map(
       lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes
     ),

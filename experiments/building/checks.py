@@ -299,7 +299,7 @@ def _check_sequences(flat):
     _check_each(flat, field, 'numbers >= 0', lambda x: x >= 0)
     if flat[field] and not any(flat[field]):
       raise ValueError(f'Expected one of {field} above 0, got none.')
-  for field in ('cases', 'report.more_metrics'):
+  for field in ('cases', 'data.metrics', 'report.more_metrics'):
     _check_each(flat, field, 'names', _is_text)
   for field, size, what in (
     ('layer_types', 2, '(regular expression, layer type) pairs'),

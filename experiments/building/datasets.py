@@ -18,6 +18,9 @@ from . import own_tasks
 from . import sources
 
 Source = sources.Source
+Backbone = sources.Backbone
+
+__all__ = ('Backbone', 'SOURCES', 'Source', 'load', 'loader', 'settings_of')
 
 # What a source is loaded with: the same for all cases of an experiment.
 SETTINGS = (

@@ -95,7 +95,7 @@ def of_weights(config: ml_collections.ConfigDict) -> dict[str, str]:
   found = {}
   for field, value in config_lib.flatten(config).items():
     if field.endswith(_WEIGHTS[0]) and value:
-      with contextlib.suppress(ValueError):  # Told where they are used.
+      with contextlib.suppress(ValueError):  # Reported where they are used.
         params, _ = checkpoints.load_params(value)
         found[field] = features.fingerprint(params)
   return found

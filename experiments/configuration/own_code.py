@@ -149,6 +149,11 @@ def function(field: str, name: str) -> Callable[..., Any]:
       f'Expected {field}={name} to be a function ({form}), got {found!r}.'
     )
   _check_form(field, name, found)
+  if field == TASKS and _keywords(field, found):
+    raise ValueError(
+      f'Expected {field}={name} to take ({form}) alone, got a function with '
+      'settings, which no field has; make them constants.'
+    )
   return found
 
 

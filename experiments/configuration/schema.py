@@ -125,7 +125,7 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.aggregation = ml_collections.ConfigDict()
   config.reducer = ml_collections.ConfigDict()
-  # Of the robust aggregators that have them: see fmtl_jax/server/reducers.py.
+  # Of the robust aggregators that have them: see server/robust_aggregators.py.
   config.reducer.trim = 0.2  # Share that trimmed_mean drops at each end.
   config.reducer.attackers = 0.2  # Share that krum and multi_krum expect.
   config.reducer.kept = 0.0  # Share that multi_krum averages; 0: the others.

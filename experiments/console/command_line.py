@@ -158,7 +158,8 @@ def _explain(message: str, argv: Sequence[str]) -> str:
     if known and field not in known:
       return f'Unknown {section} field {field!r}.' + hints.nearest(field, known)
     if f'{flag}={value}:' in message:
-      return f'Expected --{flag} to be like {known[field]!r}, got {value!r}.'
+      usual = config_lib.tuples(known[field])
+      return f'Expected --{flag} to be like {usual!r}, got {value!r}.'
   return message
 
 

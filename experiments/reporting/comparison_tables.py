@@ -12,7 +12,7 @@ Record = results.Record
 
 
 class _Column(NamedTuple):
-  """A measured value of `comparisons.summarize`, and how it is shown."""
+  """A measured value of `comparison_reports.summarize`, and how it is shown."""
 
   name: str
   std: str
@@ -34,7 +34,7 @@ def comparison_table(
   """Builds the table of algorithms that were searched and run alike.
 
   Args:
-    rows: Of `comparisons.summarize`.
+    rows: Of `comparison_reports.summarize`.
     records: Of the final runs.
     reference: The case of training alone, that of negative transfer.
     metric: What the rows are about.
@@ -131,7 +131,7 @@ def has_diverged(row: Mapping[str, Any]) -> bool:
   """Whether an algorithm has no values because of non-finite losses.
 
   Args:
-    row: Of `comparisons.summarize`.
+    row: Of `comparison_reports.summarize`.
   """
   return bool(row['diverged_seeds']) or row['learning_rate'] is None
 
@@ -175,7 +175,7 @@ def search_table(
   """Builds the table of what searches found, a column for each value.
 
   Args:
-    searches: Rows of `sweeps.rows_of`, by the label of the algorithm.
+    searches: Rows of `sweep_reports.rows_of`, by the label of the algorithm.
     field: The one that was searched.
     chosen: Its value that was chosen, by label.
     metric: What was compared.

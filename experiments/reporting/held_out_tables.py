@@ -42,7 +42,7 @@ def held_out_table(
   }
   shown = texts.capitalized(results.describe('test', metric, rows))
   return tables.Table(
-    title=title or f'Newcomers: {shown} by their examples',
+    title=title or f'Held-out clients: {shown} by their examples',
     header=('algorithm', 'adapts', *map(str, examples)),
     rows=tuple(
       (

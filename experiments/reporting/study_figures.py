@@ -28,7 +28,7 @@ def grid(
 
   Args:
     path: Where the picture goes; the suffix says in which format.
-    rows: Of `sweeps.run`.
+    rows: Of `sweep_reports.rows_of`.
     labels: How the cases are shown, by case.
     metric: What is drawn, in words.
   """
@@ -92,7 +92,7 @@ def comparison(
 
   Args:
     path: Where the picture goes; the suffix says in which format.
-    rows: Of `comparisons.summarize`.
+    rows: Of `comparison_reports.summarize`.
     reference: The case of training alone.
     metric: What the rows are about.
     title: One line.

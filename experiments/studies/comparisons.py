@@ -142,7 +142,7 @@ def _part(plan, head, config, source, workdir):
       _say_final(record, config)
 
   def spans(report):
-    rows = searches.read_rows(workdir, plan.name) or []
+    rows = searches.read(search)['rows']
     written = (
       [records.read(final, records.check_case)] if final.exists() else []
     )

@@ -44,7 +44,7 @@ def check_finite(
     'faults.nonfinite=skip_client'
   )
   if attacks.honest(case.data) is not None:
-    cure = f'some clients attack: try another robust aggregator, or {cure}'
+    cure = f'some clients attack: try another reducer.common, or {cure}'
   raise DivergedError(
     f'{label}: the {what} of client {ids[client]} on task '
     f'{case.data.tasks[task].name!r} was not finite in round {done + step} '

@@ -41,7 +41,7 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -74,7 +74,7 @@ def scale_by_root(
     square_fn: `(v, Delta^2) -> v`.
     learning_rate: eta.
     beta1: Of m.
-    tau: How little it adapts.
+    tau: The degree of adaptivity: the smaller, the more.
   """
 
   def init(params):
@@ -123,7 +123,7 @@ def fedadagrad(
   server_learning_rate: Number = 0.1,
   beta1: Number = 0.0,
   tau: Number = 1e-3,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedAdagrad, for any layer types.
 
   Args:
@@ -160,7 +160,7 @@ def fedadam(
   beta1: Number = 0.9,
   beta2: Number = 0.99,
   tau: Number = 1e-3,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedAdam; arguments as of `fedadagrad`, and beta2 of v."""
   return _build(
     'fedadam',
@@ -184,7 +184,7 @@ def fedyogi(
   beta1: Number = 0.9,
   beta2: Number = 0.99,
   tau: Number = 1e-3,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedYogi; arguments as of `fedadagrad`, and beta2 of v."""
   return _build(
     'fedyogi',

@@ -51,7 +51,7 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 Tree = Any
@@ -87,7 +87,7 @@ def apfl(
   *,
   alpha: float | jax.Array = 0.5,
   adapt: bool = False,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds APFL, for any layer types.
 
   Args:

@@ -43,7 +43,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training as training_lib
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import servers
@@ -181,7 +181,7 @@ def cfl(
   eps2: float | jax.Array = 1.6,
   gamma: float | jax.Array = 0.0,
   max_clusters: int = 8,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds CFL, for any layer types beside those of clusters.
 
   Args:

@@ -44,7 +44,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
@@ -71,7 +71,7 @@ def ditto(
   *,
   lam: float | jax.Array = 0.1,
   personal_epochs: int | jax.Array = 1,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds Ditto, for any layer types.
 
   Args:

@@ -20,7 +20,7 @@ from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
@@ -33,7 +33,7 @@ def fedavg_finetune(
   *,
   finetune_epochs: int | jax.Array = 5,
   finetune_learning_rate: float | jax.Array = 0.0,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedAvg with fine-tuning, for any layer types.
 
   Args:

@@ -24,7 +24,7 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -37,7 +37,7 @@ def fedavgm(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   server_momentum: float | jax.Array = 0.9,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedAvgM, for any layer types.
 
   Args:

@@ -27,7 +27,7 @@ from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedper.label_rules
@@ -41,7 +41,7 @@ def fedbabu(
   finetune_epochs: int | jax.Array = 5,
   finetune_learning_rate: float | jax.Array = 0.0,
   finetune_head_only: bool = False,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedBABU, for any layer types with some that clients own.
 
   Args:

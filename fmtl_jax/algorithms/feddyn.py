@@ -54,7 +54,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -67,7 +67,7 @@ def feddyn(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   alpha: float | jax.Array = 0.1,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedDyn, for any layer types.
 
   Args:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import client_updates
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -38,7 +38,7 @@ def federated_averaging(
   choose_fn: round_phases.ChooseFn | None = None,
   regroup_fn: round_phases.RegroupFn | None = None,
   all_copies: Sequence[str] = (),
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds rounds of federated averaging.
 
   Args:
@@ -106,9 +106,9 @@ def federated_averaging(
       down.append(jax.eval_shape(federation.broadcast, sent, index))
     report = jax.eval_shape(client_update.report, own)
     up = [federation.averaged(own), *([] if report == () else [report])]
-    return base.Messages(tuple(up), tuple(down), tuple(all_copies))
+    return algorithm_lib.Messages(tuple(up), tuple(down), tuple(all_copies))
 
-  return base.Algorithm(
+  return algorithm_lib.Algorithm(
     phases.init,
     round_fn,
     view,

@@ -35,7 +35,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -46,7 +46,7 @@ def fednova(
   federation: federation_lib.Federation,
   local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedNova, for any layer types.
 
   Args:

@@ -28,7 +28,7 @@ from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
@@ -40,7 +40,7 @@ def fedprox(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   mu: float | jax.Array = 0.1,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedProx, for any layer types.
 
   Args:

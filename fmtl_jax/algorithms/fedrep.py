@@ -32,7 +32,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedper.label_rules
@@ -44,7 +44,7 @@ def fedrep(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   head_epochs: int | jax.Array = 10,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedRep, for any layer types with some that clients own.
 
   Args:

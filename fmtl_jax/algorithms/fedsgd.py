@@ -28,7 +28,7 @@ from fmtl_jax.clients import faults
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
 from fmtl_jax.cohorts import participation as participation_lib
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
@@ -38,7 +38,7 @@ def fedsgd(
   federation: federation_lib.Federation,
   local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedSGD, for any layer types.
 
   Args:

@@ -15,7 +15,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 # Settings of algorithms whose clients fine-tune.
@@ -32,12 +32,12 @@ LEARNING_RATE = specs.Setting(
 
 
 def finetuned(
-  rounds: base.Algorithm,
+  rounds: algorithm_lib.Algorithm,
   federation: federation_lib.Federation,
   local: local_optimizers.LocalSgd,
   settings: round_settings.RoundSettings,
   learning_rate: float | jax.Array = 0.0,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Lets clients of an algorithm train on their own data before they predict.
 
   Args:

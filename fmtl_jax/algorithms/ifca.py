@@ -34,7 +34,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 CLUSTER = clusters_lib.CLUSTER
@@ -47,7 +47,7 @@ def ifca(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   clusters: int = 2,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds IFCA, for any layer types beside those of clusters.
 
   Args:

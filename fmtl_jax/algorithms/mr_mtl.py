@@ -50,7 +50,7 @@ from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import weights
@@ -103,7 +103,7 @@ def mr_mtl(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds mean-regularized multi-task learning, for any layer types.
 
   Args:

@@ -31,7 +31,7 @@ from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import weights
 
@@ -52,7 +52,7 @@ def mt_fedavg(
   federation: federation_lib.Federation,
   local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds MT-FedAvg, for any layer types.
 
   Args:

@@ -24,7 +24,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 
@@ -60,7 +60,7 @@ def multi_task_fl(
   federation: federation_lib.Federation,
   local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds the method; the federation's layer types say which layer is which.
 
   Args:
@@ -75,7 +75,7 @@ def multi_task_fl(
 
 def under_rules(
   name: str, module: str, doc: str
-) -> Callable[..., base.Algorithm]:
+) -> Callable[..., algorithm_lib.Algorithm]:
   """The factory of an algorithm that is federated averaging by its label rules.
 
   Args:
@@ -91,7 +91,7 @@ def under_rules(
     federation: federation_lib.Federation,
     local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
     settings: round_settings.RoundSettings = round_settings.RoundSettings(),
-  ) -> base.Algorithm:
+  ) -> algorithm_lib.Algorithm:
     return multi_task_fl(federation, local, settings)
 
   factory.__name__ = factory.__qualname__ = name

@@ -47,7 +47,7 @@ from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = fedavg.label_rules
@@ -94,7 +94,7 @@ def per_fedavg(
   order: str = HESSIAN_FREE,
   delta: float | jax.Array = 0.01,
   finetune_epochs: int | jax.Array = 5,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds Per-FedAvg, for any layer types.
 
   Args:

@@ -50,7 +50,7 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -67,7 +67,7 @@ def pfedme(
   inner_steps: int | jax.Array = 5,
   personal_learning_rate: float | jax.Array = 0.05,
   beta: float | jax.Array = 1.0,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds pFedMe, for any layer types.
 
   Args:

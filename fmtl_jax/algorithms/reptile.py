@@ -38,7 +38,7 @@ from fmtl_jax.algorithms import finetuning
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
 
@@ -53,7 +53,7 @@ def reptile(
   server_rate: float | jax.Array = 0.5,
   finetune_epochs: int | jax.Array = 5,
   finetune_learning_rate: float | jax.Array = 0.0,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds FedReptile, for any layer types.
 
   Args:

@@ -31,7 +31,7 @@ from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 label_rules = separate_fl.label_rules
@@ -43,7 +43,7 @@ def soft_sharing(
   settings: round_settings.RoundSettings = round_settings.RoundSettings(),
   *,
   lam: float | jax.Array = 0.1,
-) -> base.Algorithm:
+) -> algorithm_lib.Algorithm:
   """Builds soft sharing of what is task-specific, for any layer types.
 
   Args:

@@ -17,7 +17,7 @@ import jax
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 
 _INFINITE = float('inf')
 
@@ -204,7 +204,7 @@ class Spec:
   doc: str | None
   family: str
   year: int
-  build: Callable[..., base.Algorithm]
+  build: Callable[..., algorithm_lib.Algorithm]
   label_rules: Callable[..., layer_types.Rules]
   depths: tuple[str, ...] = ()
   leaf_rules: Callable[..., layer_types.Rules] = lambda: ()

@@ -11,20 +11,42 @@ from collections.abc import Callable, Mapping, Sequence
 import inspect
 from typing import Any
 
-from fmtl_jax.balancing.base import Balanced as Balanced
-from fmtl_jax.balancing.base import Balancer as Balancer
-from fmtl_jax.balancing.base import combine as combine
-from fmtl_jax.balancing.base import Memory as Memory
-from fmtl_jax.balancing.base import Places as Places
-from fmtl_jax.balancing.surgery import cagrad as cagrad
-from fmtl_jax.balancing.surgery import mgda as mgda
-from fmtl_jax.balancing.surgery import pcgrad as pcgrad
-from fmtl_jax.balancing.weighting import dwa as dwa
-from fmtl_jax.balancing.weighting import famo as famo
-from fmtl_jax.balancing.weighting import fedgradnorm as fedgradnorm
-from fmtl_jax.balancing.weighting import fixed as fixed
-from fmtl_jax.balancing.weighting import gradnorm as gradnorm
-from fmtl_jax.balancing.weighting import uncertainty as uncertainty
+from fmtl_jax.balancing.base import Balanced
+from fmtl_jax.balancing.base import Balancer
+from fmtl_jax.balancing.base import combine
+from fmtl_jax.balancing.base import Memory
+from fmtl_jax.balancing.base import Places
+from fmtl_jax.balancing.surgery import cagrad
+from fmtl_jax.balancing.surgery import mgda
+from fmtl_jax.balancing.surgery import pcgrad
+from fmtl_jax.balancing.weighting import dwa
+from fmtl_jax.balancing.weighting import famo
+from fmtl_jax.balancing.weighting import fedgradnorm
+from fmtl_jax.balancing.weighting import fixed
+from fmtl_jax.balancing.weighting import gradnorm
+from fmtl_jax.balancing.weighting import uncertainty
+
+__all__ = (
+  'Balanced',
+  'Balancer',
+  'METHODS',
+  'Memory',
+  'NONE',
+  'PLACES',
+  'Places',
+  'SETTINGS',
+  'cagrad',
+  'check_bounds',
+  'combine',
+  'dwa',
+  'famo',
+  'fedgradnorm',
+  'fixed',
+  'gradnorm',
+  'mgda',
+  'pcgrad',
+  'uncertainty',
+)
 
 NONE = 'none'
 PLACES = ('client', 'group', 'server')

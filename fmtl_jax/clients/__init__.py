@@ -17,10 +17,13 @@ from fmtl_jax.clients.client_updates import masked
 from fmtl_jax.clients.client_updates import where_counted
 from fmtl_jax.clients.local_optimizers import LocalSgd
 from fmtl_jax.clients.local_optimizers import on_part
+from fmtl_jax.clients.local_optimizers import OptimizerFn
 from fmtl_jax.clients.local_optimizers import rate
+from fmtl_jax.clients.local_optimizers import Schedule
 from fmtl_jax.clients.local_optimizers import Sgd
 from fmtl_jax.clients.training import add_metrics
 from fmtl_jax.clients.training import apply_updates
+from fmtl_jax.clients.training import GradientFn
 from fmtl_jax.clients.training import local_sgd
 from fmtl_jax.clients.training import local_training
 from fmtl_jax.clients.training import proximal_term
@@ -31,7 +34,10 @@ __all__ = (
   'ClientContext',
   'ClientResult',
   'ClientUpdate',
+  'GradientFn',
   'LocalSgd',
+  'OptimizerFn',
+  'Schedule',
   'Sgd',
   'Trained',
   'add_metrics',

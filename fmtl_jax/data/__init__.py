@@ -1,3 +1,5 @@
 """Data: the federation's data set, partitions, splits and sources."""
 
-from fmtl_jax.data.dataset import FederatedDataset as FederatedDataset
+from fmtl_jax.data.dataset import FederatedDataset
+
+__all__ = ('FederatedDataset',)

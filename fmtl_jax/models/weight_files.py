@@ -103,7 +103,7 @@ def load_vgg(
   params = {}
   features = 0
   with contextlib.ExitStack() as stack:
-    with _told(path):
+    with _describing_errors(path):
       found = kind.read(path, names, size, stack)
     for name in names:
       if name not in found:
@@ -116,7 +116,7 @@ def load_vgg(
       where = f'{name} of {path}'
       window = _window(kernel, shape, features, kind.layout, where)
       _check_bias(bias, shapes[name]['bias'].shape, where)
-      with _told(path):
+      with _describing_errors(path):
         params[name] = {
           'kernel': _hwio(_values(kernel), window, shape, kind.layout),
           'bias': _values(bias).reshape(-1),  # MATLAB has no vectors.
@@ -156,7 +156,7 @@ def _format(path: pathlib.Path) -> _Format:
 
 
 @contextlib.contextmanager
-def _told(path: pathlib.Path) -> Iterator[None]:
+def _describing_errors(path: pathlib.Path) -> Iterator[None]:
   """Turns whatever a reader makes of a damaged file into a sentence."""
   try:
     yield

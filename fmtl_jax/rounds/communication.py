@@ -4,7 +4,7 @@ A client gets the layers of its view that others share and sends their updates:
 a common layer once, a task-specific layer for each active slot, a personal or
 pre-trained layer never. What an algorithm moves beside them, such as control
 variates, counts with the layers that it belongs to: bytes are those of the
-trees that its rounds move (`base.Messages`), with the dtypes that these have.
+trees that its rounds move (`algorithm.Messages`), with the dtypes of these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 
 Tree = Any
 
@@ -31,7 +31,7 @@ def message_bytes(
 
   Args:
     federation: Network, layer types and tasks.
-    message: One of `base.Messages`.
+    message: One of `algorithm.Messages`.
 
   Returns:
     Bytes by layer type that a client moves once, and those it moves for each of
@@ -63,7 +63,7 @@ def cohort_bytes(
 
   Args:
     federation: Network, layer types and tasks.
-    message: One of `base.Messages`.
+    message: One of `algorithm.Messages`.
     num_clients: Clients of the cohort, padding not counted.
     num_active_slots: Their active slots.
 
@@ -82,7 +82,7 @@ def cohort_bytes(
 
 def kept_models(
   federation: federation_lib.Federation,
-  algorithm: base.Algorithm,
+  algorithm: algorithm_lib.Algorithm,
   data: dataset_lib.FederatedDataset,
 ) -> list[Tree]:
   """The models that clients keep beside the parameters and predict with.

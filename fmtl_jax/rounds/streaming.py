@@ -29,13 +29,14 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import client_store
 from fmtl_jax.rounds import round_settings
 
 Tree = Any
 MakeAlgorithm = Callable[
-  [federation_lib.Federation, round_settings.RoundSettings], base.Algorithm
+  [federation_lib.Federation, round_settings.RoundSettings],
+  algorithm_lib.Algorithm,
 ]
 
 
@@ -188,7 +189,7 @@ class StreamedRounds:
     self._ahead = None
     self._reader.shutdown(cancel_futures=True)
 
-  def init(self, key: jax.Array) -> base.State:
+  def init(self, key: jax.Array) -> algorithm_lib.State:
     """The state before the first round; all clients' rows are new.
 
     Args:
@@ -206,7 +207,7 @@ class StreamedRounds:
     )
     return state
 
-  def compile(self, state: base.State) -> None:
+  def compile(self, state: algorithm_lib.State) -> None:
     """Compiles rounds, by running one of padding clients; changes nothing.
 
     Args:
@@ -218,7 +219,9 @@ class StreamedRounds:
     jax.block_until_ready(self._round(copy, *inputs))
     self._ahead = self._read(_one_copy(state.key), int(state.round))
 
-  def run_round(self, state: base.State) -> tuple[base.State, base.Metrics]:
+  def run_round(
+    self, state: algorithm_lib.State
+  ) -> tuple[algorithm_lib.State, algorithm_lib.Metrics]:
     """Runs a round, and reads the examples of the next one meanwhile.
 
     Args:
@@ -239,18 +242,20 @@ class StreamedRounds:
     self.store.scatter(now.clients, jax.device_get(rows))
     return state, metrics
 
-  def state_of(self, state: base.State, clients: np.ndarray) -> base.State:
+  def state_of(
+    self, state: algorithm_lib.State, clients: np.ndarray
+  ) -> algorithm_lib.State:
     """The state of the federation that the `[n]` clients make up."""
     rows = self.store.gather(np.asarray(clients, np.int32))
     return self._join(_one_copy(state), jax.tree.map(jnp.asarray, rows))
 
-  def take_state(self, state: base.State) -> base.State:
+  def take_state(self, state: algorithm_lib.State) -> algorithm_lib.State:
     """Takes a state of all clients, as of `Algorithm.round`, for a round."""
     state, rows = self._split(state)
     self.store.scatter(np.arange(self._num_clients), jax.device_get(rows))
     return self._everywhere(state)
 
-  def views(self, state: base.State, clients: np.ndarray) -> Tree:
+  def views(self, state: algorithm_lib.State, clients: np.ndarray) -> Tree:
     """The parameters with which `[n]` clients predict.
 
     Args:
@@ -398,8 +403,8 @@ def _check_federation(
 
 
 def _state(
-  state: base.State, params: Tree, clients: Tree, memory: Tree
-) -> base.State:
+  state: algorithm_lib.State, params: Tree, clients: Tree, memory: Tree
+) -> algorithm_lib.State:
   """Another state of the same round."""
   return dataclasses.replace(
     state,

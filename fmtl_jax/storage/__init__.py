@@ -8,3 +8,6 @@
 `critical`     writes that no other thread interrupts
 `archives`     zip files of others, read with limits
 """
+
+# Each by its module: `checkpoints` imports orbax.
+__all__ = ()

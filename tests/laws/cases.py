@@ -23,7 +23,7 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
@@ -102,7 +102,9 @@ def leaf_types(
   }
 
 
-def start(algorithm: base.Algorithm, data, seed: int = 1) -> base.State:
+def start(
+  algorithm: algorithm_lib.Algorithm, data, seed: int = 1
+) -> algorithm_lib.State:
   """A state in which all owners have different values.
 
   What optimizers keep is zero at first, so that no program has to run but where
@@ -115,7 +117,7 @@ def start(algorithm: base.Algorithm, data, seed: int = 1) -> base.State:
   memory = shapes.balancing
   if jax.tree.leaves(memory):
     memory = testing.jit(algorithm.init)(key, data).balancing
-  return base.State(
+  return algorithm_lib.State(
     params=jax.tree.map(
       lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), x.dtype),
       shapes.params,
@@ -167,7 +169,7 @@ def epoch_keys(key: jax.Array, epochs: int) -> list[jax.Array]:
 
 
 def drawn(
-  state: base.State,
+  state: algorithm_lib.State,
   data: dataset_lib.FederatedDataset,
   federation: federation_lib.Federation,
   clients_per_task: Sequence[int],
@@ -256,14 +258,14 @@ def compare(
   rounds: int = 2,
   rtol: float = 1e-4,
   atol: float = 1e-5,
-  build: Callable[..., base.Algorithm] | None = None,
+  build: Callable[..., algorithm_lib.Algorithm] | None = None,
   reference: Callable[..., naive.Federation] = naive.Federation,
   own: Mapping[str, Any] | None = None,
   keys_fn: Callable[[jax.Array, int], list[jax.Array]] = epoch_keys,
   participation: participation_lib.Participation | None = None,
   skip_nonfinite: bool = False,
   **settings: Any,
-) -> base.State:
+) -> algorithm_lib.State:
   """Raises an AssertionError unless rounds equal those of the naive reference.
 
   With `build`, a run starts as the algorithm does, and the models with which
@@ -415,7 +417,9 @@ def named(
   dtype: Any = None,
   **settings: Any,
 ) -> tuple[
-  federation_lib.Federation, dataset_lib.FederatedDataset, base.Algorithm
+  federation_lib.Federation,
+  dataset_lib.FederatedDataset,
+  algorithm_lib.Algorithm,
 ]:
   """An algorithm of the table by its name, on a small network of its own rules.
 
@@ -519,7 +523,9 @@ def partly_labelled() -> dataset_lib.FederatedDataset:
   )
 
 
-def views_of(algorithm: base.Algorithm, state: base.State, data) -> Tree:
+def views_of(
+  algorithm: algorithm_lib.Algorithm, state: algorithm_lib.State, data
+) -> Tree:
   """The parameters `[M, ...]` with which all clients predict."""
 
   def views(state, data):
@@ -530,14 +536,14 @@ def views_of(algorithm: base.Algorithm, state: base.State, data) -> Tree:
 
 
 def train(
-  build: Callable[..., base.Algorithm],
+  build: Callable[..., algorithm_lib.Algorithm],
   federation: federation_lib.Federation,
   data: dataset_lib.FederatedDataset,
   local: local_optimizers.LocalSgd,
   rounds: int = 3,
   own: Mapping[str, Any] | None = None,
   **settings: Any,
-) -> tuple[base.State, Tree]:
+) -> tuple[algorithm_lib.State, Tree]:
   """The state after some rounds, and the clients' views, `[M, ...]`.
 
   Args:
@@ -560,11 +566,11 @@ def train(
 
 
 def two_rounds(
-  algorithm: base.Algorithm,
+  algorithm: algorithm_lib.Algorithm,
   data: dataset_lib.FederatedDataset,
   devices: int = 0,
   axis: str = 'client',
-) -> tuple[base.State, base.Metrics]:
+) -> tuple[algorithm_lib.State, algorithm_lib.Metrics]:
   """The state after two rounds and the metrics of the second.
 
   Args:
@@ -584,9 +590,9 @@ def two_rounds(
 
 
 def evaluated(
-  algorithm: base.Algorithm,
+  algorithm: algorithm_lib.Algorithm,
   federation: federation_lib.Federation,
-  state: base.State,
+  state: algorithm_lib.State,
   data: dataset_lib.FederatedDataset,
   devices: int = 0,
   axis: str = 'client',

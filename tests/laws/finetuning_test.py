@@ -94,7 +94,7 @@ class FineTuningRateTest(parameterized.TestCase):
       rtol=1e-5,
     )
 
-  def test_a_newcomer_has_it_too(self):
+  def test_a_held_out_client_has_it_too(self):
     """Its only example is 4, and it starts from 2."""
     federation, data = testing.mean_estimation([[0.0], [4.0]], [0, 0], 'common')
     algorithm = fedavg_finetune.fedavg_finetune(federation)

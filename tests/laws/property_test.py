@@ -30,7 +30,7 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import client_batches
-from fmtl_jax.rounds import algorithm as base
+from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
 
@@ -296,7 +296,7 @@ class Program:
     )
     return loop, frozen
 
-  def start(self, drawn, loop) -> base.State:
+  def start(self, drawn, loop) -> algorithm_lib.State:
     """A state in which all owners differ.
 
     Personal layers of empty slots are filled as the data are. Clients without a
@@ -313,7 +313,7 @@ class Program:
           params[layer][name][is_empty] = drawn.fill
         params[layer][name][_lost(drawn, loop)] = np.nan
     key = rng.integers(2**32, size=2, dtype=np.uint32)
-    return base.State(
+    return algorithm_lib.State(
       params=params,
       server=jax.tree.map(zeros, self._state.server),
       clients=jax.tree.map(zeros, self._state.clients),

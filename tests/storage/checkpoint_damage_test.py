@@ -1,7 +1,7 @@
-"""Law: damage to a checkpoint is told, or it changes nothing that is read.
+"""Law: damage to a checkpoint is reported, or it changes nothing that is read.
 
-`DAMAGE_EXAMPLES=2000 python tests/checkpoint_damage_test.py` tries as many new
-bits; otherwise they are few, and always the same.
+`DAMAGE_EXAMPLES=2000 python tests/storage/checkpoint_damage_test.py` tries as
+many new bits; otherwise they are few, and always the same.
 """
 
 from collections.abc import Callable

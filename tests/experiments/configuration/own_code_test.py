@@ -76,6 +76,10 @@ def squared(tasks):
   return [dataclasses.replace(task, loss=square) for task in tasks]
 
 
+def tuned(tasks, *, factor=0.5):
+  return tasks
+
+
 def renamed(tasks):
   return [dataclasses.replace(task, name=task.name + 's') for task in tasks]
 
@@ -201,6 +205,7 @@ class MistakesTest(OwnCodeTestCase):
     ('data.name', f'{NAME}:labels_of_others', r'with labels \[N, L\]'),
     ('data.name', 'given:mine', 'in another process; give it again'),
     ('data.tasks', f'{NAME}:wide', r'to take \(tasks\)'),
+    ('data.tasks', f'{NAME}:tuned', r'to take \(tasks\) alone'),
     ('data.tasks', f'{NAME}:fails', "raised an error .KeyError: 'a cause'"),
     ('data.tasks', f'{NAME}:no_tasks', r'return a list of tasks.Task.* got'),
     ('data.tasks', f'{NAME}:renamed', 'with their names .* got'),

@@ -5,7 +5,7 @@ earlier run, it ends with exit code 2 and one line on stderr, no traceback, and
 leaves its folder as it was. Random inputs may be good or bad: any sentence is
 fine, a traceback is not. There are more of those with
 
-  BAD_INPUTS=1000 python tests/experiments/bad_inputs_test.py
+  BAD_INPUTS=1000 python tests/experiments/console/bad_inputs_test.py
 """
 
 import contextlib
@@ -524,6 +524,7 @@ MISTAKES = {
   'nothing_kept': of('checkpoint.keep', 0, 'checkpoint.keep >= 1, got 0'),
   'unknown_metric': of('report.metric', 'f1', 'accuracy, balanced_accuracy'),
   'metric_of_other_tasks': of('report.metric', 'mse', 'that the tasks have'),
+  'metrics_that_are_numbers': of('data.metrics', '(1,)', 'data.metrics'),
   'more_metrics': of('report.more_metrics', "('mse',)", 'that the tasks have'),
   'unknown_baseline': of(
     'report.baseline', 'fedawg', "report.baseline .* Did you mean 'fedavg'"
@@ -1103,7 +1104,7 @@ ROWS = [
   }
   for rate, final in ((0.1, 60.0), (0.2, None))
 ]
-NEWCOMERS = {
+HELD_OUT = {
   'case': 'fedavg',
   'label': 'FedAvg',
   'seeds': [0, 1],
@@ -1243,7 +1244,7 @@ class RandomFileTest(RandomTestCase):
     self.one_sentence(report)
 
   @examples(100)
-  @hypothesis.given(damaged_json(NEWCOMERS))
+  @hypothesis.given(damaged_json(HELD_OUT))
   def test_the_record_of_held_out_clients(self, content):
     self.write('cases/a.json', content)
 

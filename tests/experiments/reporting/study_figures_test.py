@@ -9,7 +9,7 @@ from tests.experiments.reporting import drawn_figures
 
 
 def _rows(count):
-  """Algorithms as of `comparisons.summarize`; the first one diverged."""
+  """Algorithms as of `comparison_reports.summarize`; the first one diverged."""
   rng = np.random.default_rng(count)
   fields = ('mean', 'std', 'worst_decile', 'worst_decile_std')
   rows = [
