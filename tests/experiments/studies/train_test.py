@@ -924,7 +924,7 @@ class AttackedTest(program_test.ToyTestCase):
   def test_honest_clients_that_are_lost_are_reported(self):
     with self.assertRaisesRegex(
       divergence.DivergedError,
-      'in round 1 .* some clients attack: try another rob',
+      'in round 1 .* some clients attack: try another red',
     ):
       self.run_attacked('mean')
 
