@@ -91,7 +91,9 @@ def load(
       'data.manual_dir and data.data_dir.'
     ) from error
   sources.check(data.name, source)
-  return own_tasks.replaced(source, data)
+  if data.tasks or data.metrics:
+    source = own_tasks.replaced(source, data)
+  return source
 
 
 def loader(name: str) -> Callable[..., sources.Source]:
