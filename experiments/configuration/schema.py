@@ -37,7 +37,16 @@ def default_config() -> ml_collections.ConfigDict:
   config.name = ''
   # The rows of the results table, in order; see cases.py.
   config.cases = ()
+  for add in (
+    *(_add_data, _add_model, _add_training, _add_clients, _add_studies),
+    *(_add_execution, _add_report),
+  ):
+    add(config)
+  return config
 
+
+def _add_data(config: ml_collections.ConfigDict) -> None:
+  """The data, and how they are partitioned and split."""
   config.data = ml_collections.ConfigDict()
   config.data.name = 'digits'  # Or package.module:function, see own_code.py,
   config.data.own = ml_collections.ConfigDict()  # with its settings.
@@ -62,6 +71,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.validation_fraction = 0.1
   config.data.standardize = False
 
+
+def _add_model(config: ml_collections.ConfigDict) -> None:
+  """The network, its layer types and the algorithm."""
   config.model = ml_collections.ConfigDict()
   config.model.name = 'mlp'  # Or package.module:function,
   config.model.own = ml_collections.ConfigDict()  # with its settings.
@@ -96,6 +108,9 @@ def default_config() -> ml_collections.ConfigDict:
     if own:
       config.algorithm[name] = own
 
+
+def _add_training(config: ml_collections.ConfigDict) -> None:
+  """Local training, cohorts and the server."""
   config.client = ml_collections.ConfigDict()
   config.client.optimizer = 'sgd'
   config.client.learning_rate = 0.1
@@ -143,6 +158,9 @@ def default_config() -> ml_collections.ConfigDict:
     server.momentum = 0.0
     config.server[layer_type] = server
 
+
+def _add_clients(config: ml_collections.ConfigDict) -> None:
+  """Clients that attack, are slow or fail."""
   config.attack = ml_collections.ConfigDict()
   config.attack.name = 'none'  # Or sign_flip, noise, label_flip, nan.
   config.attack.share = 0.2  # Of every task's clients, rounded down,
@@ -170,6 +188,9 @@ def default_config() -> ml_collections.ConfigDict:
   # A point of a sweep ends where its loss is so many times its first one.
   config.faults.diverged_above = 100.0
 
+
+def _add_studies(config: ml_collections.ConfigDict) -> None:
+  """How much is run, by which study, and what differs by case."""
   config.run = ml_collections.ConfigDict()
   config.run.rounds = 100
   config.run.seeds = 1
@@ -196,6 +217,9 @@ def default_config() -> ml_collections.ConfigDict:
   # What may differ by case: config.overrides.CASE.client.learning_rate.
   config.overrides = ml_collections.ConfigDict()
 
+
+def _add_execution(config: ml_collections.ConfigDict) -> None:
+  """What changes no result: how it is computed and kept."""
   config.execution = ml_collections.ConfigDict()
   config.execution.name = 'auto'  # Or scan, vmap, chunk[:K], low_rank[:K].
   # Megabytes for the clients that run at once, of chunk and low_rank; 0: half
@@ -212,6 +236,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.checkpoint.every_rounds = 0  # 0: at the end of each case only.
   config.checkpoint.keep = 2  # The latest ones; the best is kept, too.
 
+
+def _add_report(config: ml_collections.ConfigDict) -> None:
+  """What is shown."""
   config.report = ml_collections.ConfigDict()
   config.report.title = ''
   config.report.metric = 'accuracy'
@@ -230,7 +257,6 @@ def default_config() -> ml_collections.ConfigDict:
   # Figures of others, shown below the table: (row label, column, text).
   config.report.published = ()
   config.report.published_source = ''
-  return config
 
 
 def own_field(algorithm: str, setting: str) -> str:
