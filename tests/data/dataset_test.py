@@ -1,8 +1,9 @@
 """Laws of the data set: what is built, gathered and refused."""
 
 import dataclasses
+import pathlib
+import sys
 import time
-from typing import Any
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,52 +16,14 @@ from fmtl_jax import testing
 from fmtl_jax.data import dataset
 from fmtl_jax.data import standardization
 
-NAN = float('nan')
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.data import four_clients
 
-KIND = tasks_lib.Task(name='kind', kind=tasks_lib.MULTICLASS, num_classes=4)
 
-TEETH = tasks_lib.Task(name='teeth', column=1)
+TEETH_ONLY = dataclasses.replace(four_clients.TEETH, column=0)
 
-TEETH_ONLY = dataclasses.replace(TEETH, column=0)
-
-AGE = tasks_lib.Task(name='age', kind=tasks_lib.REGRESSION, column=2)
 
 _take = jax.jit(dataset.FederatedDataset.take)
-
-
-def _rows(*groups):
-  return [np.array(group, np.int32) for group in groups]
-
-
-def _arguments(**changes) -> dict[str, Any]:
-  """Four clients with 2, 3, 2 and 2 training examples; row 11 is unused."""
-  return {
-    'features': np.arange(24, dtype=np.float32).reshape(12, 2),
-    'labels': np.array(
-      [
-        [0, 1, 0.5],
-        [3, NAN, 2.5],
-        [NAN, 0, 30],
-        [2, 1, NAN],
-        [1, NAN, -4],
-        [0, 0, 7],
-        [2, 1, 8],
-        [1, 0, 9],
-        [3, 0, 10],
-        [1, 1, 11],
-        [0, 1, NAN],
-        [9, 9, 9],
-      ]
-    ),
-    'tasks': [KIND, TEETH, AGE],
-    'client_tasks': [[0, 1], [1, 2], [2, -1], [1, 0]],
-    'train': [[0, 1], [4, 2, 3], [5, 6], [8, 10]],
-    'test': _rows([7], [9], [], [9]),
-  } | changes
-
-
-def _create(**changes) -> dataset.FederatedDataset:
-  return dataset.FederatedDataset.create(**_arguments(**changes))
 
 
 def _groups(rows):
@@ -69,22 +32,24 @@ def _groups(rows):
 
 class CreateTest(parameterized.TestCase):
   def test_numbers(self):
-    data = _create()
+    data = four_clients.create()
     self.assertEqual(
       (data.num_clients, data.num_slots, data.num_tasks), (4, 2, 3)
     )
-    self.assertEqual(data.tasks, (KIND, TEETH, AGE))
+    self.assertEqual(
+      data.tasks, (four_clients.KIND, four_clients.TEETH, four_clients.AGE)
+    )
 
   def test_missing_labels_are_allowed(self):
-    data = _create()
-    labels = _arguments()['labels']
+    data = four_clients.create()
+    labels = four_clients.arguments()['labels']
     np.testing.assert_array_equal(data.examples.present, ~np.isnan(labels))
     np.testing.assert_array_equal(data.examples.labels, np.nan_to_num(labels))
     self.assertEqual(data.examples.labels.dtype, np.float32)
     np.testing.assert_array_equal(data.examples.columns, [0, 1, 2])
 
   def test_rows_are_grouped_by_client(self):
-    partition = _create().partition
+    partition = four_clients.create().partition
     self.assertEqual(
       _groups(partition.train), [[0, 1], [4, 2, 3], [5, 6], [8, 10]]
     )
@@ -96,7 +61,7 @@ class CreateTest(parameterized.TestCase):
     self.assertEqual(partition.validation.max_size, 0)
 
   def test_members_are_the_slots_of_each_task(self):
-    partition = _create().partition
+    partition = four_clients.create().partition
     np.testing.assert_array_equal(
       partition.client_tasks, [[0, 1], [1, 2], [2, 3], [1, 0]]
     )
@@ -105,12 +70,14 @@ class CreateTest(parameterized.TestCase):
 
   def test_labels_are_counted_by_slot(self):
     np.testing.assert_array_equal(
-      _create().partition.label_counts, [[2, 1], [2, 2], [2, 0], [2, 2]]
+      four_clients.create().partition.label_counts,
+      [[2, 1], [2, 2], [2, 0], [2, 2]],
     )
 
   def test_a_common_test_set_is_that_of_the_holders_by_default(self):
-    partition = _create(
-      train=[[0, 1], [4, 2], [5], [8]], validation=_rows([3], [], [6], [10])
+    partition = four_clients.create(
+      train=[[0, 1], [4, 2], [5], [8]],
+      validation=four_clients.rows([3], [], [6], [10]),
     ).partition
     self.assertEqual(_groups(partition.pooled_test), [[7, 9], [7, 9, 9], [9]])
     self.assertEqual(
@@ -119,7 +86,7 @@ class CreateTest(parameterized.TestCase):
 
   def test_a_common_test_set_may_be_given(self):
     given = [[1, 9], [5], [2, 3, 10]]
-    partition = _create(
+    partition = four_clients.create(
       train=[[0], [4], [6], [8]], pooled_test=given, pooled_validation=given
     ).partition
     self.assertEqual(_groups(partition.pooled_test), given)
@@ -127,7 +94,7 @@ class CreateTest(parameterized.TestCase):
     self.assertEqual(partition.pooled_test.max_size, 3)
 
   def test_one_column_and_one_task_may_be_given_flat(self):
-    data = _create(
+    data = four_clients.create(
       labels=np.arange(12) % 2, tasks=[TEETH_ONLY], client_tasks=[0, 0, 0, 0]
     )
     self.assertEqual(data.examples.labels.shape, (12, 1))
@@ -135,35 +102,37 @@ class CreateTest(parameterized.TestCase):
     self.assertEqual(data.num_slots, 1)
 
   def test_clients_are_numbered_unless_they_have_ids(self):
-    ids = _create().partition.client_ids
+    ids = four_clients.create().partition.client_ids
     np.testing.assert_array_equal(ids, np.arange(4, dtype=np.uint32))
     self.assertEqual(ids.dtype, np.uint32)
     given = [9, 2**32 - 1, 7, 0]
-    partition = _create(client_ids=given).partition
+    partition = four_clients.create(client_ids=given).partition
     np.testing.assert_array_equal(partition.client_ids, given)
 
   def test_features_may_be_a_tree(self):
     features = {'a': np.zeros((12, 2)), 'b': [np.ones((12, 3), np.int32)]}
-    data = _create(features=features)
+    data = four_clients.create(features=features)
     self.assertEqual(
       jax.tree.map(np.shape, data.examples.features),
       jax.tree.map(np.shape, features),
     )
 
   def test_further_owners_are_kept(self):
-    partition = _create(owner_index={'cluster': np.arange(4)}).partition
+    partition = four_clients.create(
+      owner_index={'cluster': np.arange(4)}
+    ).partition
     np.testing.assert_array_equal(partition.owner_index['cluster'], range(4))
-    self.assertEqual(_create().partition.owner_index, {})
+    self.assertEqual(four_clients.create().partition.owner_index, {})
 
   def test_owners_that_algorithms_choose_are_the_first_ones(self):
-    data = _create(owner_index={'region': np.arange(4)})
+    data = four_clients.create(owner_index={'region': np.arange(4)})
     index = data.with_owners(['cluster']).partition.owner_index
     self.assertCountEqual(index, ['region', 'cluster'])
     np.testing.assert_array_equal(index['region'], range(4))
     np.testing.assert_array_equal(index['cluster'], [0] * 4)
 
   def test_it_is_a_tree_of_arrays(self):
-    data = _create()
+    data = four_clients.create()
     same = jax.tree.map(lambda leaf: leaf, data)
     self.assertEqual(same.tasks, data.tasks)
     self.assertEqual(same.partition.train.max_size, 3)
@@ -173,7 +142,7 @@ class CreateTest(parameterized.TestCase):
 class MistakesTest(parameterized.TestCase):
   def _raises(self, sentence, **changes):
     with self.assertRaisesRegex(ValueError, sentence):
-      _create(**changes)
+      four_clients.create(**changes)
 
   def test_a_task_that_is_none(self):
     self._raises(
@@ -200,9 +169,9 @@ class MistakesTest(parameterized.TestCase):
   def test_as_many_labels_as_examples(self, changes):
     self._raises('got 12 labels and 11 examples', **changes)
 
-  @parameterized.parameters(NAN, np.inf, -np.inf)
+  @parameterized.parameters(four_clients.NAN, np.inf, -np.inf)
   def test_features_that_are_no_numbers(self, value):
-    features = _arguments()['features']
+    features = four_clients.arguments()['features']
     features[5, 1] = value
     self._raises(
       'The features of client 2 hold NaN or infinite values; remove',
@@ -212,24 +181,24 @@ class MistakesTest(parameterized.TestCase):
     self._raises('The features of client 2 hold', features=tree)
 
   def test_features_are_checked_in_every_part(self):
-    features = _arguments()['features']
-    features[[0, 7, 9]] = NAN
+    features = four_clients.arguments()['features']
+    features[[0, 7, 9]] = four_clients.NAN
     self._raises('features of clients 0, 1, 3 hold', features=features)
-    features = _arguments()['features']
-    features[11] = NAN
+    features = four_clients.arguments()['features']
+    features[11] = four_clients.NAN
     self._raises(
       'features of client 2 hold',
       features=features,
-      validation=_rows([], [], [11], []),
+      validation=four_clients.rows([], [], [11], []),
     )
 
   def test_an_example_that_nobody_holds_may_be_anything(self):
-    features = _arguments()['features']
-    features[11] = NAN
-    self.assertEqual(_create(features=features).num_clients, 4)
+    features = four_clients.arguments()['features']
+    features[11] = four_clients.NAN
+    self.assertEqual(four_clients.create(features=features).num_clients, 4)
 
   def test_many_clients_are_counted(self):
-    features = np.full((9, 1), NAN)
+    features = np.full((9, 1), four_clients.NAN)
     features[3] = 0
     with self.assertRaisesRegex(
       ValueError, 'features of clients 0, 1, 2, 4, 5 and 3 more hold'
@@ -251,7 +220,7 @@ class MistakesTest(parameterized.TestCase):
     (1, 0.5, "'teeth' to be whole numbers from 0 to 1, got 0.5"),
   )
   def test_labels_out_of_range(self, column, value, sentence):
-    labels = _arguments()['labels']
+    labels = four_clients.arguments()['labels']
     labels[8, column] = value
     self._raises(
       f'{sentence} in client 3; correct the labels or num_classes',
@@ -259,22 +228,22 @@ class MistakesTest(parameterized.TestCase):
     )
 
   def test_values_that_are_not_finite(self):
-    labels = _arguments()['labels']
+    labels = four_clients.arguments()['labels']
     labels[[4, 5], 2] = -np.inf
     self._raises(
       "'age' to be finite numbers, got -inf in clients 1, 2;", labels=labels
     )
 
   def test_labels_of_a_task_that_a_client_lacks_may_be_anything(self):
-    labels = _arguments()['labels']
+    labels = four_clients.arguments()['labels']
     labels[8, 2] = np.inf
     labels[5, 0] = 99
-    self.assertEqual(_create(labels=labels).num_clients, 4)
+    self.assertEqual(four_clients.create(labels=labels).num_clients, 4)
 
   def test_values_are_not_read_without_a_check(self):
-    features = _arguments()['features']
-    features[0] = NAN
-    data = _create(features=features, check=False)
+    features = four_clients.arguments()['features']
+    features[0] = four_clients.NAN
+    data = four_clients.create(features=features, check=False)
     np.testing.assert_array_equal(data.examples.features, features)
 
   def test_a_task_without_clients(self):
@@ -292,8 +261,8 @@ class MistakesTest(parameterized.TestCase):
     )
 
   def test_clients_without_labels(self):
-    labels = _arguments()['labels']
-    labels[[0, 1], :2] = NAN
+    labels = four_clients.arguments()['labels']
+    labels[[0, 1], :2] = four_clients.NAN
     self._raises(
       'No training example carries a label of its task for client 0;',
       labels=labels,
@@ -328,9 +297,18 @@ class MistakesTest(parameterized.TestCase):
     ({'client_ids': [0.5, 1, 2, 3]}, 'client_ids .* array of float64'),
     ({'owner_index': {'c': [0, 1]}}, r"index\['c'\] for each of 4 clients"),
     ({'owner_index': {'c': [0, 1, 2, -1]}}, r"index\['c'\] from 0 on, got -1"),
-    ({'tasks': [KIND, TEETH, TEETH]}, "names, got 'teeth' more than once"),
     (
-      {'tasks': [KIND, TEETH, dataclasses.replace(AGE, name='mean')]},
+      {'tasks': [four_clients.KIND, four_clients.TEETH, four_clients.TEETH]},
+      "names, got 'teeth' more than once",
+    ),
+    (
+      {
+        'tasks': [
+          four_clients.KIND,
+          four_clients.TEETH,
+          dataclasses.replace(four_clients.AGE, name='mean'),
+        ]
+      },
       "no task with the name 'mean'",
     ),
     ({'labels': np.ma.ones((12, 3))}, 'labels without a mask'),
@@ -346,9 +324,12 @@ class MistakesTest(parameterized.TestCase):
     self._raises(sentence, **changes)
 
   @parameterized.parameters(
-    ({'test': _rows([0], [], [], [])}, 'test rows .* row 0, .* client 0'),
     (
-      {'validation': _rows([], [], [8], [])},
+      {'test': four_clients.rows([0], [], [], [])},
+      'test rows .* row 0, .* client 0',
+    ),
+    (
+      {'validation': four_clients.rows([], [], [8], [])},
       'validation rows .*8, .* client 2',
     ),
     ({'pooled_test': [[7], [4], [9]]}, 'pooled test rows .* row 4, .* task 1'),
@@ -366,8 +347,8 @@ class MistakesTest(parameterized.TestCase):
   @parameterized.parameters(np.int64, np.uint8, np.float16)
   def test_labels_out_of_range_of_any_type(self, dtype):
     labels = np.array([0, 1, 2, 3] * 3, dtype)
-    changes = {'tasks': [KIND], 'client_tasks': [0] * 4}
-    self.assertEqual(_create(labels=labels, **changes).num_tasks, 1)
+    changes = {'tasks': [four_clients.KIND], 'client_tasks': [0] * 4}
+    self.assertEqual(four_clients.create(labels=labels, **changes).num_tasks, 1)
     self._raises(
       "'kind' .*, got 4 in clients 0, 1", labels=labels + 1, **changes
     )
@@ -375,16 +356,24 @@ class MistakesTest(parameterized.TestCase):
   def test_one_hot_labels_of_one_task(self):
     one_hot = np.eye(4)[np.arange(12) % 4]
     sentence = "'kind' to be class numbers, .* 4 columns .* labels.argmax"
-    changes = {'tasks': [KIND], 'client_tasks': [0] * 4}
+    changes = {'tasks': [four_clients.KIND], 'client_tasks': [0] * 4}
     self._raises(sentence, labels=one_hot, **changes)
     unlabelled = np.where(np.arange(12)[:, None] == 3, np.nan, one_hot)
     self._raises(sentence, labels=unlabelled, **changes)
     one_hot[0] = 0  # Columns of a table, of which one is used.
-    self.assertEqual(_create(labels=one_hot, **changes).num_tasks, 1)
+    self.assertEqual(
+      four_clients.create(labels=one_hot, **changes).num_tasks, 1
+    )
 
   @parameterized.parameters(
-    ({'validation': _rows([], [11], [], [])}, "'teeth' .* got 9 in client 1"),
-    ({'test': _rows([], [], [], [11])}, "'kind' .* got 9 in client 3"),
+    (
+      {'validation': four_clients.rows([], [11], [], [])},
+      "'teeth' .* got 9 in client 1",
+    ),
+    (
+      {'test': four_clients.rows([], [], [], [11])},
+      "'kind' .* got 9 in client 3",
+    ),
     (
       {'pooled_test': [[7], [11], [9]]},
       "'teeth' .* got 9 in the pooled test rows of task 1",
@@ -394,8 +383,8 @@ class MistakesTest(parameterized.TestCase):
     self._raises(sentence, **changes)
 
   def test_pooled_features_are_checked(self):
-    features = _arguments()['features']
-    features[11] = NAN
+    features = four_clients.arguments()['features']
+    features[11] = four_clients.NAN
     self._raises(
       'features of the pooled rows of task 2 hold NaN',
       features=features,
@@ -403,13 +392,15 @@ class MistakesTest(parameterized.TestCase):
     )
 
   def test_labels_that_float32_cannot_hold(self):
-    labels = _arguments()['labels']
+    labels = four_clients.arguments()['labels']
     labels[:, 2] = 1.7e9 + 33 * np.arange(12)
     self._raises("'age' that float32 can hold, .* it moves by", labels=labels)
-    near, tasks = standardization.targets(labels, [KIND, TEETH, AGE])
-    self.assertEqual(_create(labels=near, tasks=tasks).num_tasks, 3)
+    near, tasks = standardization.targets(
+      labels, [four_clients.KIND, four_clients.TEETH, four_clients.AGE]
+    )
+    self.assertEqual(four_clients.create(labels=near, tasks=tasks).num_tasks, 3)
     as_they_are = labels.astype(np.float32)
-    self.assertEqual(_create(labels=as_they_are).num_tasks, 3)
+    self.assertEqual(four_clients.create(labels=as_they_are).num_tasks, 3)
 
   @parameterized.parameters(np.float64, np.int64)
   def test_features_that_float32_cannot_hold(self, dtype):
@@ -417,7 +408,7 @@ class MistakesTest(parameterized.TestCase):
     features[:, 1] = 1_700_000_000 + 33 * np.arange(12)
     self._raises(r'float32 can hold, got a column \[1\]', features=features)
     features[:, 1] = 1_700_000_000  # No digits differ.
-    self.assertEqual(_create(features=features).num_tasks, 3)
+    self.assertEqual(four_clients.create(features=features).num_tasks, 3)
 
   @parameterized.parameters(0.0, 1.0)
   def test_features_that_become_infinite(self, spread):
@@ -484,7 +475,7 @@ class FromClientsTest(parameterized.TestCase):
 
   def test_rows_follow_the_clients(self):
     features = [np.zeros((2, 3)), np.ones((1, 3)), np.full((3, 3), 2)]
-    labels = [[0, 1], [4], [2, NAN, 3]]
+    labels = [[0, 1], [4], [2, four_clients.NAN, 3]]
     data = dataset.FederatedDataset.from_clients(features, labels, [1, 0, 1])
     self.assertEqual(_groups(data.partition.train), [[0, 1], [2], [3, 4, 5]])
     self.assertEqual(_groups(data.partition.test), [[], [], []])
@@ -514,7 +505,7 @@ class FromClientsTest(parameterized.TestCase):
       [np.zeros((2, 1))] * 2,
       [[[0, 1, 5.5], [3, 0, 6.5]], [[1, 1, -1], [2, 1, -2]]],
       [[0, 2], [1, -1]],
-      [KIND, TEETH, AGE],
+      [four_clients.KIND, four_clients.TEETH, four_clients.AGE],
     )
     np.testing.assert_array_equal(data.examples.labels[1], [3, 0, 6.5])
     np.testing.assert_array_equal(data.partition.label_counts, [[2, 2], [2, 0]])
@@ -523,7 +514,7 @@ class FromClientsTest(parameterized.TestCase):
 class TakeTest(parameterized.TestCase):
   def test_slots_carry_the_labels_of_their_tasks(self):
     batch = _take(
-      _create(),
+      four_clients.create(),
       jnp.array([4, 2, 3]),
       jnp.array([1, 2]),
       jnp.ones(3, bool),
@@ -536,10 +527,10 @@ class TakeTest(parameterized.TestCase):
     np.testing.assert_array_equal(batch.tasks, [1, 2])
 
   def test_padding_is_zeroed(self):
-    features = _arguments()['features']
-    features[[10, 11]] = NAN
+    features = four_clients.arguments()['features']
+    features[[10, 11]] = four_clients.NAN
     batch = _take(
-      _create(features=features, check=False),
+      four_clients.create(features=features, check=False),
       jnp.array([11, 4, 9, 99, 10]),
       jnp.array([0, 2]),
       jnp.array([False, True, False, False, False]),
@@ -556,14 +547,17 @@ class TakeTest(parameterized.TestCase):
 
   def test_an_empty_slot_has_no_label(self):
     batch = _take(
-      _create(), jnp.array([5, 6]), jnp.array([2, 3]), jnp.ones(2, bool)
+      four_clients.create(),
+      jnp.array([5, 6]),
+      jnp.array([2, 3]),
+      jnp.ones(2, bool),
     )
     np.testing.assert_array_equal(
       batch.has_label, [[True, True], [False, False]]
     )
 
   def test_features_are_standardized_before_padding(self):
-    data = _create()
+    data = four_clients.create()
     data = dataclasses.replace(
       data,
       partition=dataclasses.replace(
@@ -586,7 +580,7 @@ class TakeTest(parameterized.TestCase):
       'image': np.arange(96, dtype=np.float32).reshape(12, 2, 2, 2),
     }
     batch = _take(
-      _create(features=features),
+      four_clients.create(features=features),
       jnp.array([7, 1]),
       jnp.array([0]),
       jnp.array([True, False]),

@@ -1,7 +1,8 @@
 """Laws of rows of the store, and of partitions of several seeds."""
 
 import dataclasses
-from typing import Any
+import pathlib
+import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,53 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
-from fmtl_jax.data import dataset
 from fmtl_jax.data import partitions
 
-NAN = float('nan')
-
-KIND = tasks_lib.Task(name='kind', kind=tasks_lib.MULTICLASS, num_classes=4)
-
-TEETH = tasks_lib.Task(name='teeth', column=1)
-
-AGE = tasks_lib.Task(name='age', kind=tasks_lib.REGRESSION, column=2)
-
-
-def _rows(*groups):
-  return [np.array(group, np.int32) for group in groups]
-
-
-def _arguments(**changes) -> dict[str, Any]:
-  """Four clients with 2, 3, 2 and 2 training examples; row 11 is unused."""
-  return {
-    'features': np.arange(24, dtype=np.float32).reshape(12, 2),
-    'labels': np.array(
-      [
-        [0, 1, 0.5],
-        [3, NAN, 2.5],
-        [NAN, 0, 30],
-        [2, 1, NAN],
-        [1, NAN, -4],
-        [0, 0, 7],
-        [2, 1, 8],
-        [1, 0, 9],
-        [3, 0, 10],
-        [1, 1, 11],
-        [0, 1, NAN],
-        [9, 9, 9],
-      ]
-    ),
-    'tasks': [KIND, TEETH, AGE],
-    'client_tasks': [[0, 1], [1, 2], [2, -1], [1, 0]],
-    'train': [[0, 1], [4, 2, 3], [5, 6], [8, 10]],
-    'test': _rows([7], [9], [], [9]),
-  } | changes
-
-
-def _create(**changes) -> dataset.FederatedDataset:
-  return dataset.FederatedDataset.create(**_arguments(**changes))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.data import four_clients
 
 
 class RowsTest(parameterized.TestCase):
@@ -81,10 +40,10 @@ class RowsTest(parameterized.TestCase):
 class StackPartitionsTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
-    first = _create().partition
-    second = _create(
+    first = four_clients.create().partition
+    second = four_clients.create(
       train=[[0, 1, 3, 5], [4], [6], [8, 10]],
-      test=_rows([7], [9, 2], [], [2, 9]),
+      test=four_clients.rows([7], [9, 2], [], [2, 9]),
       client_tasks=[[1, 2], [0, 1], [2, 0], [1, -1]],
     ).partition
     standardization = np.array([1.0, 2.0]), np.array([3.0, 4.0])
