@@ -95,6 +95,7 @@ def toy_config(
 
 def on_devices(number):
   """The first devices only, for the time of a with block."""
+  testing.need_devices(number)
   devices = jax.devices()[:number]
   return mock.patch.object(jax, 'local_devices', return_value=devices)
 
