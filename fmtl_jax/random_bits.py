@@ -8,12 +8,14 @@ bit by bit.
 
 import functools
 import math
+from typing import Any
 
 import jax
 from jax.extend import random as extended
 import jax.numpy as jnp
 
-_THREEFRY = extended.threefry_prng_impl
+_THREEFRY: Any = extended.threefry_prng_impl
+_CONFIG: Any = jax.config
 
 
 def narrow(key: jax.Array) -> jax.Array:
@@ -27,7 +29,7 @@ def narrow(key: jax.Array) -> jax.Array:
   """
   if not _is_typed(key) or jax.random.key_impl(key) != 'threefry2x32':
     return key
-  if not jax.config.jax_threefry_partitionable:  # Draws of another kind.
+  if not _CONFIG.jax_threefry_partitionable:  # Draws of another kind.
     return key
   return jax.random.wrap_key_data(jax.random.key_data(key), impl=_NARROW)
 
