@@ -99,6 +99,7 @@ class ExecutionsTest(parameterized.TestCase):
 class CompilerOptionsTest(parameterized.TestCase):
   def test_they_change_no_bit(self):
     testing.need_cpu('other platforms have no such options')
+    testing.need_devices(2)
     algorithm = _algorithm('scan', client_axis='client')
     mesh = execution_lib.mesh({'client': len(jax.devices())})
     round_fn = execution_lib.over_devices(algorithm.round, mesh)
