@@ -5,8 +5,11 @@ missing labels, kinds of tasks) to compare two ways of computing the same, and
 mean estimation, where the answer is known in closed form.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import math
+import os
 from typing import Any
+import unittest
 
 import jax
 import jax.numpy as jnp
@@ -237,10 +240,32 @@ def use_cpu_devices(count: int) -> None:
   Older versions refuse to be told again once it has, even the same number.
 
   Args:
-    count: Of devices.
+    count: Of devices; the environment variable `TESTS_DEVICES` overrides it.
   """
+  count = int(os.environ.get('TESTS_DEVICES') or count)
   if jax.config.values.get('jax_num_cpu_devices') != count:
     jax.config.update('jax_num_cpu_devices', count)
+
+
+def need_devices(count: int) -> None:
+  """Skips the test, with this reason, where there are fewer devices."""
+  found = jax.device_count()
+  if found < count:
+    raise unittest.SkipTest(
+      f'Needs {count} devices, has {found} ({jax.default_backend()}).'
+    )
+
+
+def need_cpu(reason: str) -> None:
+  """Skips the test, with the reason, where programs do not run on CPU."""
+  if jax.default_backend() != 'cpu':
+    raise unittest.SkipTest(f'On CPU alone: {reason}.')
+
+
+def mesh(axes: Mapping[str, int]) -> jax.sharding.Mesh:
+  """As `execution.mesh`, of devices that the test needs."""
+  need_devices(math.prod(axes.values()))
+  return execution.mesh(axes)
 
 
 def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
@@ -273,6 +298,22 @@ def quick_options() -> dict[str, Any]:
 def assert_trees_equal(actual: Tree, expected: Tree) -> None:
   """Raises an AssertionError unless trees agree in every bit of every leaf."""
   _assert_trees(np.testing.assert_array_equal, actual, expected, strict=True)
+
+
+def assert_sums_equal(actual: Tree, expected: Tree) -> None:
+  """As `assert_trees_equal` of what two runs of the same program sum up.
+
+  Where devices sum in any order, as GPUs do, trees need to agree up to rounding
+  only.
+
+  Args:
+    actual: A tree of arrays.
+    expected: A tree of the same structure.
+  """
+  if jax.default_backend() == 'cpu':
+    assert_trees_equal(actual, expected)
+  else:
+    assert_trees_close(actual, expected)
 
 
 def assert_trees_close(

@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # from those before it. The last one is what lies beside the rooms.
 ROOMS = {
   'fmtl_jax': (
-    *('version', 'compatibility', 'precision', 'storage', 'metrics'),
-    *('tasks', 'data'),
+    *('version', 'compatibility', 'precision', 'random_bits', 'storage'),
+    *('metrics', 'tasks', 'data'),
     *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
     *('server', 'rounds', 'algorithms', 'adaptation', 'evaluation'),
     *('predictors', 'testing', 'moved', ''),
@@ -32,8 +32,8 @@ PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
 
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (
-  *('compatibility', 'precision', 'metrics', 'tasks', 'balancing'),
-  *('federation', 'cohorts'),
+  *('compatibility', 'precision', 'random_bits', 'metrics', 'tasks'),
+  *('balancing', 'federation', 'cohorts'),
   *('execution', 'clients', 'server', 'rounds', 'algorithms', 'evaluation'),
   *('data.checks', 'data.client_checks', 'data.client_data'),
   *('data.client_sources', 'data.dataset', 'data.examples'),

@@ -10,7 +10,9 @@ import time
 
 import jax
 
-jax.config.update('jax_num_cpu_devices', 8)
+# With TESTS_DEVICES=1 as on a machine with one GPU: what needs more is skipped.
+_DEVICES = int(os.environ.get('TESTS_DEVICES') or 8)
+jax.config.update('jax_num_cpu_devices', _DEVICES)
 # A compiled program on a toy is traced and lowered once, and kept: a fifth of
 # that time would go to where its lines are and to looking for garbage.
 jax.config.update('jax_traceback_in_locations_limit', 0)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import random_bits
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import specs
@@ -67,7 +68,7 @@ def fedrep(
     return train_head.init(view), train_body.init(view)
 
   def run(context):
-    head_key, body_key = jax.random.split(context.key)
+    head_key, body_key = random_bits.split(context.key)
     of_head, of_body = context.state
     first = train_head.run(context._replace(key=head_key, state=of_head))
     with_head = jax.tree.map(jnp.add, context.view, first.update)

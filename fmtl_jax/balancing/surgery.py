@@ -7,6 +7,7 @@ state, so that they can also combine the updates of clients.
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import random_bits
 from fmtl_jax.balancing import base
 
 _MOST_STEPS = 2000
@@ -38,7 +39,7 @@ def pcgrad() -> base.Balancer:
 
   def direction(problem):
     n, products = len(problem.losses), problem.products
-    keys = jax.random.split(problem.key, n)
+    keys = jax.random.split(random_bits.narrow(problem.key), n)
     orders = jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
     squares = jnp.diagonal(products)
 

@@ -32,6 +32,7 @@ import numpy as np
 
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import random_bits
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
@@ -52,7 +53,8 @@ def _sign_flip(unused_key, update, scale):
 
 def _noise(key, update, scale):
   leaves = jax.tree.leaves(update)
-  keys = jax.random.split(jax.random.fold_in(key, _NOISE), len(leaves))
+  key = jax.random.fold_in(random_bits.narrow(key), _NOISE)
+  keys = jax.random.split(key, len(leaves))
 
   def one(key, leaf):
     size = scale * jnp.sqrt(jnp.square(leaf).mean())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax import compatibility
+from fmtl_jax import random_bits
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import examples as examples_lib
 
@@ -53,7 +54,7 @@ def shuffle(key: jax.Array, size: jax.Array, length: int) -> jax.Array:
   Returns:
     `[length]` int32.
   """
-  bits = jax.random.bits(key, (length,), jnp.uint32)
+  bits = jax.random.bits(random_bits.narrow(key), (length,), jnp.uint32)
   padding = jnp.arange(length) >= size
   # The sort is stable, so that padding stays behind an example with equal bits.
   bits = jnp.where(padding, jnp.uint32(2**32 - 1), bits)

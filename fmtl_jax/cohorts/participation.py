@@ -35,6 +35,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import random_bits
 from fmtl_jax.cohorts import sampling as cohorts
 
 PARTIAL = 'partial'
@@ -147,6 +148,7 @@ def apply_participation(
   round_key = jax.random.fold_in(
     jax.random.fold_in(key, round_number), _ROUND_KEY
   )
+  round_key = random_bits.narrow(round_key)
   draw = lambda i: jax.random.uniform(jax.random.fold_in(round_key, i), (4,))
   drops, partial, share, is_late = jax.vmap(draw)(cohort.client_id).T
   there = cohort.client < num_clients
@@ -166,7 +168,7 @@ def apply_participation(
 
 def _by_the_clock(clock, key, cohort, drops, late, work):
   """Dropouts, stragglers, work and seconds under a simulated clock."""
-  devices = jax.random.fold_in(key, jnp.uint32(_DEVICES))
+  devices = jax.random.fold_in(random_bits.narrow(key), jnp.uint32(_DEVICES))
   draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
   fast, wide = jax.vmap(draw)(cohort.client_id).T
   speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import random_bits
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 
@@ -107,7 +108,7 @@ def round_keys(
   key: jax.Array, round_number: jax.Array | int
 ) -> tuple[jax.Array, jax.Array]:
   """The keys of a round: of its cohort, and of what its clients do."""
-  sample_key, clients_key = jax.random.split(
+  sample_key, clients_key = random_bits.split(
     jax.random.fold_in(key, round_number)
   )
   return sample_key, clients_key
@@ -148,6 +149,7 @@ def draw(
     Bentley and Floyd (1987), A sample of brilliance, Algorithm F2.
   """
   limits = (size - count + jnp.arange(max_count)).astype(jnp.int32)
+  key = random_bits.narrow(key)
   candidates = jax.random.randint(key, (max_count,), 0, limits + 1, jnp.int32)
 
   def step(i, chosen):
@@ -409,7 +411,7 @@ def draw_clients(
   counts = np.array(clients_per_task)
   if tuple(clients_per_task) == tuple(group_sizes):
     return _all_clients(data)
-  keys = jax.random.split(key, len(counts))
+  keys = random_bits.split(key, len(counts))
   chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
     keys,
     jnp.array(group_sizes, jnp.int32),

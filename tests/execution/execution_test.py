@@ -74,7 +74,7 @@ class MapClientsTest(parameterized.TestCase):
           sizes=sizes,
           axis='client',
         ),
-        execution.mesh({'client': devices}),
+        testing.mesh({'client': devices}),
       )
     )(numbers)
     total = numbers.sum()

@@ -348,7 +348,7 @@ class FormsTest(parameterized.TestCase):
       )
       return task_devices.all_tasks(federation, state, 'task')
 
-    mesh = execution.mesh({'task': 3, 'client': 2})
+    mesh = testing.mesh({'task': 3, 'client': 2})
     round_fn = testing.jit(execution.over_devices(two_rounds, mesh))
     testing.assert_trees_close(
       round_fn(cases.start(algorithm, data), data),

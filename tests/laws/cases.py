@@ -32,6 +32,7 @@ import naive
 
 Tree = Any
 
+testing.use_cpu_devices(8)  # Of files that run alone: `jit` starts JAX.
 _sample = testing.jit(cohorts.sample, static_argnums=(2, 3, 4))
 _shuffle = testing.jit(client_batches.shuffle, static_argnums=2)
 
@@ -614,7 +615,7 @@ def spread(
 ) -> Callable[..., Any]:
   """A jitted function, its clients over some devices unless they are 0."""
   if devices:
-    run = execution_lib.over_devices(run, execution_lib.mesh({axis: devices}))
+    run = execution_lib.over_devices(run, testing.mesh({axis: devices}))
   return testing.jit(run)
 
 

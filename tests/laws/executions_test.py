@@ -98,6 +98,8 @@ class ExecutionsTest(parameterized.TestCase):
 
 class CompilerOptionsTest(parameterized.TestCase):
   def test_they_change_no_bit(self):
+    testing.need_cpu('other platforms have no such options')
+    testing.need_devices(2)
     algorithm = _algorithm('scan', client_axis='client')
     mesh = execution_lib.mesh({'client': len(jax.devices())})
     round_fn = execution_lib.over_devices(algorithm.round, mesh)
@@ -112,6 +114,7 @@ class CompilerOptionsTest(parameterized.TestCase):
     testing.assert_trees_equal(found, plain)
 
   def test_a_device_of_many_cores_shares_its_loops(self):
+    testing.need_cpu('other platforms have no such options')
     mesh = execution_lib.mesh({'client': 1})
     with mock.patch.object(os, 'cpu_count', return_value=2):
       options = execution_lib.compiler_options(mesh)

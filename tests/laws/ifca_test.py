@@ -180,7 +180,7 @@ class IfcaTest(parameterized.TestCase):
       ('cluster', 'task'), data, **planted.owners(3)
     )
     found = []
-    for mesh in (None, execution.mesh({'task': 2, 'client': 2})):
+    for mesh in (None, testing.mesh({'task': 2, 'client': 2})):
       algorithm = ifca.ifca(
         federation,
         local_optimizers.LocalSgd(learning_rate=0.5, batch_size=2),

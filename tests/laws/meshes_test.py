@@ -106,9 +106,7 @@ class MeshesTest(parameterized.TestCase):
         placement=round_settings.Placement(execution='scan', client_axis=AXIS)
       ),
     )
-    round_fn = execution.over_devices(
-      algorithm.round, execution.mesh({AXIS: 4})
-    )
+    round_fn = execution.over_devices(algorithm.round, testing.mesh({AXIS: 4}))
     state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
     text = testing.jit(round_fn).lower(state, data).compile().as_text()
     # For sums and what clients keep: the floats, and the integers.

@@ -86,7 +86,7 @@ class ClientsTest(parameterized.TestCase):
 
     results = [run(fill) for fill in FILLINGS]
     for result in results[1:]:
-      testing.assert_trees_equal(result, results[0])
+      testing.assert_sums_equal(result, results[0])
     testing.assert_trees_close(results[0], expected)
 
   @parameterized.parameters(
@@ -143,7 +143,7 @@ class SlotsTest(parameterized.TestCase):
       trains_it = (np.asarray(metrics['task']) == task).any(1)
       lost = np.asarray(metrics['client'])[trains_it]
       others = np.setdiff1d(np.arange(data.num_clients), lost)
-      testing.assert_trees_equal(
+      testing.assert_sums_equal(
         cases.rows(state.params['layer_0'], others),
         cases.rows(expected.params['layer_0'], others),
       )
@@ -210,7 +210,7 @@ class ExamplesTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'task'), data)
     algorithm = multi_task_fl.multi_task_fl(federation)
     start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
-    testing.assert_trees_equal(
+    testing.assert_sums_equal(
       round_fn(
         start,
         garbage.replace(

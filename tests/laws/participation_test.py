@@ -378,7 +378,7 @@ class MeshTest(absltest.TestCase):
         return state
 
       if axis:
-        run = execution_lib.over_devices(run, execution_lib.mesh({axis: 2}))
+        run = execution_lib.over_devices(run, testing.mesh({axis: 2}))
       return testing.jit(run)(cases.start(algorithm, data), data)
 
     testing.assert_trees_close(rounds('task'), rounds(None), 1e-4, 1e-5)

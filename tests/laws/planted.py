@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
-from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import clusters
@@ -121,7 +120,7 @@ def assert_streamed_rounds_agree(
       clients_per_task=clients_per_task,
       placement=round_settings.Placement(client_axis='client'),
     ),
-    mesh=execution.mesh({'client': 2}),
+    mesh=testing.mesh({'client': min(2, jax.device_count())}),
     compiler_options=testing.quick_options(),
   ) as streamed:
     state = streamed.init(jax.random.key(2))

@@ -158,9 +158,7 @@ def _mean_of_ones(
   state = testing.jit(algorithm.init)(jax.random.key(0), data)
   round_fn = lambda state: algorithm.round(state, data)[0].params
   if axis is not None:
-    round_fn = execution_lib.over_devices(
-      round_fn, execution_lib.mesh({axis: 8})
-    )
+    round_fn = execution_lib.over_devices(round_fn, testing.mesh({axis: 8}))
   found = testing.jit(round_fn)(state)['output']['bias']
   assert found.dtype == dtype
   return np.asarray(found, np.float64)

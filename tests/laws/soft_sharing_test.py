@@ -132,7 +132,7 @@ class SoftSharingTest(parameterized.TestCase):
         return state.params
 
       if axis:
-        run = execution.over_devices(run, execution.mesh({axis: 2}))
+        run = execution.over_devices(run, testing.mesh({axis: 2}))
       found.append(testing.jit(run)(algorithm.init(jax.random.key(0), data)))
     testing.assert_trees_close(*found, 1e-4)
 

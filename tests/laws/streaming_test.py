@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from fmtl_jax import cohorts
-from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
@@ -94,7 +93,7 @@ def _both(
       ),
     ),
     folder,
-    execution.mesh({'client': devices}) if devices else None,
+    testing.mesh({'client': devices}) if devices else None,
   )
   return make(federation, settings), streamed, source
 

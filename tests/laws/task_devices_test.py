@@ -26,7 +26,7 @@ ADAM = server_optimizers.ServerOptimizer(optax.adam, 0.1)
 
 
 def _mesh(tasks, clients):
-  return execution.mesh({'task': tasks, 'client': clients})
+  return testing.mesh({'task': tasks, 'client': clients})
 
 
 def _round(mesh, num_tasks, form='scan', types=MIX, **settings):

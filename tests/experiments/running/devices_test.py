@@ -44,6 +44,7 @@ class DevicesTest(program_test.ToyTestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
+    testing.need_devices(max(DEVICES))
     cls.folder = pathlib.Path(
       cls.enterClassContext(tempfile.TemporaryDirectory())
     )

@@ -103,7 +103,9 @@ def _start(*command):
   return subprocess.Popen(
     [sys.executable, *command],
     cwd=commands.ROOT,
-    env=commands.environment() | {'JAX_NUM_CPU_DEVICES': '1'},
+    env=commands.environment()
+    # Two processes could not have the same GPU.
+    | {'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu'},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

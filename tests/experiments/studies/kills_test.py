@@ -195,7 +195,10 @@ class KillsTest(parameterized.TestCase):
     cls.server = subprocess.Popen(
       [sys.executable, '-c', _SERVER],
       env=commands.environment()
-      | {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
+      | {
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PLATFORMS': 'cpu',  # Its devices are as many as a test says.
+      },
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
