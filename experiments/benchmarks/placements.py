@@ -54,7 +54,7 @@ def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
 def _settings(workload: workloads.Workload, execution: str):
   """Settings of local training, and of rounds."""
   local = local_optimizers.LocalSgd(
-    learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
+    learning_rate=workload.learning_rate, batch_size=workload.batch_size
   )
   return local, round_settings.RoundSettings(
     clients_per_task=workload.clients_per_task,
