@@ -1,29 +1,15 @@
-"""The device's ceilings: products at every precision, their errors, a copy.
-
-python -m experiments.benchmarks.ceilings --output=ceilings.json
-"""
+"""The device's ceilings: products at every precision, their errors, a copy."""
 
 from collections.abc import Callable
 from typing import Any
 
-from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..console import command_line
-from ..console import programs
-from . import outputs
 from . import timing
 
-_SIZE = flags.DEFINE_integer(
-  'size',
-  0,
-  'Of the square matrices; 0: 8192, and 1024 on CPU.',
-  lower_bound=0,
-)
-_OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
-
+NAME = 'ceilings'
 # Those in capitals are algorithms, such as three passes of TF32; not every
 # platform has them. With `bfloat16`, a GPU would take TF32.
 PRECISIONS = (
@@ -85,13 +71,3 @@ def measure(size: int = 0) -> dict[str, Any]:
     'products': products,
     'copy_bytes_per_second': 2 * numbers.nbytes / seconds,
   }
-
-
-def main() -> int:
-  """Measures, prints and writes the ceilings."""
-  outputs.show(measure(_SIZE.value), _OUTPUT.value)
-  return 0
-
-
-if __name__ == '__main__':
-  programs.run(main)

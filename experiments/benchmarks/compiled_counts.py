@@ -96,7 +96,7 @@ def parse(text: str) -> dict[str, list[Instruction]]:
 
 def operations(
   computations: Mapping[str, list[Instruction]], name: str
-) -> collections.Counter:
+) -> collections.Counter[str]:
   """What a computation starts, by opcode: on a GPU, its kernels and copies.
 
   A loop counts as often as it runs, once where that depends on data; of a
@@ -106,14 +106,14 @@ def operations(
     computations: Of `parse`.
     name: One of them.
   """
-  total: collections.Counter = collections.Counter()
+  total: collections.Counter[str] = collections.Counter()
   for instruction in computations[name]:
     if instruction.body:
       for opcode, count in operations(computations, instruction.body).items():
         total[opcode] += count * (instruction.trips or 1)
     elif instruction.calls:
       parts = [operations(computations, call) for call in instruction.calls]
-      total += max(parts, key=lambda part: part.total())
+      total.update(max(parts, key=lambda part: sum(part.values())))
     elif instruction.opcode not in _FREE:
       total[instruction.opcode] += 1
   return total

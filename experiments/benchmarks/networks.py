@@ -279,7 +279,7 @@ class _Block(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     y = nnx.relu(self.first_norm(self.first(x)))
     y = self.second_norm(self.second(y))
-    if self.around is not None:
+    if self.around is not None and self.around_norm is not None:
       x = self.around_norm(self.around(x))
     return nnx.relu(y + x)
 

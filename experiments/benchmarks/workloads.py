@@ -74,8 +74,10 @@ class Pool:
     classes = max(2, workload.outputs)
     size = workload.pool
     self._starts = rng.integers(size, size=workload.clients)
-    kind = tasks_lib.BINARY if workload.outputs == 1 else tasks_lib.MULTICLASS
-    if workload.has_tokens:
+    kind: str | tasks_lib.Kind = tasks_lib.MULTICLASS
+    if workload.outputs == 1:
+      kind = tasks_lib.BINARY
+    elif workload.has_tokens:
       kind = NEXT_TOKENS
     tasks = [
       tasks_lib.Task(name=f'task {number}', kind=kind, num_classes=classes)
