@@ -6,6 +6,7 @@ those that are missing. `table.md` is written after each.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -64,7 +65,7 @@ def _run(command: Sequence[str], seconds: float) -> dict[str, Any]:
       if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    if output.exists():
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
       return json.loads(output.read_text('utf-8'))
   last = (errors.strip().splitlines() or ['no output'])[-1]
   return {'error': last.removeprefix('error: ')}
@@ -202,6 +203,9 @@ def run(
     _replace(place / _TABLE, table(rows))
     each = _number(row.get('seconds_per_round'), 1e3)
     print(f'{name}: {each and each + " ms a round, "}{took:.0f} s.', flush=True)
+    for peer, found in row.get('references', {}).items():
+      if 'error' in found:
+        print(f'{name}, {peer}: {found["error"]}', flush=True)
   if left:
     print(f'Missing: {", ".join(left)}; the same command measures them.')
   print(f'The table is {place / _TABLE}.')
