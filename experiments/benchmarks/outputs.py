@@ -6,9 +6,14 @@ import pathlib
 from typing import Any
 
 
+def write(figures: Mapping[str, Any], path: str) -> None:
+  """Writes figures as JSON, unless the path is ''."""
+  if path:
+    text = json.dumps(figures, indent=1)
+    pathlib.Path(path).write_text(text + '\n', encoding='utf-8')
+
+
 def show(figures: Mapping[str, Any], path: str) -> None:
   """Prints figures as JSON, and writes them unless the path is ''."""
-  text = json.dumps(figures, indent=1)
-  print(text)
-  if path:
-    pathlib.Path(path).write_text(text + '\n', encoding='utf-8')
+  print(json.dumps(figures, indent=1))
+  write(figures, path)

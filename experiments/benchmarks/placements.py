@@ -25,6 +25,7 @@ class Prepared(NamedTuple):
     state: Before the first round.
     run: `state -> (state, metrics)`.
     compile_seconds: What compiling it took.
+    compiled: The round, None where it is more than one program.
   """
 
   form: str
@@ -32,6 +33,7 @@ class Prepared(NamedTuple):
   state: Any
   run: Callable[[Any], tuple[Any, Any]]
   compile_seconds: float
+  compiled: jax.stages.Compiled | None = None
 
 
 _AXIS = 'client'
@@ -51,10 +53,10 @@ def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
   return execution_lib.mesh({_AXIS: count})
 
 
-def _settings(workload: workloads.Workload, execution: str):
+def local_and_rounds(workload: workloads.Workload, execution: str):
   """Settings of local training, and of rounds."""
   local = local_optimizers.LocalSgd(
-    learning_rate=workloads.LEARNING_RATE, batch_size=workload.batch_size
+    learning_rate=workload.learning_rate, batch_size=workload.batch_size
   )
   return local, round_settings.RoundSettings(
     clients_per_task=workload.clients_per_task,
@@ -69,7 +71,7 @@ def on_device(
   rounds_per_call: int = 1,
 ) -> Prepared:
   """All clients' data and rows are on every device."""
-  local, settings = _settings(workload, execution)
+  local, settings = local_and_rounds(workload, execution)
   federation, data = workload.build()
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
   form, _ = algorithm.form(data)
@@ -108,7 +110,7 @@ def on_device(
   seconds = time.perf_counter() - start
   state = execution_lib.everywhere(compiled['init'](data), mesh)
   run = lambda state: compiled['rounds'](state, on_devices)
-  return Prepared(form, mesh, state, run, seconds)
+  return Prepared(form, mesh, state, run, seconds, compiled['rounds'])
 
 
 def on_host(
@@ -126,7 +128,7 @@ def on_host(
       'Expected --rounds_per_call=1 with --clients_on=host, got '
       f'{rounds_per_call}.'
     )
-  local, settings = _settings(workload, execution)
+  local, settings = local_and_rounds(workload, execution)
   federation, pool = workload.build_on_host()
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
   form, _ = algorithm.form(pool.tables)

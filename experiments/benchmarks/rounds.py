@@ -5,20 +5,15 @@ of matrix products is measured in the same process, and the time that products
 of the round's batches alone take, the floor, in turn with further rounds, so
 that both have the same machine: their share is the median over pairs. With
 `--reference=torch` (extra `benchmarks`) the usual PyTorch loop does the same
-work in processes of its own, with one thread and with two; the faster one
-counts. `--reference=torch_manual` is dense networks written by hand in PyTorch,
-without autograd. With many clients their data and personal layers live on the
-host (`--clients_on=host`).
+work in processes of its own, on a CPU with one thread and with two; the faster
+one counts. `--reference=torch_manual` is dense networks written by hand in
+PyTorch, without autograd; both may be named. With many clients their data and
+personal layers live on the host (`--clients_on=host`). `--counts` says what the
+compiled round is made of. `--all --folder=DIR` measures all workloads with
+their references and the device's ceilings, and goes on where it stopped.
 """
 
 import dataclasses
-import importlib.util
-import json
-import os
-import pathlib
-import resource
-import statistics
-import subprocess
 import sys
 
 from absl import flags
@@ -28,7 +23,12 @@ from ..console import programs
 from . import outputs
 from . import timing
 
-_WORKLOAD = flags.DEFINE_string('workload', '', 'W1, W2, W2s, W3, W4 or W5.')
+_WORKLOAD = flags.DEFINE_string(
+  'workload',
+  '',
+  'W1, W2, W2s, W3, W4, W5, or F1 to F5, see workloads.py; `ceilings` for the '
+  'products and copies that the device is capable of.',
+)
 _EXECUTION = flags.DEFINE_string('execution', 'auto', 'As execution.name.')
 _CONVOLUTION = flags.DEFINE_string(
   'convolution', 'auto', 'As model.convolution.'
@@ -42,6 +42,18 @@ _CLIENTS_ON = flags.DEFINE_enum(
   ['', 'device', 'host'],
   'Where clients live; by default on the host if they are more than 100,000.',
 )
+_DEVICE = flags.DEFINE_enum(
+  'device',
+  '',
+  ['', 'cpu', 'cuda'],
+  "Of the round and its references; '' for JAX's own choice.",
+)
+_MATMUL = flags.DEFINE_enum(
+  'matmul',
+  'highest',
+  ['highest', 'tensorfloat32'],
+  'How products and convolutions are rounded on a GPU, here and in references.',
+)
 _DEVICES = flags.DEFINE_integer(
   'devices', 0, 'Over how many clients are spread; 0: as many as are best.'
 )
@@ -54,121 +66,121 @@ _REPEATS = flags.DEFINE_integer(
   f'{timing.REPEATS_HELP} As many again are measured in turn with the floor.',
   lower_bound=0,
 )
-_REFERENCE = flags.DEFINE_enum(
-  'reference', '', ['', 'torch', 'torch_manual'], 'What to compare with.'
+_WHOLE = flags.DEFINE_bool(
+  'whole',
+  False,
+  'Run all rounds of the published run, instead of multiplying.',
+)
+_COUNTS = flags.DEFINE_enum(
+  'counts',
+  '',
+  ['', 'also', 'only'],
+  'Count operations of a local step, and the flops and bytes of a round by '
+  'XLA; `only` runs nothing.',
+)
+_REFERENCE = flags.DEFINE_list(
+  'reference', [], 'What to compare with: torch, torch_manual.'
+)
+_REFERENCE_SECONDS = flags.DEFINE_float(
+  'reference_seconds', 0, 'After so many a reference is stopped; 0: never.'
 )
 _OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
+_ALL = flags.DEFINE_bool('all', False, 'Measure all workloads; needs --folder.')
+_WORKLOADS = flags.DEFINE_list('workloads', [], 'With --all, some of them.')
+_FOLDER = command_line.define_path('folder', 'Of the rows and table of --all.')
+_MINUTES = flags.DEFINE_float('minutes', 8, 'With --all, for all rows.')
+_ROW_SECONDS = flags.DEFINE_float(
+  'row_seconds', 90, 'With --all, for each row.'
+)
 
 
-def _seconds_since_start() -> float:
-  """Since the process began, interpreter included; NaN where not known."""
-  try:
-    fields = (
-      pathlib.Path('/proc/self/stat').read_text('utf-8').rpartition(')')[2]
-    )
-    began = int(fields.split()[19]) / os.sysconf('SC_CLK_TCK')
-    now = float(pathlib.Path('/proc/uptime').read_text('utf-8').split()[0])
-  except (OSError, ValueError, IndexError):
-    return float('nan')
-  return now - began
+def _measure_all() -> int:
+  """Measures every workload in a process of its own."""
+  from . import session
+
+  chosen = {
+    'device': _DEVICE.value,
+    'matmul': _MATMUL.value,
+    'execution': _EXECUTION.value,
+    'convolution': _CONVOLUTION.value,
+    'clients': _CLIENTS.value,
+    'rounds_per_call': _ROUNDS_PER_CALL.value,
+    'repeats': _REPEATS.value,
+  }
+  return session.run(
+    _FOLDER.value,
+    chosen,
+    names=_WORKLOADS.value,
+    seconds=60 * _MINUTES.value,
+    row_seconds=_ROW_SECONDS.value,
+  )
 
 
-def _reference(
-  name: str, workload_name: str, clients: int, repeats: int
-) -> float:
-  """Seconds a round in PyTorch, the best of one and two threads."""
-  seconds = []
-  for threads in (1, 2):
-    command = [sys.executable, '-m', f'{__package__}.torch_rounds']
-    command += [f'--reference={name}']
-    command += [f'--workload={workload_name}', f'--threads={threads}']
-    command += [f'--clients={clients}', f'--repeats={repeats}']
-    found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode:
-      raise ValueError(
-        'The reference did not run: '
-        f'{(found.stderr.strip().splitlines() or ["no output"])[-1]}'
-      )
-    seconds.append(json.loads(found.stdout)['seconds_per_round'])
-  return min(seconds)
-
-
-def main() -> int:
-  """Measures, prints and writes the figures."""
-  import jax
-
-  from ..running import hardware
-  from . import placements
+def _measure_one() -> int:
+  """Measures, prints and writes the figures of a workload."""
+  from . import ceilings
+  from . import measuring
+  from . import references
   from . import workloads
 
+  name = _WORKLOAD.value
+  if name == ceilings.NAME:
+    measuring.use(_DEVICE.value, _MATMUL.value)
+    outputs.show(ceilings.measure(), _OUTPUT.value)
+    return 0
   workload = dataclasses.replace(
-    workloads.find(_WORKLOAD.value), convolution=_CONVOLUTION.value
+    workloads.find(name), convolution=_CONVOLUTION.value
   )
   if _CLIENTS.value:
     workload = dataclasses.replace(workload, clients=_CLIENTS.value)
-  if _REFERENCE.value == 'torch_manual':
-    workloads.check_dense(workload)
-  if _REFERENCE.value and importlib.util.find_spec('torch') is None:
-    raise ValueError(
-      f'Expected PyTorch for --reference={_REFERENCE.value}; install it with: '
-      "pip install -e '.[benchmarks]'."
-    )
+  references.check(_REFERENCE.value, workload)
   if _ROUNDS_PER_CALL.value < 1:
     raise ValueError(
       f'Expected --rounds_per_call >= 1, got {_ROUNDS_PER_CALL.value}.'
     )
-  clients_on = _CLIENTS_ON.value or placements.clients_on(workload)
-  prepared = placements.PLACEMENTS[clients_on](
-    workload, _EXECUTION.value, _DEVICES.value, _ROUNDS_PER_CALL.value
+  matmul = measuring.use(_DEVICE.value, _MATMUL.value)
+  options = measuring.Options(
+    execution=_EXECUTION.value,
+    clients_on=_CLIENTS_ON.value,
+    devices=_DEVICES.value,
+    rounds_per_call=_ROUNDS_PER_CALL.value,
+    repeats=_REPEATS.value,
+    counts=_COUNTS.value,
+    whole=_WHOLE.value,
   )
-  state, _ = jax.block_until_ready(prepared.run(prepared.state))  # Warms up.
-  seconds, steps, second_round = [], 0, float('nan')
-  for number in timing.repeats(_REPEATS.value):
-    (state, metrics), elapsed = timing.timed(prepared.run, state)
-    seconds.append(elapsed / _ROUNDS_PER_CALL.value)
-    if number == 0:
-      second_round = _seconds_since_start()
-      steps = int(metrics['steps'].sum())
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  shares = []
-  floor = workloads.floor(workload, steps, prepared.mesh)
-  for _ in timing.repeats(_REPEATS.value):
-    (state, _), elapsed = timing.timed(prepared.run, state)
-    _, least = timing.timed(floor)
-    seconds.append(elapsed / _ROUNDS_PER_CALL.value)
-    shares.append(least / seconds[-1])
-  median = statistics.median(seconds)
-  matmul = hardware.matmul_flops()
-  examples = steps * workload.batch_size  # Short batches are padded to B.
-  figures = {
-    'workload': _WORKLOAD.value,
-    'clients': workload.clients,
-    'execution': prepared.form,
-    'convolution': _CONVOLUTION.value,
-    'clients_on': clients_on,
-    'rounds_per_call': _ROUNDS_PER_CALL.value,
-    'devices': prepared.mesh.size,
-    'device_kind': jax.devices()[0].device_kind,
-    'jax': jax.__version__,
-    'seconds_per_round': median,
-    'seconds_of_rounds': seconds,
-    'client_steps_per_second': steps / median,
-    'compile_seconds': prepared.compile_seconds,
-    'seconds_to_second_round': second_round,
-    'peak_rss_mb': peak,
-    'matmul_gflops': matmul / 1e9,
-    'share_of_matmul_rate': examples * workload.flops() / median / matmul,
-    'share_of_batch_matmul_floor': statistics.median(shares),
-  }
-  if _REFERENCE.value:
-    reference = _reference(
-      _REFERENCE.value, _WORKLOAD.value, workload.clients, _REPEATS.value
+  figures = measuring.measure(name, workload, options)
+  peers = {peer: {'error': 'It was not run.'} for peer in _REFERENCE.value}
+  figures |= {'matmul': matmul, 'references': peers}
+  outputs.write(figures, _OUTPUT.value)  # References may take long.
+  for reference in _REFERENCE.value:
+    found = references.measure(
+      reference,
+      name,
+      clients=workload.clients,
+      device=_DEVICE.value or measuring.torch_device(),
+      matmul=_MATMUL.value,
+      repeats=_REPEATS.value,
+      timeout=_REFERENCE_SECONDS.value or None,
     )
-    figures['reference'] = _REFERENCE.value
-    figures['reference_seconds_per_round'] = reference
-    figures['times_faster_than_reference'] = reference / median
+    if 'seconds_per_round' in found and 'seconds_per_round' in figures:
+      found['times_faster'] = (
+        found['seconds_per_round'] / figures['seconds_per_round']
+      )
+    peers[reference] = found
+    outputs.write(figures, _OUTPUT.value)
   outputs.show(figures, _OUTPUT.value)
-  return 0
+  failed = {peer: found for peer, found in peers.items() if 'error' in found}
+  for reference, found in failed.items():
+    sentence = f'error: --reference={reference} did not run: {found["error"]}'
+    print(sentence, file=sys.stderr)
+  return 1 if failed else 0
+
+
+def main() -> int:
+  """Measures one workload or all."""
+  if _ALL.value != bool(_FOLDER.value):
+    raise ValueError('Expected --folder=DIR with --all, and only with it.')
+  return _measure_all() if _ALL.value else _measure_one()
 
 
 if __name__ == '__main__':

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import networks
 from . import torch_data
+from . import torch_networks
 from . import workloads
 
 
@@ -19,6 +21,9 @@ def network(
   workload: workloads.Workload,
 ) -> tuple[nn.Sequential, list[nn.Module]]:
   """The network, and the modules with parameters from the input on."""
+  if workload.network != networks.PLAIN:
+    stages = torch_networks.NETWORKS[workload.network](workload)
+    return nn.Sequential(*stages), stages
   modules: list[nn.Module] = []
   trained: list[nn.Module] = []
   *space, inputs = workload.shape
@@ -36,8 +41,11 @@ def network(
   return nn.Sequential(*modules[:-1]), trained
 
 
-def loss(workload: workloads.Workload) -> nn.Module:
-  """The mean loss of a batch."""
+def loss(workload: workloads.Workload) -> Callable[..., torch.Tensor]:
+  """The mean loss of a batch; of tokens, over all that are none of padding."""
+  if workload.has_tokens:
+    by_token = nn.CrossEntropyLoss(ignore_index=workloads.PADDING)
+    return lambda outputs, tokens: by_token(outputs.mT, tokens)
   if workload.outputs == 1:
     return nn.BCEWithLogitsLoss()
   return nn.CrossEntropyLoss()
@@ -64,10 +72,9 @@ def make_round(data: torch_data.Data) -> Callable[[], None]:
         state = {k: v for k, v in tasks[number].items() if kind[k] == 'task'}
         model.load_state_dict(state | own.get(client, {}), strict=False)
         optimizer = torch.optim.SGD(
-          model.parameters(), lr=workloads.LEARNING_RATE
+          model.parameters(), lr=workload.learning_rate
         )
-        rows = data.rows[client]
-        order = rows[torch.randperm(len(rows))]
+        order = torch_data.shuffled(data.rows[client])
         for batch in order.split(workload.batch_size):
           optimizer.zero_grad()
           outputs = model(data.features[batch])

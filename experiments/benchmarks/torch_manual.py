@@ -33,24 +33,26 @@ def train(
       first, so that clients which still train stand in front.
   """
   size = data.workload.batch_size
-  sizes = torch.tensor([len(order) for order in orders])
+  sizes = [len(order) for order in orders]
   rows = torch.nn.utils.rnn.pad_sequence(list(orders), batch_first=True)
+  on_device = torch.tensor(sizes)[:, None]
   for start in range(0, rows.shape[1], size):
-    counts = (sizes - start).clamp(0, size)
-    active = int((counts > 0).sum())
+    active = sum(count > start for count in sizes)  # Waits for no device.
+    counts = (on_device[:active] - start).clamp(0, size)
     batch = rows[:active, start : start + size]
     places = torch.arange(batch.shape[1])
     # One over the number of examples, and zero where there is none.
-    scale = (places < counts[:active, None]) / counts[:active, None]
+    scale = (places < counts) / counts
     _step(
       [(kernel[:active], bias[:active]) for kernel, bias in layers],
       data.features[batch].flatten(2),
       data.labels[batch],
       scale[..., None],
+      data.workload.learning_rate,
     )
 
 
-def _step(layers, x, labels, scale):
+def _step(layers, x, labels, scale, learning_rate):
   """A step of SGD on `[C, B, inputs]`; `scale` is `[C, B, 1]`."""
   inputs = []
   for number, (kernel, bias) in enumerate(layers):
@@ -65,14 +67,13 @@ def _step(layers, x, labels, scale):
     classes = labels[..., None]
     gradient.scatter_add_(-1, classes, -torch.ones_like(classes, dtype=x.dtype))
   gradient.mul_(scale)
-  rate = -workloads.LEARNING_RATE
   for number in reversed(range(len(layers))):
     (kernel, bias), x = layers[number], inputs[number]
     after = gradient
     if number:  # By the weights before the step.
       gradient = torch.bmm(after, kernel.mT).mul_(x > 0)
-    kernel.baddbmm_(x.mT, after, alpha=rate)
-    bias.add_(after.sum(1), alpha=rate)
+    kernel.baddbmm_(x.mT, after, alpha=-learning_rate)
+    bias.add_(after.sum(1), alpha=-learning_rate)
 
 
 def _owners(workload: workloads.Workload) -> dict[str, int]:
@@ -120,6 +121,7 @@ def run_round(data: torch_data.Data, server: Sequence[Layer]) -> None:
   total = [[torch.zeros_like(leaf) for leaf in pair] for pair in server]
   weights = {kind: torch.zeros(count) for kind, count in owners.items()}
   for start in range(0, len(chosen), block):
+    clients = [client for client, _ in chosen[start : start + block]]
     part = torch.tensor(chosen[start : start + block])
     owner = {
       'common': torch.zeros_like(part[:, 0]),
@@ -130,8 +132,8 @@ def run_round(data: torch_data.Data, server: Sequence[Layer]) -> None:
       (kernel[owner[kind]], bias[owner[kind]])
       for kind, (kernel, bias) in zip(kinds, server, strict=True)
     ]
-    rows = [data.rows[client] for client in part[:, 0].tolist()]
-    train(layers, data, [row[torch.randperm(len(row))] for row in rows])
+    rows = [data.rows[client] for client in clients]
+    train(layers, data, [torch_data.shuffled(row) for row in rows])
     sizes = torch.tensor([float(len(row)) for row in rows])
     for kind in weights:
       weights[kind].index_add_(0, owner[kind], sizes)

@@ -1,8 +1,12 @@
-"""Measures a round in PyTorch, to compare `rounds` with."""
+"""Measures a round in PyTorch, to compare `rounds` with.
+
+python -m experiments.benchmarks.torch_rounds --workload=W1 --device=cuda
+"""
 
 import dataclasses
 import json
 import statistics
+import sys
 import time
 
 from absl import app
@@ -21,6 +25,15 @@ _REFERENCE = flags.DEFINE_enum(
 )
 _WORKLOAD = flags.DEFINE_string('workload', '', 'See rounds.py.')
 _CLIENTS = flags.DEFINE_integer('clients', 0, 'How many there are.')
+_DEVICE = flags.DEFINE_enum(
+  'device', 'cpu', ['cpu', 'cuda'], 'Where data and models are.'
+)
+_MATMUL = flags.DEFINE_enum(
+  'matmul',
+  'highest',
+  ['highest', 'tensorfloat32'],
+  'How products and convolutions are rounded on a GPU.',
+)
 _THREADS = flags.DEFINE_integer('threads', 1, 'Of PyTorch.')
 _REPEATS = flags.DEFINE_integer(
   'repeats', 0, timing.REPEATS_HELP, lower_bound=0
@@ -29,18 +42,30 @@ _REPEATS = flags.DEFINE_integer(
 
 def main(unused_argv):
   torch.set_num_threads(_THREADS.value)
-  workload = dataclasses.replace(
-    workloads.find(_WORKLOAD.value), clients=_CLIENTS.value
-  )
-  data = torch_data.create(workload)
-  run_round = _REFERENCES[_REFERENCE.value].make_round(data)
+  try:
+    torch_data.use(_DEVICE.value, _MATMUL.value)
+    workload = workloads.find(_WORKLOAD.value)
+    if _CLIENTS.value:
+      workload = dataclasses.replace(workload, clients=_CLIENTS.value)
+    data = torch_data.create(workload, _DEVICE.value)
+    run_round = _REFERENCES[_REFERENCE.value].make_round(data)
+  except ValueError as error:
+    sys.exit(f'error: {error}')
   run_round()
+  torch_data.wait(_DEVICE.value)
   seconds = []
   for _ in timing.repeats(_REPEATS.value):
     start = time.perf_counter()
     run_round()
+    torch_data.wait(_DEVICE.value)
     seconds.append(time.perf_counter() - start)
-  print(json.dumps({'seconds_per_round': statistics.median(seconds)}))
+  figures = {
+    'seconds_per_round': statistics.median(seconds),
+    'device': _DEVICE.value,
+    'matmul': _MATMUL.value if _DEVICE.value == 'cuda' else 'highest',
+    'torch': torch.__version__,
+  }
+  print(json.dumps(figures))
 
 
 if __name__ == '__main__':

@@ -3,19 +3,57 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import math
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
+from . import networks
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import client_data
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 
-LEARNING_RATE = 0.05
+PADDING = 0  # The token whose place counts for nothing.
+
+
+def _next_token_loss(outputs, targets, unused_features):
+  """The mean cross-entropy over the tokens of each example."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    outputs, targets['tokens']
+  )
+  counts = targets['tokens'] != PADDING
+  total = jnp.where(counts, losses, 0).sum(-1)
+  return total / jnp.maximum(counts.sum(-1), 1)
+
+
+def _right_tokens(answers):
+  tokens = answers.targets['tokens']
+  counts = tokens != PADDING
+  return ((answers.predictions == tokens) & counts).sum(-1), counts.sum(-1)
+
+
+NEXT_TOKENS = tasks_lib.Kind(
+  name='next tokens',
+  loss=_next_token_loss,
+  metrics=(
+    metrics_lib.Metric(
+      name='token_accuracy', values=_right_tokens, in_percent=True
+    ),
+  ),
+  num_outputs=None,
+  predict=lambda outputs: outputs.argmax(-1).astype(jnp.int32),
+  is_valid=lambda targets, num_classes: (
+    (targets['tokens'] >= 0) & (targets['tokens'] < num_classes[:, None])
+  ).all(1),
+  rule='tokens from 0 to {last}',
+)
 
 
 class Pool:
@@ -27,11 +65,20 @@ class Pool:
 
   def __init__(self, workload: 'Workload'):
     rng = np.random.default_rng(0)
-    size, classes = workload.pool, max(2, workload.outputs)
-    self.features = rng.standard_normal((size, *workload.shape), np.float32)
-    self.labels = rng.integers(classes, size=(size, 1)).astype(np.float32)
+    self.features, labels = workload.draw(rng)
+    self.labels = (
+      {'tokens': labels[:, None]}
+      if workload.has_tokens
+      else labels[:, None].astype(np.float32)
+    )
+    classes = max(2, workload.outputs)
+    size = workload.pool
     self._starts = rng.integers(size, size=workload.clients)
-    kind = tasks_lib.BINARY if workload.outputs == 1 else tasks_lib.MULTICLASS
+    kind: str | tasks_lib.Kind = tasks_lib.MULTICLASS
+    if workload.outputs == 1:
+      kind = tasks_lib.BINARY
+    elif workload.has_tokens:
+      kind = NEXT_TOKENS
     tasks = [
       tasks_lib.Task(name=f'task {number}', kind=kind, num_classes=classes)
       for number in range(workload.tasks)
@@ -41,17 +88,22 @@ class Pool:
       tasks=tasks,
       client_tasks=np.arange(workload.clients) % workload.tasks,
       sizes=workload.sizes(),
+      labels=self._of(0) if workload.has_tokens else None,
     )
+
+  def _of(self, rows):
+    """The labels of some examples."""
+    return jax.tree.map(lambda leaf: leaf[rows], self.labels)
 
   def rows(self, client: int) -> np.ndarray:
     """The numbers of a client's examples."""
     size = np.diff(self.tables.partition.train.offsets[client : client + 2])[0]
-    return (self._starts[client] + np.arange(size)) % len(self.labels)
+    return (self._starts[client] + np.arange(size)) % len(self.features)
 
-  def read(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, client: int) -> tuple[np.ndarray, Any]:
     """See `client_data.ClientData.read`."""
     rows = self.rows(client)
-    return self.features[rows], self.labels[rows]
+    return self.features[rows], self._of(rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,13 +115,18 @@ class Workload:
     tasks: T.
     clients_per_task: K, 0 for all.
     examples: The least and the most that a client has.
+    spread: The mean and the standard deviation of these numbers, which then are
+      log-normal, and cut off; None for uniform ones.
+    network: Of `networks.NETWORKS`.
     shape: Of one example.
-    channels: Of the convolutions, each followed by 2-fold pooling.
+    channels: Of the convolutions; of a ResNet, of its pairs of blocks.
     window: Their size along an axis.
-    hidden: Widths of the hidden dense layers.
-    outputs: Classes; 1 is a binary task.
+    hidden: Widths of the hidden dense or recurrent layers.
+    outputs: Classes, or tokens; 1 is a binary task.
     batch_size: B.
-    layers: How many are common, task-specific and personal, from the input on.
+    learning_rate: Of SGD.
+    layers: How many are common, task-specific and personal, from the input on;
+      empty for all in common.
     pool: How many examples there are; clients share them.
     convolution: As `model.convolution`.
   """
@@ -78,49 +135,54 @@ class Workload:
   tasks: int = 1
   clients_per_task: int = 0
   examples: tuple[int, int]
+  spread: tuple[float, float] | None = None
+  network: str = networks.PLAIN
   shape: tuple[int, ...]
   channels: tuple[int, ...] = ()
   window: int = 3
-  hidden: tuple[int, ...]
+  hidden: tuple[int, ...] = ()
   outputs: int
   batch_size: int = 16
-  layers: tuple[int, int, int]
+  learning_rate: float = 0.05
+  layers: tuple[int, int, int] | tuple[()] = ()
   pool: int = 10_000
   convolution: str = 'auto'
 
   def sizes(self) -> np.ndarray:
     """`[M]`, how many examples each client has."""
+    rng = np.random.default_rng(0)
     least, most = self.examples
-    return np.random.default_rng(0).integers(least, most + 1, self.clients)
+    if self.spread is None:
+      return rng.integers(least, most + 1, self.clients)
+    mean, deviation = self.spread
+    variance = math.log1p((deviation / mean) ** 2)
+    sizes = rng.lognormal(
+      math.log(mean) - variance / 2, math.sqrt(variance), self.clients
+    )
+    return np.clip(sizes.round().astype(np.int64), least, most)
+
+  @property
+  def has_tokens(self) -> bool:
+    """Whether examples are tokens, and targets the next ones."""
+    return networks.NETWORKS[self.network].has_tokens
+
+  def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[pool, *shape]`, and classes `[pool]` or next tokens."""
+    classes = max(2, self.outputs)
+    if self.has_tokens:
+      shape = (self.pool, self.shape[0] + 1)
+      tokens = rng.integers(PADDING + 1, classes, size=shape, dtype=np.int32)
+      return tokens[:, :-1], tokens[:, 1:]
+    features = rng.standard_normal((self.pool, *self.shape), np.float32)
+    return features, rng.integers(classes, size=self.pool)
 
   def model(self) -> models.Model:
     """The network."""
-    if self.channels:
-      return models.cnn(
-        self.shape,
-        self.channels,
-        self.hidden,
-        self.outputs,
-        self.window,
-        self.convolution,
-      )
-    return models.mlp(self.shape, self.hidden, self.outputs)
+    return networks.NETWORKS[self.network].model(self)
 
-  def products(self) -> list[tuple[int, int, int]]:
-    """`(rows an example, inputs, outputs)` of the matrix product of each layer.
-
-    A convolution is one of patches, with a row for each place in the image.
-    """
-    found = []
-    *space, inputs = self.shape
-    for features in self.channels:
-      patch = self.window ** len(space) * inputs
-      found.append((math.prod(space), patch, features))
-      space = [size // 2 for size in space]
-      inputs = features
-    widths = [math.prod(space) * inputs, *self.hidden, self.outputs]
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    return found + [(1, before, after) for before, after in pairs]
+  def products(self) -> networks.Products:
+    """See `networks.Network`."""
+    return networks.NETWORKS[self.network].products(self)
 
   def flops(self) -> int:
     """Of the products of one example: forward, and both gradients.
@@ -152,9 +214,8 @@ class Workload:
     model = self.model()
     names = [name for name, _ in model.stages]
     kinds = (layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL)
-    rules = layer_types.by_depth(
-      names, list(zip(kinds, self.layers, strict=True))
-    )
+    depths = self.layers or (len(names), 0, 0)
+    rules = layer_types.by_depth(names, list(zip(kinds, depths, strict=True)))
     return federation_lib.Federation.create(model, rules, pool.tables), pool
 
 
@@ -205,6 +266,68 @@ WORKLOADS = {
     layers=(4, 0, 0),
     pool=5_000,
   ),
+  # Of published comparisons, see `published.py`. Checked against their texts:
+  # clients, cohorts, batches, rates and networks; where the numbers of examples
+  # are from, and what of them is a guess, is said in README.md.
+  'F1': Workload(
+    clients=1_000,
+    clients_per_task=10,
+    examples=(9, 5_000),
+    spread=(62, 95),
+    shape=(784,),
+    outputs=10,
+    batch_size=10,
+    learning_rate=0.03,
+  ),
+  'F2': Workload(
+    clients=3_400,
+    clients_per_task=10,
+    examples=(20, 5_000),
+    spread=(198, 77),
+    network='paired_cnn',
+    shape=(28, 28, 1),
+    channels=(32, 64),
+    hidden=(128,),
+    outputs=62,
+    batch_size=20,
+    learning_rate=0.1,
+  ),
+  'F3': Workload(
+    clients=500,
+    clients_per_task=10,
+    examples=(100, 100),
+    network='resnet18',
+    shape=(32, 32, 3),
+    channels=(64, 128, 256, 512),
+    outputs=100,
+    batch_size=20,
+    learning_rate=0.1,
+  ),
+  'F4': Workload(
+    clients=715,
+    clients_per_task=10,
+    examples=(2, 5_000),
+    spread=(75, 110),
+    network='lstm',
+    shape=(80,),
+    hidden=(256, 256),
+    outputs=90,
+    batch_size=4,
+    learning_rate=0.8,
+  ),
+  'F5': Workload(
+    clients=1_000,
+    clients_per_task=50,
+    examples=(50, 50),
+    network='paired_cnn',
+    shape=(32, 32, 3),
+    channels=(32, 64),
+    hidden=(128,),
+    outputs=10,
+    batch_size=10,
+    learning_rate=0.1,
+    pool=5_000,
+  ),
 }
 
 
@@ -218,12 +341,16 @@ def find(name: str, known: Sequence[str] = tuple(WORKLOADS)) -> Workload:
 
 
 def check_dense(workload: Workload) -> None:
-  """Raises a ValueError for a network that has convolutions."""
-  if workload.channels:
+  """Raises a ValueError for a network that is more than dense layers."""
+  if workload.channels or workload.network != networks.PLAIN:
+    found = (
+      f'convolutions of {workload.channels} channels'
+      if workload.channels
+      else f'the network {workload.network}'
+    )
     raise ValueError(
-      'Expected a workload of dense layers (W1, W2, W2s or W3) for '
-      f'--reference=torch_manual, got convolutions of {workload.channels} '
-      'channels; use --reference=torch.'
+      'Expected a workload of dense layers (W1, W2, W2s, W3 or F1) for '
+      f'--reference=torch_manual, got {found}; use --reference=torch.'
     )
 
 

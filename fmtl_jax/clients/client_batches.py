@@ -18,6 +18,8 @@ Tree = Any
 Carry = TypeVar('Carry')
 
 ALL_EXAMPLES = 0
+# What profiles and compiled programs call the operations of a local step.
+STEP_SCOPE = 'local_step'
 
 
 class LocalData(NamedTuple):
@@ -143,13 +145,14 @@ def for_each_batch(
       return local_data.batch(order)
 
     def step(i, carry):
-      batches = tuple(batch(order, i) for order in orders)
-      return step_fn(
-        carry,
-        batches[0] if draws == 1 else batches,
-        number * steps_together + i,
-        i < own,
-      )
+      with jax.named_scope(STEP_SCOPE):
+        batches = tuple(batch(order, i) for order in orders)
+        return step_fn(
+          carry,
+          batches[0] if draws == 1 else batches,
+          number * steps_together + i,
+          i < own,
+        )
 
     together = steps_together if work is None else most(own)
     return jax.lax.fori_loop(0, together, step, carry)

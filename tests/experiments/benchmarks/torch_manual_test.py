@@ -39,7 +39,7 @@ def _by_autograd(workload, data, layers, order):
   for layer, (kernel, bias) in zip(dense, layers, strict=True):
     layer.weight.data = kernel.T.clone()
     layer.bias.data = bias.clone()
-  optimizer = torch.optim.SGD(model.parameters(), lr=workloads.LEARNING_RATE)
+  optimizer = torch.optim.SGD(model.parameters(), lr=workload.learning_rate)
   for batch in order.split(workload.batch_size):
     optimizer.zero_grad()
     outputs = model(data.features[batch])

@@ -37,7 +37,9 @@ SMALL = workloads.Workload(
 
 
 class WorkloadsTest(parameterized.TestCase):
-  @parameterized.parameters(*workloads.WORKLOADS.values(), SMALL)
+  @parameterized.parameters(
+    *(w for name, w in workloads.WORKLOADS.items() if name[0] == 'W'), SMALL
+  )
   def test_products_are_those_of_the_network(self, workload):
     params = jax.eval_shape(workload.model().init, jax.random.key(0))
     kernels = [params[name]['kernel'] for name, _ in workload.model().stages]
@@ -125,7 +127,7 @@ class RoundsTest(absltest.TestCase):
       subprocess.run(
         [
           *(sys.executable, '-m', 'experiments.benchmarks.rounds'),
-          *('--workload=W1', '--clients=3', '--repeats=1'),
+          *('--workload=W1', '--clients=3', '--repeats=1', '--counts=also'),
           f'--output={output}',
         ],
         check=True,
@@ -142,6 +144,10 @@ class RoundsTest(absltest.TestCase):
       'matmul_gflops',
       'share_of_matmul_rate',
       'share_of_batch_matmul_floor',
+      'teraflops_per_second',
+      'step_operations',
+      'cost_flops',
+      'cost_bytes_accessed',
     ):
       self.assertGreater(figures[name], 0, name)
     self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
