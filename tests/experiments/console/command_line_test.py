@@ -191,8 +191,8 @@ class MainTest(commands.CommandTestCase):
         'bytes of one copy, each way: common 1,040',
         r'memory for temporaries of a round: [0-9.]+ MiB',
         r'execution: scan on \d+ cpu device\(s\), 1 run\(s\) mapped\n'
-        r'  low_rank: not taken, scan is: no kernel is factored\n'
-        r'  dense_0/kernel: not factored: ',
+        r'    low_rank: not taken, scan is: no kernel is factored\n'
+        r'    dense_0/kernel: not factored: ',
       ):
         self.assertRegex(text, line)
 
