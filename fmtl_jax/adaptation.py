@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.algorithms import personal_models
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
@@ -192,7 +193,9 @@ def adapted(
     first = of_owner()
     if others:
       count = federation.num_owners[others[0]]
-      first = of_owner(jnp.argmin(jax.lax.map(loss, jnp.arange(count))))
+      with precision.products(rounds.matmul_precision):
+        losses = jax.lax.map(loss, jnp.arange(count))
+      first = of_owner(jnp.argmin(losses))
     if not any_trained:
       return first
     penalty_fn: Callable[..., jax.Array] | None = None
@@ -211,6 +214,8 @@ def adapted(
       data=local_data,
       round=local_optimizers.FIRST_ROUND,
     )
-    return train(context, first, penalty_fn=penalty_fn, select_fn=select).params
+    with precision.products(rounds.matmul_precision):
+      trained = train(context, first, penalty_fn=penalty_fn, select_fn=select)
+    return trained.params
 
   return rounds._replace(view=view, personal=True)

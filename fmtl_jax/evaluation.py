@@ -192,9 +192,10 @@ def evaluator(
         data.tasks, losses, outputs, labels, valid, task, batch.features
       )
 
-    return execution_lib.map_rows(
-      one, (cohort, slot, owner), execution=execution, axis=client_axis
-    )
+    with precision.products(algorithm.matmul_precision):
+      return execution_lib.map_rows(
+        one, (cohort, slot, owner), execution=execution, axis=client_axis
+      )
 
   def evaluate(state, data, client_rows, pooled_rows, frozen=None):
     frozen = federation.frozen if frozen is None else frozen

@@ -11,6 +11,7 @@ import numpy as np
 
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision as precision_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import precision
@@ -22,6 +23,7 @@ from fmtl_jax.storage import checkpoints
 Tree = Any
 NO_CLASS = -1  # Of an example whose outputs are not finite.
 _STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
+_MATMUL = 'matmul_precision'
 _TASK_FIELDS = (
   *('name', 'kind', 'num_classes', 'column', 'offset', 'unit'),
   'lower_bound',
@@ -38,12 +40,14 @@ class Predictor:
     task: What it predicts.
     standardization: `(mean, scale)` of the features it was trained on, as in
       `Partition`; None leaves features as they are.
+    matmul_precision: Of matrix products, as in `RoundSettings`.
   """
 
   apply_fn: Callable[[Tree, Any], jax.Array]
   params: Tree
   task: tasks_lib.Task
   standardization: tuple[Any, Any] | None = None
+  matmul_precision: str | None = precision_lib.HIGHEST
 
   def outputs(self, features: Any) -> jax.Array:
     """The task's outputs, `[B, ..., num_outputs]`: logits, values as labels."""
@@ -51,7 +55,9 @@ class Predictor:
       standardize = lambda x: _standardized(x, self.standardization)
       features = jax.tree.map(standardize, features)
     features = jax.tree.map(jnp.asarray, features)
-    return self.apply_fn(self.params, features)[..., : self.task.num_outputs]
+    with precision_lib.products(self.matmul_precision):
+      outputs = self.apply_fn(self.params, features)
+    return outputs[..., : self.task.num_outputs]
 
   def probabilities(self, features: Any) -> jax.Array:
     """Class probabilities `[B, num_classes]`, NaN where an output is no number.
@@ -95,7 +101,8 @@ class Predictor:
       )
     fields = {name: getattr(self.task, name) for name in _TASK_FIELDS}
     fields['kind'] = self.task.definition.name
-    checkpoints.save_params(folder, params, {'task': fields})
+    metadata = {'task': fields, _MATMUL: self.matmul_precision}
+    checkpoints.save_params(folder, params, metadata)
 
   @classmethod
   def load(
@@ -108,7 +115,8 @@ class Predictor:
 
     Args:
       folder: As of `save`.
-      apply_fn: The network.
+      apply_fn: The network; `precision.computed` makes that of a federation
+        that computes in bfloat16.
       kinds: Kinds of one's own, of which its task may be; by their names.
 
     Raises:
@@ -125,6 +133,7 @@ class Predictor:
         params=params,
         task=tasks_lib.Task(**fields | {'kind': own.get(name, name)}),
         standardization=saved and (saved['mean'], saved['scale']),
+        matmul_precision=metadata.get(_MATMUL, precision_lib.HIGHEST),
       )
     except (KeyError, TypeError) as error:
       raise ValueError(
@@ -206,6 +215,7 @@ def client_predictor(
     params=params,
     task=data.tasks[int(tasks[client, slot])],
     standardization=data.partition.standardization,
+    matmul_precision=algorithm.matmul_precision,
   )
 
 

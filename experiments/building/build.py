@@ -124,6 +124,7 @@ def build(
       pretrained=network.pretrained,
       task_weights=config.client.task_weights or None,
       initialization=config.algorithm.initialization,
+      compute=config.precision.compute,
       owners=owners,
       num_owners=num_owners,
     )

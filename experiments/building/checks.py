@@ -28,6 +28,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import federation
+from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
@@ -349,6 +350,8 @@ def _check_names(config):
     'model.backbone': ('', *backbones.BACKBONES),
     'model.name': MODELS,
     'model.normalization': (layers.NONE, layers.BATCH),
+    'precision.compute': precision.COMPUTE,
+    'precision.matmul': ('', *precision.MATMUL),
     'participation.at_deadline': (participation.PARTIAL, participation.LATE),
     'report.baseline': rows,
     'report.curve_case': rows,

@@ -206,6 +206,7 @@ def _round_settings(
       config.balancing.weights,
     ),
     skip_nonfinite=config.faults.nonfinite != faults.STOP,
+    matmul_precision=config.precision.matmul or None,
     placement=placement,
   )
 

@@ -1,7 +1,6 @@
 """Networks: built from a config, with label rules and pre-trained layers."""
 
-from collections.abc import Sequence
-import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from . import own_models
 from . import sources
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
+from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.federation import layer_types
@@ -44,6 +44,18 @@ class Network(NamedTuple):
   pretrained: Any
   features: np.ndarray
   prefix_params: dict[str, Any]
+
+  def whole(self, apply_fn: Callable[[Any, Any], Any]) -> Any:
+    """The apply function of `full`, with another one for that of `model`."""
+    stages = self.full.stages[: len(self.full.stages) - len(self.model.stages)]
+
+    def apply(params, x):
+      for name, stage in stages:
+        x = stage(params[name], x)
+      rest = {k: v for k, v in params.items() if k not in dict(stages)}
+      return apply_fn(rest, x)
+
+    return apply
 
 
 def build_model(
@@ -210,9 +222,12 @@ def build_network(
   frozen = federation_lib.pretrained_values(
     {name: shapes[name] for name, _ in prefix.stages}, pretrained
   )
-  outputs = features_lib.precompute(
-    functools.partial(prefix.apply, frozen), source.features
-  )
+
+  def apply(features):
+    with precision.products(config.precision.matmul or None):
+      return prefix.apply(frozen, features)
+
+  outputs = features_lib.precompute(apply, source.features)
   rest_labels = {name: labels[name] for name, _ in rest.stages}
   return Network(
     model,

@@ -38,7 +38,8 @@ def default_config() -> ml_collections.ConfigDict:
   # The rows of the results table, in order; see cases.py.
   config.cases = ()
   for add in (
-    *(_add_data, _add_model, _add_training, _add_clients, _add_studies),
+    *(_add_data, _add_model, _add_precision, _add_training, _add_clients),
+    _add_studies,
     *(_add_execution, _add_report),
   ):
     add(config)
@@ -107,6 +108,16 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
     }
     if own:
       config.algorithm[name] = own
+
+
+def _add_precision(config: ml_collections.ConfigDict) -> None:
+  """In what products are computed, in training and evaluation alike."""
+  config.precision = ml_collections.ConfigDict()
+  # highest, tensorfloat32, bfloat16: of products of float32, as far as a device
+  # has it (on CPU all are the same); '' leaves it to JAX.
+  config.precision.matmul = 'highest'
+  # Or bfloat16: of the network; parameters and their means stay float32.
+  config.precision.compute = 'float32'
 
 
 def _add_training(config: ml_collections.ConfigDict) -> None:

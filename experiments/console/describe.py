@@ -134,7 +134,7 @@ def _case(
       'parameters, whose outputs are computed once'
     ]
   algorithm = case.make_algorithm(federation, {})
-  form, reasons = algorithm.form(case.data)
+  form, reasons = program.form
   deviations = own_code.spec(case.algorithm).deviations
   return [
     *before,

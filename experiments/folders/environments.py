@@ -28,6 +28,7 @@ import fmtl_jax
 Span = dict[str, Any]
 KEY = 'environments'
 _DETERMINISTIC = 'deterministic'
+_PRECISION = 'jax_default_matmul_precision'
 
 
 def environment() -> dict[str, Any]:
@@ -45,6 +46,7 @@ def environment() -> dict[str, Any]:
     'device_kind': devices[0].device_kind,
     'device_count': len(devices),
     'xla_flags': determinism.flags_of_xla(),
+    _PRECISION: jax.config.values[_PRECISION],
     _DETERMINISTIC: determinism.is_used(),
   }
 

@@ -344,9 +344,15 @@ def build(
     split, view, metric and task (or `mean`) that any seed has a value of; and
     `cost`, an entry for each case. Accuracies are in percent. `std` has ddof 1
     and is None for one seed; mean and std are None where a seed has no value.
+    Precisions are None where nothing was trained, or by version 0.1.
   """
   entries = []
   for record in records:
+    settings = record.get('settings', {})
+    precisions = {
+      f'{name}_precision': settings.get(f'precision.{name}')
+      for name in ('matmul', 'compute')
+    }
     for name in record['curve']['values']:
       split, view, metric = name.split('/')
       values = curve(record, split, view, metric)[-1]
@@ -367,6 +373,7 @@ def build(
             'rounds': record['rounds'],
             'split': split,
             'protocol': record['protocol'],
+            **precisions,
           }
         )
   return _strict(

@@ -89,6 +89,7 @@ class Program:
 
   Attributes:
     num_runs: R.
+    form: The execution mode of rounds, and reasons, as of `Algorithm.form`.
     compile_seconds: What compiling took; 0 before.
     memory_bytes: Of temporaries of the compiled rounds, where known.
   """
@@ -108,9 +109,8 @@ class Program:
     self._rounds_per_call = rounds_per_call
     self.num_runs = len(case.runs.key)
     algorithm = case.make_algorithm(case.federation, {})
-    self._mesh = _mesh(
-      self.num_runs, case.task_devices, algorithm.form(case.data)[0]
-    )
+    self.form = algorithm.form(case.data)
+    self._mesh = _mesh(self.num_runs, case.task_devices, self.form[0])
     self._padding = -self.num_runs % self._mesh.shape['run']
     self._by_run = jax.NamedSharding(self._mesh, jax.P('run'))
     everywhere = jax.NamedSharding(self._mesh, jax.P())

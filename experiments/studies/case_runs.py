@@ -96,6 +96,7 @@ class _CaseRun:
     self._metric = f'validation/{config.report.view}/{config.report.metric}'
     self._own_metrics = results.own_metrics(case.federation.tasks)
     self._program = make_program(case, config)
+    _say_not_taken(label, self._program, config.execution.name)
     self._saved = self._open(folder)
     self._restore()
     self._begun = self._done
@@ -271,6 +272,22 @@ class _CaseRun:
       self._config.report.metric, [self._own_metrics]
     )
     return -value if lower else value
+
+
+def _say_not_taken(
+  label: str, program: program_lib.Program, asked: str
+) -> None:
+  """Warns where another execution mode is taken than was asked for, and why."""
+  reasons = dict(program.form[1])
+  if asked not in reasons or not processes.is_first():
+    return
+  why = reasons.pop(asked)
+  each = '; '.join(f'{path} {reason}' for path, reason in reasons.items())
+  print(
+    f'warning: {label}: execution.name={asked} is {why}'
+    + (f' ({each})' if each else ''),
+    file=sys.stderr,
+  )
 
 
 def about(

@@ -168,6 +168,6 @@ def load(
   return dataclasses.replace(
     model,
     params=params,
-    apply_fn=network.full.apply,
+    apply_fn=network.whole(model.apply_fn),
     standardization=standardization,
   )

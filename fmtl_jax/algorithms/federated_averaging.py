@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.clients import client_updates
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_phases
@@ -65,14 +66,15 @@ def federated_averaging(
 
   def round_fn(state, data, frozen=None):
     frozen = federation.frozen if frozen is None else frozen
-    mode = phases.execution_mode(data)
-    sampled = phases.sample(state, data, mode)
-    context_fn, sampled = phases.broadcast(state, data, frozen, sampled, mode)
-    total, trained = phases.train(state, context_fn, sampled, mode)
-    means, grouping, memory = phases.aggregate(
-      state, data, sampled, total, trained
-    )
-    new = phases.serve(state, sampled, trained, means, grouping, memory)
+    with precision.products(settings.matmul_precision):
+      mode = phases.execution_mode(data)
+      sampled = phases.sample(state, data, mode)
+      context_fn, sampled = phases.broadcast(state, data, frozen, sampled, mode)
+      total, trained = phases.train(state, context_fn, sampled, mode)
+      means, grouping, memory = phases.aggregate(
+        state, data, sampled, total, trained
+      )
+      new = phases.serve(state, sampled, trained, means, grouping, memory)
     cohort = sampled.cohort
     task = jnp.where(cohort.active, cohort.tasks, len(federation.tasks))
     observed = {'client': cohort.client, 'task': task} | {
@@ -81,7 +83,8 @@ def federated_averaging(
     return new, trained.metrics | sampled.observed | observed
 
   def view(state, data, client, frozen):
-    chosen = phases.choose_owners(state, data, client, frozen)
+    with precision.products(settings.matmul_precision):
+      chosen = phases.choose_owners(state, data, client, frozen)
     return federation.broadcast(state.params, {**client.index, **chosen})
 
   def form(data):
@@ -117,4 +120,5 @@ def federated_averaging(
     messages,
     # Sums of 1 were over a cohort's weights, and are wrong for good.
     state_version=2 if rule.accumulates else 1,
+    matmul_precision=settings.matmul_precision,
   )

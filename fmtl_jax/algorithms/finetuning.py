@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
@@ -67,16 +68,16 @@ def finetuned(
   def view(state, data, client, frozen):
     received = rounds.view(state, data, client, frozen)
     key = jax.random.fold_in(state.key, state.round)
-    result = finetune.run(
-      client_updates.ClientContext(
-        key=jax.random.fold_in(key, client.client_id),
-        view=received,
-        state=finetune.init(received),
-        frozen=frozen,
-        data=settings.local_data(state, data, client),
-        round=local_optimizers.FIRST_ROUND,
-      )
+    context = client_updates.ClientContext(
+      key=jax.random.fold_in(key, client.client_id),
+      view=received,
+      state=finetune.init(received),
+      frozen=frozen,
+      data=settings.local_data(state, data, client),
+      round=local_optimizers.FIRST_ROUND,
     )
+    with precision.products(settings.matmul_precision):
+      result = finetune.run(context)
     return jax.tree.map(jnp.add, received, result.update)
 
   return rounds._replace(view=view, personal=True)

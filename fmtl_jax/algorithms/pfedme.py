@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
@@ -129,13 +130,14 @@ def pfedme(
   def view(state, data, client, frozen):
     local_data = client_batches.LocalData(data, client)
     batch = local_data.batch(jnp.arange(data.partition.train.max_size))
-    theta, _ = personalize(
-      federation.broadcast(state.params, client.index),
-      frozen,
-      batch,
-      client.active,
-      training.zero_metrics(client.active),
-    )
+    with precision.products(settings.matmul_precision):
+      theta, _ = personalize(
+        federation.broadcast(state.params, client.index),
+        frozen,
+        batch,
+        client.active,
+        training.zero_metrics(client.active),
+      )
     return theta
 
   def apply(memory, aggregate):

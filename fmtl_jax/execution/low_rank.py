@@ -17,6 +17,7 @@ what it makes of the coefficients.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -45,6 +46,9 @@ class Factors(NamedTuple):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernel:
   """The kernel of one client; every leaf has a leading axis for slots, if any.
+
+  Base, factors and gradient have the type in which the network multiplies,
+  the others that of parameters.
 
   Attributes:
     base: `[d, h]`, what the client was sent.
@@ -83,25 +87,47 @@ def is_factored(x: Any) -> bool:
   return isinstance(x, Kernel | Update)
 
 
-@jax.custom_vjp
-def _dense(x, kernel):
+class _Product(NamedTuple):
+  """How a network multiplies: of a `dot_general`.
+
+  Attributes:
+    precision: Of its operands, or an algorithm; None for JAX's default.
+    dtype: Of its result.
+  """
+
+  precision: Any
+  dtype: Any
+
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The product of two matrices, in the type of sums."""
+    wide = precision.wide(jnp.promote_types(x.dtype, y.dtype))
+    return jnp.matmul(
+      x, y, precision=self.precision, preferred_element_type=wide
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense(product, x, kernel):
   """`[B, d] -> [B, h]`, the product with a kernel in factored form."""
   inputs, grads = kernel.factors
-  low = (x @ inputs.T) * kernel.coefficients
-  return kernel.scale * (x @ kernel.base) + low @ grads
+  low = (product(x, inputs.T) * kernel.coefficients).astype(grads.dtype)
+  outputs = kernel.scale * product(x, kernel.base) + product(low, grads)
+  return outputs.astype(product.dtype)
 
 
-def _forward(x, kernel):
-  return _dense(x, kernel), (x, kernel)
+def _forward(product, x, kernel):
+  return _dense(product, x, kernel), (x, kernel)
 
 
-def _backward(residual, output_grads):
+def _backward(product, residual, output_grads):
   x, kernel = residual
   inputs, grads = kernel.factors
-  low = (output_grads @ grads.T) * kernel.coefficients
-  x_grads = kernel.scale * (output_grads @ kernel.base.T) + low @ inputs
+  low = product(output_grads, grads.T) * kernel.coefficients
+  low = low.astype(inputs.dtype)
+  x_grads = kernel.scale * product(output_grads, kernel.base.T)
+  x_grads += product(low, inputs)
   zeros = jax.tree.map(jnp.zeros_like, kernel)
-  gradient = Factors(x.astype(kernel.base.dtype), output_grads)
+  gradient = Factors(x.astype(inputs.dtype), output_grads.astype(grads.dtype))
   return x_grads.astype(x.dtype), dataclasses.replace(zeros, gradient=gradient)
 
 
@@ -197,8 +223,8 @@ def dense_kernels(
     features: A batch, or its shapes.
 
   Returns:
-    A tree of bools: whether the leaf `[d, h]` stands on the right of a single
-    product `[B, d] @ [d, h]`, and nowhere else.
+    A tree of bools: whether the leaf `[d, h]`, perhaps in another type, stands
+    on the right of a single product `[B, d] @ [d, h]`, and nowhere else.
   """
   leaves, treedef = jax.tree.flatten(params)
   jaxpr = jax.make_jaxpr(apply_fn)(params, features).jaxpr
@@ -211,6 +237,9 @@ def dense_kernels(
       inner = _inlined(equation)
       if inner is not None:
         visit(inner.jaxpr, dict(zip(inner.jaxpr.invars, operands, strict=True)))
+        continue
+      if _is_cast(equation):
+        origin[equation.outvars[0]] = operands[0]
         continue
       for place, number in enumerate(operands):
         if number is not None:
@@ -305,7 +334,11 @@ def _evaluate(closed, arguments):
       if not equation.primitive.multiple_results:
         results = [results]
     elif _is_dense(equation):
-      results = [_dense(*operands)]
+      dtype = equation.outvars[0].aval.dtype
+      product = _Product(equation.params['precision'], dtype)
+      results = [_dense(product, *operands)]
+    elif _is_cast(equation):
+      results = [_cast(operands[0], equation.params['new_dtype'])]
     else:
       results = _evaluate(_inlined(equation), operands)
     values |= dict(zip(equation.outvars, results, strict=True))
@@ -326,12 +359,29 @@ def _inlined(equation):
   return equation.params['jaxpr'] if equation.primitive.name == 'jit' else None
 
 
+def _is_cast(equation):
+  """Whether an equation changes the type of a float to that of another one."""
+  return equation.primitive.name == 'convert_element_type' and all(
+    jnp.issubdtype(v.aval.dtype, jnp.floating)
+    for v in (*equation.invars, *equation.outvars)
+  )
+
+
+def _cast(kernel, dtype):
+  """A kernel that multiplies in another type."""
+  cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
+  return dataclasses.replace(
+    kernel,
+    base=cast(kernel.base),
+    factors=cast(kernel.factors),
+    gradient=cast(kernel.gradient),
+  )
+
+
 def _is_dense(equation):
-  """Whether an equation is a product `[B, d] @ [d, h]`."""
+  """Whether an equation is a product `[B, d] @ [d, h]`, however precise."""
   return (
     equation.primitive.name == 'dot_general'
     and equation.params['dimension_numbers'] == (((1,), (0,)), ((), ()))
-    and equation.params['precision'] is None
     and equation.invars[0].aval.ndim == equation.invars[1].aval.ndim == 2
-    and equation.outvars[0].aval.dtype == equation.invars[1].aval.dtype
   )

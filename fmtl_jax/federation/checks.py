@@ -54,6 +54,36 @@ def outputs(
   )
 
 
+def all_statistics(
+  train_fn: Callable[..., tuple[jax.Array, Tree]] | None,
+  shapes: Tree,
+  features: Tree,
+) -> Tree:
+  """Which leaves are running statistics, those of frozen layers too.
+
+  Args:
+    train_fn: See `Federation`.
+    shapes: Of the parameters of one model.
+    features: The shapes of one example's.
+  """
+  trained = jax.tree.map(lambda _: True, shapes)
+  written = _written(train_fn, shapes, features, trained)
+  return jax.tree.map(lambda _, new: new is not None, shapes, written)
+
+
+def _written(train_fn, shapes, features, trained):
+  """The shapes of what training writes, None at other leaves."""
+  if train_fn is None:
+    return jax.tree.map(lambda _: None, shapes)
+  size = jax.tree.leaves(features)[0].shape[0]
+  return jax.eval_shape(
+    lambda params, *batch: train_fn(params, *batch, trained),
+    shapes,
+    features,
+    jax.ShapeDtypeStruct((size,), bool),
+  )[1]
+
+
 def statistics(
   train_fn: Callable[..., tuple[jax.Array, Tree]] | None,
   shapes: Tree,
@@ -71,18 +101,10 @@ def statistics(
   Raises:
     ValueError: If a statistic has another shape than its parameter.
   """
-  written = jax.tree.map(lambda _: None, shapes)
-  if train_fn is not None:
-    trained = jax.tree.map(
-      lambda label: label != layer_types_lib.PRETRAINED, labels
-    )
-    size = jax.tree.leaves(features)[0].shape[0]
-    _, written = jax.eval_shape(
-      lambda params, *batch: train_fn(params, *batch, trained),
-      shapes,
-      features,
-      jax.ShapeDtypeStruct((size,), bool),
-    )
+  trained = jax.tree.map(
+    lambda label: label != layer_types_lib.PRETRAINED, labels
+  )
+  written = _written(train_fn, shapes, features, trained)
 
   def check(path, leaf, new):
     name = jax.tree_util.keystr(path, simple=True, separator='/')

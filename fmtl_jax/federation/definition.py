@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import checks
@@ -57,6 +58,7 @@ class Federation(objectives.ClientObjective):
     num_owners: Mapping[str, int] | None = None,
     task_weights: Sequence[float] | None = None,
     initialization: str = SHARED,
+    compute: str = precision.FLOAT32,
   ) -> 'Federation':
     """Puts a network, layer types and tasks together.
 
@@ -75,6 +77,9 @@ class Federation(objectives.ClientObjective):
       task_weights: `[T]`, by default ones.
       initialization: `shared` or `per_owner`; a personal layer's owner is the
         client.
+      compute: `float32`: the network computes in the types of parameters and
+        features; `bfloat16`: in bfloat16, from parameters, to outputs and with
+        running statistics that keep their types, see `precision.computed`.
 
     Raises:
       ValueError: If a rule or a value is missing or does not fit; the sentence
@@ -108,6 +113,13 @@ class Federation(objectives.ClientObjective):
     counts = {'task': data.num_tasks, 'client': data.num_clients}
     counts |= dict(num_owners or {})
     checks.owner_counts(trained_types, owners, counts, data)
+    precision.check('compute', compute, precision.COMPUTE)
+    train_fn = getattr(model, 'train_apply', None)
+    if compute != precision.FLOAT32:
+      is_kept = checks.all_statistics(train_fn, shapes, features)
+      apply_fn = precision.computed(apply_fn, compute, is_kept)
+      if train_fn is not None:
+        train_fn = precision.computed(train_fn, compute, is_kept)
     outputs = jax.eval_shape(apply_fn, shapes, features)
     checks.outputs(outputs, features, data, own_loss=loss is not None)
     index_ndim = {k: np.ndim(v) for k, v in data.partition.owner_index.items()}
@@ -117,7 +129,6 @@ class Federation(objectives.ClientObjective):
       owners,
       index_ndim | {'task': 2, 'client': 1},
     )
-    train_fn = getattr(model, 'train_apply', None)
     return cls(
       init_fn=init_fn,
       shapes=shapes,

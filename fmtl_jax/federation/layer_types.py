@@ -156,6 +156,9 @@ def use_order(
         None if isinstance(v, jax.extend.core.Literal) else origin.get(v)
         for v in equation.invars
       ]
+      if equation.primitive.name == 'convert_element_type':
+        origin[equation.outvars[0]] = operands[0]  # Not used by it.
+        continue
       if len(inner) == 1 and len(inner[0].invars) == len(operands):
         visit(inner[0], dict(zip(inner[0].invars, operands, strict=True)))
       for name in operands:

@@ -7,6 +7,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import precision
+
 Activation = Callable[[jax.Array], jax.Array]
 
 AUTO = 'auto'
@@ -38,7 +40,8 @@ class BatchNorm(nnx.Module):
     mean <- 0.9 mean + 0.1 mean_B,   var <- 0.9 var + 0.1 n / (n - 1) var_B,
 
   with n values a channel; a single value has no variance, and leaves `var` as
-  it is. In evaluation it normalizes by the running statistics.
+  it is. In evaluation it normalizes by the running statistics. It computes in
+  float32 at least, and answers in the type of its inputs.
 
   References:
     Ioffe, Szegedy (2015), Batch normalization: accelerating deep network
@@ -66,11 +69,13 @@ class BatchNorm(nnx.Module):
       is_example: `[B]` bool, False for padding, which does not count; None in
         evaluation.
     """
+    dtype = x.dtype
+    x = x.astype(precision.wide(dtype))
     mean, var = self.mean[...], self.var[...]
     if is_example is not None:
       x, mean, var = self._of_batch(x, is_example)
     factor = self.scale[...] * jax.lax.rsqrt(var + self.EPSILON)
-    return (x - mean) * factor + self.bias[...]
+    return ((x - mean) * factor + self.bias[...]).astype(dtype)
 
   def _of_batch(self, x, is_example):
     """Inputs with zeros for padding, and their statistics; moves the others."""

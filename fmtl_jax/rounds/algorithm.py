@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
@@ -45,10 +46,12 @@ class Algorithm(NamedTuple):
       client (a `Cohort` without the leading axis) predicts.
     personal: Whether views differ between the clients of a task.
     form: `data -> (execution, reasons)`: the execution mode of rounds and, by
-      path, why a kernel is trained in factored form or not.
+      path, why a kernel is trained in factored form or not; if another mode was
+      asked for, by its name, why it is not taken.
     messages: `() -> Messages`, of a round.
     state_version: Of the meaning of a state; one that was saved with another
       version is not resumed.
+    matmul_precision: That of its settings, for evaluations and predictions.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
@@ -58,3 +61,4 @@ class Algorithm(NamedTuple):
   form: Callable[[dataset_lib.FederatedDataset], tuple[str, dict[str, str]]]
   messages: Callable[[], Messages]
   state_version: int = 1
+  matmul_precision: str | None = precision.HIGHEST

@@ -37,7 +37,8 @@ class ExecutionMode:
     execution: An execution mode of `execution`, not `auto`.
     client_update: That they run.
     bytes_each: The memory of one of them.
-    reasons: By path, why a kernel is factored or not.
+    reasons: By path, why a kernel is factored or not; by the name of the
+      execution mode that was asked for, why it is not taken, if it is not.
   """
 
   federation: federation_lib.Federation
@@ -136,8 +137,15 @@ def choose(
     )
     if not asked and plan.pays:
       name = execution.LOW_RANK
+  reasons = dict(plan.reasons) if plan else {}
   if asked and not (plan and plan.any):
-    name = execution.AUTO  # There is nothing to factor.
+    name = execution.resolve(execution.AUTO)  # There is nothing to factor.
+    why = 'no kernel is factored'
+    if balancer is not None:
+      why = 'the gradients of the tasks of a client are balanced'
+    elif sgd is None:
+      why = 'clients do more than local SGD, or their updates are compared'
+    reasons = {placement.execution: f'not taken, {name} is: {why}'} | reasons
   name = execution.resolve(name)
   copies = _COPIES  # And the gradient of each task, to balance them.
   copies += federation.num_slots if balancer else 0
@@ -153,5 +161,5 @@ def choose(
     execution=name,
     client_update=client_update,
     bytes_each=bytes_each,
-    reasons=plan.reasons if plan else {},
+    reasons=reasons,
   )

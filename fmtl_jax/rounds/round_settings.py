@@ -8,6 +8,7 @@ from fmtl_jax import balancing as balancing_lib
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import low_rank_sgd
@@ -75,6 +76,8 @@ class RoundSettings:
       is excluded from the round: nothing is averaged of it, and its state and
       the layers that it owns stay unchanged. The weights of the others are
       those that they have with it.
+    matmul_precision: Of all matrix products of rounds and of models that they
+      train, one of `precision.MATMUL`; None for JAX's own setting.
     placement: Where and in which execution mode clients are trained.
   """
 
@@ -92,6 +95,7 @@ class RoundSettings:
   balancing: balancing_lib.Places = balancing_lib.Places()
   participation: participation_lib.Participation | None = None
   skip_nonfinite: bool = False
+  matmul_precision: str | None = precision.HIGHEST
   placement: Placement = Placement()
 
   def __post_init__(self):
@@ -101,6 +105,10 @@ class RoundSettings:
       )
     for layer_type, weighting in self.weighting.items():
       weights_lib.check(weighting, f"`weighting['{layer_type}']`")
+    if self.matmul_precision is not None:
+      precision.check(
+        'matmul_precision', self.matmul_precision, precision.MATMUL
+      )
 
   def local_data(
     self,

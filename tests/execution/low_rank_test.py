@@ -31,6 +31,18 @@ def _found(apply_fn, params, features=jnp.ones((4, 3))):
   ]
 
 
+def _narrow(x):
+  return x.astype(jnp.bfloat16)
+
+
+def _wide_sum(x, y):
+  return jax.lax.dot(x, y, preferred_element_type=jnp.float32)
+
+
+def _in_float32(w, x):
+  return jnp.matmul(x, w, precision=jax.lax.DotAlgorithmPreset.F32_F32_F32)
+
+
 class DenseKernelsTest(parameterized.TestCase):
   def test_those_of_a_perceptron_are_found(self):
     model = models.mlp((3,), (5,), 2)
@@ -74,6 +86,53 @@ class DenseKernelsTest(parameterized.TestCase):
   def test_another_use_rules_it_out(self, use):
     params = {'w': jnp.ones((3, 3))}
     self.assertEqual(_found(lambda p, x: use(p['w'], x), params), [])
+
+  @parameterized.named_parameters(
+    ('precision', lambda w, x: jnp.matmul(x, w, precision='highest'), 1e-6),
+    ('algorithm', _in_float32, 1e-6),
+    ('narrow', lambda w, x: _narrow(x) @ _narrow(w), 0.02),
+    ('wide sum', lambda w, x: _wide_sum(_narrow(x), _narrow(w)), 0.02),
+    ('wide', lambda w, x: _wide_sum(x, _narrow(w)), 0.02),
+  )
+  def test_a_product_of_any_precision_and_type_is_found(self, use, tolerance):
+    params = {'w': jax.random.normal(jax.random.key(0), (3, 5))}
+    x = jax.random.normal(jax.random.key(1), (4, 3))
+    apply_fn = lambda p, x: use(p['w'], x)
+    self.assertEqual(_found(apply_fn, params), ['w'])
+    kernel = {'w': _kernel(params['w'])}
+
+    def loss(params, x, apply_fn):
+      return jnp.square(apply_fn(params, x).astype(jnp.float32)).sum()
+
+    factored = low_rank.factored(apply_fn)
+    grad_fn = jax.grad(loss, argnums=(0, 1))
+    grads, of_inputs = grad_fn(kernel, x, factored)
+    written = {'w': _value(kernel['w'])}
+    expected, expected_of_inputs = grad_fn(written, x, apply_fn)
+    inputs, outputs = grads['w'].gradient
+    self.assertEqual(outputs.dtype, jnp.float32)
+    for found, wanted in (
+      (factored(kernel, x), apply_fn(written, x)),
+      (inputs.T @ outputs, expected['w']),
+      (of_inputs, expected_of_inputs),
+    ):
+      scale = float(jnp.abs(wanted).max())
+      np.testing.assert_allclose(
+        *(np.asarray(v, np.float32) for v in (found, wanted)),
+        atol=tolerance * scale,
+      )
+    precisions = lambda *args: {
+      str(equation.params['precision'])
+      for equation in jax.make_jaxpr(grad_fn, static_argnums=2)(*args).eqns
+      if equation.primitive.name == 'dot_general'
+    }
+    found = precisions(kernel, x, factored)
+    self.assertEqual(found, precisions(written, x, apply_fn))
+    self.assertLen(found, 1)
+
+  def test_a_kernel_that_is_used_in_two_types_is_not_found(self):
+    apply_fn = lambda p, x: x @ p['w'] + _narrow(p['w']).sum()
+    self.assertEqual(_found(apply_fn, {'w': jnp.ones((3, 3))}), [])
 
   def test_a_product_inside_of_jit_is_found(self):
     params = {'w': jnp.ones((3, 3))}

@@ -416,6 +416,7 @@ def named(
   own: Mapping[str, Any] | None = None,
   normalization: str = 'none',
   dtype: Any = None,
+  compute: str = 'float32',
   **settings: Any,
 ) -> tuple[
   federation_lib.Federation,
@@ -431,6 +432,7 @@ def named(
     own: Settings of the algorithm's own.
     normalization: Of the network.
     dtype: Of parameters and what the network computes; by default float32.
+    compute: In what the network computes, see `Federation.create`.
     **settings: Of `RoundSettings`.
 
   Returns:
@@ -462,6 +464,7 @@ def named(
     data,
     owners={**federation_lib.OWNERS, **more},
     num_owners=num_owners,
+    compute=compute,
   )
   placement = round_settings.Placement(low_rank_below=np.inf, execution='scan')
   algorithm = entry.build(

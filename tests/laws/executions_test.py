@@ -29,14 +29,14 @@ def _data():
   return testing.toy_data(CLIENTS, 3, 2, missing=0.4)
 
 
-def _algorithm(execution, client_axis=None, **settings):
+def _algorithm(execution, client_axis=None, compute='float32', **settings):
   return multi_task_fl.multi_task_fl(
-    testing.toy_federation(MIX, _data())[0],
+    testing.toy_federation(MIX, _data(), compute=compute)[0],
     cases.Local(batch_size=2, momentum=0.5).package(),
     round_settings.RoundSettings(
       clients_per_task=2,
       placement=round_settings.Placement(
-        execution=execution, client_axis=client_axis
+        execution=execution, client_axis=client_axis, low_rank_below=np.inf
       ),
       **settings,
     ),
@@ -94,6 +94,26 @@ class ExecutionsTest(parameterized.TestCase):
       )
 
     testing.assert_trees_close(evaluate(execution), evaluate('scan'))
+
+
+class PrecisionsTest(parameterized.TestCase):
+  """What carries a precision says `precision_test.ProductsTest`."""
+
+  def test_by_default_a_cpu_computes_the_bits_of_jax(self):
+    if jax.default_backend() != 'cpu':
+      self.skipTest('Products of other devices have several precisions.')
+    found = _two_rounds('scan', matmul_precision=None)
+    testing.assert_trees_equal(found, _two_rounds('scan'))
+
+  def test_factored_kernels_agree_with_scan(self):
+    found, _ = _two_rounds('low_rank:2', matmul_precision='highest')
+    testing.assert_trees_close(found, _two_rounds('scan')[0])
+
+  @parameterized.parameters('vmap', 'low_rank:2')
+  def test_forms_agree_where_networks_compute_in_bfloat16(self, execution):
+    expected = _two_rounds('scan', compute='bfloat16')[0].params
+    found = _two_rounds(execution, compute='bfloat16')[0].params
+    testing.assert_trees_close(found, expected, rtol=0, atol=2**-8)
 
 
 class CompilerOptionsTest(parameterized.TestCase):

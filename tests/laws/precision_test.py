@@ -1,7 +1,9 @@
-"""Laws of parameters that are not float32: sums are wide, types stay."""
+"""Laws of precision: of products, and of parameters that are not float32."""
 
 import dataclasses
 import functools
+import tempfile
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import balancing
+from fmtl_jax import cohorts
 from fmtl_jax import compatibility
+from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import models
 from fmtl_jax import precision
+from fmtl_jax import predictors
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
@@ -21,6 +27,7 @@ from fmtl_jax.clients import faults
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import low_rank
+from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
 
@@ -110,6 +117,144 @@ def _trained(name, dtype):
   )
 
 
+def _products(fn, *arguments):
+  """`(precision, type of the operands)` of all products of a function."""
+
+  def visit(jaxpr):
+    for equation in jaxpr.eqns:
+      if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+        given = equation.params['precision']
+        one = given[0] if isinstance(given, tuple) else given
+        assert given in (None, (one, one)), given
+        for operand in equation.invars:
+          yield one, operand.aval.dtype.name
+      for value in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
+      ):
+        inner = getattr(value, 'jaxpr', value)
+        if hasattr(inner, 'eqns'):
+          yield from visit(inner)
+
+  return set(visit(jax.make_jaxpr(fn)(*arguments).jaxpr))
+
+
+HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
+
+
+class ProductsTest(parameterized.TestCase):
+  """Nothing is compiled: a precision stands at every product of a program."""
+
+  @parameterized.named_parameters((name, name) for name in cases.distinct())
+  def test_all_of_a_round_and_a_view_have_what_settings_say(self, name):
+    _, data, algorithm = _named(
+      name,
+      None,
+      compute='bfloat16',
+      matmul_precision='tensorfloat32',
+      normalization='batch' if name == 'fedbn' else 'none',
+    )
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    found = _products(algorithm.round, state, data)
+    of_network = {(HIGH, 'bfloat16')}
+    # Clusters need similarities of updates that are nearly parallel.
+    others = {(HIGHEST, 'float32')} if name == 'cfl' else set()
+    self.assertEqual(found, of_network | others)
+    client = jax.tree.map(lambda x: x[0], cohorts.everyone(data))
+    view = lambda state: algorithm.view(state, data, client, None)
+    self.assertContainsSubset(_products(view, state), of_network)
+
+  @parameterized.parameters(
+    *('highest', 'tensorfloat32', 'bfloat16', None),
+  )
+  def test_factored_ones_and_evaluations_have_it_too(self, matmul):
+    federation, data, algorithm = _named(
+      'multi_task_fl',
+      None,
+      matmul_precision=matmul,
+      placement=round_settings.Placement(
+        execution='low_rank:2', low_rank_below=np.inf
+      ),
+    )
+    self.assertEqual(algorithm.form(data)[0], 'low_rank:2')
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    evaluate = evaluation.evaluator(federation, algorithm)
+    partition = data.partition
+    rows = partition.test, partition.pooled_test
+    one = None if matmul is None else jax.lax.Precision(matmul)
+    for found in (
+      _products(algorithm.round, state, data),
+      _products(lambda state: evaluate(state, data, *rows), state),
+    ):
+      self.assertEqual(found, {(one, 'float32')})
+
+  def test_factored_ones_add_up_in_float32(self):
+    _, data, algorithm = _named(
+      'fedavgm',
+      None,
+      compute='bfloat16',
+      placement=round_settings.Placement(
+        execution='low_rank', low_rank_below=np.inf
+      ),
+    )
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    found = _products(algorithm.round, state, data)
+    self.assertEqual(found, {(HIGHEST, 'bfloat16'), (HIGHEST, 'float32')})
+
+  @parameterized.parameters('patches', 'lax')
+  def test_convolutions_have_it(self, method):
+    data = testing.toy_data(3, num_features=16)
+    plain = models.cnn((4, 4, 1), (2,), (), 5, convolution=method)
+    model = plain._replace(
+      apply=lambda params, x: plain.apply(params, x.reshape(-1, 4, 4, 1))
+    )
+    federation = federation_lib.Federation.create(
+      model, [('.*', 'common')], data, compute='bfloat16'
+    )
+    settings = round_settings.RoundSettings(matmul_precision='tensorfloat32')
+    algorithm = multi_task_fl.multi_task_fl(federation, settings=settings)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    found = _products(algorithm.round, state, data)
+    self.assertEqual(found, {(HIGH, 'bfloat16')})
+
+  def test_a_model_predicts_in_that_of_its_rounds(self):
+    federation, data, algorithm = _named(
+      'fedavg', None, compute='bfloat16', matmul_precision='tensorfloat32'
+    )
+    model = predictors.client_predictor(
+      federation, algorithm, cases.start(algorithm, data), data, 0
+    )
+    x = np.ones((2, 3), np.float32)
+    self.assertEqual(_products(model.outputs, x), {(HIGH, 'bfloat16')})
+    self.assertEqual(model.outputs(x).dtype, jnp.float32)
+    with tempfile.TemporaryDirectory() as folder:
+      model.save(f'{folder}/model')
+      loaded = predictors.Predictor.load(f'{folder}/model', federation.apply_fn)
+    self.assertEqual(_products(loaded.outputs, x), {(HIGH, 'bfloat16')})
+
+  def test_what_jax_was_told_is_not_dropped_in_silence(self):
+    product = lambda: jnp.ones((2, 2)) @ jnp.ones((2, 2))
+    with jax.default_matmul_precision('bfloat16'):
+      sentence = "is 'bfloat16', and .*'highest'"
+      with (
+        self.assertWarnsRegex(UserWarning, sentence),
+        precision.products('highest'),
+      ):
+        self.assertEqual(_products(product), {(HIGHEST, 'float32')})
+      with precision.products(None):
+        lowest = jax.lax.Precision.DEFAULT
+        self.assertEqual(_products(product), {(lowest, 'float32')})
+    with jax.default_matmul_precision('float32'), warnings.catch_warnings():
+      warnings.simplefilter('error')
+      with precision.products('highest'):  # Another name of the same.
+        pass
+
+  def test_other_names_are_refused(self):
+    with self.assertRaisesRegex(ValueError, '`matmul_precision` to be one of'):
+      round_settings.RoundSettings(matmul_precision='float16')
+    with self.assertRaisesRegex(ValueError, '`compute` to be one of'):
+      testing.toy_federation(compute='float16')
+
+
 class NumbersTest(parameterized.TestCase):
   @parameterized.product(
     name=['scaffold', 'feddyn', 'fednova'],
@@ -124,6 +269,60 @@ class NumbersTest(parameterized.TestCase):
       jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
     ):
       np.testing.assert_allclose(leaf, wanted, atol=tolerance)
+
+
+class MixedTest(parameterized.TestCase):
+  """Networks that compute in bfloat16, of parameters in float32."""
+
+  def _two(self, compute, **settings):
+    federation, data, algorithm = cases.named(
+      'fedavg', testing.toy_data(5, 3, 2), compute=compute, **settings
+    )
+    start = cases.start(algorithm, data)
+    return federation, start, testing.jit(_scanned(algorithm, data))(start)
+
+  @parameterized.parameters('none', 'batch')
+  def test_rounds_are_near_those_of_float32(self, normalization):
+    _, start, expected = self._two('float32', normalization=normalization)
+    federation, _, found = self._two('bfloat16', normalization=normalization)
+    apart = lambda x, y: max(
+      np.abs(a - b).max()
+      for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    )
+    moved = apart(start.params, expected.params)
+    self.assertBetween(apart(found.params, expected.params), 1e-5, moved / 20)
+    for leaf in jax.tree.leaves(found.params):
+      self.assertEqual(leaf.dtype, jnp.float32)
+    # None of them is rounded to bfloat16 on its way through a step.
+    for leaf in jax.tree.leaves(federation.running_statistics(found.params)):
+      rounded = leaf.astype(jnp.bfloat16).astype(jnp.float32)
+      self.assertFalse((leaf == rounded).all())
+
+  def test_steps_below_the_digits_of_bfloat16_add_up(self):
+    """As they would not where parameters are in bfloat16."""
+    federation, data = testing.mean_estimation(
+      [[2.0]], [0], 'common', compute='bfloat16'
+    )
+    algorithm = multi_task_fl.multi_task_fl(
+      federation, local_optimizers.LocalSgd(learning_rate=1e-4)
+    )
+    state = algorithm.init(jax.random.key(0), data)
+    one = jax.tree.map(jnp.ones_like, state.params)
+    state = dataclasses.replace(state, params=one)
+    state = testing.jit(_scanned(algorithm, data))(state)
+    moved = state.params['output']['bias'][0] - 1
+    self.assertAlmostEqual(float(moved), 2 * 2 * 1e-4, delta=1e-6)
+
+  def test_layers_have_the_order_in_which_they_are_used(self):
+    """Casts of all parameters come first, by name."""
+    init, apply = testing.mlp((3, 4, 2))
+    apply_fn = lambda p, x: apply({'layer_0': p['b'], 'layer_1': p['a']}, x)
+    params = init(jax.random.key(0))
+    params = {'b': params['layer_0'], 'a': params['layer_1']}
+    found = layer_types.use_order(
+      precision.computed(apply_fn, 'bfloat16'), params, np.ones((1, 3))
+    )
+    self.assertEqual(layer_types.modules(found), ['b', 'a'])
 
 
 def _constant(dtype):

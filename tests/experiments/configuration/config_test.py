@@ -122,6 +122,7 @@ class IdentityTest(parameterized.TestCase):
     'name': 'says whose folder it is',
     'data': 'which examples there are, and who has them',
     'model': 'what is trained',
+    'precision': 'how exact its products are',
     'layer_types': 'who shares it',
     'algorithm': 'how it is trained',
     'client': 'by clients',

@@ -517,6 +517,10 @@ MISTAKES = {
     'first_seed .*<= 4294967296',
     f'--config.run.first_seed={2**32 - 1}',
   ),
+  'products_of_half': of(
+    *('precision.matmul', 'half', 'one of highest, tensorfloat32, bfloat16')
+  ),
+  'networks_of_half': of('precision.compute', 'half', 'of float32, bfloat16'),
   'chunk_of_none': of('execution.name', 'chunk:0', "for example 'chunk:8'"),
   'memory_negative': of('execution.memory_mb', -1, 'memory_mb >= 0, got -1'),
   'devices': of('execution.task_devices', 3, 'divide the . devices'),

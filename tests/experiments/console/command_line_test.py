@@ -157,6 +157,7 @@ class MainTest(commands.CommandTestCase):
       '--cases=majority,multi_task_fl,centralized_joint',
       '--config.algorithm.personal_layers=1',
       '--config.algorithm.task_layers=0',
+      '--config.execution.name=low_rank',
       '--dry_run',
     )
     self.assertEqual(code, 0, errors)
@@ -189,7 +190,9 @@ class MainTest(commands.CommandTestCase):
         *lines,
         'bytes of one copy, each way: common 1,040',
         r'memory for temporaries of a round: [0-9.]+ MiB',
-        r'execution: scan on \d+ cpu device\(s\), 1 run\(s\) mapped',
+        r'execution: scan on \d+ cpu device\(s\), 1 run\(s\) mapped\n'
+        r'    low_rank: not taken, scan is: no kernel is factored\n'
+        r'    dense_0/kernel: not factored: ',
       ):
         self.assertRegex(text, line)
 

@@ -61,7 +61,8 @@ class BuildTest(parameterized.TestCase):
           [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
           [[90, 60, 75], [92, 70, 81], [97, 65, 81]],
         ]
-      }
+      },
+      settings={'precision.matmul': 'highest'},
     )
     built = results.build([record], {'jax': '1'})
     self.assertEqual(built['environment'], {'jax': '1'})
@@ -81,6 +82,8 @@ class BuildTest(parameterized.TestCase):
         'rounds': 5,
         'split': 'test',
         'protocol': 'iid',
+        'matmul_precision': 'highest',
+        'compute_precision': None,
       },
     )
     self.assertEqual(mean['task'], 'mean')

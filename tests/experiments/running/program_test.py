@@ -15,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from configs import digits
 from experiments.building import build
 from experiments.building import datasets
 from experiments.building import factories
@@ -26,6 +27,7 @@ from experiments.running import compilation
 from experiments.running import program
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
+from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 
@@ -402,6 +404,43 @@ def _compilations():
     yield compiled
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+class PrecisionTest(absltest.TestCase):
+  def test_digits_are_told_as_well_where_networks_compute_in_bfloat16(self):
+    """Within a standard deviation over seeds, on the same clients."""
+    config = digits.get_config('smoke')
+    source = datasets.load(config.data)
+    accuracies = {}
+    for compute in ('float32', 'bfloat16'):
+      fields = {'precision.compute': compute, 'cohort.clients_per_task': 4}
+      resolved = cases.resolve('multi_task_fl', config, fields)
+      case = build.build('multi_task_fl', resolved, source, [0])
+      algorithm = case.make_algorithm(case.federation, {})
+      evaluate = evaluation.evaluator(case.federation, algorithm, 'scan')
+
+      def run(key, data, algorithm=algorithm, evaluate=evaluate):
+        state = jax.lax.fori_loop(
+          *(0, 20, lambda _, state: algorithm.round(state, data)[0]),
+          algorithm.init(key, data),
+        )
+        rows = data.partition.test, data.partition.pooled_test
+        return evaluate(state, data, *rows)['pooled']['accuracy'][-1]
+
+      every = lambda keys, data, run=run: jax.lax.map(
+        lambda key: run(key, data), keys
+      )
+      mesh = execution.mesh({program.CLIENT_AXIS: 1}, jax.devices()[:1])
+      keys = jax.vmap(jax.random.key)(np.arange(4))
+      accuracies[compute] = np.asarray(
+        testing.jit(execution.over_devices(every, mesh))(keys, case.data)
+      )
+    expected, found = accuracies.values()
+    self.assertTrue((expected != found).any())  # It was not float32.
+    self.assertGreater(expected.min(), 0.85)
+    spread = expected.std(ddof=1)
+    self.assertLess(abs(found.mean() - expected.mean()), spread)
+    self.assertLess(abs(found - expected).max(), 2 * spread)
 
 
 class CompilationsTest(ToyTestCase):

@@ -72,6 +72,7 @@ ENVIRONMENT = {
   'device_kind',
   'device_count',
   'xla_flags',
+  'jax_default_matmul_precision',
   'deterministic',
 }
 RESULT = {
@@ -86,6 +87,8 @@ RESULT = {
   'rounds',
   'split',
   'protocol',
+  'matmul_precision',
+  'compute_precision',
 }
 COST = {
   'case',
@@ -227,7 +230,10 @@ class RunTest(program_test.ToyTestCase):
     for entry in self.results['results']:
       self.assertEqual(entry['seeds'], list(program_test.SEEDS))
       self.assertEqual(entry['protocol'], 'iid')
-      self.assertEqual(entry['rounds'], 0 if entry['case'] == 'majority' else 5)
+      trained = entry['case'] != 'majority'
+      self.assertEqual(entry['rounds'], 5 if trained else 0)
+      for name, value in (('matmul', 'highest'), ('compute', 'float32')):
+        self.assertEqual(entry[f'{name}_precision'], value if trained else None)
       values = entry['seed_values']
       self.assertLen(values, len(program_test.SEEDS))
       if None not in values:
@@ -784,6 +790,7 @@ class FaultsTest(program_test.ToyTestCase):
         'cohort.clients_per_task': 0,
         'faults.nonfinite': 'skip_client',
         'run.seeds': 2,
+        'execution.name': 'low_rank',
       }
     )
     cls.workdir = pathlib.Path(
@@ -802,6 +809,13 @@ class FaultsTest(program_test.ToyTestCase):
       self.errors,
       r'warning: The training examples of 2 client\(s\) hold NaN .*: 1, 3 '
       r'\(first seed\); .* Nobody is evaluated on the 14 examples',
+    )
+
+  def test_why_an_execution_mode_is_not_taken_is_reported(self):
+    self.assertRegex(
+      self.errors,
+      r'warning: Multi-task FL: execution.name=low_rank is not taken, scan is: '
+      r'no kernel is factored \(dense_0/kernel not factored: its rows cost .*;',
     )
 
   def test_they_are_counted(self):
