@@ -487,7 +487,7 @@ class ResumeTest(program_test.ToyTestCase):
     _, case = train.build_case('fedper', config, {}, source)
     assert case is not None
     # Compiled once for all runs: they are of one case.
-    cls.compiled = program.Program(case, config.run.evaluate_every, True)
+    cls.compiled = program.Program(case, config.run.evaluate_every, 'low')
     cls.enterClassContext(
       mock.patch.object(program, 'Program', return_value=cls.compiled)
     )
@@ -1018,7 +1018,10 @@ class ErrorTest(program_test.ToyTestCase):
       r'balancing.server without execution.task_devices',
     ),
     ({'execution.name': 'chunk:0'}, r"number of clients .*got 'chunk:0'"),
-    ({'execution.compile_effort': 'none'}, "one of high, low, got 'none'"),
+    (
+      {'execution.compile_effort': 'none'},
+      "one of high, medium, low, got 'none'",
+    ),
     ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),
