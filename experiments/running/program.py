@@ -99,14 +99,15 @@ class Program:
     self,
     case: Case,
     rounds_per_call: int,
-    effort: str = execution_lib.MEDIUM,
+    effort: str = execution_lib.HIGH,
   ):
     """Compiles nothing yet.
 
     Args:
       case: What to run.
       rounds_per_call: The most rounds between two evaluations.
-      effort: Of the compiler, see `execution.compiler`.
+      effort: Of the compiler for rounds, see `execution.compiler`; evaluations
+        are compiled with `medium` at most.
     """
     self._effort = effort
     self._case = case
@@ -180,7 +181,7 @@ class Program:
 
   def _programs(self):
     """What `compilation.compile_all` compiles."""
-    options = self._options()  # Queries XLA, which is busy later on.
+    options = self._options(self._effort)  # Queries XLA, busy later on.
     init = jax.jit(self._init).trace(self._runs, self._examples)
     yield 'init', init.lower(), execution_lib.quick_options()
     state = self._shapes(init.out_info)
@@ -206,7 +207,9 @@ class Program:
     Args:
       state: Shapes of the states.
     """
-    options, runs = self._options(), self._runs
+    low = self._effort == execution_lib.LOW
+    options = self._options(execution_lib.LOW if low else execution_lib.MEDIUM)
+    runs = self._runs
     rows, shared = self._rows['test'], (self._examples, self._frozen)
     models = jax.jit(self._models).trace(state, runs, *shared)
     if self._bytes_each(models.out_info) > execution_lib.memory_budget():
@@ -233,9 +236,9 @@ class Program:
     """What values of runs take on a device."""
     return federation_lib.num_bytes(tree) // self._mesh.shape['run']
 
-  def _options(self) -> dict[str, Any]:
-    """Compiler options of rounds and evaluations."""
-    return execution_lib.compiler_options(self._mesh, self._effort)
+  def _options(self, effort: str) -> dict[str, Any]:
+    """Compiler options of an effort."""
+    return execution_lib.compiler_options(self._mesh, effort)
 
   def _train_data(self, run, examples):
     return dataclasses.replace(

@@ -32,7 +32,7 @@ class StreamedProgram(program.Program):
     self,
     case: program.Case,
     rounds_per_call: int,
-    effort: str = execution.MEDIUM,
+    effort: str = execution.HIGH,
     *,
     settings: round_settings.RoundSettings,
   ):
@@ -41,7 +41,7 @@ class StreamedProgram(program.Program):
     Args:
       case: What to run.
       rounds_per_call: The most rounds between two evaluations.
-      effort: Of the compiler, see `execution.compiler`.
+      effort: As for `Program`.
       settings: Of a round.
     """
     self._settings = settings

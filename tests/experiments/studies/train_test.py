@@ -30,6 +30,7 @@ from experiments.building import federating
 from experiments.folders import held_folders
 from experiments.folders import records
 from experiments.folders import workdirs
+from experiments.reporting import reports
 from experiments.running import interrupts
 from experiments.running import program
 from experiments.studies import case_records
@@ -428,6 +429,24 @@ class CasesTest(program_test.ToyTestCase):
 class AsItGoesTest(program_test.ToyTestCase):
   """Law: what is finished can be looked at while the rest runs."""
 
+  def test_figures_are_drawn_once_in_a_while_and_at_the_end(self):
+    workdir, seen = new_folder(self), []
+
+    def run_case(*unused_args, **unused_settings):
+      seen.append((workdir / 'cases.png').exists())
+      return canned_history()
+
+    config = program_test.toy_config(
+      {'cases': ('fedavg', 'fedper', 'fedprox'), 'run.seeds': 1}
+    )
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      mock.patch.object(case_runs, 'run_case', run_case),
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertEqual(seen, [False, False, False])
+    self.assertTrue((workdir / 'cases.png').exists())
+
   def test_there_is_a_report_after_each_case(self):
     workdir, seen = new_folder(self), []
 
@@ -446,6 +465,7 @@ class AsItGoesTest(program_test.ToyTestCase):
     with (
       contextlib.redirect_stdout(io.StringIO()) as printed,
       mock.patch.object(case_runs, 'run_case', run_case),
+      mock.patch.object(reports, 'FIGURES_EVERY', -1),
     ):
       found = train.train_and_evaluate(config, workdir)
     ((cases, table, rows, names),) = seen  # When the last one begins.
