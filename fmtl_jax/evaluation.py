@@ -12,8 +12,9 @@ is not finite). A value that is not defined leaves the means that it would be
 part of; one that is not a number makes all of them not a number.
 """
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import metrics as metrics_lib
 from fmtl_jax import precision
+from fmtl_jax import summaries
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
@@ -43,10 +45,12 @@ METRICS = tuple(metrics_lib.METRICS)
 CLIENT_MEAN = metrics_lib.CLIENT_MEAN
 CLIENT_STD = metrics_lib.CLIENT_STD
 WORST_DECILE = metrics_lib.WORST_DECILE
-LOWER_IS_BETTER = tuple(
-  name for name, metric in metrics_lib.METRICS.items() if metric.lower_is_better
-)
+LOWER_IS_BETTER = summaries.LOWER_IS_BETTER
 area_under_curve = metrics_lib.area_under_curve
+summarize = summaries.summarize
+# The views, by name.
+CLIENT = 'client'
+POOLED = 'pooled'
 
 
 def metric_names(tasks: tuple[tasks_lib.Task, ...]) -> tuple[str, ...]:
@@ -135,247 +139,219 @@ def _of_name(name, tasks, by_kind, task, count):
   return found
 
 
-def evaluator(
-  federation: federation_lib.Federation,
-  algorithm: algorithm_lib.Algorithm,
-  execution: str = execution_lib.AUTO,
-  client_axis: str | None = None,
-) -> Callable[..., dict[str, Metrics]]:
-  """Builds the evaluation of a federation.
+class Entities(NamedTuple):
+  """Models to be measured, `[E]` int32 each.
 
-  Args:
+  Attributes:
+    member: Whose they are, `client * S + slot`.
+    task: Of this slot, T if it is empty.
+    owner: Of the rows on which they are measured.
+  """
+
+  member: jax.Array
+  task: jax.Array
+  owner: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+  """The evaluation of a federation, whole or in stages.
+
+  `(state, data, client_rows, pooled_rows, frozen) -> metrics` is a function to
+  be jitted; the rows are the examples by client and by task. The result has
+
+  - `pooled`: `[T + 1]` by metric, the last entry the mean over tasks;
+  - `client`: `[T + 1]` by metric and by metric with `_client_mean`,
+    `_client_std`, `_worst_decile`, the last entry over all clients;
+  - `each`: `[M, S]` by metric and `count`: every client and slot.
+
+  Clients that attack count in `each` alone, see `attacks`.
+
+  The stages compute the same in three programs, of which only the first one
+  depends on the algorithm and on layer types: whoever evaluates many of them
+  compiles the others once. They hold the models of all entities at once.
+
+  Attributes:
     federation: Network, layer types and tasks.
     algorithm: Says with which parameters a client predicts.
     execution: How clients are mapped: `auto`, `scan`, `vmap` or `chunk:K`.
     client_axis: As in `round_settings.Placement`.
-
-  Returns:
-    `(state, data, client_rows, pooled_rows, frozen) -> metrics`, to be jitted.
-    The rows are the examples by client and by task. The result has
-
-    - `pooled`: `[T + 1]` by metric, the last entry the mean over tasks;
-    - `client`: `[T + 1]` by metric and by metric with `_client_mean`,
-      `_client_std`, `_worst_decile`, the last entry over all clients;
-    - `each`: `[M, S]` by metric and `count`: every client and slot.
-
-    Clients that attack count in `each` alone, see `attacks`.
   """
-  num_tasks, num_slots = len(federation.tasks), federation.num_slots
-  lower_is_better = [
-    name
-    for name, metric in tasks_lib.metrics(federation.tasks).items()
-    if metric.lower_is_better
-  ]
 
-  def entity_metrics(state, data, rows, owner, member, frozen):
-    """`[E]` metrics of models (`client * S + slot`) on rows of owners."""
-    client, slot = member // num_slots, member % num_slots
-    active = jnp.ones((len(client), num_slots), bool)
-    cohort = cohorts.select(data, client, active)
+  federation: federation_lib.Federation
+  algorithm: algorithm_lib.Algorithm
+  execution: str = execution_lib.AUTO
+  client_axis: str | None = None
 
-    def one(entity):
-      cohort_row, slot, owner = entity
-      view = algorithm.view(state, data, cohort_row, frozen)
-      params = layer_types.merge(federation.slot_view(view, slot), frozen)
-      task = cohort_row.tasks[slot]
-      start, size = rows.of(owner)
-      positions = jnp.arange(rows.max_size)
-      batch = data.take(
-        rows.at(start + positions), task[None], positions < size
+  def __call__(
+    self,
+    state: Any,
+    data: dataset_lib.FederatedDataset,
+    client_rows: partitions.Rows,
+    pooled_rows: partitions.Rows,
+    frozen: Any = None,
+  ) -> dict[str, Metrics]:
+    """Evaluates in one program, a few models at a time."""
+    frozen = self._frozen(frozen)
+    rows = {CLIENT: client_rows, POOLED: pooled_rows}
+
+    def one(name):
+      def measured(row):
+        entity, client = row
+        params = self._model(state, data, entity, client, frozen)
+        return self._measured(params, entity, rows[name], data, frozen)
+
+      return measured
+
+    found = {
+      name: self._map(one(name), (entities, self._clients(entities, data)))
+      for name, entities in self._entities(data).items()
+    }
+    return self.summary(found, data)
+
+  def models(
+    self, state: Any, data: dataset_lib.FederatedDataset, frozen: Any = None
+  ) -> dict[str, Any]:
+    """The first stage: trained parameters of all entities, `[E, ...]`.
+
+    Args:
+      state: Of the algorithm.
+      data: The data set to evaluate on.
+      frozen: The pre-trained leaves, by default the federation's.
+
+    Returns:
+      By view, `client` and `pooled`.
+    """
+    frozen = self._frozen(frozen)
+    return {
+      name: self._map(
+        lambda row: self._model(state, data, row[0], row[1], frozen),
+        (entities, self._clients(entities, data)),
       )
-      outputs = federation.apply_fn(params, batch.features)
-      outputs = precision.widen(outputs)
-      labels = jax.tree.map(lambda leaf: leaf[0], batch.labels)
-      losses = federation.loss_fn(outputs, labels, task, batch.features)
-      valid = batch.has_label[0]
-      return example_metrics(
-        data.tasks, losses, outputs, labels, valid, task, batch.features
-      )
+      for name, entities in self._entities(data).items()
+    }
 
-    with precision.products(algorithm.matmul_precision):
-      return execution_lib.map_rows(
-        one, (cohort, slot, owner), execution=execution, axis=client_axis
-      )
+  def measure(
+    self,
+    models: Any,
+    name: str,
+    rows: partitions.Rows,
+    data: dataset_lib.FederatedDataset,
+    frozen: Any = None,
+  ) -> dict[str, Any]:
+    """The second stage: what the models of a view answer, `[E]` by metric.
 
-  def evaluate(state, data, client_rows, pooled_rows, frozen=None):
-    frozen = federation.frozen if frozen is None else frozen
-    tasks = jnp.asarray(data.partition.client_tasks)
-    members = data.partition.members
-    if algorithm.personal:
-      member = jnp.asarray(members.index)
-    else:  # Any client of a task has the task's model.
-      member = members.at(jnp.asarray(members.offsets)[:-1])
-    owner = tasks.reshape(-1)[member]
-    pooled = entity_metrics(state, data, pooled_rows, owner, member, frozen)
-    honest = attacks.honest(data)
-    if honest is not None and algorithm.personal:
-      owner = jnp.where(honest[member // num_slots], owner, num_tasks)
-    member = jnp.arange(tasks.size)
-    each = entity_metrics(
-      state, data, client_rows, member // num_slots, member, frozen
+    Args:
+      models: Of the view.
+      name: `client` or `pooled`.
+      rows: Examples by client, or by task.
+      data: As for `models`.
+      frozen: As for `models`.
+    """
+    frozen = self._frozen(frozen)
+    return self._map(
+      lambda row: self._measured(row[0], row[1], rows, data, frozen),
+      (models, self._entities(data)[name]),
     )
+
+  def summary(
+    self, found: Mapping[str, Any], data: dataset_lib.FederatedDataset
+  ) -> dict[str, Metrics]:
+    """The third stage: what the whole evaluation returns.
+
+    Args:
+      found: What `measure` returned, by view.
+      data: As for `models`.
+    """
+    num_tasks = len(self.federation.tasks)
+    tasks = jnp.asarray(data.partition.client_tasks)
+    pooled = self._entities(data)[POOLED]
+    owner, evaluated = pooled.owner, tasks
+    honest = attacks.honest(data)
+    if honest is not None:
+      evaluated = jnp.where(honest[:, None], tasks, num_tasks)
+      if self.algorithm.personal:
+        client = pooled.member // self.federation.num_slots
+        owner = jnp.where(honest[client], owner, num_tasks)
+    each = dict(found[CLIENT])
     defined, weights = each.pop('defined'), each.pop('weights')
     each = {
       name: jnp.where(tasks < num_tasks, value.reshape(tasks.shape), jnp.nan)
       for name, value in each.items()
     }
-    evaluated = tasks
-    if honest is not None:
-      evaluated = jnp.where(honest[:, None], tasks, num_tasks)
+    lower_is_better = [
+      name
+      for name, metric in tasks_lib.metrics(self.federation.tasks).items()
+      if metric.lower_is_better
+    ]
     return {
-      'pooled': _pooled(pooled, owner, num_tasks),
-      'client': summarize(
+      POOLED: summaries.pooled(found[POOLED], owner, num_tasks),
+      CLIENT: summarize(
         each, evaluated, num_tasks, defined, weights, lower_is_better
       ),
       'each': each,
     }
 
-  return evaluate
-
-
-def _stack(metrics: Metrics, defined: Metrics) -> tuple[list[str], Any, Any]:
-  """Names, `[metrics, E]` values, and which of them count."""
-  names = list(defined)
-  flat = lambda tree: jnp.stack([tree[name].reshape(-1) for name in names])
-  return names, flat(metrics), flat(defined)
-
-
-def _group_sum(
-  values: jax.Array, group: jax.Array | None, count: int
-) -> jax.Array:
-  """Sums values by group.
-
-  Args:
-    values: `[..., E]`.
-    group: `[E]` int32, none of them if out of range; None for a single one.
-    count: How many groups there are.
-
-  Returns:
-    `[..., count]`.
-  """
-  if group is None:
-    return values.sum(-1, keepdims=True)
-  zeros = jnp.zeros((*values.shape[:-1], count), values.dtype)
-  return zeros.at[..., group].add(values, mode='drop')
-
-
-def _group_mean(values, weights, group, count):
-  """Weighted means by group, NaN where all weights are zero; their sums."""
-  weights = weights.astype(jnp.float32)
-  total = jnp.where(weights > 0, values, 0) * weights
-  total, weight = _group_sum(jnp.stack([total, weights]), group, count)
-  return total / weight, weight
-
-
-def _worst_tenth(badness, chosen, group, size):
-  """The mean over the largest tenth of each group, rounded up.
-
-  One order serves all groups: those of a group stand side by side, the worst
-  first, and those that are not chosen behind them.
-
-  Args:
-    badness: `[metrics, E]`.
-    chosen: `[metrics, E]` bool.
-    group: As for `_group_sum`.
-    size: `[metrics, groups]`, how many are chosen.
-  """
-  num_metrics, count = size.shape
-  single = group is None
-  group = jnp.where(chosen, 0 if single else group, count)
-  group, goodness = jax.lax.sort((group, -badness), dimension=1, num_keys=2)
-  of_group = lambda x: jnp.take_along_axis(x, group, axis=1, mode='clip')
-  size = size.astype(jnp.int32)
-  rank = jnp.arange(badness.shape[1]) - of_group(jnp.cumsum(size, 1) - size)
-  tenth = (size + 9) // 10
-  counts = (group < count) & (rank < of_group(tenth))
-  worst = jnp.where(counts, -goodness, 0)
-  if single:
-    return _group_sum(worst, None, 1) / tenth
-  first = (count + 1) * jnp.arange(num_metrics)[:, None]  # Of each metric.
-  total = _group_sum(
-    worst.reshape(-1), (first + group).reshape(-1), num_metrics * (count + 1)
-  )
-  return total.reshape(num_metrics, -1)[:, :count] / tenth
-
-
-def _pooled(metrics, task, num_tasks):
-  """Means over the models of each task, and over the tasks that have one."""
-  names, values, chosen = _stack(metrics, metrics['defined'])
-  of_task, models = _group_mean(values, chosen, task, num_tasks)
-  mean, _ = _group_mean(of_task, models > 0, None, 1)
-  columns = jnp.concatenate([of_task, mean], axis=1)
-  return dict(zip(names, columns, strict=True))
-
-
-def summarize(
-  each: Metrics,
-  tasks: jax.Array,
-  num_tasks: int,
-  defined: Metrics | None = None,
-  weights: Metrics | None = None,
-  lower_is_better: Collection[str] = LOWER_IS_BETTER,
-) -> Metrics:
-  """Summarizes clients' metrics by task and over all of them.
-
-  Memory and time are linear in the clients and tasks, but for sorting.
-
-  Args:
-    each: `[M, S]` by metric, and `count`.
-    tasks: `[M, S]`, T for an empty slot.
-    num_tasks: T.
-    defined: As `example_metrics` says, by metric, any shape of M S numbers;
-      by default a value that is NaN is not defined.
-    weights: What metrics count in the mean over examples where that is not
-      `count`, by metric, as `defined`.
-    lower_is_better: The metrics of which a smaller value is a better one.
-
-  Returns:
-    `[T + 1]` by metric: the mean over examples; with `_client_mean`, the
-    unweighted mean over clients (and slots); with `_client_std`, their standard
-    deviation (ddof 0); with `_worst_decile`, the mean over the worst tenth,
-    rounded up. All of a group with a value that is defined and not a number are
-    NaN.
-  """
-  if defined is None:
-    defined = {n: ~jnp.isnan(x) for n, x in each.items() if n != 'count'}
-  names, values, chosen = _stack(each, defined)
-  count, task = each['count'].reshape(-1), tasks.reshape(-1)
-  chosen &= (task < num_tasks) & (count > 0)
-  if weights:
-    by_name = {name: weights.get(name, each['count']) for name in names}
-    count = jnp.stack([by_name[name].reshape(-1) for name in names])
-  lower = jnp.array([name in lower_is_better for name in names])
-  sign = jnp.where(lower, 1.0, -1.0)[:, None]  # The larger, the worse.
-
-  def columns(group, num_groups):
-    """The summaries of every group, `[metrics, num_groups]` each."""
-    weights = jnp.stack([chosen, jnp.where(chosen, count, 0)])
-    (mean, by_examples), (size, _) = _group_mean(
-      values, weights, group, num_groups
-    )
-    of_each = mean if group is None else jnp.take(mean, group, 1, mode='clip')
-    squares = jnp.square(values - of_each)
-    variance, _ = _group_mean(squares, chosen, group, num_groups)
-    worst = sign * _worst_tenth(sign * values, chosen, group, size)
+  def _entities(self, data):
+    """The entities of each view."""
+    tasks = jnp.asarray(data.partition.client_tasks).reshape(-1)
+    members = data.partition.members
+    if self.algorithm.personal:
+      member = jnp.asarray(members.index)
+    else:  # Any client of a task has the task's model.
+      member = members.at(jnp.asarray(members.offsets)[:-1])
+    everyone = jnp.arange(tasks.size)
+    clients = everyone // self.federation.num_slots
     return {
-      '': by_examples,
-      CLIENT_MEAN: mean,
-      CLIENT_STD: jnp.sqrt(variance),
-      # What is not a number is in no order.
-      WORST_DECILE: jnp.where(jnp.isnan(mean), jnp.nan, worst),
+      POOLED: Entities(member, tasks[member], tasks[member]),
+      CLIENT: Entities(everyone, tasks, clients),
     }
 
-  by_task = columns(task, num_tasks)
-  of_all = columns(None, 1)
-  joined = {
-    suffix: jnp.concatenate([by_task[suffix], of_all[suffix]], axis=1)
-    for suffix in by_task
-  }
-  return {
-    name + suffix: column[i]
-    for i, name in enumerate(names)
-    for suffix, column in joined.items()
-  }
+  def _clients(self, entities, data):
+    """The client of each entity, with all its slots, as a cohort."""
+    client = entities.member // self.federation.num_slots
+    active = jnp.ones((len(client), self.federation.num_slots), bool)
+    return cohorts.select(data, client, active)
+
+  def _map(self, fn, rows):
+    with precision.products(self.algorithm.matmul_precision):
+      return execution_lib.map_rows(
+        fn, rows, execution=self.execution, axis=self.client_axis
+      )
+
+  def _model(self, state, data, entity, client, frozen):
+    """The trained parameters of an entity."""
+    view = self.algorithm.view(state, data, client, frozen)
+    slot = entity.member % self.federation.num_slots
+    return self.federation.slot_view(view, slot)
+
+  def _measured(self, params, entity, rows, data, frozen):
+    """The metrics of an entity on its rows."""
+    params, task = layer_types.merge(params, frozen), entity.task
+    start, size = rows.of(entity.owner)
+    positions = jnp.arange(rows.max_size)
+    batch = data.take(rows.at(start + positions), task[None], positions < size)
+    outputs = self.federation.apply_fn(params, batch.features)
+    outputs = precision.widen(outputs)
+    labels = jax.tree.map(lambda leaf: leaf[0], batch.labels)
+    losses = self.federation.loss_fn(outputs, labels, task, batch.features)
+    valid = batch.has_label[0]
+    return example_metrics(
+      data.tasks, losses, outputs, labels, valid, task, batch.features
+    )
+
+  def _frozen(self, frozen):
+    return self.federation.frozen if frozen is None else frozen
+
+
+def evaluator(
+  federation: federation_lib.Federation,
+  algorithm: algorithm_lib.Algorithm,
+  execution: str = execution_lib.AUTO,
+  client_axis: str | None = None,
+) -> Evaluator:
+  """Builds the evaluation of a federation, see `Evaluator`."""
+  return Evaluator(federation, algorithm, execution, client_axis)
 
 
 def _majority_labels(data: dataset_lib.FederatedDataset) -> np.ndarray:

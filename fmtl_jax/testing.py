@@ -278,21 +278,8 @@ def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
     function: Of arrays.
     **settings: Further arguments of `jax.jit`.
   """
-  return jax.jit(function, compiler_options=quick_options(), **settings)
-
-
-def quick_options() -> dict[str, Any]:
-  """Compiler options that make compiling quick, as far as XLA has them."""
-  return execution.known_options(
-    {
-      'xla_backend_optimization_level': 0,
-      'xla_llvm_disable_expensive_passes': True,
-      'xla_cpu_use_fusion_emitters': False,
-      'xla_cpu_parallel_codegen_split_count': 1,
-      # As rounds are compiled.
-      'xla_cpu_copy_insertion_use_region_analysis': True,
-    }
-  )
+  options = execution.quick_options()
+  return jax.jit(function, compiler_options=options, **settings)
 
 
 def assert_trees_equal(actual: Tree, expected: Tree) -> None:

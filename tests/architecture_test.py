@@ -19,8 +19,8 @@ ROOMS = {
     *('version', 'compatibility', 'precision', 'random_bits', 'storage'),
     *('metrics', 'tasks', 'data'),
     *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
-    *('server', 'rounds', 'algorithms', 'adaptation', 'evaluation'),
-    *('predictors', 'testing', 'moved', ''),
+    *('server', 'rounds', 'algorithms', 'adaptation', 'summaries'),
+    *('evaluation', 'predictors', 'testing', 'moved', ''),
   ),
   'experiments': (
     *('configuration', 'running', 'folders', 'building', 'reporting'),
@@ -34,7 +34,8 @@ PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
 CORE = (
   *('compatibility', 'precision', 'random_bits', 'metrics', 'tasks'),
   *('balancing', 'federation', 'cohorts'),
-  *('execution', 'clients', 'server', 'rounds', 'algorithms', 'evaluation'),
+  *('execution', 'clients', 'server', 'rounds', 'algorithms'),
+  *('summaries', 'evaluation'),
   *('data.checks', 'data.client_checks', 'data.client_data'),
   *('data.client_sources', 'data.dataset', 'data.examples'),
   *('data.feature_checks', 'data.label_checks', 'data.partitions'),

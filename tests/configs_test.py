@@ -24,7 +24,6 @@ from experiments.building import checks
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.reporting import drawing
-from experiments.running import compilation
 from experiments.studies import case_runs
 from experiments.studies import comparison_plans
 from experiments.studies import comparisons
@@ -119,9 +118,6 @@ class ConfigsTestCase(parameterized.TestCase):
         dlib_resnet=_small_backbone(150, 128),
         vgg_face=_small_backbone(224, 4096),
       )
-    )
-    cls.enterClassContext(
-      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
     )
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))

@@ -13,7 +13,7 @@ import zipfile
 
 from absl.testing import absltest
 
-from fmtl_jax import testing
+from fmtl_jax import execution as execution_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = """
@@ -121,7 +121,7 @@ class WheelTest(absltest.TestCase):
     """Exit code and all that was said by `python -m ARGUMENTS`."""
     quick = ' '.join(
       f'--{name}={value}'.lower()
-      for name, value in testing.quick_options().items()
+      for name, value in execution_lib.quick_options().items()
     )
     done = subprocess.run(
       [sys.executable, '-m', *arguments],

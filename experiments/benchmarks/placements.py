@@ -94,7 +94,7 @@ def on_device(
   def programs():
     options = execution_lib.compiler_options(mesh)  # As in `program.Program`.
     init = jax.jit(first_state).trace(data)  # On one device: faster.
-    yield 'init', init.lower(), compilation.LOW_EFFORT
+    yield 'init', init.lower(), execution_lib.quick_options()
     everywhere = jax.NamedSharding(mesh, jax.P())
     state = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
@@ -106,7 +106,8 @@ def on_device(
     yield 'rounds', round_fn.lower(state, on_devices), options
 
   start = time.perf_counter()
-  compiled = compilation.compile_all(programs())
+  found = compilation.compile_all(programs())
+  compiled = {name: one.program for name, one in found.items()}
   seconds = time.perf_counter() - start
   state = execution_lib.everywhere(compiled['init'](data), mesh)
   run = lambda state: compiled['rounds'](state, on_devices)

@@ -345,7 +345,7 @@ def _check_names(config):
     'data.partition': federating.PARTITIONS,
     'data.protocol': federating.PROTOCOLS,
     'execution.clients_on': ('device', 'host'),
-    'execution.compile_effort': ('high', 'low'),
+    'execution.compile_effort': execution.EFFORTS,
     'faults.nonfinite': faults.POLICIES,
     'model.backbone': ('', *backbones.BACKBONES),
     'model.name': MODELS,

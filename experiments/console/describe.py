@@ -17,6 +17,7 @@ from ..reporting import costs
 from ..running import program as program_lib
 from ..studies import train
 from fmtl_jax import algorithms
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
@@ -121,7 +122,7 @@ def _case(
   federation = case.federation
   parameters = costs.parameters(case, {})
   program = program_lib.Program(
-    case, config.run.evaluate_every, low_effort=True
+    case, config.run.evaluate_every, execution_lib.LOW
   )
   program.compile()
   memory = 'not known on this platform'

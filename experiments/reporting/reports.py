@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import time
 from typing import Any
 
 import ml_collections
@@ -25,6 +26,7 @@ from fmtl_jax.federation import layer_types
 
 Record = dict[str, Any]
 FEATURES = 'features.json'  # How long a backbone took.
+FIGURES_EVERY = 60.0  # Seconds, while cases are missing.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
 
 
@@ -58,7 +60,8 @@ def write(
 ) -> dict[str, Any]:
   """Writes results, tables and figures of all finished cases.
 
-  Tables are printed, too, if nothing is missing.
+  Tables are printed, too, if nothing is missing; before that, figures are
+  drawn once in a while: they take longer than a small case.
 
   Args:
     workdir: Holds the records of the cases.
@@ -84,11 +87,20 @@ def write(
   labels = [cases.label(name, config) for name in missing]
   first = dataclasses.replace(first, notes=(*first.notes, *unfinished(labels)))
   tables.write([first, *others], workdir, 'results')
-  write_figures(workdir, records, config)
+  if not missing or _seconds_since_figures(workdir) > FIGURES_EVERY:
+    write_figures(workdir, records, config)
   if not missing:
     rendered = [tables.to_text(table) for table in (first, *others)]
     print('\n' + '\n'.join(rendered))
   return found
+
+
+def _seconds_since_figures(workdir: pathlib.Path) -> float:
+  """The age of the figures; where there are none, of the run."""
+  for name in ('cases.png', 'config.json'):
+    if (workdir / name).exists():
+      return time.time() - (workdir / name).stat().st_mtime
+  return math.inf
 
 
 def unfinished(labels: Sequence[str]) -> list[str]:

@@ -6,10 +6,11 @@ TPU. Devices that are left over share the clients of a run. A run has its own
 key, partition and settings; examples are stored once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import time
+import functools
 from typing import Any
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -90,21 +91,26 @@ class Program:
   Attributes:
     num_runs: R.
     form: The execution mode of rounds, and reasons, as of `Algorithm.form`.
-    compile_seconds: What compiling took; 0 before.
+    compile_seconds: What tracing and compiling took, over all of them; 0
+      before.
     memory_bytes: Of temporaries of the compiled rounds, where known.
   """
 
   def __init__(
-    self, case: Case, rounds_per_call: int, low_effort: bool = False
+    self,
+    case: Case,
+    rounds_per_call: int,
+    effort: str = execution_lib.HIGH,
   ):
     """Compiles nothing yet.
 
     Args:
       case: What to run.
       rounds_per_call: The most rounds between two evaluations.
-      low_effort: Whether to compile fast rather than for speed.
+      effort: Of the compiler for rounds, see `execution.compiler`; evaluations
+        are compiled with `medium` at most.
     """
-    self._low_effort = low_effort
+    self._effort = effort
     self._case = case
     self._rounds_per_call = rounds_per_call
     self.num_runs = len(case.runs.key)
@@ -114,15 +120,11 @@ class Program:
     self._padding = -self.num_runs % self._mesh.shape['run']
     self._by_run = jax.NamedSharding(self._mesh, jax.P('run'))
     everywhere = jax.NamedSharding(self._mesh, jax.P())
-    train, test = case.data.examples, case.test_data.examples
-    features = jax.device_put(train.features, everywhere)
-    if test.features is train.features:
-      shared = features  # Stored once.
-    else:
-      shared = jax.device_put(test.features, everywhere)
-    self._examples = (
-      dataclasses.replace(train, features=features),
-      dataclasses.replace(test, features=shared),
+    self._examples = tuple(
+      dataclasses.replace(
+        data.examples, features=_placed(data.examples.features, everywhere)
+      )
+      for data in (case.data, case.test_data)
     )
     self._frozen = jax.device_put(case.federation.frozen, everywhere)
     self.set_runs(case.runs)
@@ -174,23 +176,15 @@ class Program:
 
   def compile(self) -> None:
     """Compiles everything, once."""
-    if self._compiled:
-      return
-    start = time.perf_counter()
-    self._compiled = compilation.compile_all(self._programs())
-    self.compile_seconds = time.perf_counter() - start
-    memory = self._compiled['rounds'].memory_analysis()
-    self.memory_bytes = getattr(memory, 'temp_size_in_bytes', None)
+    if not self._compiled:
+      compile_together([self])
 
   def _programs(self):
     """What `compilation.compile_all` compiles."""
-    options = self._options()  # Queries XLA, which is busy later on.
+    options = self._options(self._effort)  # Queries XLA, busy later on.
     init = jax.jit(self._init).trace(self._runs, self._examples)
-    yield 'init', init.lower(), compilation.LOW_EFFORT
-    state = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run),
-      init.out_info,
-    )
+    yield 'init', init.lower(), execution_lib.quick_options()
+    state = self._shapes(init.out_info)
     rounds = jax.jit(self._rounds, donate_argnums=0).lower(
       state,
       self._runs,
@@ -201,16 +195,50 @@ class Program:
       ),
     )
     yield 'rounds', rounds, options
-    evaluate = jax.jit(self._evaluate).lower(
-      state, self._runs, self._rows['test'], self._examples, self._frozen
-    )
-    yield 'evaluate', evaluate, options
+    yield from self._evaluations(state)
 
-  def _options(self) -> dict[str, Any]:
-    """Compiler options of rounds and evaluations."""
-    if self._low_effort:
-      return compilation.LOW_EFFORT
-    return execution_lib.compiler_options(self._mesh)
+  def _evaluations(self, state):
+    """The programs of an evaluation.
+
+    Where the models of all entities fit into memory, those that measure and
+    summarize them are apart: they are the same for many cases, and compiled
+    once for all of them.
+
+    Args:
+      state: Shapes of the states.
+    """
+    low = self._effort == execution_lib.LOW
+    options = self._options(execution_lib.LOW if low else execution_lib.MEDIUM)
+    runs = self._runs
+    rows, shared = self._rows['test'], (self._examples, self._frozen)
+    models = jax.jit(self._models).trace(state, runs, *shared)
+    if self._bytes_each(models.out_info) > execution_lib.memory_budget():
+      evaluate = jax.jit(self._evaluate).lower(state, runs, rows, *shared)
+      yield 'evaluate', evaluate, options
+      return
+    yield 'models', models.lower(), options
+    found = {}
+    for name, shapes in self._shapes(models.out_info).items():
+      measure = functools.partial(self._measure, name)
+      measured = jax.jit(measure).trace(shapes, runs.test, rows[name], *shared)
+      found[name] = self._shapes(measured.out_info)
+      yield f'measure_{name}', measured.lower(), options
+    yield 'summary', jax.jit(self._summary).lower(found, runs.test), options
+
+  def _shapes(self, tree: Tree) -> Tree:
+    """Shapes of values of runs, where they are."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run),
+      tree,
+    )
+
+  def _bytes_each(self, tree: Tree) -> int:
+    """What values of runs take on a device."""
+    return federation_lib.num_bytes(tree) // self._mesh.shape['run']
+
+  def _options(self, effort: str) -> dict[str, Any]:
+    """Compiler options of an effort."""
+    return execution_lib.compiler_options(self._mesh, effort)
 
   def _train_data(self, run, examples):
     return dataclasses.replace(
@@ -255,10 +283,20 @@ class Program:
       Metrics as of `evaluation.evaluator`, `[R, ...]`, on the host.
     """
     self.compile()
+    rows, shared = self._rows[split], (self._examples, self._frozen)
+    programs = self._compiled
     with jax.debug_nans(False):  # A metric without examples is NaN.
-      found = self._compiled['evaluate'](
-        state, self._runs, self._rows[split], self._examples, self._frozen
-      )
+      if 'evaluate' in programs:
+        found = programs['evaluate'](state, self._runs, rows, *shared)
+      else:
+        models = programs['models'](state, self._runs, *shared)
+        measured = {
+          name: programs[f'measure_{name}'](
+            models.pop(name), self._runs.test, rows[name], *shared
+          )
+          for name in list(models)
+        }
+        found = programs['summary'](measured, self._runs.test)
     return self._fetch(found)
 
   def _init(self, runs, examples):
@@ -303,33 +341,122 @@ class Program:
     def one(mapped, shared):
       state, run, rows = mapped
       examples, frozen = shared
-      federation = self._case.test_federation
-      data = dataclasses.replace(
-        self._case.test_data, examples=examples[1], partition=run.test
+      return self._evaluator(run.settings)(
+        state,
+        self._test_data(run.test, examples),
+        rows[evaluation.CLIENT],
+        rows[evaluation.POOLED],
+        frozen,
       )
-      evaluate_fn = evaluation.evaluator(
-        federation,
-        self._case.make_algorithm(federation, run.settings),
-        self._case.execution,
-        CLIENT_AXIS,
-      )
-      return evaluate_fn(state, data, *rows, frozen)
 
     return self._map(one)((state, runs, rows), (examples, frozen))
 
+  def _models(self, state, runs, examples, frozen):
+    def one(mapped, shared):
+      state, run = mapped
+      examples, frozen = shared
+      data = self._test_data(run.test, examples)
+      return self._evaluator(run.settings).models(state, data, frozen)
+
+    return self._map(one)((state, runs), (examples, frozen))
+
+  def _measure(self, name, models, test, rows, examples, frozen):
+    def one(mapped, shared):
+      models, test, rows = mapped
+      examples, frozen = shared
+      return self._evaluator({}).measure(
+        models, name, rows, self._test_data(test, examples), frozen
+      )
+
+    return self._map(one)((models, test, rows), (examples, frozen))
+
+  def _summary(self, found, test):
+    def one(mapped, unused_shared):
+      found, test = mapped
+      data = dataclasses.replace(self._case.test_data, partition=test)
+      return self._evaluator({}).summary(found, data)
+
+    return self._map(one)((found, test), ())
+
+  def _evaluator(self, settings):
+    federation = self._case.test_federation
+    return evaluation.evaluator(
+      federation,
+      self._case.make_algorithm(federation, settings),
+      self._case.execution,
+      CLIENT_AXIS,
+    )
+
+  def _test_data(self, test, examples):
+    return dataclasses.replace(
+      self._case.test_data, examples=examples[1], partition=test
+    )
+
   def host_state(self, state: Tree) -> Tree:
     """The states on the host without padding, to be saved."""
-
-    def fetch(leaf):
-      if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(fetch(jax.random.key_data(leaf)))
-      return np.asarray(leaf)[: self.num_runs]
-
-    return jax.tree.map(fetch, state)
+    return on_host(state, self.num_runs)
 
   def device_state(self, state: Tree) -> Tree:
     """States as returned by `host_state`, back on the devices."""
     return self._put(state)
+
+
+def on_host(tree: Tree, num_runs: int | None = None) -> Tree:
+  """Values of runs as NumPy arrays, keys as keys; by default of all runs."""
+
+  def fetch(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(fetch(jax.random.key_data(leaf)))
+    return np.asarray(leaf)[:num_runs]
+
+  return jax.tree.map(fetch, tree)
+
+
+def compile_together(
+  programs: Sequence[Program], check: Callable[[], None] = lambda: None
+) -> None:
+  """Compiles the programs of several cases on all cores.
+
+  Args:
+    programs: Of which nothing was compiled.
+    check: See `compilation.compile_all`.
+  """
+
+  def of_all():
+    for number, program in enumerate(programs):
+      for name, lowered, options in program._programs():
+        yield f'{number}/{name}', lowered, options
+
+  compiled = compilation.compile_all(of_all(), check)
+  for number, program in enumerate(programs):
+    first = f'{number}/'
+    found = {
+      name.removeprefix(first): one
+      for name, one in compiled.items()
+      if name.startswith(first)
+    }
+    program._compiled = {name: one.program for name, one in found.items()}
+    program.compile_seconds = sum(one.seconds for one in found.values())
+    if 'rounds' in found:
+      memory = found['rounds'].program.memory_analysis()
+      program.memory_bytes = getattr(memory, 'temp_size_in_bytes', None)
+
+
+# Arrays on devices by the `id` of those on the host; programs hold both.
+_PLACED: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+def _placed(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
+  """Arrays on devices; programs of the same arrays have them once."""
+
+  def place(leaf):
+    key = id(leaf), sharding
+    found = _PLACED.get(key)
+    if found is None:
+      found = _PLACED[key] = jax.device_put(leaf, sharding)
+    return found
+
+  return jax.tree.map(place, tree)
 
 
 def _mesh(num_runs: int, of_tasks: int, mode: str) -> jax.sharding.Mesh:
@@ -344,7 +471,7 @@ def _mesh(num_runs: int, of_tasks: int, mode: str) -> jax.sharding.Mesh:
   return execution_lib.mesh(axes, devices)
 
 
-def _rows(partition: partitions.Partition) -> dict[str, tuple[Any, Any]]:
+def _rows(partition: partitions.Partition) -> dict[str, dict[str, Any]]:
   """Rows by client and by task of each split, padded to the same shapes."""
 
   def same(a, b):
@@ -364,6 +491,9 @@ def _rows(partition: partitions.Partition) -> dict[str, tuple[Any, Any]]:
   clients = same(partition.validation, partition.test)
   pooled = same(partition.pooled_validation, partition.pooled_test)
   return {
-    'validation': (clients[0], pooled[0]),
-    'test': (clients[1], pooled[1]),
+    split: {
+      evaluation.CLIENT: clients[number],
+      evaluation.POOLED: pooled[number],
+    }
+    for number, split in enumerate(('validation', 'test'))
   }

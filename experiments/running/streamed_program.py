@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import compilation
 from . import program
 from fmtl_jax import execution
 from fmtl_jax.data import client_sources
@@ -33,7 +32,7 @@ class StreamedProgram(program.Program):
     self,
     case: program.Case,
     rounds_per_call: int,
-    low_effort: bool = False,
+    effort: str = execution.HIGH,
     *,
     settings: round_settings.RoundSettings,
   ):
@@ -42,14 +41,14 @@ class StreamedProgram(program.Program):
     Args:
       case: What to run.
       rounds_per_call: The most rounds between two evaluations.
-      low_effort: Whether to compile fast rather than for speed.
+      effort: As for `Program`.
       settings: Of a round.
     """
     self._settings = settings
     self._all_devices = execution.mesh(
       {program.CLIENT_AXIS: jax.device_count()}
     )
-    super().__init__(case, rounds_per_call, low_effort)
+    super().__init__(case, rounds_per_call, effort)
 
   def set_runs(self, runs: program.Run) -> None:
     """Takes other runs."""
@@ -66,7 +65,9 @@ class StreamedProgram(program.Program):
           self._make_algorithm(settings),
           self._settings,
           mesh=self._all_devices,
-          compiler_options=compilation.LOW_EFFORT if self._low_effort else None,
+          compiler_options=execution.compiler_options(
+            self._all_devices, self._effort
+          ),
         )
       )
 
@@ -74,21 +75,10 @@ class StreamedProgram(program.Program):
     # The case has the size of the cohort.
     return lambda federation, _: self._case.make_algorithm(federation, settings)
 
-  def compile(self) -> None:
-    """Compiles the evaluation, once."""
-    if self._compiled:
-      return
-    start = time.perf_counter()
-    shapes = jax.eval_shape(self._init, self._runs, self._examples)
-    state = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run),
-      shapes,
-    )
-    lowered = jax.jit(self._evaluate).lower(
-      state, self._runs, self._rows['test'], self._examples, self._frozen
-    )
-    self._compiled = {'evaluate': lowered.compile(self._options())}
-    self.compile_seconds = time.perf_counter() - start
+  def _programs(self):
+    """Those of the evaluation; every run compiles its rounds."""
+    state = jax.eval_shape(self._init, self._runs, self._examples)
+    return self._evaluations(self._shapes(state))
 
   def init(self) -> Tree:
     """See `Program.init`."""

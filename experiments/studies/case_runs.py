@@ -1,7 +1,9 @@
 """Case runs: one case from its last checkpoint to its last round."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
+import functools
 import pathlib
 import signal
 import sys
@@ -24,6 +26,7 @@ from ..running import program as program_lib
 from ..running import streamed_program
 from . import divergence
 from . import histories
+from fmtl_jax import execution as execution_lib
 from fmtl_jax.clients import faults
 from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
@@ -49,6 +52,7 @@ def run_case(
   stop_if_diverged: bool = True,
   point_size: int = 1,
   watch: Callable[[histories.History], None] = lambda history: None,
+  program_fn: Callable[[], program_lib.Program] | None = None,
 ) -> histories.History:
   """Runs one case to its last round, resumed from its last checkpoint.
 
@@ -64,9 +68,19 @@ def run_case(
       point.
     watch: Called at the start and after every evaluation with what was measured
       so far.
+    program_fn: Returns the program, which may be compiled; by default it is
+      made here.
   """
   run = _CaseRun(
-    label, case, config, folder, flag, stop_if_diverged, point_size, watch
+    label,
+    case,
+    config,
+    folder,
+    flag,
+    stop_if_diverged,
+    point_size,
+    watch,
+    program_fn or functools.partial(make_program, case, config),
   )
   return run.finish()
 
@@ -84,6 +98,7 @@ class _CaseRun:
     stop_if_diverged: bool,
     point_size: int,
     watch: Callable[[histories.History], None],
+    program_fn: Callable[[], program_lib.Program],
   ):
     """Restores the last checkpoint, if there is one; see `run_case`."""
     self._label, self._case, self._config = label, case, config
@@ -95,7 +110,7 @@ class _CaseRun:
     self._splits = splits_of(case.runs.test)
     self._metric = f'validation/{config.report.view}/{config.report.metric}'
     self._own_metrics = results.own_metrics(case.federation.tasks)
-    self._program = make_program(case, config)
+    self._program = program_fn()
     _say_not_taken(label, self._program, config.execution.name)
     self._saved = self._open(folder)
     self._restore()
@@ -319,17 +334,57 @@ def make_program(
 ) -> program_lib.Program:
   """The compiled program of a case, with clients on the device or the host."""
   every = config.run.evaluate_every
-  low_effort = config.execution.compile_effort == 'low'
+  effort = config.execution.compile_effort
   if config.execution.clients_on == 'device' and jax.process_count() == 1:
-    return program_lib.Program(case, every, low_effort)
+    return program_lib.Program(case, every, effort)
   settings = round_settings.RoundSettings(
     clients_per_task=config.cohort.clients_per_task,
     slots=config.cohort.slots,
     skip_nonfinite=config.faults.nonfinite != faults.STOP,
   )
   return streamed_program.StreamedProgram(
-    case, every, low_effort, settings=settings
+    case, every, effort, settings=settings
   )
+
+
+def initial_states(case: program_lib.Case) -> Any:
+  """The states of all runs before the first round, `[R, ...]`."""
+
+  def one(run):
+    algorithm = case.make_algorithm(case.federation, run.settings)
+    data = dataclasses.replace(case.data, partition=run.train)
+    return algorithm.init(run.key, data)
+
+  init = jax.jit(lambda runs: jax.lax.map(one, runs))
+  compiled = init.lower(case.runs).compile(execution_lib.quick_options())
+  return compiled(case.runs)
+
+
+def compile_cases(
+  cases: Mapping[str, tuple[ml_collections.ConfigDict, program_lib.Case]],
+  flag: interrupts.Flag,
+) -> dict[str, program_lib.Program]:
+  """The programs of several cases, compiled together on all cores.
+
+  Args:
+    cases: Configs and cases by name.
+    flag: As for `run_case`.
+
+  Returns:
+    By name; none where several processes run, which compile case by case.
+  """
+  if jax.process_count() > 1:
+    return {}
+
+  def check():
+    if flag.signal_number is not None:
+      raise interrupts.Interrupted(flag.signal_number)
+
+  programs = {
+    name: make_program(case, config) for name, (config, case) in cases.items()
+  }
+  program_lib.compile_together(list(programs.values()), check)
+  return programs
 
 
 def splits_of(partition: partitions.Partition) -> list[str]:

@@ -249,7 +249,7 @@ def _run(plan, source, splits, workdir, flag):
   if flag.signal_number is not None:
     raise interrupts.Interrupted(flag.signal_number)
   began = time.perf_counter()
-  initial = held_out_adaptation.initial_states(plan.case)
+  initial = case_runs.initial_states(plan.case)
   saved = checkpoints.Checkpoints(
     folder,
     plan.config.checkpoint.keep,

@@ -15,12 +15,12 @@ import ml_collections
 import numpy as np
 
 from ..building import datasets
-from ..running import compilation
 from ..running import program as program_lib
 from . import held_out_data
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import specs
@@ -50,19 +50,6 @@ class Plan(NamedTuple):
   config: ml_collections.ConfigDict
   case: program_lib.Case
   way: specs.Way
-
-
-def initial_states(case: program_lib.Case) -> Any:
-  """The states of all runs before the first round, `[R, ...]`."""
-
-  def one(run):
-    algorithm = case.make_algorithm(case.federation, run.settings)
-    data = dataclasses.replace(case.data, partition=run.train)
-    return algorithm.init(run.key, data)
-
-  init = jax.jit(lambda runs: jax.lax.map(one, runs))
-  compiled = init.lower(case.runs).compile(compilation.LOW_EFFORT)
-  return compiled(case.runs)
 
 
 class HeldOutClients(NamedTuple):
@@ -149,10 +136,12 @@ def evaluate(
     `[R, N, M, S]` NumPy by metric, and `count`: R seeds, N numbers of examples,
     M clients, S slots. NaN where a slot is empty.
   """
-  low = plan.config.execution.compile_effort == 'low'
+  mesh = execution_lib.mesh({'run': 1})
   evaluate_fn = jax.jit(
     evaluation_fn(plan, clients),
-    compiler_options=compilation.LOW_EFFORT if low else None,
+    compiler_options=execution_lib.compiler_options(
+      mesh, plan.config.execution.compile_effort
+    ),
   )
   with jax.debug_nans(False):  # NaN is what an empty slot has.
     found = evaluate_fn(

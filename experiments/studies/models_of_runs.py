@@ -135,14 +135,15 @@ def load(
     built.algorithm,
     bool(cases_lib.get(case).centralized),
   )
-  program = program_lib.Program(built, 1, low_effort=True)
   saved = checkpoints.Checkpoints(
     folder,
     about=case_runs.about(built, case_config),
     read_only=True,
     defaults=case_runs.about_before(),
   )
-  states, _ = saved.restore(program.host_state(program.init()))
+  states, _ = saved.restore(
+    program_lib.on_host(case_runs.initial_states(built))
+  )
   saved.close()
   for sentence in saved.notes:
     print(f'warning: {sentence}', file=sys.stderr)

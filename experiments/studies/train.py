@@ -1,6 +1,6 @@
 """Train: the study that runs the cases of a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import pathlib
@@ -118,15 +118,30 @@ def _prepare(
       workdir / 'partition.txt', data_notes.describe(first) + '\n'
     )
 
+  path_of = lambda name: workdir / 'cases' / f'{name}.json'
+  compiled: dict[str, program_lib.Program] = {}
+
+  def program_of(name, case_config, case, flag):
+    if name not in compiled:  # All cases at once, when one is asked for.
+      missing = {
+        other: (of_other, found)
+        for other, (of_other, found) in built.items()
+        if found is not None and not path_of(other).exists()
+      }
+      compiled.update(case_runs.compile_cases(missing, flag))
+    if name in compiled:
+      return compiled.pop(name)
+    return case_runs.make_program(case, case_config)
+
   def run(name, flag):
     head = case_records.head(name, config, source, overlapping)
-    return head | _run(name, built[name], config, source, workdir, flag, head)
+    program_fn = functools.partial(program_of, name, *built[name], flag)
+    return head | _run(
+      name, built[name], config, source, workdir, flag, head, program_fn
+    )
 
   parts = [
-    driver.case(
-      workdir / 'cases' / f'{name}.json', functools.partial(run, name)
-    )
-    for name in built
+    driver.case(path_of(name), functools.partial(run, name)) for name in built
   ]
   return driver.Work(
     parts,
@@ -156,6 +171,7 @@ def _run(
   workdir: pathlib.Path,
   flag: interrupts.Flag,
   head: case_records.Record,
+  program_fn: Callable[[], program_lib.Program],
 ) -> case_records.Record:
   """Runs a case; returns its record without the head."""
   case_config, case = built
@@ -170,6 +186,7 @@ def _run(
       workdir / 'checkpoints' / name,
       flag,
       watch=functools.partial(_add_events, written, head),
+      program_fn=program_fn,
     )
   return case_records.of_case(name, case, case_config, history)
 

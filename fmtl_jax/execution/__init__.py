@@ -1,18 +1,24 @@
 """Execution: how clients are mapped, and over which devices.
 
+`compiler`      options of the compiler
 `mapping`       `scan`, `vmap`, `chunk` and `low_rank`, over a mesh axis
 `low_rank`      dense kernels in factored form
 `task_devices`  task groups with devices of their own
 """
 
+from fmtl_jax.execution.compiler import compiler_options
+from fmtl_jax.execution.compiler import EFFORTS
+from fmtl_jax.execution.compiler import HIGH
+from fmtl_jax.execution.compiler import known_options
+from fmtl_jax.execution.compiler import LOW
+from fmtl_jax.execution.compiler import MEDIUM
+from fmtl_jax.execution.compiler import quick_options
 from fmtl_jax.execution.mapping import AUTO
 from fmtl_jax.execution.mapping import block_size
 from fmtl_jax.execution.mapping import CHUNK
 from fmtl_jax.execution.mapping import CLIENTS
-from fmtl_jax.execution.mapping import compiler_options
 from fmtl_jax.execution.mapping import everywhere
 from fmtl_jax.execution.mapping import is_low_rank
-from fmtl_jax.execution.mapping import known_options
 from fmtl_jax.execution.mapping import LOW_RANK
 from fmtl_jax.execution.mapping import map_clients
 from fmtl_jax.execution.mapping import map_rows
@@ -30,7 +36,11 @@ __all__ = (
   'AUTO',
   'CHUNK',
   'CLIENTS',
+  'EFFORTS',
+  'HIGH',
+  'LOW',
   'LOW_RANK',
+  'MEDIUM',
   'Row',
   'SCAN',
   'VMAP',
@@ -45,6 +55,7 @@ __all__ = (
   'mesh',
   'num_devices',
   'over_devices',
+  'quick_options',
   'resolve',
   'shares',
 )

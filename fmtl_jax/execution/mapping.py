@@ -12,9 +12,7 @@ these modes, and the sums are added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 import math
-import os
 import re
 from typing import Any, TypeVar
 
@@ -151,41 +149,6 @@ def over_devices(
     out_specs=jax.P(),
     check_vma=False,
   )
-
-
-def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, Any]:
-  """How XLA compiles rounds on a mesh best: `compiler_options` of `jax.jit`.
-
-  They change no number. On CPU, local steps write kernels where they are
-  instead of copying those that the backward pass has read; and where every core
-  has a device of its own, no device cuts up its loops for the cores of others,
-  and waits for them.
-
-  Args:
-    mesh: Of the rounds.
-  """
-  if mesh.devices.flat[0].platform != 'cpu':
-    return {}
-  options: dict[str, Any] = {'xla_cpu_copy_insertion_use_region_analysis': True}
-  if len(mesh.local_devices) >= (os.cpu_count() or 1) > 1:
-    options['xla_disable_hlo_passes'] = 'cpu-parallel-task-assigner'
-  return known_options(options)
-
-
-def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
-  """Those compiler options that this version of XLA has."""
-  if _are_known(*options.items()):
-    return dict(options)
-  return {k: v for k, v in options.items() if _are_known((k, v))}
-
-
-@functools.cache
-def _are_known(*options: tuple[str, Any]) -> bool:
-  try:
-    jax.jit(lambda x: x).lower(0.0).compile(dict(options))
-  except jax.errors.JaxRuntimeError:
-    return False
-  return True
 
 
 def everywhere(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:

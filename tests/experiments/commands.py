@@ -16,7 +16,7 @@ from typing import Any
 
 from absl.testing import parameterized
 
-from fmtl_jax import testing
+from fmtl_jax import execution as execution_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIGITS = ROOT / 'configs' / 'digits.py'
@@ -120,7 +120,7 @@ def stop():
 
 def environment():
   """Finds the project from anywhere, and compiles fast."""
-  options = testing.quick_options().items()
+  options = execution_lib.quick_options().items()
   quick = ' '.join(f'--{name}={value}'.lower() for name, value in options)
   return os.environ | {
     'PYTHONPATH': str(ROOT),

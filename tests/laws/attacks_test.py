@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
@@ -368,7 +369,7 @@ class FormsTest(parameterized.TestCase):
       source,
       self._algorithm,
       settings,
-      compiler_options=testing.quick_options(),
+      compiler_options=execution_lib.quick_options(),
     ) as streamed:
       streamed.init(jax.random.key(0))
       state = streamed.take_state(cases.start(algorithm, data))

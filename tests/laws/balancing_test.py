@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import balancing
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
@@ -663,7 +664,7 @@ class FormsTest(parameterized.TestCase):
       source,
       make,
       settings,
-      compiler_options=testing.quick_options(),
+      compiler_options=execution_lib.quick_options(),
     ) as streamed:
       state = streamed.init(key)
       for _ in range(3):

@@ -605,12 +605,20 @@ def evaluated(
   evaluate = evaluation.evaluator(
     federation, algorithm, client_axis=axis if devices else None
   )
+  models = spread(evaluate.models, devices, axis)(state, data)
+  rows = {
+    evaluation.CLIENT: data.partition.test,
+    evaluation.POOLED: data.partition.pooled_test,
+  }
+  found = {}
+  for name in models:  # Stages are compiled once for many algorithms.
 
-  def run(state, data):
-    partition = data.partition
-    return evaluate(state, data, partition.test, partition.pooled_test)
+    def measure(models, rows, data, name=name):
+      return evaluate.measure(models, name, rows, data)
 
-  return spread(run, devices, axis)(state, data)
+    measure = spread(measure, devices, axis)
+    found[name] = measure(models[name], rows[name], data)
+  return spread(evaluate.summary, 0)(found, data)
 
 
 def spread(

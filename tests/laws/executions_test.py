@@ -95,6 +95,18 @@ class ExecutionsTest(parameterized.TestCase):
 
     testing.assert_trees_close(evaluate(execution), evaluate('scan'))
 
+  def test_an_evaluation_in_stages_is_the_whole(self):
+    data = _data()
+    federation, _ = testing.toy_federation(MIX, data)
+    algorithm = multi_task_fl.multi_task_fl(federation)
+    state = cases.start(algorithm, data)
+    rows = data.partition.test, data.partition.pooled_test
+    evaluate = evaluation.evaluator(federation, algorithm, 'scan')
+    testing.assert_trees_close(
+      cases.evaluated(algorithm, federation, state, data),
+      testing.jit(evaluate)(state, data, *rows),
+    )
+
 
 class PrecisionsTest(parameterized.TestCase):
   """What carries a precision says `precision_test.ProductsTest`."""
@@ -132,6 +144,22 @@ class CompilerOptionsTest(parameterized.TestCase):
       for chosen in (options, {})
     )
     testing.assert_trees_equal(found, plain)
+
+  def test_less_effort_agrees(self):
+    algorithm = _algorithm('scan')
+    mesh = execution_lib.mesh({'client': 1})
+    state = cases.start(algorithm, _data())
+    found = [
+      jax.jit(
+        algorithm.round,
+        compiler_options=execution_lib.compiler_options(mesh, effort),
+      )(state, _data())
+      for effort in execution_lib.EFFORTS
+    ]
+    testing.assert_trees_close(found[1], found[0])
+    testing.assert_trees_close(found[2], found[0])
+    with self.assertRaisesRegex(ValueError, 'high, medium, low'):
+      execution_lib.compiler_options(mesh, 'none')
 
   def test_a_device_of_many_cores_shares_its_loops(self):
     testing.need_cpu('other platforms have no such options')

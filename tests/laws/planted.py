@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import cohorts
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
@@ -121,7 +122,7 @@ def assert_streamed_rounds_agree(
       placement=round_settings.Placement(client_axis='client'),
     ),
     mesh=testing.mesh({'client': min(2, jax.device_count())}),
-    compiler_options=testing.quick_options(),
+    compiler_options=execution_lib.quick_options(),
   ) as streamed:
     state = streamed.init(jax.random.key(2))
     streamed.compile(state)  # By a round of padding alone.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import algorithms
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
@@ -97,7 +98,7 @@ class LargerFederationsTest(parameterized.TestCase):
       client_sources.DatasetClients(problem.data),
       build,
       settings,
-      compiler_options=testing.quick_options(),
+      compiler_options=execution_lib.quick_options(),
     ) as streamed:
       state = streamed.init(jax.random.key(3))
       for _ in range(4):
@@ -126,7 +127,7 @@ class LargerFederationsTest(parameterized.TestCase):
         source,
         build,
         settings,
-        compiler_options=testing.quick_options(),
+        compiler_options=execution_lib.quick_options(),
       ) as streamed,
       self.assertRaisesRegex(ValueError, 'Expected example_counts in the tab'),
     ):

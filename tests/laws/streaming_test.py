@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
@@ -100,7 +101,7 @@ def _both(
 
 def _stream(*args):
   return streaming.StreamedRounds(
-    *args, compiler_options=testing.quick_options()
+    *args, compiler_options=execution_lib.quick_options()
   )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from sklearn import metrics as sklearn_metrics
 
+from fmtl_jax import execution as execution_lib
 from fmtl_jax import evaluation
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import metrics as metrics_lib
@@ -299,7 +300,7 @@ class TargetsTest(parameterized.TestCase):
       settings,
       None,
       None,
-      compiler_options=testing.quick_options(),
+      compiler_options=execution_lib.quick_options(),
     )
     algorithm = make(_federation(data, 'task'), settings)
     key = jax.random.key(3)

@@ -30,7 +30,7 @@ class CompilationTest(absltest.TestCase):
       for n in range(3)
     )
     self.assertEqual(list(found), ['plus 0', 'plus 1', 'plus 2'])
-    testing.assert_trees_equal(found['plus 2'](x), x + 2)
+    testing.assert_trees_equal(found['plus 2'].program(x), x + 2)
 
   def test_a_program_is_traced_while_the_one_before_it_compiles(self):
     first = _Slow()
@@ -41,7 +41,19 @@ class CompilationTest(absltest.TestCase):
       yield 'second', first, {'level': 2}
 
     found = compilation.compile_all(programs())
-    self.assertEqual(found, {'first': {'level': 1}, 'second': {'level': 2}})
+    self.assertEqual(
+      {name: one.program for name, one in found.items()},
+      {'first': {'level': 1}, 'second': {'level': 2}},
+    )
+    self.assertGreater(found['first'].seconds, 0)
+
+  def test_a_check_stops_it(self):
+    def check():
+      raise KeyboardInterrupt
+
+    lowered = jax.jit(jnp.negative).lower(1.0)
+    with self.assertRaises(KeyboardInterrupt):
+      compilation.compile_all([('first', lowered, {})], check)
 
   def test_what_cannot_be_traced_or_compiled_is_reported(self):
     def programs():

@@ -59,7 +59,7 @@ class DevicesTest(program_test.ToyTestCase):
     for number in DEVICES:
       devices = jax.devices()[:number]
       with mock.patch.object(jax, 'local_devices', return_value=devices):
-        compiled = program.Program(case, 2, True)
+        compiled = program.Program(case, 2, 'low')
       cls.programs[number] = compiled
       cls.starts[number] = compiled.host_state(compiled.init())
       state, _ = compiled.run_rounds(compiled.init(), 2)

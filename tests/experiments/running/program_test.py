@@ -23,7 +23,6 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.configuration import schema
 from experiments.reporting import drawing
-from experiments.running import compilation
 from experiments.running import program
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
@@ -115,9 +114,6 @@ class ToyTestCase(parameterized.TestCase):
     super().setUpClass()
     cls.enterClassContext(on_devices(cls.DEVICES))
     cls.enterClassContext(mock.patch.dict(datasets.SOURCES, toy=toy_source))
-    cls.enterClassContext(
-      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
-    )
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
 
@@ -154,7 +150,7 @@ class MappedSeedsTest(ToyTestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    single = program.Program(_case(toy_config(), SEEDS[:1]), 2, True)
+    single = program.Program(_case(toy_config(), SEEDS[:1]), 2, 'low')
     cls.singles = [_run(single)]
     for seed in SEEDS[1:]:
       # The same compiled functions with other runs.
@@ -163,7 +159,7 @@ class MappedSeedsTest(ToyTestCase):
     cls.programs = {}
     for number in range(1, min(3, jax.device_count()) + 1):
       with on_devices(number):
-        cls.programs[number] = program.Program(_case(toy_config()), 2, True)
+        cls.programs[number] = program.Program(_case(toy_config()), 2, 'low')
 
   def test_seeds_differ(self):
     losses = [single['rounds']['loss_sum'].sum() for single in self.singles]
@@ -182,7 +178,7 @@ class MappedSeedsTest(ToyTestCase):
     # Two runs at a time, two devices for tasks, two for clients.
     testing.need_devices(8)
     config = toy_config({'execution.task_devices': 2})
-    compiled = program.Program(_case(config), 2, True)
+    compiled = program.Program(_case(config), 2, 'low')
     self.assertEqual(
       dict(compiled._mesh.shape), {'run': 2, 'task': 2, 'client': 2}
     )
@@ -207,7 +203,7 @@ class MappedSeedsTest(ToyTestCase):
       mock.patch.object(jax, 'default_backend', return_value='gpu'),
       on_devices(1),
     ):
-      found = _run(program.Program(case, 2, True))
+      found = _run(program.Program(case, 2, 'low'))
     for number, single in enumerate(self.singles):
       testing.assert_trees_close(_of_run(found, number), single)
 
@@ -301,7 +297,7 @@ _OWN = {
 
 class GoingTest(ToyTestCase):
   def test_runs_that_have_ended_stay_as_they_are(self):
-    compiled = program.Program(_case(toy_config(), SEEDS), 3, True)
+    compiled = program.Program(_case(toy_config(), SEEDS), 3, 'low')
     plain, metrics = compiled.run_rounds(compiled.init(), 2)
     plain = compiled.host_state(plain)
     going = np.array([True, False, True])
@@ -349,7 +345,7 @@ class MappedSettingsTest(ToyTestCase):
     config = toy_config(
       {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
     )
-    mapped = _run(program.Program(_case(config, [3], points, name), 2, True))
+    mapped = _run(program.Program(_case(config, [3], points, name), 2, 'low'))
     start = jax.tree.leaves(_of_run(mapped['test'], 0))
     for number, field in enumerate(fields, start=1):
       found = jax.tree.leaves(_of_run(mapped['test'], number))
@@ -361,7 +357,7 @@ class MappedSettingsTest(ToyTestCase):
       )
     for field, value in other.items():
       config_lib.set_field(config, field, value)
-    alone = _run(program.Program(_case(config, [3], name=name), 2, True))
+    alone = _run(program.Program(_case(config, [3], name=name), 2, 'low'))
     for part in ('rounds', 'validation', 'test'):
       testing.assert_trees_close(
         _of_run(mapped[part], len(points) - 1), alone[part], rtol=1e-4
@@ -445,7 +441,7 @@ class PrecisionTest(absltest.TestCase):
 
 class CompilationsTest(ToyTestCase):
   def test_a_case_is_traced_and_compiled_once(self):
-    traced = {'round': 0, 'evaluate': 0}
+    traced = {'round': 0, 'view': 0}
 
     def counted(name, function):
       def call(*args):
@@ -459,30 +455,27 @@ class CompilationsTest(ToyTestCase):
 
     def make_counted(federation, settings):
       algorithm = make(federation, settings)
-      round_fn = counted('round', algorithm.round)
-      return algorithm._replace(round=round_fn)
+      return algorithm._replace(
+        round=counted('round', algorithm.round),
+        view=counted('view', algorithm.view),
+      )
 
-    evaluator = evaluation.evaluator
     compiled = program.Program(
-      dataclasses.replace(case, make_algorithm=make_counted), 2, True
+      dataclasses.replace(case, make_algorithm=make_counted), 2, 'low'
     )
-    with (
-      mock.patch.object(
-        evaluation,
-        'evaluator',
-        lambda *args: counted('evaluate', evaluator(*args)),
-      ),
-      _compilations() as programs,
-    ):
+    with _compilations() as programs:
       compiled.compile()
-      self.assertLen(programs, 3)  # Initialisation, rounds, evaluation.
+      # Initialisation, rounds, and an evaluation: models, what they answer
+      # under two views, and the summary.
+      self.assertLen(programs, 6)
       seconds = compiled.compile_seconds
       _run(compiled)  # Two intervals of two rounds and a last short one.
       compiled.set_runs(_case(toy_config(), [7, 8, 9]).runs)
       again = len(programs)
       _run(compiled, (1, 2))
     self.assertLen(programs, again)
-    self.assertEqual(traced, {'round': 1, 'evaluate': 1})
+    # The models of clients, and those on common examples.
+    self.assertEqual(traced, {'round': 1, 'view': 2})
     self.assertGreater(seconds, 0)
     self.assertEqual(compiled.compile_seconds, seconds)
 

@@ -138,7 +138,7 @@ class ClustersTest(program_test.ToyTestCase):
     case = build.build(
       name, cases.resolve(name, config, {}), program_test.toy_source(), [0]
     )
-    compiled = program.Program(case, 2, True)
+    compiled = program.Program(case, 2, 'low')
     start = compiled.init()
     before = jax.device_get(start.params)
     state, _ = compiled.run_rounds(start, 2)

@@ -15,7 +15,6 @@ import numpy as np
 
 from configs import digits
 from experiments.reporting import reports
-from experiments.running import compilation
 from experiments.studies import train
 from fmtl_jax import algorithms
 from fmtl_jax import testing
@@ -36,9 +35,6 @@ class EveryAlgorithmTest(parameterized.TestCase):
     config.run.rounds = 2
     config.run.seeds = 1
     config.execution.compile_effort = 'low'
-    self.enterContext(
-      mock.patch.object(compilation, 'LOW_EFFORT', testing.quick_options())
-    )
     self.enterContext(program_test.on_devices(1))
     # They are the same for all, and take as long as the rest.
     self.enterContext(mock.patch.object(reports, 'write_figures'))

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
+from experiments.studies import case_runs
 from experiments.studies import held_out
 from experiments.studies import held_out_adaptation
 from fmtl_jax import adaptation
@@ -28,7 +29,7 @@ from tests.experiments.studies import toy_held_out as toy
 
 
 def _initial_states(case):
-  """As `held_out_adaptation.initial_states`, to be traced."""
+  """As `case_runs.initial_states`, to be traced."""
   one = jax.tree.map(lambda x: x[0], case.runs)
   data = dataclasses.replace(case.data, partition=one.train)
   state = case.make_algorithm(case.federation, {}).init(one.key, data)
@@ -45,7 +46,7 @@ class AdaptationTest(program_test.ToyTestCase):
       config_lib.set_field(config, field, value)
     held = toy.splits_of(source, config)
     (plan,) = held_out.plans_of(config, source, held)
-    state = held_out_adaptation.initial_states(plan.case)
+    state = case_runs.initial_states(plan.case)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
       lambda x: x + rng.normal(size=x.shape).astype(np.float32), state.params

@@ -55,7 +55,7 @@ class PoisonTest(program_test.ToyTestCase):
     for given in (source, source._replace(features=features, labels=labels)):
       held = toy.splits_of(given, config)
       (plan,) = held_out.plans_of(config, given, held)
-      compiled = program.Program(plan.case, 2, True)
+      compiled = program.Program(plan.case, 2, 'low')
       state, _ = compiled.run_rounds(compiled.init(), 2)
       states.append(compiled.host_state(state))
       tested = compiled.evaluate(state, 'test')
@@ -232,7 +232,7 @@ class LearningTest(program_test.ToyTestCase):
     )
     held = toy.splits_of(source, config)
     (plan,) = held_out.plans_of(config, source, held)
-    states = held_out_adaptation.initial_states(plan.case)
+    states = case_runs.initial_states(plan.case)
     found = held_out_adaptation.evaluate(
       plan,
       held_out_adaptation.clients_of(plan, source, held),

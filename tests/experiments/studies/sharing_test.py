@@ -20,7 +20,7 @@ RULES = (('dense_0(/.*)?', 'task'), ('output(/.*)?', 'personal'))
 
 def _evaluate(case):
   """The evaluation after three rounds."""
-  compiled = program.Program(case, 3, low_effort=True)
+  compiled = program.Program(case, 3, 'low')
   state, _ = compiled.run_rounds(compiled.init(), 3)
   return compiled.evaluate(state, 'test')
 

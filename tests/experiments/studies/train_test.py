@@ -30,6 +30,7 @@ from experiments.building import federating
 from experiments.folders import held_folders
 from experiments.folders import records
 from experiments.folders import workdirs
+from experiments.reporting import reports
 from experiments.running import interrupts
 from experiments.running import program
 from experiments.studies import case_records
@@ -434,6 +435,24 @@ class CasesTest(program_test.ToyTestCase):
 class AsItGoesTest(program_test.ToyTestCase):
   """Law: what is finished can be looked at while the rest runs."""
 
+  def test_figures_are_drawn_once_in_a_while_and_at_the_end(self):
+    workdir, seen = new_folder(self), []
+
+    def run_case(*unused_args, **unused_settings):
+      seen.append((workdir / 'cases.png').exists())
+      return canned_history()
+
+    config = program_test.toy_config(
+      {'cases': ('fedavg', 'fedper', 'fedprox'), 'run.seeds': 1}
+    )
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      mock.patch.object(case_runs, 'run_case', run_case),
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertEqual(seen, [False, False, False])
+    self.assertTrue((workdir / 'cases.png').exists())
+
   def test_there_is_a_report_after_each_case(self):
     workdir, seen = new_folder(self), []
 
@@ -452,6 +471,7 @@ class AsItGoesTest(program_test.ToyTestCase):
     with (
       contextlib.redirect_stdout(io.StringIO()) as printed,
       mock.patch.object(case_runs, 'run_case', run_case),
+      mock.patch.object(reports, 'FIGURES_EVERY', -1),
     ):
       found = train.train_and_evaluate(config, workdir)
     ((cases, table, rows, names),) = seen  # When the last one begins.
@@ -493,7 +513,7 @@ class ResumeTest(program_test.ToyTestCase):
     _, case = train.build_case('fedper', config, {}, source)
     assert case is not None
     # Compiled once for all runs: they are of one case.
-    cls.compiled = program.Program(case, config.run.evaluate_every, True)
+    cls.compiled = program.Program(case, config.run.evaluate_every, 'low')
     cls.enterClassContext(
       mock.patch.object(program, 'Program', return_value=cls.compiled)
     )
@@ -1032,7 +1052,10 @@ class ErrorTest(program_test.ToyTestCase):
       r'balancing.server without execution.task_devices',
     ),
     ({'execution.name': 'chunk:0'}, r"number of clients .*got 'chunk:0'"),
-    ({'execution.compile_effort': 'none'}, "one of high, low, got 'none'"),
+    (
+      {'execution.compile_effort': 'none'},
+      "one of high, medium, low, got 'none'",
+    ),
     ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),
