@@ -60,6 +60,7 @@ def local_and_rounds(workload: workloads.Workload, execution: str):
   )
   return local, round_settings.RoundSettings(
     clients_per_task=workload.clients_per_task,
+    matmul_precision=None,  # As `--matmul` says.
     placement=round_settings.Placement(execution=execution, client_axis=_AXIS),
   )
 
