@@ -51,7 +51,7 @@ def products(matmul: str | None) -> Iterator[None]:
     warnings.warn(
       f'jax_default_matmul_precision is {of_jax!r}, and matrix products are '
       f'computed with the precision {matmul!r} that the settings say; where '
-      "they say None (precision.matmul='' of a config), that of JAX counts.",
+      '`matmul_precision` is None, that of JAX counts.',
       stacklevel=3,
     )
   with jax.default_matmul_precision(matmul):
