@@ -18,6 +18,7 @@ from experiments.studies import held_out
 from experiments.studies import held_out_adaptation
 from fmtl_jax import adaptation
 from fmtl_jax import cohorts
+from fmtl_jax import precision
 from fmtl_jax import testing
 from fmtl_jax.algorithms import finetuning
 from fmtl_jax.clients import client_batches
@@ -149,7 +150,8 @@ class AdaptationTest(program_test.ToyTestCase):
       )
     )
     settings = mock.Mock(
-      local_data=lambda _, data, client: client_batches.LocalData(data, client)
+      matmul_precision=precision.HIGHEST,
+      local_data=lambda _, data, client: client_batches.LocalData(data, client),
     )
     tuned = finetuning.finetuned(plain, found.federation, local, settings)
 
