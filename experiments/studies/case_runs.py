@@ -371,7 +371,8 @@ def compile_cases(
     flag: As for `run_case`.
 
   Returns:
-    By name; none where several processes run, which compile case by case.
+    By name, without those whose clients are on the host, which compile when
+    they run, as all do where there are several processes.
   """
   if jax.process_count() > 1:
     return {}
@@ -381,9 +382,16 @@ def compile_cases(
       raise interrupts.Interrupted(flag.signal_number)
 
   programs = {
-    name: make_program(case, config) for name, (config, case) in cases.items()
+    name: make_program(case, config)
+    for name, (config, case) in cases.items()
+    if config.execution.clients_on == 'device'
   }
-  program_lib.compile_together(list(programs.values()), check)
+  several = len(programs) > 1
+  with contextlib.closing(
+    progress.Progress('Compilation', len(programs), 'case', shown=several)
+  ) as bar:
+    program_lib.compile_together(list(programs.values()), check)
+    bar.update(len(programs))
   return programs
 
 

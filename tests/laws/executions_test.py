@@ -112,8 +112,7 @@ class PrecisionsTest(parameterized.TestCase):
   """What carries a precision says `precision_test.ProductsTest`."""
 
   def test_by_default_a_cpu_computes_the_bits_of_jax(self):
-    if jax.default_backend() != 'cpu':
-      self.skipTest('Products of other devices have several precisions.')
+    testing.need_cpu('products of other devices have several precisions')
     found = _two_rounds('scan', matmul_precision=None)
     testing.assert_trees_equal(found, _two_rounds('scan'))
 

@@ -298,6 +298,13 @@ class MixedTest(parameterized.TestCase):
       rounded = leaf.astype(jnp.bfloat16).astype(jnp.float32)
       self.assertFalse((leaf == rounded).all())
 
+  def test_outputs_have_the_type_of_sums(self):
+    data = testing.toy_data(5, 3, 2)
+    federation, *_ = cases.named('fedavg', data, compute='bfloat16')
+    features = data.examples.features[:2]
+    outputs = jax.eval_shape(federation.apply_fn, federation.shapes, features)
+    self.assertEqual(outputs.dtype, jnp.float32)
+
   def test_steps_below_the_digits_of_bfloat16_add_up(self):
     """As they would not where parameters are in bfloat16."""
     federation, data = testing.mean_estimation(

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import unittest
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -109,9 +110,10 @@ class TorchNetworksTest(parameterized.TestCase):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
   def test_without_cuda_it_says_so(self):
-    if torch.cuda.is_available():
-      self.skipTest('There is a GPU.')
-    with self.assertRaisesRegex(ValueError, '--device=cuda, got PyTorch'):
+    with (
+      mock.patch.object(torch.cuda, 'is_available', return_value=False),
+      self.assertRaisesRegex(ValueError, '--device=cuda, got PyTorch'),
+    ):
       torch_data.use('cuda', 'highest')
 
 

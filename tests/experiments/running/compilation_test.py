@@ -47,6 +47,18 @@ class CompilationTest(absltest.TestCase):
     )
     self.assertGreater(found['first'].seconds, 0)
 
+  def test_a_check_stops_it_while_it_compiles(self):
+    slow, calls = _Slow(), []
+
+    def check():
+      calls.append(len(calls))
+      if len(calls) > 1:  # All are traced; the compiler is at work.
+        raise KeyboardInterrupt
+
+    with self.assertRaises(KeyboardInterrupt):
+      compilation.compile_all([('first', slow, {})], check)
+    slow.next_is_traced.set()
+
   def test_a_check_stops_it(self):
     def check():
       raise KeyboardInterrupt

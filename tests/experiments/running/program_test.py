@@ -439,6 +439,37 @@ class PrecisionTest(absltest.TestCase):
     self.assertLess(abs(found - expected).max(), 2 * spread)
 
 
+class StagesTest(ToyTestCase):
+  """An evaluation is several programs, which cases share, or a single one."""
+
+  def test_where_models_do_not_fit_it_is_one_program_with_the_same_values(self):
+    case = _case(toy_config({'model.hidden': (3,)}), SEEDS[:1])
+    compiled = [program.Program(case, 2, 'low') for _ in range(2)]
+    with mock.patch.object(execution, 'memory_budget', return_value=0):
+      compiled[0].compile()
+    self.assertIn('evaluate', compiled[0]._compiled)
+    compiled[1].compile()
+    self.assertNotIn('evaluate', compiled[1]._compiled)
+    found = [each.evaluate(each.init(), 'test') for each in compiled]
+    testing.assert_trees_close(*found, 1e-5, 1e-6)
+
+  def test_only_rounds_and_models_depend_on_the_case(self):
+    texts = []
+    for name in ('separate_fl', 'multi_task_fl'):
+      compiled = program.Program(_case(toy_config(), name=name), 2, 'low')
+      texts.append({n: x.as_text() for n, x, _ in compiled._programs()})
+    self.assertEqual(
+      {name for name, text in texts[0].items() if text == texts[1][name]},
+      {'measure_client', 'measure_pooled', 'summary'},
+    )
+
+  def test_programs_have_the_features_once(self):
+    case = _case(toy_config())
+    one, other = (program.Program(case, 2) for _ in range(2))
+    self.assertIs(*(x._examples[0].features for x in (one, other)))
+    self.assertIs(*(x.features for x in one._examples))
+
+
 class CompilationsTest(ToyTestCase):
   def test_a_case_is_traced_and_compiled_once(self):
     traced = {'round': 0, 'view': 0}

@@ -163,7 +163,7 @@ def without_times(value):
 
 def without_progress(errors):
   """What is printed beside how far a run is."""
-  return re.sub(r'(?m)^.+: round \d+ of \d+.*\n', '', errors)
+  return re.sub(r'(?m)^.+: (round|case) \d+ of \d+.*\n', '', errors)
 
 
 def latest(folder):
