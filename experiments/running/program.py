@@ -143,9 +143,10 @@ class Program:
     """Pads R runs to a multiple of the devices and places them."""
 
     def put(leaf):
-      leaf = jnp.asarray(leaf)
-      pad = jnp.repeat(leaf[-1:], self._padding, axis=0)
-      return jax.device_put(jnp.concatenate([leaf, pad]), self._by_run)
+      if self._padding:
+        last = [self.num_runs - 1] * self._padding
+        leaf = leaf[np.array([*range(self.num_runs), *last])]
+      return jax.device_put(leaf, self._by_run)
 
     return jax.tree.map(put, tree)
 
@@ -418,9 +419,11 @@ def compile_together(
   """Compiles the programs of several cases on all cores.
 
   Args:
-    programs: Of which nothing was compiled.
+    programs: Of cases; what is compiled is not compiled again.
     check: See `compilation.compile_all`.
   """
+
+  programs = [program for program in programs if not program._compiled]
 
   def of_all():
     for number, program in enumerate(programs):

@@ -6,6 +6,8 @@ The toy experiment here is also that of the other tests of experiments.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import pathlib
+import sys
 from typing import Any
 from unittest import mock
 
@@ -29,6 +31,9 @@ from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
+from tests.experiments.running import kept_programs
 
 testing.use_cpu_devices(8)
 
@@ -115,6 +120,7 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(on_devices(cls.DEVICES))
     cls.enterClassContext(mock.patch.dict(datasets.SOURCES, toy=toy_source))
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
+    cls.enterClassContext(kept_programs.kept())
 
 
 def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
