@@ -37,6 +37,7 @@ case "$*" in
     for copy in python ruff mypy; do cp "$0" "$folder/$copy"; done ;;
   '-c import sys') [[ " $BROKEN " != *" $name "* ]] ;;
   -c* | --version) ;;
+  *'-m uv pip install'*) [[ " $BROKEN " != *' uv '* ]] ;;
   *'pip install'*)
     [[ $* != *--only-binary* || " $BROKEN " != *" wheel "* ]] ;;
   *)
@@ -115,6 +116,11 @@ class RunTest(parameterized.TestCase):
   @parameterized.parameters(('lint', CHECKS[:2]), ('types', CHECKS[2:]))
   def test_a_leg_of_checks_runs_no_test(self, leg, calls):
     self.assertEqual(self.run_legs(leg), (0, calls, ''))
+
+  def test_pip_installs_where_uv_cannot(self):
+    code, calls, errors = self.run_legs('types', broken='uv')
+    self.assertEqual((code, calls), (0, CHECKS[2:]))
+    self.assertEqual(errors, 'uv could not; pip installs it.\n')
 
   def of_versions(self, calls):
     """The kinds of calls in each environment of the leg `versions`."""
