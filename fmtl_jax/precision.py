@@ -18,9 +18,12 @@ import jax.numpy as jnp
 Tree = Any
 
 HIGHEST = 'highest'
+TF32_X3 = 'tensorfloat32_x3'
 # Of products of float32, by JAX's names. What they are is a matter of the
 # device: on CPU all are the same, a GPU has no bfloat16 products of float32.
-MATMUL = (HIGHEST, 'tensorfloat32', 'bfloat16')
+# The second one is three passes of TF32 on a GPU, float32 elsewhere.
+MATMUL = (HIGHEST, TF32_X3, 'tensorfloat32', 'bfloat16')
+_ALGORITHM = 'TF32_TF32_F32_X3'
 
 FLOAT32 = 'float32'
 BFLOAT16 = 'bfloat16'
@@ -35,6 +38,27 @@ def check(name: str, value: str, known: tuple[str, ...]) -> None:
     )
 
 
+def of_jax(matmul: str) -> str:
+  """The name that JAX has for a precision where it runs."""
+  if matmul != TF32_X3:
+    return matmul
+  return _ALGORITHM if jax.default_backend() == 'gpu' else HIGHEST
+
+
+def of_convolutions() -> str | None:
+  """The precision to name at a convolution, while products have theirs.
+
+  An algorithm is one of products: JAX leaves convolutions at DEFAULT then.
+  """
+  given = _given()
+  return HIGHEST if given == _ALGORITHM else None
+
+
+def _given() -> Any:
+  """What `jax_default_matmul_precision` says."""
+  return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
 def products(matmul: str | None) -> Iterator[None]:
   """Traces matrix products with a precision, but those that have their own.
@@ -46,15 +70,15 @@ def products(matmul: str | None) -> Iterator[None]:
   if matmul is None:
     yield
     return
-  of_jax = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-  if of_jax is not None and not _are_same(of_jax, matmul):
+  given, name = _given(), of_jax(matmul)
+  if given is not None and not _are_same(given, name):
     warnings.warn(
-      f'jax_default_matmul_precision is {of_jax!r}, and matrix products are '
+      f'jax_default_matmul_precision is {given!r}, and matrix products are '
       f'computed with the precision {matmul!r} that the settings say; where '
       '`matmul_precision` is None, that of JAX counts.',
       stacklevel=3,
     )
-  with jax.default_matmul_precision(matmul):
+  with jax.default_matmul_precision(name):
     yield
 
 

@@ -15,6 +15,7 @@ from . import placements
 from . import published
 from . import timing
 from . import workloads
+from fmtl_jax import precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ def use(device: str, matmul: str) -> str:
 
   Args:
     device: `cpu` or `cuda`; '' for JAX's own choice. Before JAX starts.
-    matmul: `highest` or `tensorfloat32`, by which a GPU or TPU multiplies; a
-      CPU has float32 only.
+    matmul: One of `precision.MATMUL`, by which a GPU or TPU multiplies; a CPU
+      has float32 only.
 
   Returns:
     The precision that products have.
@@ -53,7 +54,7 @@ def use(device: str, matmul: str) -> str:
     )
   if jax.default_backend() == 'cpu':
     return 'highest'
-  jax.config.update('jax_default_matmul_precision', matmul)
+  jax.config.update('jax_default_matmul_precision', precision.of_jax(matmul))
   return matmul
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from . import workloads
+from fmtl_jax import precision
 
 REFERENCES = ('torch', 'torch_manual')
 
@@ -46,13 +47,16 @@ def measure(
     clients: How many there are.
     device: `cpu`, where the faster one of one and two threads counts, or
       `cuda`.
-    matmul: As in `torch_data.use`.
+    matmul: As in `torch_data.use`; PyTorch has float32 in place of
+      `tensorfloat32_x3`.
     repeats: As of `timing.repeats`.
     timeout: Seconds for each process; None for any time.
 
   Returns:
     `seconds_per_round`, and what it was measured with; or `error`, a sentence.
   """
+  if matmul == precision.TF32_X3:
+    matmul = precision.HIGHEST
   found = []
   for threads in (1, 2) if device == 'cpu' else (1,):
     command = [sys.executable, '-m', f'{__package__}.torch_rounds']

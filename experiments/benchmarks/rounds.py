@@ -51,7 +51,7 @@ _DEVICE = flags.DEFINE_enum(
 _MATMUL = flags.DEFINE_enum(
   'matmul',
   'highest',
-  ['highest', 'tensorfloat32'],
+  ['highest', 'tensorfloat32', 'tensorfloat32_x3'],
   'How products and convolutions are rounded on a GPU, here and in references.',
 )
 _DEVICES = flags.DEFINE_integer(

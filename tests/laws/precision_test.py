@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import tempfile
+from unittest import mock
 import warnings
 
 from absl.testing import absltest
@@ -164,7 +165,7 @@ class ProductsTest(parameterized.TestCase):
     self.assertContainsSubset(_products(view, state), of_network)
 
   @parameterized.parameters(
-    *('highest', 'tensorfloat32', 'bfloat16', None),
+    *('highest', 'tensorfloat32', 'tensorfloat32_x3', 'bfloat16', None),
   )
   def test_factored_ones_and_evaluations_have_it_too(self, matmul):
     federation, data, algorithm = _named(
@@ -180,7 +181,9 @@ class ProductsTest(parameterized.TestCase):
     evaluate = evaluation.evaluator(federation, algorithm)
     partition = data.partition
     rows = partition.test, partition.pooled_test
-    one = None if matmul is None else jax.lax.Precision(matmul)
+    one = None
+    if matmul is not None:
+      one = jax.lax.Precision(precision.of_jax(matmul))
     for found in (
       _products(algorithm.round, state, data),
       _products(lambda state: evaluate(state, data, *rows), state),
@@ -215,6 +218,25 @@ class ProductsTest(parameterized.TestCase):
     state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
     found = _products(algorithm.round, state, data)
     self.assertEqual(found, {(HIGH, 'bfloat16')})
+
+  @parameterized.parameters(('patches', 3), ('lax', 2))
+  def test_three_passes_are_of_products_and_convolutions_exact(
+    self, method, products
+  ):
+    """As a GPU gets them: JAX says DEFAULT at convolutions beside products."""
+    model = models.cnn((4, 4, 1), (2,), (3,), 5, convolution=method)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, 4, 4, 1), np.float32)
+    with (
+      mock.patch.object(jax, 'default_backend', return_value='gpu'),
+      precision.products('tensorfloat32_x3'),
+    ):
+      lowered = jax.jit(model.apply).trace(params, x)
+    text = lowered.lower(lowering_platforms=('cuda',)).as_text()
+    self.assertEqual(text.count('num_primitive_operations = 3'), products)
+    self.assertEqual(text.count('stablehlo.dot_general'), products)
+    self.assertEqual(text.count('stablehlo.convolution'), 3 - products)
+    self.assertEqual(text.count('<precision HIGHEST>, #stab'), 3 - products)
 
   def test_a_model_predicts_in_that_of_its_rounds(self):
     federation, data, algorithm = _named(

@@ -518,7 +518,11 @@ MISTAKES = {
     f'--config.run.first_seed={2**32 - 1}',
   ),
   'products_of_half': of(
-    *('precision.matmul', 'half', 'one of highest, tensorfloat32, bfloat16')
+    *(
+      'precision.matmul',
+      'half',
+      'one of highest, tensorfloat32_x3, tensorfloat32, bfloat16',
+    )
   ),
   'networks_of_half': of('precision.compute', 'half', 'of float32, bfloat16'),
   'chunk_of_none': of('execution.name', 'chunk:0', "for example 'chunk:8'"),
