@@ -101,7 +101,10 @@ def make_algorithm(
     task_axis=program.TASK_AXIS if task_devices > 1 else None,
   )
   entry = own_code.spec(algorithm)
-  added = networks.further_owners(config, algorithm)[1]
+  added = (
+    layer_types.CLIENT,
+    *networks.further_owners(config, algorithm)[1],
+  )
 
   def make(federation, settings: Settings):
     def value(field):
@@ -165,7 +168,7 @@ def _round_settings(
   Args:
     config: Of the case.
     value: A field's value, by dotted name.
-    added: Layer types that the algorithm adds; they have the settings of
+    added: Layer types that configs do not set; they have the settings of
       `common`.
     placement: Where clients train.
   """

@@ -24,6 +24,8 @@ What is said here of the paper's weights and participants is unchecked against
 its text.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -60,19 +62,7 @@ def fednova(
   """
   optimizer = local_steps.sgd_of(local, 'fednova')
   sgd = training.local_sgd(federation, local)
-  per_slot = federation.view_per_slot
-
-  def report(view, amount=1.0):
-    """|a_m|_1 for every copy of a layer that is averaged."""
-    return jax.tree.map(
-      lambda of_slot, leaf: (
-        None
-        if leaf is None
-        else jnp.full(leaf.shape[:1] if of_slot else (), amount)
-      ),
-      per_slot,
-      federation.averaged(view),
-    )
+  report = functools.partial(local_steps.report, federation)  # |a_m|_1.
 
   def run(context):
     result = sgd.run(context)

@@ -29,9 +29,12 @@ References:
   both sums are derived here, and tested by definition.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import faults
 from fmtl_jax.clients import local_optimizers
 
@@ -70,3 +73,24 @@ def work(steps: jax.Array, sgd: local_optimizers.Sgd) -> jax.Array:
   tau = jnp.maximum(steps, 1).astype(jnp.float32)
   first = rho**2 if sgd.nesterov else rho
   return (tau - first * (1 - rho**tau) / (1 - rho)) / (1 - rho)
+
+
+def report(
+  federation: federation_lib.Federation, view: Any, amount: Any = 1.0
+) -> Any:
+  """A number for every copy of a layer that is averaged, as a message has it.
+
+  Args:
+    federation: Network and layer types.
+    view: A client's.
+    amount: `[]`, such as its `work`.
+  """
+  return jax.tree.map(
+    lambda of_slot, leaf: (
+      None
+      if leaf is None
+      else jnp.full(leaf.shape[:1] if of_slot else (), amount)
+    ),
+    federation.view_per_slot,
+    federation.averaged(view),
+  )

@@ -57,6 +57,8 @@ class Setting:
     above: Whether the least value itself is excluded.
     below: Whether the largest value itself is excluded.
     choices: All values, where there are few; there is no range then.
+    says: The rule in words, of what the algorithm checks itself; there is
+      neither a range nor a choice then.
     cure: What to do about a value out of range; '' where that is plain.
     examples: Two values with which a toy trains differently.
   """
@@ -67,12 +69,15 @@ class Setting:
   above: bool = False
   below: bool = False
   choices: tuple[Any, ...] = ()
+  says: str = ''
   cure: str = ''
   examples: tuple[Any, Any]
 
   @property
   def rule(self) -> str:
     """Which values it may have, in words: `>= 0`, `in [0, 1)`."""
+    if self.says:
+      return self.says
     if self.choices:
       return f'to be one of {", ".join(map(str, self.choices))}'
     if self.most < _INFINITE:
@@ -82,7 +87,7 @@ class Setting:
 
   def allows(self, value: Any) -> bool:
     """Whether it may have a value; one that is traced is not known."""
-    if isinstance(value, jax.Array):
+    if isinstance(value, jax.Array) or self.says:
       return True
     if self.choices:
       return value in self.choices

@@ -3,8 +3,10 @@
 A layer type names the owners of copies of a parameter (METHOD, the paper's
 section III): pre-trained layers are not trained, all clients share one copy of
 a common layer, a task group shares a task-specific layer and a personal layer
-never leaves its client. Layer types are plain strings, so that a new kind of
-sharing (a user cluster, a region) needs no change here.
+never leaves its client. Beyond the paper, a layer of type `client` has a copy
+for each client, too, but at the server, to which the client sends its updates:
+so that the server may relate clients. Layer types are plain strings, so that a
+new kind of sharing (a user cluster, a region) needs no change here.
 
 References:
   Kececi, Shaqfeh, Mbayed, Serpedin (2022), Multi-Task and Transfer Learning for
@@ -23,6 +25,7 @@ PRETRAINED = 'pretrained'
 COMMON = 'common'
 TASK = 'task'
 PERSONAL = 'personal'
+CLIENT = 'client'
 
 Tree = Any
 Rules = Sequence[tuple[str, str]]

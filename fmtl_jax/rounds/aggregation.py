@@ -159,7 +159,18 @@ class Aggregation:
       found[name] = server_optimizers.after_rule(
         rule, server_optimizers.of(asked)
       )
-      is_apart = self._federation.owners[name].index == 'task'
+      index = self._federation.owners[name].index
+      is_apart, of_clients = index == 'task', index == 'client'
+      if (
+        found[name].mixes_owners
+        and of_clients
+        and self._federation.client_numbers is not None
+      ):
+        raise ValueError(
+          f'Expected a server of {name} layers that does not mix clients where '
+          'they are on the host, because it needs all of them on the device; '
+          'keep them there.'
+        )
       axis = self._settings.placement.task_axis
       if found[name].mixes_owners and is_apart and axis is not None:
         raise ValueError(

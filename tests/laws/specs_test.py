@@ -38,7 +38,7 @@ SETTINGS = tuple(
 
 def _outside(rule):
   """Values that a setting may not have: beyond its ends, and no number."""
-  if rule.choices:
+  if rule.choices or rule.says:
     return ('no such choice',)
   found = [float('nan'), 'x']
   if np.isfinite(rule.least):
@@ -75,8 +75,12 @@ def _programs(algorithm, data):
 
   state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
   rounds = lambda state: algorithm.round(state, data)
-  programs = [str(jax.make_jaxpr(fn)(state)) for fn in (rounds, views)]
-  return [re.sub('0x[0-9a-f]+', '', program) for program in programs]
+  found = []
+  for fn in (rounds, views):
+    program = jax.make_jaxpr(fn)(state)
+    constants = [np.asarray(x).tolist() for x in program.consts]
+    found.append(f'{re.sub("0x[0-9a-f]+", "", str(program))} of {constants}')
+  return found
 
 
 class SettingTest(parameterized.TestCase):

@@ -1,0 +1,138 @@
+"""FedU against its linear system, its limits, and whom a round moves."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from fmtl_jax import testing
+from fmtl_jax.algorithms import fedu
+from fmtl_jax.algorithms import isolated
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import relations
+
+import cases
+
+# Of four clients, whose means are 2, -4, 8 and 1; the loss is (w - y)^2.
+LABELS = [[1.0, 2.0, 3.0], [-4.0], [7.0, 8.0, 9.0], [1.0, 1.0]]
+MEANS = np.array([2.0, -4.0, 8.0, 1.0])
+WEIGHTS = np.array(
+  [[0, 0.4, 0, 0.3], [0.4, 0, 0.2, 0], [0, 0.2, 0, 0.1], [0.3, 0, 0.1, 0]]
+)
+RATE, STEPS, ETA = 0.05, 3, 2.0
+
+
+def _laplacian(weights):
+  return np.diag(weights.sum(1)) - weights
+
+
+def _models(rounds, rate=RATE, steps=STEPS, momentum=0.0, seed=0, **own):
+  """The models of all clients after rounds, `[4]`, and the last clients."""
+  settings = round_settings.RoundSettings(
+    clients_per_task=own.pop('clients', 0)
+  )
+  federation, data = testing.mean_estimation(LABELS, (0,) * 4, 'client')
+  algorithm = fedu.fedu(
+    federation,
+    local_optimizers.LocalSgd(
+      optimizer=local_optimizers.Sgd(momentum=momentum),
+      learning_rate=rate,
+      epochs=steps,
+    ),
+    settings,
+    **own,
+  )
+  state = testing.jit(algorithm.init)(jax.random.key(seed), data)
+
+  def run(state):
+    def step(state, _):
+      state, metrics = algorithm.round(state, data)
+      return state, metrics['client']
+
+    return jax.lax.scan(step, state, length=rounds)
+
+  state, clients = testing.jit(run)(state)
+  return state.params['output']['bias'][:, 0], clients[-1]
+
+
+class FedUTest(parameterized.TestCase):
+  def test_rounds_are_those_of_a_linear_system(self):
+    """w <- (I - mu R eta L / 2) (y + (1 - 2 mu)^R (w - y)), R steps each."""
+    graph = relations.of_weights(WEIGHTS)
+    found, _ = _models(2, eta=ETA, graph=graph)
+    shrunk = (1 - 2 * RATE) ** STEPS
+    matrix = np.eye(4) - 0.5 * RATE * STEPS * ETA * _laplacian(WEIGHTS)
+    models = np.zeros(4)
+    for _ in range(2):
+      models = matrix @ (MEANS + shrunk * (models - MEANS))
+    np.testing.assert_allclose(found, models, rtol=1e-5)
+
+  def test_a_small_rate_rests_where_gradients_balance_the_graph(self):
+    """2 (w - y) + eta L w / 2 = 0; with momentum, too, whose work is more."""
+    expected = np.linalg.solve(
+      2 * np.eye(4) + 0.5 * ETA * _laplacian(WEIGHTS), 2 * MEANS
+    )
+    graph = relations.of_weights(WEIGHTS)
+    for momentum in (0.0, 0.5):
+      found, _ = _models(
+        4000, rate=0.002, momentum=momentum, eta=ETA, graph=graph
+      )
+      np.testing.assert_allclose(found, expected, atol=0.02)
+    far = np.linalg.solve(
+      2 * np.eye(4) + 2 * ETA * _laplacian(WEIGHTS), 2 * MEANS
+    )
+    self.assertGreater(np.abs(far - expected).max(), 0.5)
+
+  def test_a_complete_graph_may_make_all_models_their_mean(self):
+    """With mu R eta N a / 2 = 1, where a is 1 / N by default."""
+    found, _ = _models(1, eta=2 / (RATE * STEPS))
+    moved = MEANS * (1 - (1 - 2 * RATE) ** STEPS)
+    np.testing.assert_allclose(found, moved.mean(), rtol=1e-5)
+
+  def test_without_a_graph_it_is_isolated_training(self):
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+    found = []
+    for label, build, own in (
+      ('client', fedu.fedu, {'eta': 0.0}),
+      ('personal', isolated.isolated, {}),
+    ):
+      federation, data = testing.toy_federation(
+        (label, label), testing.toy_data(4, 3)
+      )
+      state, _ = cases.train(
+        build, federation, data, local, 2, own, clients_per_task=1
+      )
+      found.append(
+        jax.tree.map(lambda x: np.asarray(x).reshape(4, -1), state.params)
+      )
+    testing.assert_trees_close(*found)
+
+  def test_who_takes_no_part_keeps_its_model_and_draws_others(self):
+    before, _ = _models(1, eta=ETA, clients=1)
+    after, clients = _models(2, eta=ETA, clients=1)
+    (client,) = np.asarray(clients)
+    others = np.arange(4) != client
+    np.testing.assert_array_equal(after[others], before[others])
+    shrunk = (1 - 2 * RATE) ** STEPS
+    models = np.array(before)
+    models[client] = MEANS[client] + shrunk * (models[client] - MEANS[client])
+    pull = _laplacian(relations.complete(4).weights) @ models
+    expected = models[client] - 0.5 * RATE * STEPS * ETA * pull[client]
+    np.testing.assert_allclose(after[client], expected, rtol=1e-5)
+
+  def test_a_step_that_drives_models_apart_is_refused(self):
+    # Four clients of weight 1 / 4: a degree of 3 / 4.
+    limit = 2 / (RATE * STEPS * 0.75)
+    _models(1, eta=0.99 * limit)
+    with self.assertRaisesRegex(ValueError, 'degree to be below 2, got 2.02'):
+      _models(1, eta=1.01 * limit)
+
+  def test_layers_of_other_types_alone_are_refused(self):
+    federation, _ = testing.mean_estimation(LABELS, (0,) * 4, 'common')
+    with self.assertRaisesRegex(ValueError, "of the type 'client' with fedu"):
+      fedu.fedu(federation)
+
+
+if __name__ == '__main__':
+  absltest.main()
