@@ -144,11 +144,11 @@ def _settings(name: str, spec: algorithms.Spec) -> str:
         f'`{schema.own_field(name, setting)}`',
       )
     )
-  for depth, default in spec.default_depths.items():
+  for depth, number in spec.default_depths.items():
     rows.append(
       (
         f'`{depth}`',
-        f'`{schema.DEPTHS.get(depth, default)}`',
+        f'`{schema.DEPTHS.get(depth, number)}`',
         '>= 0',
         f'How many layers are {depth.partition("_")[0]}, by its label rules.',
         f'`algorithm.{depth}`',
@@ -184,7 +184,7 @@ def _federation(
     model,
     rules,
     data,
-    owners=federation_lib.OWNERS
+    owners=dict(federation_lib.OWNERS)
     | {key: federation_lib.Owner(key) for key in counts},
     num_owners=counts,
   )

@@ -42,7 +42,7 @@ def modules() -> dict[str, types.ModuleType]:
   found = {'fmtl_jax': fmtl_jax}
   for room in pkgutil.iter_modules(fmtl_jax.__path__, 'fmtl_jax.'):
     module = importlib.import_module(room.name)
-    if room.ispkg and getattr(module, '__all__', ()):
+    if room.ispkg and list(getattr(module, '__all__', [])):
       found[room.name] = module
   experiments = importlib.import_module(EXPERIMENTS)
   for package in (fmtl_jax, experiments):
@@ -147,7 +147,7 @@ def _comment(module: types.ModuleType, name: str) -> str:
     lines = path.read_text(encoding='utf-8').splitlines()
     for i, line in enumerate(lines):
       if re.match(rf'{re.escape(name)}(: [^=]*)? = ', line):
-        above = []
+        above: list[str] = []
         while i and lines[i - 1].startswith('# '):
           i -= 1
           above.insert(0, lines[i][2:])
