@@ -49,6 +49,7 @@ html_math_renderer = 'mathml'
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
+  'collapse_navbar': True,
   'home_page_in_toc': True,
   'footer_content_items': ['copyright.html'],
   'show_toc_level': 2,

@@ -28,6 +28,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The network by which a page shows layer types and messages.
 _WIDTHS = (8, 8, 8)
 _CLIENTS, _TASKS = 6, 3
+# What depths count.
+_WORDS = {
+  'common_layers': 'common, at the input',
+  'personal_layers': 'personal, at the output',
+  'shared_layers': 'shared by all clusters, at the input',
+  'task_layers': 'task-specific, behind the common ones',
+}
 _EVERY = ('conformance_test', 'algorithms_test', 'specs_test')
 
 
@@ -150,7 +157,9 @@ def _settings(name: str, spec: algorithms.Spec) -> str:
         f'`{depth}`',
         f'`{schema.DEPTHS.get(depth, number)}`',
         '>= 0',
-        f'How many layers are {depth.partition("_")[0]}, by its label rules.',
+        f'How many layers are {_WORDS[depth]}, by its label rules.'
+        if depth in _WORDS
+        else 'A number of layers, by its label rules.',
         f'`algorithm.{depth}`',
       )
     )

@@ -30,7 +30,7 @@ TYPES = (
   layer_types.TASK,
   layer_types.PERSONAL,
 )
-_OWNED_BY = ('nobody trains it', 'the federation', 'a task', 'a client')
+_OWNED_BY = ('constant', 'of all', 'one a task', 'one a client')
 _TASK_COLORS = (drawing.BLUE, drawing.RED, drawing.GREEN)
 _CLIENTS, _TASKS = 6, 3
 
@@ -143,7 +143,7 @@ def layers(path: pathlib.Path) -> None:
         row,
         f'client {client}\n{data.tasks[tasks[client]].name}',
         color=color,
-        fontsize=8,
+        fontsize=11,
         ha='right',
         va='center',
       )
@@ -153,15 +153,15 @@ def layers(path: pathlib.Path) -> None:
       count = number[label]
       axes.text(
         column,
-        -0.8,
-        f'{layer_types_word(label)}\n{count} cop{"ies" if count > 1 else "y"}\n'
-        f'{"owned by " if column else ""}{owner}',
+        -0.7,
+        f'{layer_types_word(label)}\n'
+        f'{count} cop{"ies" if count > 1 else "y"},\n{owner}',
         ha='center',
         va='bottom',
-        fontsize=9,
+        fontsize=12,
       )
     axes.set_xlim(-1.1, 3.5)
-    axes.set_ylim(5.5, -2.2)
+    axes.set_ylim(5.5, -2.5)
 
 
 def layer_types_word(label: str) -> str:
