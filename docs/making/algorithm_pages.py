@@ -30,10 +30,10 @@ _WIDTHS = (8, 8, 8)
 _CLIENTS, _TASKS = 6, 3
 # What depths count.
 _WORDS = {
-  'common_layers': 'common, at the input',
-  'personal_layers': 'personal, at the output',
-  'shared_layers': 'shared by all clusters, at the input',
-  'task_layers': 'task-specific, behind the common ones',
+  'common_layers': 'common',
+  'personal_layers': 'personal',
+  'shared_layers': 'shared by all clusters',
+  'task_layers': 'task-specific',
 }
 _EVERY = ('conformance_test', 'algorithms_test', 'specs_test')
 
