@@ -1,0 +1,1 @@
+"""What the documentation site is made with; none of it is needed to train."""
