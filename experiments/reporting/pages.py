@@ -131,12 +131,7 @@ def write(
     more: Tables that are folded up.
   """
   flat = config_lib.flatten(config)
-  usual = config_lib.flatten(config_lib.default_config())
-  changed = {
-    field: value
-    for field, value in flat.items()
-    if usual.get(field) != value and field.split('.')[0] != 'report'
-  }
+  changed = config_lib.changed(flat)
   title = tables[0].title
   parts = [
     f'<h1>{_text(title)}</h1>',
@@ -144,7 +139,7 @@ def write(
     *(_results(table, number) for number, table in enumerate(tables)),
     *_figures(workdir, figures or (name,)),
     '<h2>How it was made</h2>',
-    *_commands(workdir),
+    *(f'<pre>{_text(line)}</pre>' for line in commands(workdir)),
     _settings('Settings that are not the defaults', changed, is_open=True),
     _settings('All settings', flat),
     *(_folded(table.title, _table(table)) for table in more),
@@ -262,18 +257,15 @@ def _settings(
   return _folded(title, _plain(('field', 'value'), rows), is_open)
 
 
-def _commands(workdir: pathlib.Path) -> list[str]:
-  """The commands that trained, as one types them."""
+def commands(workdir: pathlib.Path) -> list[str]:
+  """The commands that trained in a folder, as one types them."""
   found = []
   for words in logs.commands(workdir):
     program = pathlib.Path(words[0]).stem
     if program in _PROGRAMS:  # A notebook or a test is no command.
       module = hints.module(program)
       found.append(' '.join(map(_quoted, ['python', '-m', module, *words[1:]])))
-  if not found:
-    return []
-  lines = '\n'.join(dict.fromkeys(found))
-  return [f'<pre>{_text(lines)}</pre>']
+  return [*dict.fromkeys(found)]
 
 
 def _quoted(word: str) -> str:
