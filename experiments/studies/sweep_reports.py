@@ -16,6 +16,7 @@ from ..folders import environments
 from ..folders import files
 from ..folders import workdirs
 from ..reporting import drawing
+from ..reporting import events
 from ..reporting import pages
 from ..reporting import reports
 from ..reporting import results
@@ -118,7 +119,7 @@ def write(
   parts: Mapping[str, Sequence[dict[str, Any]]],
   missing: int = 0,
 ) -> list[dict[str, Any]]:
-  """Writes sweep.json, .csv, .md, .png and .html.
+  """Writes sweep.json, .csv, .md, .png, .html and events.
 
   The best points are printed if no program is missing.
 
@@ -176,6 +177,11 @@ def write(
   formats = () if missing else config.report.figure_formats
   study_figures.grid(
     drawing.paths(workdir, 'sweep', formats), rows, labels, f'Validation {view}'
+  )
+  events.write_points(
+    workdir / 'tensorboard',
+    parts,
+    f'validation/{config.report.view}/{config.report.metric}',
   )
   pages.write(workdir, 'sweep', config, [table], made_with)
   if missing:
