@@ -63,6 +63,7 @@ def smoke(config):
   config.compare.learning_rates = (0.1, 0.3)
   config.compare.seeds = 1
   config.execution.compile_effort = 'low'
+  config.report.figure_formats = ()
 
 
 def get_config(variants=''):
@@ -90,6 +91,7 @@ def get_config(variants=''):
   config.compare.first_seed = 1000
   config.compare.validation_fraction = 0.2
   config.report.title = 'Digits: test accuracy (%)'
+  config.report.figure_formats = ('pdf', 'svg')
   config.report.view = 'client'
   config.report.curve_case = ''
   config.report.baseline = 'isolated'

@@ -51,6 +51,7 @@ def smoke(config):
   config.run.rounds = 4
   config.run.seeds = 2
   config.run.evaluate_every = 2
+  config.report.figure_formats = ()
 
 
 def grid(config):
@@ -157,6 +158,7 @@ def get_config(variants=''):
   config.run.evaluate_every = 5
   config.overrides = ml_collections.ConfigDict(_OVERRIDES)
   config.report.title = 'Digits: test accuracy (%)'
+  config.report.figure_formats = ('pdf', 'svg')
   return config_lib.apply_variants(
     config,
     variants,

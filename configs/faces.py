@@ -120,6 +120,7 @@ def smoke(config):
   config.run.seeds = 1
   config.run.evaluate_every = 2
   config.execution.compile_effort = 'low'
+  config.report.figure_formats = ()
 
 
 def get_config(variants=''):
@@ -151,6 +152,7 @@ def get_config(variants=''):
   config.run.evaluate_every = 5
   config.overrides = ml_collections.ConfigDict(_OVERRIDES)
   config.report.title = 'UTKFace: test accuracy (%)'
+  config.report.figure_formats = ('pdf', 'svg')
   config.report.more_metrics = ('balanced_accuracy',)
   config.report.target_case = 'separate_fl'
   config.report.published = tuple(

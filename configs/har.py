@@ -116,6 +116,7 @@ def smoke(config):
   config.run.seeds = 2
   config.run.evaluate_every = 2
   config.execution.compile_effort = 'low'
+  config.report.figure_formats = ()
 
 
 def grid(config):
@@ -146,6 +147,7 @@ def get_config(variants=''):
   config.run.evaluate_every = 10
   config.overrides = ml_collections.ConfigDict(_OVERRIDES)
   config.report.title = 'UCI HAR (recomputed features): test accuracy (%)'
+  config.report.figure_formats = ('pdf', 'svg')
   config.report.view = 'client'
   config.report.curve_case = ''
   config.report.targets = (98.0, 99.0)

@@ -69,6 +69,7 @@ def smoke(config):
   config.unseen.examples = (0, 2, 5)
   config.unseen.epochs = 2
   config.execution.compile_effort = 'low'
+  config.report.figure_formats = ()
 
 
 def get_config(variants=''):
@@ -94,6 +95,7 @@ def get_config(variants=''):
   config.run.evaluate_every = 50
   config.overrides = ml_collections.ConfigDict(_OVERRIDES)
   config.report.title = 'UCI HAR: test accuracy (%) of unseen people'
+  config.report.figure_formats = ('pdf', 'svg')
   config.report.view = 'client'
   config.report.curve_case = ''
   config.report.baseline = ''

@@ -23,6 +23,17 @@ _CLIENT = flags.DEFINE_string(
   'client', None, 'The client, by its id as in figures; or --task.'
 )
 _SLOT = flags.DEFINE_integer('slot', 0, "Which of the client's tasks.")
+_FORMAT = flags.DEFINE_enum(
+  'format',
+  'orbax',
+  ['orbax', 'safetensors'],
+  'How parameters are written: a checkpoint, or one file for other libraries.',
+)
+_LICENSE = flags.DEFINE_string(
+  'license',
+  'unknown',
+  'For the cards: under which licence the model is passed on.',
+)
 _OUTPUT = command_line.define_path('output', 'A new folder for the model.')
 
 
@@ -30,7 +41,7 @@ def main() -> int:
   """Runs what the flags say."""
   # Imported when flags are known to be right: it takes seconds.
   from .folders import workdirs
-  from .studies import models_of_runs
+  from .studies import exports
 
   for flag in (_WORKDIR, _CASE, _OUTPUT):
     if not flag.value:
@@ -45,15 +56,17 @@ def main() -> int:
     raise ValueError('Give either --task or --client.')
   output = pathlib.Path(_OUTPUT.value)
   workdirs.check_new(output)
-  predictor = models_of_runs.load(
+  predictor = exports.export(
     pathlib.Path(_WORKDIR.value),
     _CASE.value,
     _SEED.value,
+    output,
     task=_TASK.value,
     client=_CLIENT.value,
     slot=_SLOT.value,
+    form=_FORMAT.value,
+    licence=_LICENSE.value,
   )
-  predictor.save(output)
   print(
     f'The model for {predictor.task.name!r} is in {_OUTPUT.value}; load it '
     'with fmtl_jax.predictors.Predictor.load.'

@@ -1,8 +1,9 @@
 """Predictors: what was trained, as a plain model of one client or one task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
+import types
 from typing import Any
 
 import jax
@@ -18,12 +19,14 @@ from fmtl_jax.data import precision
 from fmtl_jax.data import standardization
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as algorithm_lib
-from fmtl_jax.storage import checkpoints
+from fmtl_jax.storage import saved_models
 
 Tree = Any
+NOBODY = 'nobody'  # Owns what is not trained.
 NO_CLASS = -1  # Of an example whose outputs are not finite.
 _STANDARDIZATION = 'standardization'  # Its place beside saved parameters.
 _MATMUL = 'matmul_precision'
+_LAYER_TYPES, _OWNERS = 'layer_types', 'owners'
 _TASK_FIELDS = (
   *('name', 'kind', 'num_classes', 'column', 'offset', 'unit'),
   'lower_bound',
@@ -41,6 +44,10 @@ class Predictor:
     standardization: `(mean, scale)` of the features it was trained on, as in
       `Partition`; None leaves features as they are.
     matmul_precision: Of matrix products, as in `RoundSettings`.
+    layer_types: The layer type of each leaf of `params`, by path, as far as
+      they are known.
+    owners: Whose copy it is, by path: `all clients`, `task odd`, `client 3`,
+      `cluster 1`; `nobody`, where it is not trained.
   """
 
   apply_fn: Callable[[Tree, Any], jax.Array]
@@ -48,6 +55,8 @@ class Predictor:
   task: tasks_lib.Task
   standardization: tuple[Any, Any] | None = None
   matmul_precision: str | None = precision_lib.HIGHEST
+  layer_types: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  owners: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def outputs(self, features: Any) -> jax.Array:
     """The task's outputs, `[B, ..., num_outputs]`: logits, values as labels."""
@@ -88,11 +97,22 @@ class Predictor:
       return self.task.offset + self.task.unit * values
     return predictions
 
-  def save(self, folder: str | pathlib.Path) -> None:
+  def save(
+    self,
+    folder: str | pathlib.Path,
+    form: str = saved_models.ORBAX,
+    texts: Mapping[str, str] = types.MappingProxyType({}),
+  ) -> None:
     """Saves parameters and task; raises a ValueError if the folder exists.
 
     Of a task it is what predictions need: its kind by name, neither a loss nor
     metrics of its own.
+
+    Args:
+      folder: A new one.
+      form: `orbax`, or `safetensors` for one file that other libraries read,
+        too: a tensor for each leaf, layer types and owners in its metadata.
+      texts: Further files in the folder, such as a model card, by name.
     """
     params = dict(self.params)
     if self.standardization is not None:
@@ -101,8 +121,13 @@ class Predictor:
       )
     fields = {name: getattr(self.task, name) for name in _TASK_FIELDS}
     fields['kind'] = self.task.definition.name
-    metadata = {'task': fields, _MATMUL: self.matmul_precision}
-    checkpoints.save_params(folder, params, metadata)
+    metadata = {
+      'task': fields,
+      _MATMUL: self.matmul_precision,
+      _LAYER_TYPES: dict(self.layer_types),
+      _OWNERS: dict(self.owners),
+    }
+    saved_models.save_params(folder, params, metadata, form, texts)
 
   @classmethod
   def load(
@@ -114,7 +139,7 @@ class Predictor:
     """Loads what `save` saved.
 
     Args:
-      folder: As of `save`.
+      folder: As of `save`, in any form; or a `model.safetensors` itself.
       apply_fn: The network; `precision.computed` makes that of a federation
         that computes in bfloat16.
       kinds: Kinds of one's own, of which its task may be; by their names.
@@ -122,7 +147,7 @@ class Predictor:
     Raises:
       ValueError: If the folder does not say what it should.
     """
-    params, metadata = checkpoints.load_params(folder)
+    params, metadata = saved_models.load_params(folder)
     saved = params.pop(_STANDARDIZATION, None)
     own = {kind.name: kind for kind in kinds}
     try:
@@ -134,6 +159,8 @@ class Predictor:
         task=tasks_lib.Task(**fields | {'kind': own.get(name, name)}),
         standardization=saved and (saved['mean'], saved['scale']),
         matmul_precision=metadata.get(_MATMUL, precision_lib.HIGHEST),
+        layer_types=metadata.get(_LAYER_TYPES, {}),
+        owners=metadata.get(_OWNERS, {}),
       )
     except (KeyError, TypeError) as error:
       raise ValueError(
@@ -207,16 +234,49 @@ def client_predictor(
   )
   row = jax.tree.map(lambda x: x[0], cohort)
   view = algorithm.view(state, data, row, frozen)
-  params = layer_types.merge(
-    federation.slot_view(view, jnp.array(slot)), frozen
-  )
+  trained = federation.slot_view(view, jnp.array(slot))
+  paths = layer_types.paths(federation.labels)
+  labels = jax.tree.leaves(federation.labels)
   return Predictor(
     apply_fn=federation.apply_fn,
-    params=params,
+    params=layer_types.merge(trained, frozen),
+    layer_types=dict(zip(paths, labels, strict=True)),
+    owners={
+      **dict.fromkeys(paths, NOBODY),
+      **_owners(federation, state, trained, data, client, slot),
+    },
     task=data.tasks[int(tasks[client, slot])],
     standardization=data.partition.standardization,
     matmul_precision=algorithm.matmul_precision,
   )
+
+
+def _owners(federation, state, trained, data, client, slot):
+  """Whose copy each trained leaf is, by path.
+
+  A client may predict with another copy than that of the owner of its layer
+  type, such as one that it trains before: then it is the client's.
+  """
+  partition = data.partition
+  own = f'client {partition.client_ids[client]}'
+  task = int(np.asarray(partition.client_tasks)[client, slot])
+  found = {}
+  for path, layer_type, leaf, copies in zip(
+    layer_types.paths(trained),
+    *map(jax.tree.leaves, (federation.layer_types, trained, state.params)),
+    strict=True,
+  ):
+    index = federation.owners[layer_type].index
+    is_copy = lambda copy, leaf=leaf: np.array_equal(copy, leaf, equal_nan=True)
+    found[path] = own
+    if index is None and is_copy(copies):
+      found[path] = 'all clients'
+    elif index == 'task' and is_copy(copies[task]):
+      found[path] = f'task {data.tasks[task].name}'
+    elif index not in (None, 'task', 'client'):
+      numbers = [i for i, copy in enumerate(copies) if is_copy(copy)]
+      found[path] = f'{index} {numbers[0]}' if numbers else own
+  return found
 
 
 def task_predictor(

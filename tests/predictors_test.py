@@ -135,6 +135,32 @@ class EvaluationTest(parameterized.TestCase):
         expected = {name: x[number] for name, x in result['pooled'].items()}
         self._check(predictor, data, rows, expected)
 
+  def test_a_predictor_says_whose_its_layers_are(self):
+    data = _data()
+    federation, _ = testing.toy_federation([FROZEN, C, T, P], data)
+    algorithm = multi_task_fl.multi_task_fl(federation)
+    own_view = lambda *args: jax.tree.map(
+      lambda x: x + 1, algorithm.view(*args)
+    )
+    shared = {FROZEN: 'nobody', C: 'all clients', T: 'task task_1'}
+    for view, expected in (
+      (algorithm.view, {**shared, P: 'client 3'}),
+      (own_view, {FROZEN: 'nobody'} | dict.fromkeys((C, T, P), 'client 3')),
+    ):
+      model = predictors.client_predictor(
+        federation,
+        algorithm._replace(view=view),
+        _state(federation),
+        data,
+        3,
+        1,
+      )
+      self.assertEqual(model.owners.keys(), model.layer_types.keys())
+      found = {
+        model.layer_types[path]: owner for path, owner in model.owners.items()
+      }
+      self.assertEqual(found, expected)
+
   def test_a_client_answers_with_the_view_of_the_algorithm(self):
     labels = [[0.0, 1.0], [5.0], [2.0, 2.0, 5.0]]
     federation, data = testing.mean_estimation(labels, [0, 1, 0], C)
@@ -223,19 +249,28 @@ class PredictorTest(parameterized.TestCase):
       atol=1e-6,
     )
 
-  @parameterized.product(
-    task=[BINARY, MULTI, VALUE], standardized=[True, False]
+  @parameterized.parameters(
+    (BINARY, True, 'orbax'),
+    (MULTI, False, 'orbax'),
+    (VALUE, True, 'orbax'),
+    (BINARY, False, 'safetensors'),
+    (VALUE, True, 'safetensors'),
   )
-  def test_what_is_saved_comes_back(self, task, standardized):
+  def test_what_is_saved_comes_back(self, task, standardized, form):
     statistics = np.float32(0.5) * np.ones(2), np.float32(2) * np.ones(2)
     saved = self._predictor(
-      task, standardization=statistics if standardized else None
+      task,
+      standardization=statistics if standardized else None,
+      layer_types={'output/w': T},
+      owners={'output/w': 'task two'},
     )
-    saved.save(self.folder)
+    saved.save(self.folder, form)
     loaded = predictors.Predictor.load(str(self.folder), saved.apply_fn)
     self.assertEqual(loaded.task, task)
     testing.assert_trees_equal(loaded.params, self.params)
     testing.assert_trees_equal(loaded.standardization, saved.standardization)
+    self.assertEqual(loaded.layer_types, saved.layer_types)
+    self.assertEqual(loaded.owners, saved.owners)
     np.testing.assert_array_equal(loaded.predict(self.x), saved.predict(self.x))
 
   def test_nothing_is_replaced(self):

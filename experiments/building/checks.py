@@ -28,6 +28,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import federation
+from fmtl_jax import metrics
 from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
@@ -38,6 +39,7 @@ from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
 MODELS = ('mlp', 'cnn')
+_FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG, as in reporting/drawing.py.
 
 # The rule in words, whether a number is valid, and the fields that have it.
 _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -170,6 +172,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     paths.expanded(flat[field])
   _check_sequences(flat)
   _check_names(config)
+  for name in config.data.metrics:
+    if not own_code.is_own(name) and name not in metrics.CHOICES:
+      raise ValueError(
+        'Expected data.metrics to be names out of '
+        f'{", ".join(metrics.CHOICES)}, or package.module:NAME, got {name!r}.'
+        f'{hints.nearest(name, metrics.CHOICES)}'
+      )
   given = config.data.tasks or config.data.metrics
   if config.data.name in datasets.BUILT_IN and not given:
     check_metric_names(config, evaluation.METRICS, 'one of')
@@ -302,6 +311,12 @@ def _check_sequences(flat):
       raise ValueError(f'Expected one of {field} above 0, got none.')
   for field in ('cases', 'data.metrics', 'report.more_metrics'):
     _check_each(flat, field, 'names', _is_text)
+  _check_each(
+    flat,
+    'report.figure_formats',
+    f'names out of {", ".join(_FIGURE_FORMATS)}',
+    lambda x: x in _FIGURE_FORMATS,
+  )
   for field, size, what in (
     ('layer_types', 2, '(regular expression, layer type) pairs'),
     ('report.published', 3, '(row, column, text) triples'),

@@ -74,7 +74,7 @@ def of_own_code(config: ml_collections.ConfigDict) -> dict[str, str]:
   if config.data.tasks:
     tasks = own_code.function(own_code.TASKS, config.data.tasks)
     found[workdirs.CODE_OF + config.data.tasks] = of_code(tasks)
-  for name in config.data.metrics:
+  for name in filter(own_code.is_own, config.data.metrics):
     metric = own_code.find(own_code.METRICS, name)
     found[workdirs.CODE_OF + name] = of_code(metric.values or metric.of_set)
   if own_code.is_own(config.model.name):

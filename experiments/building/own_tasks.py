@@ -1,4 +1,4 @@
-"""Tasks and metrics of the user's own, for the data of any source."""
+"""Tasks and metrics that a config names, for the data of any source."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -28,7 +28,10 @@ def replaced(
   if data.tasks:
     tasks = _replaced(tasks, data.tasks)
   for name in data.metrics:
-    tasks = [_with_metric(task, name) for task in tasks]
+    if own_code.is_own(name):
+      tasks = [_with_metric(task, name) for task in tasks]
+    else:
+      tasks = _with_chosen(tasks, name)
   return source._replace(tasks=tuple(tasks))
 
 
@@ -54,6 +57,26 @@ def _replaced(
       f'and columns, {places(tasks)}, got {places(found)}.'
     )
   return list(found)
+
+
+def _with_chosen(
+  tasks: Sequence[tasks_lib.Task], name: str
+) -> list[tasks_lib.Task]:
+  """Tasks with a metric of this package, where it fits and is not there."""
+  found, fits = [], False
+  for task in tasks:
+    classes = task.num_classes if task.definition.has_classes else 0
+    metrics = metrics_lib.chosen(name, classes)
+    fits |= bool(metrics)
+    there = {metric.name for metric in task.all_metrics}
+    more = tuple(m for m in metrics if m.name not in there)
+    found.append(dataclasses.replace(task, metrics=(*task.metrics, *more)))
+  if not fits:
+    raise ValueError(
+      f'Expected {own_code.METRICS} that a task has: {name!r} is for tasks '
+      f'with {metrics_lib.CHOICES[name].rule}, and there is none.'
+    )
+  return found
 
 
 def _with_metric(task: tasks_lib.Task, name: str) -> tasks_lib.Task:

@@ -87,6 +87,19 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   return flat
 
 
+def changed(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields, by dotted name, that are not at their defaults.
+
+  Those of what is shown are left out.
+  """
+  usual = flatten(default_config())
+  return {
+    field: value
+    for field, value in flat.items()
+    if usual.get(field) != value and field.split('.')[0] != 'report'
+  }
+
+
 def copied(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A copy to be changed; a field that may have several types still may."""
   new = copy.deepcopy(config)

@@ -5,7 +5,8 @@
                              datasets`
   data.tasks                 `tasks -> tasks`, those of the source with another
                              loss, other metrics or of another kind
-  data.metrics               no function: each a `metrics.Metric`
+  data.metrics               no function: each a `metrics.Metric`, beside names
+                             of `metrics.CHOICES`
   model.name                 `(shape, num_outputs, *, KEY=...) -> models.Model`,
                              of the shape of an example
   algorithm.name, cases      `(federation, local, settings, *, KEY=...) ->

@@ -52,7 +52,9 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.name = 'digits'  # Or package.module:function, see own_code.py,
   config.data.own = ml_collections.ConfigDict()  # with its settings.
   config.data.tasks = ''  # Or package.module:function of the source's tasks.
-  config.data.metrics = ()  # More of all tasks: package.module:NAME, each.
+  # More of all tasks that they fit: names of fmtl_jax.metrics.CHOICES (f1,
+  # macro_f1, average_precision, ece, brier, confusion), or package.module:NAME.
+  config.data.metrics = ()
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
   config.data.kind = ''  # Which part of the source, where it has several.
@@ -260,6 +262,7 @@ def _add_report(config: ml_collections.ConfigDict) -> None:
   # The case of curves.png, a line for each task; '' shows all cases.
   config.report.curve_case = 'multi_task_fl'
   config.report.baseline = 'distributed_separate'
+  config.report.figure_formats = ()  # Of figures, beside PNG: pdf, svg.
   config.report.more_metrics = ()  # With a table each, below the first one.
   config.report.targets = ()  # Values to reach, in percent for accuracies.
   # One more target: what this case ends with, less the margin.

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import os
 import pathlib
+import re
 import shlex
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 from . import files
 
 NAME = 'log.txt'
+_BEGAN = ' began: '
 
 
 class _Log:
@@ -48,7 +50,7 @@ class _Log:
     self.close()
     self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     command = ' '.join(shlex.join(sys.argv).split())
-    self.add(f'Process {os.getpid()} began: {command}')
+    self.add(f'Process {os.getpid()}{_BEGAN}{command}')
 
   def close(self) -> None:
     """Closes the file, if there is one."""
@@ -128,3 +130,20 @@ def note(line: str) -> None:
   """Writes a line to the log alone."""
   if _current is not None:
     _current.add(line)
+
+
+def commands(workdir: pathlib.Path) -> list[list[str]]:
+  """The commands of all processes that wrote to the log of a folder, as words.
+
+  None where there is no log.
+  """
+  try:
+    text = (workdir / NAME).read_text(encoding=files.ENCODING)
+  except OSError:
+    return []
+  begun = re.findall(rf'^\S+ \S+ Process \d+{_BEGAN}(.+)$', text, re.M)
+  found = []
+  for line in begun:
+    with contextlib.suppress(ValueError):  # The disk was full there.
+      found.append(shlex.split(line))
+  return [words for words in found if words]

@@ -125,6 +125,40 @@ def results_table(
   )
 
 
+def seeds_table(
+  records: Sequence[Record],
+  *,
+  metric: str = evaluation.ACCURACY,
+  view: str = 'pooled',
+  split: str = 'test',
+) -> tables.Table:
+  """Builds the table of the mean over tasks of each seed, by case.
+
+  Args:
+    records: Of the cases, in the order of the rows.
+    metric: A name of `evaluation.metric_names`.
+    view: `pooled` or `client`.
+    split: `test` or `validation`.
+  """
+  seeds = list(dict.fromkeys(s for record in records for s in record['seeds']))
+  column, decimals = (
+    _mean_column(records, view, metric),
+    texts.decimals(metric, records),
+  )
+  rows = []
+  for record in records:
+    last = dict(zip(record['seeds'], column.last(record, split), strict=True))
+    cells = (last.get(seed, math.nan) for seed in seeds)
+    shown = (texts.plus_minus(value, None, decimals) for value in cells)
+    rows.append((record['label'], *shown))
+  words = results.describe(split, metric, records)
+  return tables.Table(
+    title=f'{texts.capitalized(words)} of each seed, mean over tasks',
+    header=(texts.CASE, *(f'seed {seed}' for seed in seeds)),
+    rows=tuple(rows),
+  )
+
+
 def _undefined_notes(
   records: Sequence[Record], split: str, view: str, metric: str
 ) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from ..folders import files
 from . import texts
 
+Paths = str | pathlib.Path | Sequence[pathlib.Path]
 BLUE, RED, GREEN, AMBER = '#0072B2', '#D55E00', '#009E73', '#E69F00'
 COLORS = (BLUE, RED, GREEN, '#CC79A7', '#56B4E9', AMBER, '#000000')
 _DASHES = ('-', (0, (5, 1.5)), (0, (1, 1)))  # For the next round of colours.
@@ -26,6 +27,11 @@ _LEGEND_HANDLE = 4.0  # Width of a handle and its spaces, in font sizes.
 _WIDTH = 8.0  # Inches.
 _POINTS_PER_INCH = 72
 DOTS_PER_INCH = 200
+# Files without dates: the same numbers and versions give the same bytes.
+_NO_DATE: Mapping[str, Mapping[str, None]] = {
+  'pdf': {'CreationDate': None},
+  'svg': {'Date': None},
+}
 _STYLE: dict[Any, Any] = {
   'axes.axisbelow': True,
   'axes.edgecolor': '#444444',
@@ -42,6 +48,8 @@ _STYLE: dict[Any, Any] = {
   'legend.columnspacing': 1.4,
   'legend.fontsize': 9,
   'legend.frameon': False,
+  'pdf.fonttype': 42,  # Journals refuse others.
+  'svg.hashsalt': 'fmtl_jax',  # Else, ids are random.
   'xtick.color': '#444444',
   'ytick.color': '#444444',
 }
@@ -60,9 +68,21 @@ def _matplotlib() -> Any:
   return matplotlib
 
 
+def paths(
+  folder: pathlib.Path, name: str, formats: Sequence[str] = ()
+) -> list[pathlib.Path]:
+  """Where a figure goes: a PNG, and others beside it."""
+  return [folder / f'{name}.{suffix}' for suffix in ('png', *formats)]
+
+
 @contextlib.contextmanager
-def figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
-  """Yields an empty figure in the common style, and saves it."""
+def figure(path: Paths, height: float) -> Iterator[Any]:
+  """Yields an empty figure in the common style, and saves it.
+
+  Args:
+    path: Where it goes, or several; the suffix says in which format.
+    height: In inches.
+  """
   matplotlib = _matplotlib()
   from matplotlib import figure as figure_lib
 
@@ -71,9 +91,12 @@ def figure(path: str | pathlib.Path, height: float) -> Iterator[Any]:
       figsize=(_WIDTH, height), dpi=DOTS_PER_INCH, layout='constrained'
     )
     yield figure
-    path = pathlib.Path(path)
-    with files.replacing(path) as unfinished:
-      figure.savefig(unfinished, format=path.suffix.removeprefix('.'))
+    for one in [path] if isinstance(path, (str, pathlib.Path)) else path:
+      one = pathlib.Path(one)
+      suffix = one.suffix.removeprefix('.')
+      with files.replacing(one) as unfinished:
+        figure.savefig(unfinished, format=suffix, metadata=_NO_DATE.get(suffix))
+      figure.set_layout_engine('none')  # The others have that of the first.
 
 
 def line(

@@ -5,7 +5,6 @@ A case keeps its colour when it is drawn among the same cases.
 
 from collections.abc import Sequence
 import math
-import pathlib
 
 import numpy as np
 
@@ -27,7 +26,7 @@ _MOST_NAMES = 40  # More clients than that have no room for their names.
 
 
 def task_curves(
-  path: str | pathlib.Path,
+  path: drawing.Paths,
   record: Record,
   *,
   metric: str = evaluation.ACCURACY,
@@ -41,7 +40,7 @@ def task_curves(
   and lowest.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     record: Of one case.
     metric: A name of `evaluation.metric_names`.
     view: `pooled` or `client`.
@@ -79,7 +78,7 @@ def task_curves(
 
 
 def case_curves(
-  path: str | pathlib.Path,
+  path: drawing.Paths,
   records: Sequence[Record],
   *,
   metric: str = evaluation.ACCURACY,
@@ -93,7 +92,7 @@ def case_curves(
   case without rounds is a horizontal dashed line.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     records: Of the cases, in the order of the legend.
     metric: A name of `evaluation.metric_names`.
     view: `pooled` or `client`.
@@ -140,7 +139,7 @@ def case_curves(
 
 
 def client_dots(
-  path: str | pathlib.Path,
+  path: drawing.Paths,
   records: Sequence[Record],
   baseline: str,
   *,
@@ -154,7 +153,7 @@ def client_dots(
   baseline.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     records: Of the cases.
     baseline: The case to compare with.
     metric: A name of `evaluation.metric_names`.
@@ -226,11 +225,11 @@ def client_dots(
   return True
 
 
-def communication(path: str | pathlib.Path, records: Sequence[Record]) -> None:
+def communication(path: drawing.Paths, records: Sequence[Record]) -> None:
   """Draws the bytes of a round, up and down, by layer type.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     records: Of the cases; those without rounds are left out.
   """
   trained = _trained(records)

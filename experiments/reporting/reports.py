@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -15,9 +16,12 @@ from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
 from . import case_tables
+from . import confusions
 from . import cost_tables
+from . import drawing
 from . import events
 from . import figures
+from . import pages
 from . import results
 from . import tables
 from fmtl_jax import balancing
@@ -26,6 +30,8 @@ from fmtl_jax.federation import layer_types
 
 Record = dict[str, Any]
 FEATURES = 'features.json'  # How long a backbone took.
+# In the order in which a page shows them.
+FIGURES = ('curves', 'cases', 'time', 'clients', 'confusion', 'communication')
 FIGURES_EVERY = 60.0  # Seconds, while cases are missing.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
 
@@ -58,7 +64,7 @@ def write(
   config: ml_collections.ConfigDict,
   missing: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes results, tables and figures of all finished cases.
+  """Writes results, tables, figures and a page of all finished cases.
 
   Tables are printed, too, if nothing is missing; before that, figures are
   drawn once in a while: they take longer than a small case.
@@ -88,7 +94,13 @@ def write(
   first = dataclasses.replace(first, notes=(*first.notes, *unfinished(labels)))
   tables.write([first, *others], workdir, 'results')
   if not missing or _seconds_since_figures(workdir) > FIGURES_EVERY:
-    write_figures(workdir, records, config)
+    write_figures(workdir, records, config, final=not missing)
+  seeds = case_tables.seeds_table(
+    records, metric=config.report.metric, view=config.report.view
+  )
+  pages.write(
+    workdir, 'results', config, [first, *others], found, FIGURES, [seeds]
+  )
   if not missing:
     rendered = [tables.to_text(table) for table in (first, *others)]
     print('\n' + '\n'.join(rendered))
@@ -268,22 +280,36 @@ def write_figures(
   workdir: pathlib.Path,
   records: Sequence[Record],
   config: ml_collections.ConfigDict,
+  final: bool = True,
 ) -> None:
-  """Draws curves, clients' gains and losses, and bytes."""
+  """Draws curves, clients' gains and losses, bytes and confusion matrices.
+
+  Args:
+    workdir: Where they go.
+    records: Of the finished cases.
+    config: Its `report` says what is shown.
+    final: Whether nothing is missing; before that they are PNG alone.
+  """
   report = config.report
   shown = {'metric': report.metric, 'view': report.view}
   of_tasks = [r for r in records if r['case'] == report.curve_case]
   trained = [record for record in records if record['rounds']]
   if not trained:
     return
-  figures.case_curves(workdir / 'cases.png', records, **shown)
-  if any(results.simulated_seconds(r) is not None for r in trained):
-    figures.case_curves(workdir / 'time.png', records, by_time=True, **shown)
-  if of_tasks:
-    figures.task_curves(workdir / 'curves.png', of_tasks[0], **shown)
-  else:
-    figures.case_curves(workdir / 'curves.png', records, **shown)
-  figures.client_dots(
-    workdir / 'clients.png', trained, report.baseline, metric=report.metric
+  path = functools.partial(
+    drawing.paths,
+    workdir,
+    formats=config.report.figure_formats if final else (),
   )
-  figures.communication(workdir / 'communication.png', trained)
+  figures.case_curves(path('cases'), records, **shown)
+  if any(results.simulated_seconds(r) is not None for r in trained):
+    figures.case_curves(path('time'), records, by_time=True, **shown)
+  if of_tasks:
+    figures.task_curves(path('curves'), of_tasks[0], **shown)
+  else:
+    figures.case_curves(path('curves'), records, **shown)
+  figures.client_dots(
+    path('clients'), trained, report.baseline, metric=report.metric
+  )
+  figures.communication(path('communication'), trained)
+  confusions.matrices(path('confusion'), of_tasks or trained, view=report.view)

@@ -1,7 +1,6 @@
 """Figures of sweeps, of comparisons and of held-out clients."""
 
 from collections.abc import Mapping, Sequence
-import pathlib
 import textwrap
 from typing import Any
 
@@ -16,7 +15,7 @@ from fmtl_jax import evaluation
 
 
 def grid(
-  path: str | pathlib.Path,
+  path: drawing.Paths,
   rows: Sequence[Mapping[str, Any]],
   labels: Mapping[str, str],
   metric: str,
@@ -27,7 +26,7 @@ def grid(
   value there; a line joins the best dots.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     rows: Of `sweep_reports.rows_of`.
     labels: How the cases are shown, by case.
     metric: What is drawn, in words.
@@ -77,7 +76,7 @@ def _values_of(field: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def comparison(
-  path: str | pathlib.Path,
+  path: drawing.Paths,
   rows: Sequence[Mapping[str, Any]],
   *,
   reference: str,
@@ -91,7 +90,7 @@ def comparison(
   line is training alone.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     rows: Of `comparison_reports.summarize`.
     reference: The case of training alone.
     metric: What the rows are about.
@@ -161,7 +160,7 @@ def comparison(
 
 
 def held_out(
-  path: str | pathlib.Path,
+  path: drawing.Paths,
   rows: Sequence[Mapping[str, Any]],
   *,
   metric: str = evaluation.ACCURACY,
@@ -174,7 +173,7 @@ def held_out(
   of the algorithms whose held-out clients start from the trained state.
 
   Args:
-    path: Where the picture goes; the suffix says in which format.
+    path: Where the picture goes, or several; see `drawing.figure`.
     rows: Of `held_out_reports.summarize`.
     metric: What the rows are about.
     title: One line.

@@ -12,6 +12,8 @@ from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import environments
 from ..reporting import comparison_tables
+from ..reporting import drawing
+from ..reporting import pages
 from ..reporting import reports
 from ..reporting import results
 from ..reporting import study_figures
@@ -130,7 +132,7 @@ def write(
   config: ml_collections.ConfigDict,
   missing: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes comparison.json, .md, .tex and .png.
+  """Writes comparison.json, .md, .tex, .png and .html.
 
   Tables are printed, too, if nothing is missing.
 
@@ -169,13 +171,15 @@ def write(
   notes = (*first.notes, *reports.unfinished(labels))
   shown = [dataclasses.replace(first, notes=notes), *others]
   tables.write(shown, workdir, 'comparison')
+  formats = () if missing else config.report.figure_formats
   study_figures.comparison(
-    workdir / 'comparison.png',
+    drawing.paths(workdir, 'comparison', formats),
     rows,
     reference=comparison_plans.REFERENCE,
     metric=config.report.metric,
     title=shown[0].title,
   )
+  pages.write(workdir, 'comparison', config, shown, made_with)
   if not missing:
     print('\n' + '\n'.join(tables.to_text(table) for table in shown))
   return summary

@@ -11,7 +11,9 @@ import numpy as np
 from ..configuration import cases as cases_lib
 from ..folders import environments
 from ..folders import records as records_lib
+from ..reporting import drawing
 from ..reporting import held_out_tables
+from ..reporting import pages
 from ..reporting import reports
 from ..reporting import results
 from ..reporting import study_figures
@@ -135,7 +137,7 @@ def write(
   config: ml_collections.ConfigDict,
   missing: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes unseen.json, .md, .tex and .png.
+  """Writes unseen.json, .md, .tex, .png and .html.
 
   The table is printed, too, if nothing is missing.
 
@@ -162,10 +164,11 @@ def write(
     )
   rows = summarize(records, config.report.metric)
   path = workdir / 'unseen.json'
+  made_with = environments.summary(environments.of_records(records, path))
   results.write_json(
     path,
     {
-      **environments.summary(environments.of_records(records, path)),
+      **made_with,
       'results': [row for name in metrics for row in summarize(records, name)],
     },
   )
@@ -178,9 +181,14 @@ def write(
     notes=[*_notes(records), *reports.unfinished(labels)],
   )
   tables.write([table], workdir, 'unseen')
+  formats = () if missing else config.report.figure_formats
   study_figures.held_out(
-    workdir / 'unseen.png', rows, metric=config.report.metric, title=table.title
+    drawing.paths(workdir, 'unseen', formats),
+    rows,
+    metric=config.report.metric,
+    title=table.title,
   )
+  pages.write(workdir, 'unseen', config, [table], made_with)
   if not missing:
     print('\n' + tables.to_text(table))
   return json.loads(path.read_bytes())

@@ -23,7 +23,9 @@ from ..running import program as program_lib
 from . import case_runs
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.federation import layer_types
 from fmtl_jax.storage import checkpoints
+from fmtl_jax.storage import digests
 
 
 def read_config(
@@ -166,9 +168,20 @@ def load(
     mean, scale = standardization
     params[networks.STANDARDIZE] = {'mean': mean, 'scale': scale}
     standardization = None
+  in_front = {
+    path for path in digests.flat(params) if path not in model.layer_types
+  }
   return dataclasses.replace(
     model,
     params=params,
+    layer_types={
+      **dict.fromkeys(sorted(in_front), layer_types.PRETRAINED),
+      **model.layer_types,
+    },
+    owners={
+      **dict.fromkeys(sorted(in_front), predictors.NOBODY),
+      **model.owners,
+    },
     apply_fn=network.whole(model.apply_fn),
     standardization=standardization,
   )

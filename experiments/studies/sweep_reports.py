@@ -15,6 +15,9 @@ from ..configuration import config as config_lib
 from ..folders import environments
 from ..folders import files
 from ..folders import workdirs
+from ..reporting import drawing
+from ..reporting import events
+from ..reporting import pages
 from ..reporting import reports
 from ..reporting import results
 from ..reporting import study_figures
@@ -116,7 +119,7 @@ def write(
   parts: Mapping[str, Sequence[dict[str, Any]]],
   missing: int = 0,
 ) -> list[dict[str, Any]]:
-  """Writes sweep.json, sweep.csv, sweep.md and sweep.png.
+  """Writes sweep.json, .csv, .md, .png, .html and events.
 
   The best points are printed if no program is missing.
 
@@ -171,7 +174,16 @@ def write(
   files.write_text(workdir / 'sweep.md', tables.to_markdown(table))
   names = dict.fromkeys(row['case'] for row in rows)
   labels = {name: cases_lib.label(name, config) for name in names}
-  study_figures.grid(workdir / 'sweep.png', rows, labels, f'Validation {view}')
+  formats = () if missing else config.report.figure_formats
+  study_figures.grid(
+    drawing.paths(workdir, 'sweep', formats), rows, labels, f'Validation {view}'
+  )
+  events.write_points(
+    workdir / 'tensorboard',
+    parts,
+    f'validation/{config.report.view}/{config.report.metric}',
+  )
+  pages.write(workdir, 'sweep', config, [table], made_with)
   if missing:
     return rows
   for name, row in best_of(rows).items():

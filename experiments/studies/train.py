@@ -177,7 +177,10 @@ def _run(
   case_config, case = built
   if case is None:
     return case_records.of_majority(source, case_config)
-  written = events.Events(workdir / 'tensorboard' / name)
+  written = events.Events(
+    workdir / 'tensorboard' / name,
+    events.hparams_of(name, config_lib.flatten(case_config)),
+  )
   with contextlib.closing(written):
     history = case_runs.run_case(
       cases_lib.label(name, config),
@@ -188,6 +191,7 @@ def _run(
       watch=functools.partial(_add_events, written, head),
       program_fn=program_fn,
     )
+    _finish_events(written)
   return case_records.of_case(name, case, case_config, history)
 
 
@@ -200,6 +204,14 @@ def _add_events(
   try:
     written.add(head | history.curves())
   except (OSError, held_folders.MovedError):  # The report has them, too.
+    written.discard()
+
+
+def _finish_events(written: events.Events) -> None:
+  """Says that a case is finished."""
+  try:
+    written.finish()
+  except OSError:
     written.discard()
 
 

@@ -15,7 +15,6 @@ import pathlib
 import pickle
 import shutil
 from typing import Any
-import warnings
 
 import jax
 import numpy as np
@@ -25,14 +24,14 @@ from fmtl_jax.storage import critical
 from fmtl_jax.storage import digests
 from fmtl_jax.storage import host_trees
 from fmtl_jax.storage import orbax_logs
-from fmtl_jax.storage import temporaries
+from fmtl_jax.storage import saved_models
 
 Tree = Any
 _DELETED = '.deleted'
-_MODEL = 'model.json'
 _ROUND = 'round'  # The leaf of a state that counts its rounds.
 
-_LONGEST = 200  # Of what a library says, in characters.
+save_params = saved_models.save_params
+load_params = saved_models.load_params
 
 
 def _alone(folder: pathlib.Path) -> dict[str, Any]:
@@ -210,7 +209,8 @@ class Checkpoints:
         else (f'the checkpoint of round {round_number}')
       )
       raise OSError(
-        f'Could not write {what} to {self._folder} ({_reason(error)}); '
+        f'Could not write {what} to {self._folder} '
+        f'({saved_models.reason(error)}); '
         + (f'that of round {kept[-1]} is kept, ' if kept else 'there is none, ')
         + 'and the same command resumes from there: make room, or name another '
         'workdir.'
@@ -351,8 +351,8 @@ class Checkpoints:
     except Exception as error:
       raise DamagedError(
         f'The checkpoint of round {round_number} in {self._folder} cannot be '
-        f'read ({_reason(error)}); without it, the run resumes from an earlier '
-        'one.'
+        f'read ({saved_models.reason(error)}); without it, the run resumes '
+        'from an earlier one.'
       ) from error
 
   def _join(self) -> None:
@@ -389,85 +389,3 @@ class Checkpoints:
     finally:
       self._writer.shutdown()
       self._manager.close()
-
-
-def _reason(error: Exception) -> str:
-  """The first line of what an error says, or its name."""
-  lines = str(error).strip().splitlines()
-  return lines[0][:_LONGEST] if lines else type(error).__name__
-
-
-def save_params(
-  folder: str | pathlib.Path,
-  params: Tree,
-  metadata: Mapping[str, Any] | None = None,
-) -> None:
-  """Saves one model's parameters, a tree of plain dicts, and JSON metadata.
-
-  Raises:
-    ValueError: If the folder exists.
-  """
-  folder = pathlib.Path(folder).expanduser().absolute()
-  if folder.exists():
-    raise ValueError(
-      f'{folder} exists; name a folder that does not, nothing is replaced.'
-    )
-  content = json.loads(json.dumps(dict(metadata or {})))
-  if digests.DIGEST in content:
-    raise ValueError(
-      f'Expected metadata without the name {digests.DIGEST!r}, which is that '
-      'of the digest of a saved model; use another name.'
-    )
-  host = host_trees.to_host(params)
-  content[digests.DIGEST] = _digest_of_model(host, content)
-  with temporaries.renamed(folder) as path:
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(path, host)
-    text = json.dumps(content, indent=2)
-    (path / _MODEL).write_text(text, encoding='utf-8')
-
-
-def _digest_of_model(params: Tree, metadata: Mapping[str, Any]) -> str:
-  arrays = digests.of_arrays(digests.flat(params))
-  return digests.of_json([arrays, dict(metadata)])
-
-
-def load_params(folder: str | pathlib.Path) -> tuple[Tree, dict[str, Any]]:
-  """Loads what `save_params` saved: NumPy arrays in plain dicts, and metadata.
-
-  A model that version 0 saved carries no digest, which is warned about.
-
-  Raises:
-    ValueError: If the folder holds no model, or one that cannot be read.
-  """
-  folder = pathlib.Path(folder).expanduser().absolute()
-  path = folder / _MODEL
-  if not path.is_file():
-    raise ValueError(f'No saved model in {folder}: {_MODEL} is missing.')
-  try:
-    with orbax_logs.quiet(), ocp.StandardCheckpointer() as checkpointer:
-      item = checkpointer.metadata(folder).item_metadata
-      if item is None:
-        raise ValueError('its parameters are missing or damaged')
-      abstract = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), dict(item.tree)
-      )
-      params = checkpointer.restore(folder, abstract)
-    metadata = json.loads(path.read_bytes())
-    if not isinstance(metadata, dict):
-      raise ValueError(f'{_MODEL} is no JSON object')
-    digest = metadata.pop(digests.DIGEST, None)
-    if digest not in (None, _digest_of_model(params, metadata)):
-      raise ValueError('it is not the one that was saved')
-  except Exception as error:  # Whatever bytes on disk can make it raise.
-    raise ValueError(
-      f'The saved model in {folder} cannot be read ({_reason(error)}); save it '
-      'again.'
-    ) from error
-  if digest is None:
-    warnings.warn(
-      f'The saved model in {folder} carries no digest, as those of version 0: '
-      'damage to it cannot be detected; save it again.',
-      stacklevel=2,
-    )
-  return params, metadata

@@ -62,4 +62,5 @@ def answers(
     unit=losses_lib.of_task(
       np.array([t.unit for t in tasks], outputs.dtype), task
     ),
+    to_probabilities=kind.probabilities,
   )

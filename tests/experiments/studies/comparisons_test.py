@@ -35,6 +35,7 @@ ALGORITHMS = ('fedavg', 'isolated')
 FILES = {
   'cases',
   'checkpoints',
+  'comparison.html',
   'comparison.json',
   'comparison.md',
   'comparison.png',

@@ -1,6 +1,10 @@
 """Law: an exported model predicts as the evaluation of its run said."""
 
+import contextlib
+import io
 import pathlib
+import re
+import shutil
 import sys
 import tempfile
 from typing import Any
@@ -13,6 +17,7 @@ import numpy as np
 
 from experiments.building import federating
 from experiments.running import program
+from experiments.studies import exports
 from experiments.studies import models_of_runs
 from experiments.studies import train
 from fmtl_jax import models
@@ -20,6 +25,7 @@ from fmtl_jax import predictors
 from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
+from tests.experiments.reporting import cards_test
 from tests.experiments.running import program_test
 from tests.experiments.studies import train_test
 
@@ -122,9 +128,63 @@ class ExportTest(program_test.ToyTestCase):
     with self.assertRaisesRegex(ValueError, 'exists; name a folder'):
       self.model.save(folder)
 
+  def test_an_export_has_its_card_and_that_of_the_run(self):
+    folder = self.folder / 'exported'
+    exports.export(
+      *(self.workdir, 'multi_task_fl', SEEDS[1], folder),
+      task='top',
+      form='safetensors',
+      licence='mit',
+    )
+    names = {path.name for path in folder.iterdir()}
+    self.assertEqual(names, {'README.md', 'RESULTS.md', 'model.safetensors'})
+    card = (folder / 'README.md').read_text(encoding='utf-8')
+    header = cards_test.header_of(card)
+    self.assertEqual(header['license'], 'mit')
+    (result,) = header['model-index'][0]['results']
+    found = {
+      metric['type']: metric['value']
+      for metric in result['metrics']
+      if metric['args']['view'] == 'pooled'
+    }
+    recorded = self.recorded(self.results, 'multi_task_fl', 'top', SEEDS[1])
+    self.assertEqual(found['accuracy'], recorded)
+    others = (folder / 'RESULTS.md').read_text(encoding='utf-8')
+    names = [e['name'] for e in cards_test.header_of(others)['model-index']]
+    self.assertEqual(names, ['Multi-task FL', 'Isolated'])
+    self.assertIn('| `output/kernel` | 4 × 1 | 4 | task | task top |', card)
+    # What the card says how to use it runs, and answers alike.
+    (code,) = re.findall(r'```python\n(.*?)```', card, re.DOTALL)
+    features = program_test.toy_source().features
+    scope = {'features': features}
+    exec(code.replace('FOLDER', str(folder)), scope)
+    np.testing.assert_array_equal(
+      scope['model'].outputs(features), self.model.outputs(features)
+    )
+    self.assertEqual(scope['model'].owners, self.model.owners)
+
+  def test_a_clients_card_warns_of_what_is_its_own(self):
+    folder = self.folder / 'client'
+    exports.export(self.workdir, 'isolated', SEEDS[0], folder, client=0)
+    card = (folder / 'README.md').read_text(encoding='utf-8')
+    self.assertIn('Parameters of client 0 were trained on the data', card)
+    self.assertIn('Nobody has said under which licence', card)
+    network = models.mlp((3,), self.config.model.hidden, 1)
+    loaded = predictors.Predictor.load(folder, network.apply)
+    self.assertEqual(set(loaded.owners.values()), {'client 0'})
+
+  def test_a_case_that_is_not_finished_has_no_card(self):
+    workdir, folder = self.folder / 'stopped', self.folder / 'no_card'
+    shutil.copytree(self.workdir, workdir)
+    (workdir / 'cases' / 'multi_task_fl.json').unlink()
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+      exports.export(workdir, 'multi_task_fl', SEEDS[0], folder, task='top')
+    self.assertIn('is not finished', errors.getvalue())
+    self.assertFalse((folder / 'README.md').exists())
+
   def test_its_layers_are_the_pretrained_layers_of_another_run(self):
     folder = self.folder / 'pretrained'
-    self.model.save(folder)
+    self.model.save(folder, 'safetensors')
     config = program_test.toy_config(
       {
         'run.first_seed': SEEDS[0],

@@ -33,6 +33,7 @@ FILES = {
   'checkpoints',
   'config.json',
   'log.txt',
+  'unseen.html',
   'unseen.json',
   'unseen.md',
   'unseen.png',

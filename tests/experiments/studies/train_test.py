@@ -57,6 +57,7 @@ FILES = {
   'metrics.csv',
   'partition.txt',
   'results.json',
+  'results.html',
   'results.md',
   'results.tex',
   'tensorboard',

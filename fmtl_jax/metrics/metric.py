@@ -1,18 +1,4 @@
-"""Metrics: what tasks are evaluated by, values that say all about themselves.
-
-A metric is a mean (values of examples, or sums and counts of what is inside
-them, such as tokens) or a function of a whole set of examples (the AUC). An own
-one is given to a task and enters every result:
-
-```python
-error = metrics.Metric(
-  name='absolute_error',
-  values=lambda answers: jnp.abs(answers.outputs[:, 0] - answers.targets),
-  lower_is_better=True,
-)
-task = tasks.Task(name='age', kind='regression', metrics=(error,))
-```
-"""
+"""A metric as a value, and those of the kinds of tasks."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -47,6 +33,8 @@ class Answers(NamedTuple):
     labelled: `[]` bool, whether any is.
     num_classes: The most classes of any task, a number that is not traced.
     unit: `[]`, the task's unit, see `tasks.Task`.
+    to_probabilities: `outputs -> [B, num_classes]` of the kind, None if there
+      are none.
   """
 
   outputs: jax.Array
@@ -59,6 +47,29 @@ class Answers(NamedTuple):
   labelled: jax.Array
   num_classes: int
   unit: jax.Array
+  to_probabilities: Callable[[jax.Array], jax.Array] | None = None
+
+  @property
+  def scores(self) -> jax.Array:
+    """`[B]`, the higher, the rather class 1 than class 0."""
+    outputs = self.outputs
+    if outputs.shape[-1] == 1:
+      return outputs[:, 0]
+    return outputs[:, 1] - outputs[:, 0]
+
+  @property
+  def probabilities(self) -> jax.Array:
+    """`[B, num_classes]`, of the classes.
+
+    Raises:
+      ValueError: If the kind of the task has none.
+    """
+    if self.to_probabilities is None:
+      raise ValueError(
+        'Expected a task with probabilities of classes for this metric, got '
+        'one whose kind has none; choose another metric.'
+      )
+    return self.to_probabilities(self.outputs)
 
   def mean(self, values: jax.Array) -> jax.Array:
     """The mean of `[B]` values over the examples that count."""
@@ -212,7 +223,7 @@ def _balanced_accuracy(answers):
 def _auc(answers):
   positive, valid = answers.targets > 0.5, answers.valid
   both = (valid & positive).any() & (valid & ~positive).any()
-  return area_under_curve(answers.outputs[:, 0], positive, valid), both
+  return area_under_curve(answers.scores, positive, valid), both
 
 
 def _squared_error(answers):
