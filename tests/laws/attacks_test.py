@@ -288,33 +288,36 @@ class AlgorithmsTest(parameterized.TestCase):
     self.assertEqual(is_finite, not sends)
 
 
+def _robust(federation, settings):
+  """Rounds with noise and distances."""
+  local = local_optimizers.LocalSgd(batch_size=2)
+  return multi_task_fl.multi_task_fl(federation, local, settings)
+
+
+def _settings(**placement):
+  reducer = {
+    'common': robust_aggregators.multi_krum(attackers=0.3),
+    'task': robust_aggregators.geometric_median(),
+  }
+  return round_settings.RoundSettings(
+    attack=attacks.get('noise', 3.0),
+    reducer=reducer,
+    clients_per_task=2,
+    placement=round_settings.Placement(low_rank_below=np.inf, **placement),
+  )
+
+
+@functools.cache
+def _expected(num_slots):
+  """State and metrics after two rounds."""
+  data = _marked(num_slots)
+  federation, _ = testing.toy_federation(MIX, data)
+  algorithm = _robust(federation, _settings(execution='scan'))
+  return cases.two_rounds(algorithm, data)
+
+
 class FormsTest(parameterized.TestCase):
   """Noise and distances: who attacks, keys and cohorts have to be the same."""
-
-  @classmethod
-  def _algorithm(cls, federation, settings):
-    return multi_task_fl.multi_task_fl(
-      federation, local_optimizers.LocalSgd(batch_size=2), settings
-    )
-
-  def _settings(self, **placement):
-    reducer = {
-      'common': robust_aggregators.multi_krum(attackers=0.3),
-      'task': robust_aggregators.geometric_median(),
-    }
-    return round_settings.RoundSettings(
-      attack=attacks.get('noise', 3.0),
-      reducer=reducer,
-      clients_per_task=2,
-      placement=round_settings.Placement(low_rank_below=np.inf, **placement),
-    )
-
-  @functools.cache  # noqa: B019
-  def _expected(self, num_slots):
-    data = _marked(num_slots)
-    federation, _ = testing.toy_federation(MIX, data)
-    algorithm = self._algorithm(federation, self._settings(execution='scan'))
-    return cases.two_rounds(algorithm, data)
 
   @parameterized.parameters(
     ('chunk:2', 2, 1),
@@ -326,18 +329,16 @@ class FormsTest(parameterized.TestCase):
     data = _marked(num_slots)
     federation, _ = testing.toy_federation(MIX, data)
     axis = 'client' if devices else None
-    settings = self._settings(execution=form, client_axis=axis)
-    found = cases.two_rounds(
-      self._algorithm(federation, settings), data, devices
-    )
-    cases.assert_rounds_close(found, self._expected(num_slots))
+    settings = _settings(execution=form, client_axis=axis)
+    found = cases.two_rounds(_robust(federation, settings), data, devices)
+    cases.assert_rounds_close(found, _expected(num_slots))
 
   def test_devices_of_tasks(self):
     data = _marked()
     federation, _ = testing.toy_federation(MIX, data)
-    algorithm = self._algorithm(
+    algorithm = _robust(
       federation,
-      self._settings(execution='scan', client_axis='client', task_axis='task'),
+      _settings(execution='scan', client_axis='client', task_axis='task'),
     )
 
     def two_rounds(state, data):
@@ -351,7 +352,7 @@ class FormsTest(parameterized.TestCase):
     round_fn = testing.jit(execution.over_devices(two_rounds, mesh))
     testing.assert_trees_close(
       round_fn(cases.start(algorithm, data), data),
-      self._expected(1)[0],
+      _expected(1)[0],
       1e-4,
       1e-5,
     )
@@ -359,13 +360,13 @@ class FormsTest(parameterized.TestCase):
   def test_clients_on_the_host(self):
     data = _marked()
     source = client_sources.DatasetClients(data)
-    settings = self._settings(execution='scan')
+    settings = _settings(execution='scan')
     federation, _ = testing.toy_federation(MIX, source.tables)
-    algorithm = self._algorithm(federation, settings)
+    algorithm = _robust(federation, settings)
     with streaming.StreamedRounds(
       federation,
       source,
-      self._algorithm,
+      _robust,
       settings,
       compiler_options=execution_lib.quick_options(),
     ) as streamed:
@@ -374,7 +375,7 @@ class FormsTest(parameterized.TestCase):
       for _ in range(2):
         state, _ = streamed.run_round(state)
       found = streamed.state_of(state, np.arange(data.num_clients))
-    testing.assert_trees_close(found, self._expected(1)[0], 1e-4, 1e-5)
+    testing.assert_trees_close(found, _expected(1)[0], 1e-4, 1e-5)
 
 
 class EvaluationTest(parameterized.TestCase):
@@ -390,7 +391,7 @@ class EvaluationTest(parameterized.TestCase):
     is_honest = _attackers(data) == 0
     each = jax.tree.map(np.asarray, found['each'])
     tasks = data.partition.client_tasks
-    expected = evaluation.summarize(
+    expected = testing.jit(evaluation.summarize, static_argnums=2)(
       {name: value[is_honest] for name, value in each.items()},
       tasks[is_honest],
       3,

@@ -118,19 +118,21 @@ def start(
   key = jax.random.key(seed)
   shapes = jax.eval_shape(algorithm.init, key, data)
   rng = np.random.default_rng(seed)
-  zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+  zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
   memory = shapes.balancing
   if jax.tree.leaves(memory):
     memory = testing.jit(algorithm.init)(key, data).balancing
   return algorithm_lib.State(
     params=jax.tree.map(
-      lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), x.dtype),
+      lambda x: jnp.asarray(
+        rng.normal(scale=0.5, size=x.shape).astype(x.dtype)
+      ),
       shapes.params,
     ),
     server=jax.tree.map(zeros, shapes.server),
     clients=jax.tree.map(zeros, shapes.clients),
     key=key,
-    round=jnp.int32(0),
+    round=jnp.asarray(np.int32(0)),
     balancing=memory,
   )
 
