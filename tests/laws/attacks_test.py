@@ -133,10 +133,12 @@ def _build(data, attack, types=MIX, build=None, local=None, **settings):
   return make(federation, local, round_settings.RoundSettings(**settings)), data
 
 
-def _two_rounds(algorithm, data):
-  state = cases.start(algorithm, data)
-  state, _ = testing.jit(algorithm.round)(state, data)
-  return testing.jit(algorithm.round)(state, data)
+@functools.cache
+def _round_of(attack):
+  """State before a round of `_marked()`, and the jitted round."""
+  local = cases.Local(batch_size=2, momentum=0.5, keep_momentum=True)
+  algorithm, data = _build(_marked(), attack, local=local.package())
+  return cases.start(algorithm, data), testing.jit(algorithm.round)
 
 
 @functools.cache
@@ -165,8 +167,9 @@ class SentTest(parameterized.TestCase):
       algorithm = multi_task_fl.multi_task_fl(
         federation, testing.TO_THE_MEAN, settings
       )
-      state = algorithm.init(jax.random.key(0), data)
-      state, metrics = testing.jit(algorithm.round)(state, data)
+      state, metrics = testing.jit(
+        lambda key, data, a=algorithm: a.round(a.init(key, data), data)
+      )(jax.random.key(0), data)
       received = updates.copy()
       received[attacker] = sent
       found = np.asarray(state.params['output']['bias'])
@@ -186,10 +189,9 @@ class SentTest(parameterized.TestCase):
     np.testing.assert_array_equal(found['b'], np.zeros(4))
     self.assertLess(np.abs(np.mean(found['a'] * noise(1)['a'])), 2)
 
-  @parameterized.parameters(1, 2)
-  def test_wrong_labels_are_those_of_data_with_wrong_labels(self, num_slots):
+  def test_wrong_labels_are_those_of_data_with_wrong_labels(self):
     """Three kinds of tasks, missing labels, several tasks."""
-    data = _marked(num_slots)
+    data = _marked(2)
     wrong = np.array(data.examples.labels)
     groups = data.partition.train.groups()
     for client in np.flatnonzero(_attackers(data)):
@@ -201,31 +203,28 @@ class SentTest(parameterized.TestCase):
         wrong[groups[client], task.column] += last
     self.assertFalse((wrong == data.examples.labels).all())
     examples = dataclasses.replace(data.examples, labels=wrong)
-    found = _two_rounds(*_build(data, 'label_flip'))
-    expected = _two_rounds(
+    found = cases.two_rounds(*_build(data, 'label_flip'))
+    expected = cases.two_rounds(
       *_build(dataclasses.replace(data, examples=examples), 'none')
     )
     testing.assert_trees_close(found, expected)
 
   @parameterized.parameters(*FALSIFYING)
   def test_what_clients_own_is_what_they_trained(self, name):
-    data = _marked()
-    local = cases.Local(batch_size=2, momentum=0.5, keep_momentum=True)
     states = []
     for attack in (name, 'none'):
-      algorithm, _ = _build(data, attack, local=local.package())
-      state = cases.start(algorithm, data)
-      states.append(testing.jit(algorithm.round)(state, data)[0])
+      state, round_fn = _round_of(attack)
+      states.append(round_fn(state, _marked())[0])
     for part in (lambda s: s.params['layer_2'], lambda s: s.clients):
       testing.assert_trees_close(part(states[0]), part(states[1]))
     far = [s.params['layer_0']['kernel'] for s in states]
     self.assertFalse(np.allclose(*far))
 
   def test_who_could_attack_changes_nothing_without_an_attack(self):
-    data = testing.toy_data(9, 3)
+    state, round_fn = _round_of('none')
+    data = _of_clients(_marked(), owner_index={})
     testing.assert_trees_equal(
-      _two_rounds(*_build(attacks.mark(data, 0.4), 'none')),
-      _two_rounds(*_build(data, 'none')),
+      round_fn(state, _marked()), round_fn(state, data)
     )
 
   def test_honest_clients_are_watched(self):
@@ -238,9 +237,8 @@ class SentTest(parameterized.TestCase):
     data = dataclasses.replace(
       data, examples=dataclasses.replace(data.examples, features=features)
     )
-    algorithm, _ = _build(data, 'nan')
-    state = cases.start(algorithm, data)
-    _, metrics = testing.jit(algorithm.round)(state, data)
+    state, round_fn = _round_of('nan')
+    _, metrics = round_fn(state, data)
     finite = dict(
       zip(
         np.asarray(metrics['client']),
@@ -260,86 +258,87 @@ ROUNDS = (
 
 
 class AlgorithmsTest(parameterized.TestCase):
-  @parameterized.named_parameters((name, name) for name in ROUNDS)
-  def test_medians_keep_nan_out(self, name):
-    data = attacks.mark(testing.toy_data(10, 2), 0.4)
-    states = {}
-    for reducer in (None, robust_aggregators.median):
-      federation, owned, algorithm = cases.named(
-        name,
-        data,
-        cases.Local(rate=0.1),
-        attack=attacks.get('nan'),
-        reducer=dict.fromkeys(('common', 'task', 'cluster'), reducer),
-      )
-      states[reducer], metrics = _two_rounds(algorithm, owned)
-      if reducer is not None:
-        self.assertTrue(np.isfinite(metrics['loss_sum']).all())
-    is_finite = {
-      reducer: all(
-        np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)
-      )
-      for reducer, state in states.items()
-    }
-    self.assertTrue(is_finite[robust_aggregators.median])
+  def _is_finite(self, name, reducer):
+    """Whether a round leaves finite parameters, and if anything is sent."""
+    federation, data, algorithm = cases.named(
+      name,
+      attacks.mark(testing.toy_data(10, 2), 0.4),
+      cases.Local(rate=0.1),
+      attack=attacks.get('nan'),
+      reducer=dict.fromkeys(('common', 'task', 'cluster'), reducer),
+    )
+    state, metrics = cases.two_rounds(algorithm, data)
+    if reducer is not None:
+      self.assertTrue(np.isfinite(metrics['loss_sum']).all())
     sends = any(
       federation.owners[label].averaged
       for label in jax.tree.leaves(federation.layer_types)
     )
-    self.assertEqual(is_finite[None], not sends)
+    leaves = jax.tree.leaves(state.params)
+    return all(np.isfinite(leaf).all() for leaf in leaves), sends
+
+  @parameterized.named_parameters((name, name) for name in ROUNDS)
+  def test_medians_keep_nan_out(self, name):
+    is_finite, _ = self._is_finite(name, robust_aggregators.median)
+    self.assertTrue(is_finite)
+
+  @parameterized.parameters('multi_task_fl', 'isolated', 'scaffold', 'ifca')
+  def test_means_do_not(self, name):
+    is_finite, sends = self._is_finite(name, None)
+    self.assertEqual(is_finite, not sends)
+
+
+def _robust(federation, settings):
+  """Rounds with noise and distances."""
+  local = local_optimizers.LocalSgd(batch_size=2)
+  return multi_task_fl.multi_task_fl(federation, local, settings)
+
+
+def _settings(**placement):
+  reducer = {
+    'common': robust_aggregators.multi_krum(attackers=0.3),
+    'task': robust_aggregators.geometric_median(),
+  }
+  return round_settings.RoundSettings(
+    attack=attacks.get('noise', 3.0),
+    reducer=reducer,
+    clients_per_task=2,
+    placement=round_settings.Placement(low_rank_below=np.inf, **placement),
+  )
+
+
+@functools.cache
+def _expected(num_slots):
+  """State and metrics after two rounds."""
+  data = _marked(num_slots)
+  federation, _ = testing.toy_federation(MIX, data)
+  algorithm = _robust(federation, _settings(execution='scan'))
+  return cases.two_rounds(algorithm, data)
 
 
 class FormsTest(parameterized.TestCase):
   """Noise and distances: who attacks, keys and cohorts have to be the same."""
 
-  @classmethod
-  def _algorithm(cls, federation, settings):
-    return multi_task_fl.multi_task_fl(
-      federation, local_optimizers.LocalSgd(batch_size=2), settings
-    )
-
-  def _settings(self, **placement):
-    reducer = {
-      'common': robust_aggregators.multi_krum(attackers=0.3),
-      'task': robust_aggregators.geometric_median(),
-    }
-    return round_settings.RoundSettings(
-      attack=attacks.get('noise', 3.0),
-      reducer=reducer,
-      clients_per_task=2,
-      placement=round_settings.Placement(low_rank_below=np.inf, **placement),
-    )
-
-  @functools.cache  # noqa: B019
-  def _expected(self, num_slots):
-    data = _marked(num_slots)
-    federation, _ = testing.toy_federation(MIX, data)
-    algorithm = self._algorithm(federation, self._settings(execution='scan'))
-    return cases.two_rounds(algorithm, data)
-
   @parameterized.parameters(
-    ('vmap', 0, 1),
-    ('chunk:2', 0, 2),
-    ('low_rank:2', 0, 1),
-    ('scan', 3, 2),
     ('chunk:2', 2, 1),
+    ('low_rank:2', 3, 1),
+    ('vmap', 0, 2),
+    ('scan', 3, 2),
   )
   def test_forms_and_meshes_of_clients(self, form, devices, num_slots):
     data = _marked(num_slots)
     federation, _ = testing.toy_federation(MIX, data)
     axis = 'client' if devices else None
-    settings = self._settings(execution=form, client_axis=axis)
-    found = cases.two_rounds(
-      self._algorithm(federation, settings), data, devices
-    )
-    cases.assert_rounds_close(found, self._expected(num_slots))
+    settings = _settings(execution=form, client_axis=axis)
+    found = cases.two_rounds(_robust(federation, settings), data, devices)
+    cases.assert_rounds_close(found, _expected(num_slots))
 
   def test_devices_of_tasks(self):
     data = _marked()
     federation, _ = testing.toy_federation(MIX, data)
-    algorithm = self._algorithm(
+    algorithm = _robust(
       federation,
-      self._settings(execution='scan', client_axis='client', task_axis='task'),
+      _settings(execution='scan', client_axis='client', task_axis='task'),
     )
 
     def two_rounds(state, data):
@@ -353,7 +352,7 @@ class FormsTest(parameterized.TestCase):
     round_fn = testing.jit(execution.over_devices(two_rounds, mesh))
     testing.assert_trees_close(
       round_fn(cases.start(algorithm, data), data),
-      self._expected(1)[0],
+      _expected(1)[0],
       1e-4,
       1e-5,
     )
@@ -361,13 +360,13 @@ class FormsTest(parameterized.TestCase):
   def test_clients_on_the_host(self):
     data = _marked()
     source = client_sources.DatasetClients(data)
-    settings = self._settings(execution='scan')
+    settings = _settings(execution='scan')
     federation, _ = testing.toy_federation(MIX, source.tables)
-    algorithm = self._algorithm(federation, settings)
+    algorithm = _robust(federation, settings)
     with streaming.StreamedRounds(
       federation,
       source,
-      self._algorithm,
+      _robust,
       settings,
       compiler_options=execution_lib.quick_options(),
     ) as streamed:
@@ -376,7 +375,7 @@ class FormsTest(parameterized.TestCase):
       for _ in range(2):
         state, _ = streamed.run_round(state)
       found = streamed.state_of(state, np.arange(data.num_clients))
-    testing.assert_trees_close(found, self._expected(1)[0], 1e-4, 1e-5)
+    testing.assert_trees_close(found, _expected(1)[0], 1e-4, 1e-5)
 
 
 class EvaluationTest(parameterized.TestCase):
@@ -392,7 +391,7 @@ class EvaluationTest(parameterized.TestCase):
     is_honest = _attackers(data) == 0
     each = jax.tree.map(np.asarray, found['each'])
     tasks = data.partition.client_tasks
-    expected = evaluation.summarize(
+    expected = testing.jit(evaluation.summarize, static_argnums=2)(
       {name: value[is_honest] for name, value in each.items()},
       tasks[is_honest],
       3,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from fmtl_jax import algorithms
+from fmtl_jax import balancing as balancing_lib
 from fmtl_jax import cohorts
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
@@ -35,6 +36,9 @@ Tree = Any
 testing.use_cpu_devices(8)  # Of files that run alone: `jit` starts JAX.
 _sample = testing.jit(cohorts.sample, static_argnums=(2, 3, 4))
 _shuffle = testing.jit(client_batches.shuffle, static_argnums=2)
+_take_part = testing.jit(
+  participation_lib.apply_participation, static_argnums=(0, 4)
+)
 
 
 class Server:
@@ -114,19 +118,21 @@ def start(
   key = jax.random.key(seed)
   shapes = jax.eval_shape(algorithm.init, key, data)
   rng = np.random.default_rng(seed)
-  zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+  zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
   memory = shapes.balancing
   if jax.tree.leaves(memory):
     memory = testing.jit(algorithm.init)(key, data).balancing
   return algorithm_lib.State(
     params=jax.tree.map(
-      lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), x.dtype),
+      lambda x: jnp.asarray(
+        rng.normal(scale=0.5, size=x.shape).astype(x.dtype)
+      ),
       shapes.params,
     ),
     server=jax.tree.map(zeros, shapes.server),
     clients=jax.tree.map(zeros, shapes.clients),
     key=key,
-    round=jnp.int32(0),
+    round=jnp.asarray(np.int32(0)),
     balancing=memory,
   )
 
@@ -188,7 +194,7 @@ def drawn(
   )
   counted = np.asarray(cohort.example_counts) > 0
   if taking_part is not None:
-    cohort, _ = participation_lib.apply_participation(
+    cohort, _ = _take_part(
       taking_part, state.key, state.round, cohort, data.num_clients
     )
   work = np.ones(len(counted)) if cohort.work is None else cohort.work
@@ -265,6 +271,7 @@ def compare(
   keys_fn: Callable[[jax.Array, int], list[jax.Array]] = epoch_keys,
   participation: participation_lib.Participation | None = None,
   skip_nonfinite: bool = False,
+  balancing: balancing_lib.Places = balancing_lib.Places(),
   **settings: Any,
 ) -> algorithm_lib.State:
   """Raises an AssertionError unless rounds equal those of the naive reference.
@@ -292,6 +299,7 @@ def compare(
       that the client uses in a round.
     participation: Who takes part in full.
     skip_nonfinite: Whether clients whose features are NaN are left out.
+    balancing: Of tasks, of a kind that leaves the rounds as they are.
     **settings: Further arguments of `Federation.create`.
 
   Returns:
@@ -310,6 +318,7 @@ def compare(
       server={name: server.package for name, server in servers.items()},
       participation=participation,
       skip_nonfinite=skip_nonfinite,
+      balancing=balancing,
       placement=round_settings.Placement(
         execution=execution, low_rank_below=np.inf
       ),
@@ -583,6 +592,14 @@ def two_rounds(
     devices: Over how many clients are spread; 0 for no mesh.
     axis: Of the mesh.
   """
+  run = jitted_rounds(algorithm, devices, axis)
+  return run(start(algorithm, data), data)
+
+
+def jitted_rounds(
+  algorithm: algorithm_lib.Algorithm, devices: int = 0, axis: str = 'client'
+) -> Callable[..., tuple[algorithm_lib.State, algorithm_lib.Metrics]]:
+  """The function `(state, data)` of `two_rounds`."""
 
   def run(state, data):
     state, metrics = jax.lax.scan(
@@ -590,7 +607,22 @@ def two_rounds(
     )
     return state, jax.tree.map(lambda leaf: leaf[-1], metrics)
 
-  return spread(run, devices, axis)(start(algorithm, data), data)
+  return spread(run, devices, axis)
+
+
+def models_of(
+  algorithm: algorithm_lib.Algorithm,
+  federation: federation_lib.Federation,
+  state: algorithm_lib.State,
+  data: dataset_lib.FederatedDataset,
+  devices: int = 0,
+  axis: str = 'client',
+) -> dict[str, Any]:
+  """The models of an evaluation; the arguments are as of `two_rounds`."""
+  evaluate = evaluation.evaluator(
+    federation, algorithm, client_axis=axis if devices else None
+  )
+  return spread(evaluate.models, devices, axis)(state, data)
 
 
 def evaluated(
@@ -605,7 +637,7 @@ def evaluated(
   evaluate = evaluation.evaluator(
     federation, algorithm, client_axis=axis if devices else None
   )
-  models = spread(evaluate.models, devices, axis)(state, data)
+  models = models_of(algorithm, federation, state, data, devices, axis)
   rows = {
     evaluation.CLIENT: data.partition.test,
     evaluation.POOLED: data.partition.pooled_test,

@@ -58,39 +58,39 @@ def _named(name, data, **settings):
   )
 
 
-@functools.partial(testing.jit, static_argnums=0)
-def _views(algorithm, state, data):
-  """The models with which all clients predict."""
-  view_fn = lambda client: algorithm.view(state, data, client, None)
-  return jax.vmap(view_fn)(cohorts.everyone(data))
-
-
 @functools.cache
 def _start(name):
-  """Federation, data, algorithm, jitted round and state before the first."""
+  """Federation, data, algorithm, jitted step and the state before the first."""
   federation, data, algorithm = _named(name, _data())
+
+  def step(state, data):
+    """The next state; all clients' models before it, and what they say."""
+    view_fn = lambda client: algorithm.view(state, data, client, None)
+    views = jax.vmap(view_fn)(cohorts.everyone(data))
+    predict = lambda view: federation.apply_slots(
+      view, federation.frozen, data.examples.features
+    )
+    return algorithm.round(state, data)[0], views, jax.vmap(predict)(views)
+
   state = testing.jit(algorithm.init)(jax.random.key(1), data)
-  return federation, data, algorithm, testing.jit(algorithm.round), state
+  return federation, data, algorithm, testing.jit(step), state
 
 
 @functools.cache
+def _after(name, count):
+  """What the step says after some rounds."""
+  _, data, _, step, _ = _start(name)
+  return step(_rounds(name, count), data)
+
+
 def _rounds(name, count):
   """The state after some rounds."""
-  _, data, _, round_fn, state = _start(name)
-  if count:
-    state, _ = round_fn(_rounds(name, count - 1), data)
-  return state
-
-
-@functools.cache
-def _trained_views(name):
-  """The models with which all clients predict after a few rounds."""
-  _, data, algorithm, _, _ = _start(name)
-  return _views(algorithm, _rounds(name, 3), data)
+  return _after(name, count - 1)[0] if count else _start(name)[-1]
 
 
 def _of_clients(federation, function, state):
   """Maps all that belongs to clients, `[M, ...]`."""
+  function = lambda leaf, fn=function: jnp.asarray(fn(np.asarray(leaf)))
   return dataclasses.replace(
     state,
     params=jax.tree.map(
@@ -114,9 +114,8 @@ class RowsTest(absltest.TestCase):
 class ConformanceTest(parameterized.TestCase):
   @parameterized.named_parameters(*_NAMED)
   def test_rounds_train_and_stay_finite(self, name):
-    _, data, algorithm, _, start = _start(name)
-    views = (_views(algorithm, start, data), _trained_views(name))
-    found = [jax.tree.leaves(tree) for tree in views]
+    found = [jax.tree.leaves(_after(name, count)[1]) for count in (0, 3)]
+    found = [[np.asarray(leaf) for leaf in leaves] for leaves in found]
     for before, after in zip(*found, strict=True):
       self.assertTrue(np.isfinite(after).all())
       self.assertEqual(before.shape, after.shape)
@@ -125,7 +124,7 @@ class ConformanceTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*_NAMED)
   def test_statistics_of_batches_are_written(self, name):
-    params = _rounds(name, 3).params
+    params = jax.tree.map(np.asarray, _rounds(name, 3).params)
     for layer in ('dense_0', 'dense_1'):
       norm = params[layer]['norm']
       self.assertGreater(np.abs(norm['mean']).max(), 0)
@@ -133,16 +132,15 @@ class ConformanceTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*_NAMED)
   def test_compiles_once(self, name):
-    _, _, _, round_fn, _ = _start(name)
-    _rounds(name, 3)
-    self.assertEqual(round_fn._cache_size(), 1)  # Of `jax.jit`.
+    _, _, _, step, _ = _start(name)
+    _after(name, 3)
+    self.assertEqual(step._cache_size(), 1)  # Of `jax.jit`.
 
   @parameterized.named_parameters(*_ROUNDS)
   def test_resumes_bit_for_bit(self, name):
     expected = _rounds(name, 3)
-    _, data, algorithm, round_fn, start = _start(name)
-    state, _ = round_fn(start, data)
-    other = testing.jit(algorithm.init)(jax.random.key(7), data)
+    _, data, algorithm, step, _ = _start(name)
+    state, other = _rounds(name, 1), cases.start(algorithm, data, 7)
     with tempfile.TemporaryDirectory() as folder:
       saved = checkpoints.Checkpoints(folder)
       saved.save(1, state, {})
@@ -152,25 +150,21 @@ class ConformanceTest(parameterized.TestCase):
       again.close()
     state = jax.tree.map(jnp.asarray, state)
     for _ in range(2):
-      state, _ = round_fn(state, data)
+      state, _, _ = step(state, data)
     testing.assert_trees_equal(state, expected)
 
   @parameterized.named_parameters(*_ROUNDS)
   def test_the_order_of_clients_is_irrelevant(self, name):
     """Clients of another order predict with the same models."""
     order = np.array([3, 0, 5, 1, 4, 2])
-    expected = _rounds(name, 2)
-    federation, data, algorithm, round_fn, start = _start(name)
+    federation, data, _, step, start = _start(name)
     turned = renumbering.permute_clients(data, order)
     state = _of_clients(federation, lambda x: x[order], start)
     for _ in range(2):
-      state, _ = round_fn(state, turned)
-    testing.assert_trees_close(
-      _views(algorithm, state, turned),
-      jax.tree.map(lambda x: x[order], _views(algorithm, expected, data)),
-      1e-4,
-      1e-5,
-    )
+      state, _, _ = step(state, turned)
+    _, views, _ = step(state, turned)
+    expected = jax.tree.map(lambda x: np.asarray(x)[order], _after(name, 2)[1])
+    testing.assert_trees_close(views, expected, 1e-4, 1e-5)
 
   # Where every client takes part, there is nobody whom none draws; and in a
   # graph every client has neighbours.
@@ -193,7 +187,9 @@ class ConformanceTest(parameterized.TestCase):
       def spread(leaf, fill=fill):
         shape = (2 * len(leaf) + 1,) + leaf.shape[1:]
         value = fill if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
-        return jnp.full(shape, value, leaf.dtype).at[1::2].set(leaf)
+        wide = np.full(shape, value, leaf.dtype)
+        wide[1::2] = leaf
+        return wide
 
       state = _of_clients(federation, spread, start)
       for _ in range(2):
@@ -203,26 +199,13 @@ class ConformanceTest(parameterized.TestCase):
     testing.assert_trees_close(results[0], expected, 1e-4, 1e-5)
 
 
-@functools.cache
-def _predictions(name):
-  """What all clients' models say of all examples after a few rounds."""
-  federation, data, _, _, _ = _start(name)
-
-  def predict(views, features):
-    return jax.vmap(
-      lambda view: federation.apply_slots(view, federation.frozen, features)
-    )(views)
-
-  views = _trained_views(name)
-  return np.asarray(testing.jit(predict)(views, data.examples.features))
-
-
 class DifferencesTest(parameterized.TestCase):
   @parameterized.named_parameters(*_NAMED)
   def test_no_algorithm_equals_another(self, name):
-    found = _predictions(name)
+    predictions = lambda name: np.asarray(_after(name, 3)[2])
+    found = predictions(name)
     for other in NAMES[: NAMES.index(name)]:
-      far = np.abs(found - _predictions(other)).max()
+      far = np.abs(found - predictions(other)).max()
       if (other, name) in SAME:
         self.assertEqual(far, 0, other)
       else:  # Rounding is a hundredth of it.

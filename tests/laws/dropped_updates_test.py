@@ -1,5 +1,7 @@
 """An update that is not finite counts for nothing, however others combine."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -20,6 +22,8 @@ from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
+import cases
+
 NAN, INF = np.nan, np.inf
 # With an infinite bound, the weighted mean of what is received.
 MEAN = robust_aggregators.norm_clipping(norm=np.inf)
@@ -34,17 +38,23 @@ REDUCERS = {
 }
 
 
-def _sent(updates, sizes, tasks, layer_type='common', then=(), **settings):
-  """The server's change when clients send given numbers, `[]` or `[T]`.
+def _sent(updates, sizes, tasks, types=None, then=(), **settings):
+  """The server's changes when clients send given numbers.
 
   Args:
-    updates: What each client sends; None is not there at all.
+    updates: What each client sends, of every parameter; None is not there at
+      all.
     sizes: How many examples it has.
     tasks: Its tasks, a tuple where there are several; -1 for none.
-    layer_type: Of the only parameter.
+    types: Layer types, each of one parameter, and whose owners they have; by
+      default one that is common.
     then: What they send in further rounds.
     **settings: Of the round.
+
+  Returns:
+    By layer type, the sum after each round, `[rounds]` or `[rounds, T]`.
   """
+  types = types or {'common': 'common'}
   there = [i for i, update in enumerate(updates) if update is not None]
   num_tasks = 1 + max(np.ravel(tasks))
   data = dataset_lib.FederatedDataset.from_clients(
@@ -61,69 +71,89 @@ def _sent(updates, sizes, tasks, layer_type='common', then=(), **settings):
       for number in range(num_tasks)
     ],
   )
-  federation = federation_lib.Federation.create(
-    testing.constant(), [('output/bias', layer_type)], data
+  model = (
+    lambda key: {'output': {name: jnp.zeros(1) for name in types}},
+    lambda params, x: x * sum(jax.tree.leaves(params)),
   )
-  values = jnp.float32([[sent[i] for i in there] for sent in (updates, *then)])
+  owners = {name: federation_lib.OWNERS[kind] for name, kind in types.items()}
+  federation = federation_lib.Federation.create(
+    model,
+    [(f'output/{name}', name) for name in types],
+    data,
+    owners=federation_lib.OWNERS | owners,
+  )
 
-  def run(context):
-    view, client = context.view, context.data.client
-    own = cohorts.take(values[context.round], client.client)
-    fill = lambda leaf: jnp.full_like(leaf, own)
-    return client_updates.ClientResult(
-      update=jax.tree.map(fill, view),
-      state=(),
-      metrics=training.zero_metrics(client.active),
+  def algorithm_of(values):
+    def run(context):
+      view, client = context.view, context.data.client
+      own = cohorts.take(values, client.client)
+      fill = lambda leaf: jnp.full_like(leaf, own)
+      return client_updates.ClientResult(
+        update=jax.tree.map(fill, view),
+        state=(),
+        metrics=training.zero_metrics(client.active),
+      )
+
+    return federated_averaging.federated_averaging(
+      federation,
+      client_updates.ClientUpdate(lambda view: (), run),
+      round_settings.RoundSettings(
+        placement=round_settings.Placement(execution='vmap'), **settings
+      ),
     )
 
-  algorithm = federated_averaging.federated_averaging(
-    federation,
-    client_updates.ClientUpdate(lambda view: (), run),
-    round_settings.RoundSettings(
-      placement=round_settings.Placement(execution='vmap'), **settings
-    ),
-  )
-  state = testing.jit(algorithm.init)(jax.random.key(0), data)
-  round_fn = testing.jit(algorithm.round)
-  for _ in values:
-    state, _ = round_fn(state, data)
-  return np.squeeze(state.params['output']['bias'], -1)
+  @testing.jit
+  def round_fn(state, data, values):
+    return algorithm_of(values).round(state, data)[0]
+
+  state = cases.start(algorithm_of(()), data)
+  zeros = lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
+  state = dataclasses.replace(state, params=jax.tree.map(zeros, state.params))
+  found = []
+  for values in (updates, *then):
+    values = jnp.asarray([values[i] for i in there], jnp.float32)
+    state = round_fn(state, data, values)
+    found.append(state.params['output'])
+  return {
+    name: np.squeeze([np.asarray(params[name]) for params in found], -1)
+    for name in types
+  }
+
+
+def _last(*arguments, **settings):
+  """The common layer after the last round."""
+  return _sent(*arguments, **settings)['common'][-1]
 
 
 class DroppedUpdatesTest(parameterized.TestCase):
-  @parameterized.product(
-    name=list(REDUCERS), within=[False, True], layer_type=['common', 'task']
-  )
-  def test_a_server_that_gets_nothing_takes_no_step(
-    self, name, within, layer_type
-  ):
+  @parameterized.product(within=[False, True], kind=['common', 'task'])
+  def test_a_server_that_gets_nothing_takes_no_step(self, within, kind):
     """Momentum would go on: of task 1, or of all, only NaN comes any more."""
-    found, before = (
-      _sent(
-        [1.0, 3.0],
-        [2, 2],
-        [0, 1],
-        layer_type,
-        then=then,
-        reducer={layer_type: REDUCERS[name]},
-        reduce_within_tasks=within,
-        server={
-          layer_type: server_optimizers.ServerOptimizer(
-            local_optimizers.Sgd(momentum=0.9)
-          )
-        },
-      )
-      for then in ([[1.0 if layer_type == 'task' else NAN, NAN]] * 3, ())
+    server = server_optimizers.ServerOptimizer(
+      local_optimizers.Sgd(momentum=0.9)
     )
-    if layer_type == 'common':
-      np.testing.assert_array_equal(found, before)
-    else:
-      self.assertEqual(found[1], before[1])
-      self.assertGreater(found[0], before[0] + 1)
+    found = _sent(
+      [1.0, 3.0],
+      [2, 2],
+      [0, 1],
+      dict.fromkeys(REDUCERS, kind),
+      then=[[1.0 if kind == 'task' else NAN, NAN]] * 3,
+      reducer=REDUCERS,
+      reduce_within_tasks=within,
+      server=dict.fromkeys(REDUCERS, server),
+    )
+    for name, (before, *_, after) in found.items():
+      with self.subTest(name):
+        if kind == 'common':
+          self.assertGreater(before, 0)
+          np.testing.assert_array_equal(after, before)
+        else:
+          self.assertEqual(after[1], before[1])
+          self.assertGreater(after[0], before[0] + 1)
 
   def test_a_task_weighs_what_was_received_of_it(self):
     """1 and 3 of tasks with 2 and 1 examples that count; 19 were dropped."""
-    found = _sent(
+    found = _last(
       [1.0, 3.0, NAN],
       [2, 1, 19],
       [0, 1, 1],
@@ -133,7 +163,7 @@ class DroppedUpdatesTest(parameterized.TestCase):
     self.assertAlmostEqual(float(found), 5 / 3, places=5)
 
   def test_a_task_of_which_all_is_dropped_weighs_nothing(self):
-    found = _sent(
+    found = _last(
       [1.0, INF, NAN],
       [1, 4, 5],
       [0, 1, 1],
@@ -142,56 +172,57 @@ class DroppedUpdatesTest(parameterized.TestCase):
     )
     self.assertAlmostEqual(float(found), 1.0, places=5)
 
-  @parameterized.parameters(
-    *(
-      (name, 'task_balanced', within) for name in REDUCERS for within in (0, 1)
-    ),
-    *(('mean', name, 1) for name in ('examples', 'uniform', 'paper')),
-  )
-  def test_it_is_as_if_the_client_were_not_there(self, name, weighting, within):
+  @parameterized.parameters(False, True)
+  def test_it_is_as_if_the_client_were_not_there(self, within):
+    """All reducers with one weighting, and one with all weightings."""
+    reducers = REDUCERS | dict.fromkeys(('examples', 'uniform', 'paper'), MEAN)
     settings = {
       'sizes': [2, 5, 1, 19, 4, 3, 2],
       'tasks': [0, 0, 1, 1, 0, 1, 1],
-      'reducer': {'common': REDUCERS[name]},
-      'weighting': {'common': weighting},
-      'reduce_within_tasks': bool(within),
+      'types': dict.fromkeys(reducers, 'common'),
+      'reducer': reducers,
+      'weighting': {
+        name: 'task_balanced' if name in REDUCERS else name for name in reducers
+      },
+      'reduce_within_tasks': within,
     }
     found = _sent([1.0, 1.5, 3.0, NAN, 2.5, 4.0, 3.5], **settings)
     expected = _sent([1.0, 1.5, 3.0, None, 2.5, 4.0, 3.5], **settings)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    testing.assert_trees_close(found, expected, rtol=1e-5, atol=0)
 
-  @parameterized.parameters('common', 'task')
-  def test_nor_does_it_enter_what_balances_a_group(self, layer_type):
+  def test_nor_does_it_enter_what_balances_a_group(self):
+    types = {name: name for name in ('common', 'task')}
     for method in (balancing.pcgrad(), balancing.mgda(), balancing.cagrad()):
       found, expected = (
         _sent(
           [1.0, 3.0, gone, 2.0],
           [2, 1, 9, 4],
           [0, 1, 1, 1],
-          layer_type,
+          types,
           balancing=balancing.Places(group=method),
         )
         for gone in (NAN, None)
       )
-      np.testing.assert_allclose(found, expected, rtol=1e-5)
+      testing.assert_trees_close(found, expected, rtol=1e-5, atol=0)
 
 
 class WithinTasksTest(parameterized.TestCase):
-  @parameterized.parameters('examples', 'uniform', 'task_balanced')
-  def test_the_mean_within_tasks_is_the_mean(self, weighting):
+  def test_the_mean_within_tasks_is_the_mean(self):
+    weighting = {n: n for n in ('examples', 'uniform', 'task_balanced')}
     settings = {
       'updates': [1.0, 2.0, 4.0, 8.0, 16.0],
       'sizes': [1, 5, 2, 3, 4],
       'tasks': [0, 0, 1, 1, 1],
-      'weighting': {'common': weighting},
+      'types': dict.fromkeys(weighting, 'common'),
+      'weighting': weighting,
     }
-    reducer = {'common': MEAN}
+    reducer = dict.fromkeys(weighting, MEAN)
     found = _sent(**settings, reducer=reducer, reduce_within_tasks=True)
-    np.testing.assert_allclose(found, _sent(**settings), rtol=1e-5)
+    testing.assert_trees_close(found, _sent(**settings), rtol=1e-5, atol=0)
 
   def test_uniform_weighs_clients_alike_within_a_task(self):
     """Means of 1, 3 and of 10, by two clients and one: 14 / 3."""
-    found = _sent(
+    found = _last(
       [1.0, 3.0, 10.0],
       [9, 1, 5],
       [0, 0, 1],
@@ -201,24 +232,25 @@ class WithinTasksTest(parameterized.TestCase):
     )
     self.assertAlmostEqual(float(found), 14 / 3, places=5)
 
-  @parameterized.parameters(
-    # The second client stands for half of each of its tasks.
-    ('uniform', (1.5 * (0.0 + 6.0) / 2 + 0.5 * 6.0) / 2),
-    # Of task 0 it has a tenth; of task 1 all.
-    ('task_balanced', ((0.9 * 0.0 + 0.1 * 6.0) + 6.0) / 2),
-  )
-  def test_a_client_of_two_tasks_counts_as_its_weights_say(
-    self, weighting, expected
-  ):
+  def test_a_client_of_two_tasks_counts_as_its_weights_say(self):
+    weighting = {name: name for name in ('uniform', 'task_balanced')}
     found = _sent(
       [0.0, 6.0],
       [9, 1],
       [(0, -1), (0, 1)],
-      weighting={'common': weighting},
-      reducer={'common': MEAN},
+      dict.fromkeys(weighting, 'common'),
+      weighting=weighting,
+      reducer=dict.fromkeys(weighting, MEAN),
       reduce_within_tasks=True,
     )
-    self.assertAlmostEqual(float(found), expected, places=5)
+    # The second client stands for half of each of its tasks.
+    uniform = (1.5 * (0.0 + 6.0) / 2 + 0.5 * 6.0) / 2
+    self.assertAlmostEqual(float(found['uniform'][-1]), uniform, places=5)
+    # Of task 0 it has a tenth; of task 1 all.
+    balanced = ((0.9 * 0.0 + 0.1 * 6.0) + 6.0) / 2
+    self.assertAlmostEqual(
+      float(found['task_balanced'][-1]), balanced, places=5
+    )
 
 
 if __name__ == '__main__':

@@ -5,7 +5,6 @@ import functools
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
@@ -23,10 +22,11 @@ from fmtl_jax.rounds import streaming
 import cases
 import fednova_test
 
-SOME = participation.Participation(
-  dropout=0.3, partial=0.5, least_work=0.2, late=0.3
-)
+CLIENTS = 900
+CHANCES = {'dropout': 0.3, 'partial': 0.5, 'least_work': 0.2, 'late': 0.3}
+SOME = participation.Participation(**CHANCES)
 LAYERS = ('common', 'task', 'personal')
+_all_of = testing.jit(cohorts.everyone)
 
 
 def _charged(build, batch_size, at_deadline):
@@ -66,26 +66,42 @@ def _charged(build, batch_size, at_deadline):
   return lambda *settings: jax.tree.map(np.asarray, run(*settings))
 
 
-def _outcome(settings, num_clients, rounds=1, sizes=(5, 2, 7, 3), num_slots=1):
-  """Cohorts and metrics of rounds in which all clients were drawn."""
-  data = testing.toy_data(num_clients, 3, num_slots, sizes=sizes)
-  everyone = cohorts.everyone(data)
+@functools.cache
+def _taken(at_deadline=participation.PARTIAL, clocked=True):
+  """Participation under settings that are traced."""
 
-  @testing.jit
-  def take_part(number):
+  @functools.partial(testing.jit, static_argnums=4)
+  def take_part(chances, times, number, everyone, num_clients):
+    clock = participation.Clock(
+      batch_size=2, epochs=3, at_deadline=at_deadline, **times
+    )
     return participation.apply_participation(
-      settings, jax.random.key(3), number, everyone, num_clients
+      participation.Participation(**chances, clock=clock if clocked else None),
+      jax.random.key(3),
+      number,
+      everyone,
+      num_clients,
     )
 
-  return everyone, [take_part(jnp.int32(number)) for number in range(rounds)]
+  return take_part
+
+
+def _draws(chances, everyone, number=0):
+  """The cohort of a round."""
+  take_part = _taken(clocked=False)
+  return take_part(chances, {}, number, everyone, CLIENTS)[0]
+
+
+@functools.cache
+def _everyone():
+  return _all_of(testing.toy_data(CLIENTS, 3))
 
 
 class RoundsTest(parameterized.TestCase):
   @parameterized.parameters(
     ('scan', 'examples'),
-    ('vmap', 'task_balanced'),
+    ('chunk:3', 'task_balanced'),
     ('low_rank', 'uniform'),
-    ('chunk:3', 'examples'),
   )
   def test_rounds_are_those_of_loops(self, execution, weighting):
     cases.compare(
@@ -108,64 +124,52 @@ class RoundsTest(parameterized.TestCase):
       participation=participation.Participation(partial=1.0),
     )
 
-  def test_what_nobody_reports_to_stays(self):
+  def test_what_nobody_reports_to_stays_and_settings_may_be_traced(self):
     """Bit for bit, also with momentum at the server."""
     server = cases.Server.sgd(0.5, momentum=0.9).package
-    for settings in (
-      participation.Participation(dropout=1.0),
-      participation.Participation(late=1.0),
-    ):
-      federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3))
-      algorithm = multi_task_fl.multi_task_fl(
+    federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3))
+
+    def algorithm_of(taking_part):
+      return multi_task_fl.multi_task_fl(
         federation,
         local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(
-          participation=settings, server={'common': server, 'task': server}
+          participation=taking_part, server={'common': server, 'task': server}
         ),
       )
-      state = cases.start(algorithm, data)
-      new, _ = testing.jit(algorithm.round)(state, data)
+
+    @testing.jit
+    def run(state, chances, deadline):
+      taking_part = participation.Participation(
+        **chances, clock=participation.Clock(deadline=deadline, batch_size=2)
+      )
+      return algorithm_of(taking_part).round(state, data)
+
+    state = cases.start(algorithm_of(None), data)
+    for name in ('dropout', 'late', 'deadline'):
+      chances = {'dropout': 0.0, 'late': 0.0}
+      if name in chances:
+        chances[name] = 1.0
+      new, metrics = run(state, chances, 1e-6 if name == 'deadline' else 0.0)
       testing.assert_trees_equal(new.server, state.server)
       for layer in ('layer_0', 'layer_1'):  # Common and task-specific.
         testing.assert_trees_equal(new.params[layer], state.params[layer])
-      moved = (
-        new.params['layer_2']['kernel'] - state.params['layer_2']['kernel']
+      new, old = (
+        np.asarray(s.params['layer_2']['kernel']) for s in (new, state)
       )
-      moved = np.abs(moved).reshape(7, -1).max(1)
+      moved = np.abs(new - old).reshape(7, -1).max(1)
       # Who is late has trained; who dropped out has not.
-      is_late = settings.late == 1.0
+      is_late = name == 'late'
       self.assertEqual((moved > 0).tolist(), [is_late] * 7)
-
-  def test_taking_part_in_full_changes_nothing(self):
-    federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3))
-    found = []
-    for settings in (None, participation.Participation()):
-      algorithm = multi_task_fl.multi_task_fl(
-        federation,
-        local_optimizers.LocalSgd(batch_size=2, epochs=2),
-        round_settings.RoundSettings(participation=settings),
+      self.assertEqual(
+        int((np.asarray(metrics['client']) < 7).sum()), 7 * is_late
       )
-      state = cases.start(algorithm, data)
-      found.append(testing.jit(algorithm.round)(state, data))
-    testing.assert_trees_close(found[1], found[0])
-
-  def test_devices_agree(self):
-    federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3, 2))
-
-    def rounds(devices):
-      algorithm = multi_task_fl.multi_task_fl(
-        federation,
-        local_optimizers.LocalSgd(batch_size=2, epochs=2),
-        round_settings.RoundSettings(
-          participation=SOME,
-          placement=round_settings.Placement(
-            client_axis='client' if devices else None
-          ),
-        ),
-      )
-      return cases.two_rounds(algorithm, data, devices)
-
-    cases.assert_rounds_close(rounds(2), rounds(0))
+    with self.subTest('taking part in full changes nothing'):
+      found, metrics = run(state, {'dropout': 0.0, 'late': 0.0}, 0.0)
+      expected, others = testing.jit(algorithm_of(None).round)(state, data)
+      metrics.pop('simulated_seconds')
+      testing.assert_trees_close((found, metrics), (expected, others))
+    self.assertEqual(run._cache_size(), 1)
 
   def test_clients_on_the_host_take_part_alike(self):
     federation, data = testing.toy_federation(LAYERS, testing.toy_data(9, 3))
@@ -185,6 +189,7 @@ class RoundsTest(parameterized.TestCase):
       client_sources.DatasetClients(data),
       lambda federation, settings: build(federation, settings=settings),
       settings,
+      compiler_options=execution_lib.quick_options(),
     ) as streamed:
       state = streamed.init(key)
       for _ in range(3):
@@ -195,35 +200,11 @@ class RoundsTest(parameterized.TestCase):
       everyone = streamed.state_of(state, np.arange(9))
       testing.assert_trees_close(everyone.params, wanted.params)
 
-  def test_settings_may_be_traced(self):
-    federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3))
-
-    @testing.jit
-    def run(state, dropout, deadline):
-      clock = participation.Clock(deadline=deadline, batch_size=2)
-      settings = participation.Participation(dropout=dropout, clock=clock)
-      algorithm = multi_task_fl.multi_task_fl(
-        federation,
-        local_optimizers.LocalSgd(batch_size=2),
-        round_settings.RoundSettings(participation=settings),
-      )
-      return algorithm.round(state, data)[1]['client']
-
-    algorithm = multi_task_fl.multi_task_fl(federation)
-    state = cases.start(algorithm, data)
-    self.assertEqual(int((run(state, 0.0, 0.0) < 7).sum()), 7)
-    self.assertEqual(int((run(state, 1.0, 0.0) < 7).sum()), 0)
-    self.assertEqual(int((run(state, 0.0, 1e-6) < 7).sum()), 0)
-    self.assertEqual(run._cache_size(), 1)
-
 
 class OutcomeTest(parameterized.TestCase):
   def test_shares_are_the_probabilities(self):
     """Of 900 clients, to four standard errors."""
-    settings = participation.Participation(
-      dropout=0.3, partial=0.5, least_work=0.2, late=0.1
-    )
-    _, [(cohort, _)] = _outcome(settings, 900)
+    cohort = _draws(CHANCES | {'late': 0.1}, _everyone())
     there = np.asarray(cohort.client) < 900
     work = np.asarray(cohort.work)
     partial = work < 1
@@ -241,30 +222,32 @@ class OutcomeTest(parameterized.TestCase):
     self.assertFalse(np.asarray(cohort.size)[~there].any())
 
   def test_every_round_is_drawn_anew(self):
-    _, outcomes = _outcome(SOME, 60, rounds=2)
-    first, second = (np.asarray(cohort.client) for cohort, _ in outcomes)
+    first, second = (
+      np.asarray(_draws(CHANCES, _everyone(), number).client)
+      for number in (0, 1)
+    )
     self.assertFalse(np.array_equal(first, second))
 
   def test_draws_belong_to_the_client(self):
     """Not to its place in the cohort."""
-    everyone, [(whole, _)] = _outcome(SOME, 60)
-    order = np.random.default_rng(0).permutation(60)
-    part, _ = participation.apply_participation(
-      SOME,
-      jax.random.key(3),
-      jnp.int32(0),
-      jax.tree.map(lambda x: x[order], everyone),
-      60,
-    )
-    testing.assert_trees_close(part, jax.tree.map(lambda x: x[order], whole))
+    order = np.random.default_rng(0).permutation(CLIENTS)
+    turned = lambda cohort: jax.tree.map(lambda x: np.asarray(x)[order], cohort)
+    part = _draws(CHANCES, turned(_everyone()))
+    testing.assert_trees_close(part, turned(_draws(CHANCES, _everyone())))
 
 
 class ClockTest(parameterized.TestCase):
-  def seconds(self, num_slots=1, **settings):
-    clock = participation.Clock(batch_size=2, epochs=3, **settings)
-    taking_part = participation.Participation(clock=clock)
-    _, outcomes = _outcome(taking_part, 4, rounds=2, num_slots=num_slots)
-    return outcomes
+  def seconds(self, num_slots=1, at_deadline='partial', **times):
+    """Cohorts and metrics of two rounds in which all clients were drawn."""
+    take_part = _taken(at_deadline)
+    plain = participation.Clock()
+    names = [
+      *('steps_per_second', 'speed_spread', 'bytes_per_second', 'deadline'),
+      *('bandwidth_spread', 'bytes_once', 'bytes_each_slot'),
+    ]
+    times = {name: getattr(plain, name) for name in names} | times
+    everyone = _all_of(testing.toy_data(4, 3, num_slots))
+    return [take_part({}, times, number, everyone, 4) for number in (0, 1)]
 
   def test_time_is_that_of_messages_and_steps(self):
     [(cohort, metrics), _] = self.seconds(
@@ -318,8 +301,8 @@ class ClockTest(parameterized.TestCase):
     self.assertEqual(np.asarray(cohort.client).tolist(), [4] * 4)
     np.testing.assert_array_equal(metrics['simulated_seconds'], 5.0)
 
-  @parameterized.product(
-    batch_size=[0, 3, 100], at_deadline=['partial', 'late']
+  @parameterized.parameters(
+    (0, 'partial'), (3, 'partial'), (3, 'late'), (100, 'late')
   )
   def test_the_clock_charges_the_steps_that_are_taken(
     self, batch_size, at_deadline
@@ -353,35 +336,46 @@ class ClockTest(parameterized.TestCase):
 
 
 class MeshTest(absltest.TestCase):
-  def test_tasks_may_have_devices_of_their_own(self):
+  def test_tasks_and_clients_may_have_devices_of_their_own(self):
     """Who dropped out does not upset which device trains whom."""
     from fmtl_jax.execution import task_devices
 
     federation, data = testing.toy_federation(LAYERS, testing.toy_data(8, 4))
 
-    def rounds(axis):
+    def rounds(form, axes=()):
       algorithm = multi_task_fl.multi_task_fl(
         federation,
-        local_optimizers.LocalSgd(batch_size=2),
+        local_optimizers.LocalSgd(batch_size=2, epochs=2),
         round_settings.RoundSettings(
-          participation=SOME, placement=round_settings.Placement(task_axis=axis)
+          participation=SOME,
+          placement=round_settings.Placement(
+            execution=form,
+            task_axis='task' if axes else None,
+            client_axis='client' if axes else None,
+          ),
         ),
       )
 
       def run(state, data):
-        if axis:
-          state = task_devices.own_tasks(federation, state, axis)
-        for _ in range(2):
-          state, _ = algorithm.round(state, data)
-        if axis:
-          state = task_devices.all_tasks(federation, state, axis)
+        if axes:
+          state = task_devices.own_tasks(federation, state, 'task')
+        state, _ = jax.lax.scan(
+          lambda state, _: algorithm.round(state, data), state, length=2
+        )
+        if axes:
+          state = task_devices.all_tasks(federation, state, 'task')
         return state
 
-      if axis:
-        run = execution_lib.over_devices(run, testing.mesh({axis: 2}))
+      if axes:
+        run = execution_lib.over_devices(run, testing.mesh(axes))
       return testing.jit(run)(cases.start(algorithm, data), data)
 
-    testing.assert_trees_close(rounds('task'), rounds(None), 1e-4, 1e-5)
+    expected = rounds('scan')
+    for form, axes in (
+      ('scan', {'task': 2, 'client': 2}),
+      ('chunk:2', {'task': 1, 'client': 3}),
+    ):
+      testing.assert_trees_close(rounds(form, axes), expected, 1e-4, 1e-5)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.rounds import round_settings
-from fmtl_jax.server import weights
 
 import cases
 
@@ -32,17 +31,25 @@ def _two_slots(**settings):
   return testing.toy_data(5, 3, 2, missing=0.4, **settings)
 
 
+# Three layer types at four places: each pair of places has all pairs of types.
+PAIRS = tuple(
+  (TYPES[a], TYPES[b], TYPES[(a + b) % 3], TYPES[(a + 2 * b) % 3])
+  for a, b in itertools.product(range(3), repeat=2)
+)
+
+
 class LayerTypesTest(parameterized.TestCase):
-  @parameterized.parameters(*itertools.product(TYPES, repeat=2))
+  @parameterized.parameters(*PAIRS)
   def test_two_layers_and_one_task_for_each_client(self, *types):
+    """Kernels and biases have types of their own."""
     cases.compare(
-      types,
+      (types[0::2], types[1::2]),
       _one_slot(),
       local=cases.Local(batch_size=2, epochs=2),
       clients_per_task=(2, 1, 2),
     )
 
-  @parameterized.parameters(*itertools.product(TYPES, repeat=3))
+  @parameterized.parameters(*(types[:3] for types in PAIRS))
   def test_three_layers_and_several_tasks_for_each_client(self, *types):
     cases.compare(
       types,
@@ -52,33 +59,39 @@ class LayerTypesTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    (('pretrained', 'common', 'task'),),
-    (('common', 'pretrained', 'personal'),),
+    (('pretrained', ('common', 'personal'), 'task'),),
     (('task', 'personal', 'pretrained'),),
-    (('pretrained', 'pretrained', 'personal'),),
-  )
-  def test_some_layers_are_pretrained(self, types):
-    cases.compare(types, _two_slots(), clients_per_task=1)
-
-  @parameterized.parameters(
-    ((('common', 'personal'), ('common', 'personal'), 'task'),),
-    ((('personal', 'task'), ('task', 'common'), 'personal'),),
-    (('common', ('personal', 'common'), ('common', 'personal')),),
+    (('pretrained', 'pretrained', ('personal', 'common')),),
     ((('pretrained', 'common'), ('personal', 'task'), 'common'),),
   )
-  def test_kernel_and_bias_differ(self, types):
+  def test_some_leaves_are_pretrained(self, types):
     cases.compare(types, _two_slots(), clients_per_task=1)
 
 
 class CohortTest(parameterized.TestCase):
-  @parameterized.product(clients_per_task=[0, 2, (3, 1, 1)])
-  def test_one_slot(self, clients_per_task):
-    cases.compare(MIX, _one_slot(), clients_per_task=clients_per_task)
-
-  @parameterized.parameters((1, 'all'), (2, 'drawn'), (2, 'all'), (0, 'drawn'))
-  def test_two_slots(self, clients_per_task, slots):
+  @parameterized.parameters((0, 1), (2, 4), ((3, 1, 1), 100))
+  def test_one_slot(self, clients_per_task, batch_size):
+    """Sizes are 5, 2, 7, 3: the last batch of 4 is short, or the only one."""
     cases.compare(
-      MIX, _two_slots(), clients_per_task=clients_per_task, slots=slots
+      MIX,
+      _one_slot(),
+      local=cases.Local(
+        batch_size=batch_size, momentum=0.9, epochs=3, rate=0.05
+      ),
+      clients_per_task=clients_per_task,
+    )
+
+  @parameterized.parameters(
+    (1, 'all', 'vmap'), (2, 'all', 'chunk:3'), (0, 'drawn', 'scan')
+  )
+  def test_two_slots(self, clients_per_task, slots, execution):
+    cases.compare(
+      MIX,
+      _two_slots(),
+      local=cases.Local(batch_size=2),
+      clients_per_task=clients_per_task,
+      slots=slots,
+      execution=execution,
     )
 
   def test_momentum_that_is_kept_waits_with_its_slot(self):
@@ -90,37 +103,22 @@ class CohortTest(parameterized.TestCase):
       rounds=7,
     )
 
-  @parameterized.parameters('vmap', 'chunk:3')
-  def test_other_executions(self, execution):
-    cases.compare(
-      MIX,
-      _two_slots(),
-      local=cases.Local(batch_size=2),
-      clients_per_task=2,
-      execution=execution,
-    )
-
 
 class WeightingTest(parameterized.TestCase):
   @parameterized.parameters(
-    *[(weighting, _two_slots) for weighting in weights.WEIGHTINGS],
-    ('task_balanced', _one_slot),
-    ('paper', _one_slot),
+    ('examples', 'task_balanced', _two_slots),
+    ('task_balanced', 'uniform', _two_slots),
+    ('uniform', 'paper', _two_slots),
+    ('paper', 'examples', _two_slots),
+    ('task_balanced', 'paper', _one_slot),
+    ('paper', 'task_balanced', _one_slot),
   )
-  def test_every_weighting(self, weighting, data_fn):
+  def test_every_weighting_at_every_place(self, of_common, of_task, data_fn):
     cases.compare(
       MIX,
       data_fn(),
       clients_per_task=(2, 1, 2),
-      weighting={'common': weighting, 'task': weighting},
-    )
-
-  def test_layer_types_have_weightings_of_their_own(self):
-    cases.compare(
-      MIX,
-      _two_slots(),
-      clients_per_task=1,
-      weighting={'common': 'task_balanced', 'task': 'uniform'},
+      weighting={'common': of_common, 'task': of_task},
     )
 
   def test_the_literal_equations_differ_from_the_usual_ones_by_a_factor(self):
@@ -162,46 +160,28 @@ class WeightingTest(parameterized.TestCase):
 
 
 class LocalTrainingTest(parameterized.TestCase):
-  @parameterized.parameters(1, 4, 100)
-  def test_every_batch_size(self, batch_size):
-    """Sizes are 5, 2, 7, 3: the last batch of 4 is short, or the only one."""
-    cases.compare(
-      MIX,
-      _one_slot(),
-      local=cases.Local(
-        batch_size=batch_size, momentum=0.9, epochs=3, rate=0.05
-      ),
-      clients_per_task=(2, 1, 2),
-    )
+  """Batches of every size are those of `CohortTest`."""
 
-  @parameterized.product(batch_size=[0, 2])
-  def test_momentum_crosses_rounds_if_asked_to(self, batch_size):
+  @parameterized.parameters(
+    (0, tasks_lib.REGRESSION, lambda number: 0.05 / (1 + number)),
+    (2, tasks_lib.BINARY, 0.05),
+  )
+  def test_momentum_crosses_rounds_if_asked_to(self, batch_size, kind, rate):
+    """With one kind of task, and a learning rate that reads the round."""
     cases.compare(
       MIX,
-      _one_slot(),
+      _one_slot(kinds=(kind,)),
       local=cases.Local(
-        batch_size=batch_size, momentum=0.9, keep_momentum=True, rate=0.05
+        batch_size=batch_size, momentum=0.9, keep_momentum=True, rate=rate
       ),
       clients_per_task=2,
       rounds=4,
     )
 
-  def test_the_learning_rate_reads_the_round(self):
+  def test_tasks_of_several_kinds_have_weights(self):
     cases.compare(
       MIX,
-      _one_slot(),
-      local=cases.Local(rate=lambda number: 0.5 / (1 + number)),
-      clients_per_task=2,
-      rounds=3,
-    )
-
-  @parameterized.parameters(
-    (tasks_lib.KINDS,), ((tasks_lib.REGRESSION,),), ((tasks_lib.BINARY,),)
-  )
-  def test_every_kind_of_task(self, kinds):
-    cases.compare(
-      MIX,
-      _two_slots(kinds=kinds),
+      _two_slots(kinds=tasks_lib.KINDS),
       local=cases.Local(rate=0.05),
       task_weights=(0.5, 2.0, 1.0),
     )
@@ -209,23 +189,27 @@ class LocalTrainingTest(parameterized.TestCase):
 
 class ServerTest(parameterized.TestCase):
   def test_layer_types_have_servers_of_their_own(self):
+    """The other one gets medians."""
     cases.compare(
       MIX,
       _one_slot(),
       clients_per_task=(2, 1, 2),
       servers={'task': cases.Server.adam(0.1)},
+      median=('common',),
       rounds=3,
     )
 
   def test_a_server_has_momentum_and_a_schedule(self):
+    """It steps on medians."""
     cases.compare(
       MIX,
       _two_slots(),
-      clients_per_task=1,
+      clients_per_task=(2, 1, 2),
       servers={
         'common': cases.Server.sgd(lambda number: 1 / (1 + number), 0.5),
         'task': cases.Server.sgd(0.5, 0.9),
       },
+      median=('common', 'task'),
       rounds=3,
     )
 
@@ -236,18 +220,10 @@ class ServerTest(parameterized.TestCase):
       local=cases.Local(rate=1.0),
       clients_per_task=(2, 1, 2),
       servers={
-        'common': cases.Server.sgd(1.0, max_norm=0.1),
+        'common': cases.Server.sgd(lambda n: 1 / (1 + n), max_norm=0.1),
         'task': cases.Server.sgd(1.0, 0.5, max_norm=0.2),
       },
       rounds=3,
-    )
-
-  @parameterized.parameters(
-    (('common',), _one_slot), (('common', 'task'), _two_slots)
-  )
-  def test_medians(self, layer_types, data_fn):
-    cases.compare(
-      MIX, data_fn(), clients_per_task=(2, 1, 2), median=layer_types
     )
 
 
