@@ -15,12 +15,15 @@ from typing import Any
 
 from absl import logging
 import ml_collections
+import numpy as np
 
 from ..configuration import config as config_lib
 from ..folders import workdirs
 from ..reporting import reports
+from ..reporting import results as results_lib
 from ..reporting import tables as tables_lib
 from ..running import interrupts
+from . import case_runs
 from . import models_of_runs
 from . import train
 
@@ -102,6 +105,65 @@ class Results:
     if not path.exists():  # No case was finished.
       return pandas.DataFrame(columns=_COLUMNS)
     return pandas.read_csv(path)
+
+  @property
+  def seeds(self) -> list[int]:
+    """The seeds of all cases."""
+    return case_runs.seeds_of(self.config)
+
+  @property
+  def clients(self) -> list[str]:
+    """The ids of the clients, in the order of `client_differences`."""
+    return next((r['clients'] for r in self.records if r['rounds']), [])
+
+  def client_differences(
+    self, case: str, reference: str, metric: str = '', split: str = 'test'
+  ) -> np.ndarray:
+    """Each client's last value less that in another case, `[R, M]`.
+
+    Args:
+      case: A row of the table that was trained.
+      reference: The row to compare with.
+      metric: By default `report.metric` of the config.
+      split: `test` or `validation`.
+    """
+    return results_lib.client_differences(
+      self._record(case),
+      self._record(reference),
+      split,
+      metric or self.config.report.metric,
+    )
+
+  def negative_transfer(
+    self, reference: str, metric: str = '', split: str = 'test'
+  ) -> dict[str, np.ndarray]:
+    """The share of the clients that are worse off than in a reference.
+
+    Args:
+      reference: The row in which every client trains alone.
+      metric: By default `report.metric` of the config.
+      split: `test` or `validation`.
+
+    Returns:
+      In percent, `[R]` for each other case that was trained.
+    """
+    metric, alone = metric or self.config.report.metric, self._record(reference)
+    return {
+      record['case']: results_lib.negative_transfer(
+        record, alone, split, metric
+      )
+      for record in self.records
+      if record['rounds'] and record['case'] != reference
+    }
+
+  def _record(self, case):
+    """The record of a finished case."""
+    found = {record['case']: record for record in self.records}
+    if case not in found:
+      raise ValueError(
+        f'Expected a finished case out of {", ".join(found)}, got {case!r}.'
+      )
+    return found[case]
 
   def predictor(
     self,
