@@ -2,11 +2,13 @@
 
 A notebook is `notebooks/NAME.py` with cells; the `.ipynb` beside it is made of
 it, without outputs, by --write. It fails where the two differ, or a cell does.
-By default all of them run in their smoke setting; --full runs the whole of it.
+By default all of them run in their smoke setting, two at a time; --full runs
+the whole of it, one by one.
 Needs the extra `notebooks`.
 """
 
 import argparse
+from concurrent import futures
 import os
 import pathlib
 import sys
@@ -19,6 +21,7 @@ import nbformat
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'notebooks'
 TIMEOUT = 900  # Seconds for a cell.
+AT_ONCE = 2  # Much of a short run is one thread that traces.
 
 
 def paired(source: pathlib.Path) -> nbformat.NotebookNode:
@@ -88,7 +91,10 @@ def main() -> int:
   os.environ['FMTL_JAX_SMOKE'] = '0' if given.full else '1'
   sources = [FOLDER / f'{name}.py' for name in given.names]
   sources = sources or sorted(FOLDER.glob('*.py'))
-  outcomes = [check(source, given.write) for source in sources]
+  with futures.ThreadPoolExecutor(1 if given.full else AT_ONCE) as pool:
+    outcomes = list(
+      pool.map(lambda source: check(source, given.write), sources)
+    )
   return 0 if all(outcomes) else 1
 
 

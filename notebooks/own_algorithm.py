@@ -122,7 +122,13 @@ import numpy as np
 
 from fmtl_jax import testing
 
-toy, toy_data = testing.toy_federation(('common', 'common'))
+rng = np.random.default_rng(0)
+toy_data = fmtl_jax.FederatedDataset.from_clients(
+  features=rng.normal(size=(4, 6, 3)),
+  labels=rng.integers(2, size=(4, 6)),
+  client_tasks=[0, 0, 0, 0],
+)
+toy, _ = testing.toy_federation(('common', 'common'), toy_data)
 local = fmtl_jax.LocalSgd(learning_rate=0.1, batch_size=2)
 
 

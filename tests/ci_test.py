@@ -14,7 +14,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LEGS = ('lint', 'types', 'versions', 'laws', 'unit', 'experiments')
+LEGS = (
+  *('lint', 'types', 'versions', 'laws', 'unit', 'experiments'),
+  'notebooks',
+)
+NOTEBOOKS = 'python .ci/notebooks.py'
 CHECKS = ['ruff check .', 'ruff format --check .', 'mypy']
 
 # What `.ci/run` needs of the system, so that no interpreter is found but those
@@ -101,7 +105,8 @@ class RunTest(parameterized.TestCase):
     code, (*checks, call), errors = self.run_legs()
     self.assertEqual((code, errors), (0, ''))
     self.assertEqual(checks[: len(CHECKS)], CHECKS)
-    self.assertLen(checks, len(CHECKS) + 4)
+    self.assertLen(checks, len(CHECKS) + 4 + 1)
+    self.assertEqual(checks[-1], NOTEBOOKS)
     self.assertStartsWith(call, 'python -m pytest ')
     everything = self.folder.glob('tests/**/*_test.py')
     self.assertCountEqual(
@@ -112,7 +117,9 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(named[: len(CHECKS)] + named[-1:], CHECKS + [call])
     self.assertLen(named, len(checks) + 1)
 
-  @parameterized.parameters(('lint', CHECKS[:2]), ('types', CHECKS[2:]))
+  @parameterized.parameters(
+    ('lint', CHECKS[:2]), ('types', CHECKS[2:]), ('notebooks', [NOTEBOOKS])
+  )
   def test_a_leg_of_checks_runs_no_test(self, leg, calls):
     self.assertEqual(self.run_legs(leg), (0, calls, ''))
 
