@@ -85,7 +85,6 @@ def synthetic_people(data):
     tasks=tuple(tasks.multiclass(name, 4) for name in names),
     strata=activity,
     keys=people,
-    runs=activity,
     shared_labels=False,
     task_keys={name: person for person, name in enumerate(names)},
   )
