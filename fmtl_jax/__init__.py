@@ -30,9 +30,12 @@ from fmtl_jax.clients.local_optimizers import LocalSgd
 from fmtl_jax.data.dataset import FederatedDataset
 from fmtl_jax.federation import Federation
 from fmtl_jax.federation import FederationState
+from fmtl_jax.fitting import fit
+from fmtl_jax.results import FitResult
 from fmtl_jax.rounds.algorithm import Algorithm
 from fmtl_jax.rounds.round_settings import Placement
 from fmtl_jax.rounds.round_settings import RoundSettings
+from fmtl_jax.running.machine import prepare_jax
 from fmtl_jax.server.aggregators import Aggregator
 from fmtl_jax.server.server_optimizers import ServerOptimizer
 from fmtl_jax.server.servers import Server
@@ -53,6 +56,7 @@ __all__ = (
   'FederatedDataset',
   'Federation',
   'FederationState',
+  'FitResult',
   'LocalSgd',
   'Placement',
   'RoundSettings',
@@ -70,10 +74,12 @@ __all__ = (
   'evaluation',
   'execution',
   'federation',
+  'fit',
   'metrics',
   'models',
   'multi_task_fl',
   'predictors',
+  'prepare_jax',
   'rounds',
   'server',
   'tasks',

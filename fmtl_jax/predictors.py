@@ -51,7 +51,7 @@ class Predictor:
   """
 
   apply_fn: Callable[[Tree, Any], jax.Array]
-  params: Tree
+  params: Tree = dataclasses.field(repr=False)
   task: tasks_lib.Task
   standardization: tuple[Any, Any] | None = None
   matmul_precision: str | None = precision_lib.HIGHEST

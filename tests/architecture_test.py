@@ -20,7 +20,8 @@ ROOMS = {
     *('metrics', 'tasks', 'data'),
     *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
     *('server', 'rounds', 'algorithms', 'adaptation', 'summaries'),
-    *('evaluation', 'predictors', 'testing', 'moved', ''),
+    *('evaluation', 'predictors', 'testing', 'running', 'results', 'fitting'),
+    *('moved', ''),
   ),
   'experiments': (
     *('configuration', 'running', 'folders', 'building', 'reporting'),

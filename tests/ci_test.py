@@ -14,7 +14,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LEGS = ('lint', 'types', 'versions', 'docs', 'laws', 'unit', 'experiments')
+LEGS = (
+  *('lint', 'types', 'versions', 'docs', 'notebooks'),
+  *('laws', 'unit', 'experiments'),
+)
+NOTEBOOKS = 'python .ci/notebooks.py'
 CHECKS = ['ruff check .', 'ruff format --check .', 'mypy']
 SITE = 'python docs/build.py'
 
@@ -103,8 +107,8 @@ class RunTest(parameterized.TestCase):
     code, (*checks, call), errors = self.run_legs()
     self.assertEqual((code, errors), (0, ''))
     self.assertEqual(checks[: len(CHECKS)], CHECKS)
-    self.assertLen(checks, len(CHECKS) + 5)
-    self.assertEqual(checks[-1], SITE)
+    self.assertLen(checks, len(CHECKS) + 6)
+    self.assertEqual(checks[-2:], [SITE, NOTEBOOKS])
     self.assertStartsWith(call, 'python -m pytest ')
     everything = self.folder.glob('tests/**/*_test.py')
     self.assertCountEqual(
@@ -116,7 +120,10 @@ class RunTest(parameterized.TestCase):
     self.assertLen(named, len(checks) + 1)
 
   @parameterized.parameters(
-    ('lint', CHECKS[:2]), ('types', CHECKS[2:]), ('docs', [SITE])
+    ('lint', CHECKS[:2]),
+    ('types', CHECKS[2:]),
+    ('docs', [SITE]),
+    ('notebooks', [NOTEBOOKS]),
   )
   def test_a_leg_of_checks_runs_no_test(self, leg, calls):
     self.assertEqual(self.run_legs(leg), (0, calls, ''))

@@ -51,9 +51,8 @@ def warm_loop() -> None:
   """Runs the seeds one after the other with one compiled program."""
   from ..building import backbones
   from ..configuration import cases
-  from ..running import program as program_lib
-  from ..studies import case_runs
   from ..studies import train
+  from fmtl_jax.running import program as program_lib
 
   config = _CONFIG.value
   overrides = command_line.override_values()
@@ -73,7 +72,7 @@ def warm_loop() -> None:
     program.set_runs(case.runs)
     state, done = program.init(), 0
     while True:
-      for split in case_runs.splits_of(case.runs.test):
+      for split in program_lib.splits_of(case.runs.test):
         program.evaluate(state, split)
       steps = min(config.run.evaluate_every, config.run.rounds - done)
       if not steps:

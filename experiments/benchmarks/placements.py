@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..running import compilation
 from . import workloads
 from fmtl_jax import execution as execution_lib
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
+from fmtl_jax.running import compilation
 
 
 class Prepared(NamedTuple):

@@ -17,7 +17,6 @@ import ml_collections
 import numpy as np
 
 from ..configuration import hints
-from ..configuration import paths
 from ..folders import progress as progress_lib
 from ..running import hardware
 from . import datasets
@@ -29,6 +28,7 @@ from fmtl_jax.clients import faults
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.data import images as images_lib
 from fmtl_jax.models import dlib_resnet
+from fmtl_jax.running import machine
 
 _BATCH = 32
 _SHARD = 1024  # Examples of a file of features: some seconds of work.
@@ -118,7 +118,7 @@ def load_source(
     content = _content(source.features)
     key = features_lib.fingerprint(params, name, content, *program)
     folder = pathlib.Path(
-      config.data.feature_dir or paths.cache_folder() / 'features'
+      config.data.feature_dir or machine.cache_folder() / 'features'
     )
     found = _run(
       name, model, params, batch, source.features, folder, key, cost, output

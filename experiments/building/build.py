@@ -11,7 +11,6 @@ import numpy as np
 from ..configuration import cases as cases_lib
 from ..configuration import fields
 from ..configuration import own_code
-from ..running import program
 from . import checks
 from . import factories
 from . import federating
@@ -25,6 +24,7 @@ from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices as task_devices_lib
+from fmtl_jax.running import program
 
 FederateFn = Callable[
   [sources.Source, ml_collections.ConfigDict, int],

@@ -11,7 +11,6 @@ from ..configuration import config as config_lib
 from ..configuration import optimizers
 from ..configuration import own_code
 from ..configuration import schema
-from ..running import program
 from . import checks
 from . import networks
 from fmtl_jax import algorithms
@@ -24,6 +23,7 @@ from fmtl_jax.cohorts import participation
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.running import program
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 

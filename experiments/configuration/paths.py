@@ -1,8 +1,6 @@
-"""Paths: those that a user writes, and where caches lie."""
+"""Paths: those that a user writes."""
 
 import os
-import pathlib
-import tempfile
 
 
 def expanded(path: str) -> str:
@@ -20,12 +18,3 @@ def expanded(path: str) -> str:
       f'{"./" + path!r} for a folder of this name.'
     )
   return found
-
-
-def cache_folder() -> pathlib.Path:
-  """The folder of caches."""
-  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  try:
-    return pathlib.Path(cache, 'fmtl_jax').expanduser()
-  except RuntimeError:  # A user without a home, as in some containers.
-    return pathlib.Path(tempfile.gettempdir(), f'fmtl_jax_{os.getuid()}')

@@ -14,13 +14,13 @@ from ..configuration import config as config_lib
 from ..configuration import own_code
 from ..configuration import schema
 from ..reporting import costs
-from ..running import program as program_lib
 from ..studies import train
 from fmtl_jax import algorithms
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
+from fmtl_jax.running import program as program_lib
 
 
 def describe(

@@ -7,7 +7,6 @@ set before JAX starts, such as the number of devices.
 from collections.abc import Callable
 import errno
 import io
-import os
 import pathlib
 import shlex
 import sys
@@ -17,10 +16,8 @@ from typing import Any
 from absl import app
 from absl import flags
 from absl import logging
-import jax
 
 from ..configuration import hints
-from ..configuration import paths
 from ..folders import held_folders
 from ..folders import logs
 from ..running import determinism
@@ -30,6 +27,7 @@ from ..running import jax_settings
 from ..running import streams
 from . import command_line
 from . import config_files
+from fmtl_jax.running import machine
 
 # Of the disk, rather than of a name: what the sentence of an error lacks.
 _OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
@@ -43,45 +41,6 @@ _DETERMINISTIC = flags.DEFINE_bool(
   f'Guarantee {determinism.GUARANTEE}. On CPU it holds anyway, on GPU rounds '
   'become slower.',
 )
-
-
-def use_all_cores() -> None:
-  """Gives XLA one CPU device for each core, unless the user chose otherwise.
-
-  Runs are spread over devices. On GPU and TPU this changes nothing.
-  """
-  if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
-    return
-  if os.environ.get('JAX_NUM_CPU_DEVICES'):
-    return
-  jax.config.update('jax_num_cpu_devices', os.cpu_count() or 1)
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs for the next process, unless the user says where.
-
-  `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, and so does a folder that
-  cannot be written: JAX would say so for each program.
-  """
-  if not jax.config.values['jax_compilation_cache_dir']:
-    folder = str(paths.cache_folder() / 'xla')
-    jax.config.update('jax_compilation_cache_dir', folder)
-  folder = jax.config.values['jax_compilation_cache_dir']
-  if '://' not in folder and not _can_be_written(pathlib.Path(folder)):
-    jax.config.update('jax_enable_compilation_cache', False)
-    print(
-      f'warning: Compiled programs cannot be kept in {folder}; '
-      'JAX_COMPILATION_CACHE_DIR=DIR names another folder.',
-      file=sys.stderr,
-    )
-  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
-
-
-def _can_be_written(folder: pathlib.Path) -> bool:
-  """Whether there is a folder that can be written, or can be made."""
-  place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-  return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def how_to_resume(module: str, workdir: pathlib.Path) -> str:
@@ -157,8 +116,8 @@ def run(main: Callable[[], int]) -> None:
     main: Returns the exit code; a ValueError or OSError that it raises is shown
       as a sentence.
   """
-  use_all_cores()
-  use_compilation_cache()
+  machine.use_all_cores()
+  machine.use_compilation_cache()
   for stream in (sys.stdout, sys.stderr):
     if isinstance(
       stream, io.TextIOWrapper

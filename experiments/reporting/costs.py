@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..running import program
 from fmtl_jax import algorithms
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.rounds import communication
+from fmtl_jax.running import program
 
 
 def parameters(

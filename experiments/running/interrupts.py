@@ -9,6 +9,10 @@ import contextlib
 import os
 import signal
 import threading
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from fmtl_jax.running.interrupts import Flag
 
 AT_ONCE = 'Stopped by SIGINT at once; what was saved is kept.'
 EXIT_CODE = 128 + signal.SIGINT
@@ -28,17 +32,12 @@ class Interrupted(Exception):
     self.exit_code = 128 + signal_number
 
 
-class Flag:
-  """Which signal came, if any."""
+def __getattr__(name: str) -> Any:
+  if name == 'Flag':  # Programs start here, before JAX is imported.
+    from fmtl_jax.running import interrupts
 
-  def __init__(self) -> None:
-    self.signal_number: int | None = None
-
-  def set(self, signal_number: int) -> None:
-    """Notes a signal; a second Ctrl-C ends the process at once."""
-    if self.signal_number == signal.SIGINT == signal_number:
-      raise KeyboardInterrupt
-    self.signal_number = signal_number
+    return interrupts.Flag
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def end_at_once() -> None:
@@ -83,23 +82,16 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[Flag]:
+def noticed() -> Iterator['Flag']:
   """Catches the signals for the time of a with block.
 
   SIGHUP stays ignored where it is, as by `nohup`.
   """
-  flag = Flag()
-  if threading.current_thread() is not threading.main_thread():
-    yield flag  # Only the main thread may set handlers: a notebook's worker.
-    return
-  handler = lambda number, frame: flag.set(number)
+  from fmtl_jax.running import interrupts
+
   numbers = [signal.SIGINT, signal.SIGTERM]
   if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
     numbers.append(signal.SIGHUP)
-  old = {number: signal.signal(number, handler) for number in numbers}
-  try:
+  with interrupts.noticed(numbers) as flag:
     check()
     yield flag
-  finally:
-    for number, previous in old.items():
-      signal.signal(number, previous)

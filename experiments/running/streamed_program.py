@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import program
 from fmtl_jax import execution
 from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
+from fmtl_jax.running import program
 
 Tree = Any
 

@@ -14,10 +14,10 @@ from ..configuration import config as config_lib
 from ..folders import environments
 from ..reporting import costs
 from ..reporting import results
-from ..running import program as program_lib
 from . import case_runs
 from . import histories
 from fmtl_jax import evaluation
+from fmtl_jax.running import program as program_lib
 
 Record = dict[str, Any]
 
@@ -96,7 +96,7 @@ def of_majority(
     data = build.mark_attackers(
       federating.federate(source, config.data, seed), config, seed
     )
-    for split in case_runs.splits_of(data.partition):
+    for split in program_lib.splits_of(data.partition):
       pooled, own = (
         getattr(data.partition, name) for name in (f'pooled_{split}', split)
       )

@@ -22,18 +22,16 @@ from ..reporting import results
 from ..reporting import texts
 from ..running import interrupts
 from ..running import processes
-from ..running import program as program_lib
 from ..running import streamed_program
 from . import divergence
 from . import histories
 from fmtl_jax import execution as execution_lib
 from fmtl_jax.clients import faults
-from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.running import program as program_lib
 from fmtl_jax.storage import checkpoints
 
-SPLITS = ('validation', 'test')
 _STATE_VERSION = 'the version of what states mean'
 
 
@@ -107,7 +105,7 @@ class _CaseRun:
     self._rounds = config.run.rounds
     self._every = config.run.evaluate_every
     self._save_every = config.checkpoint.every_rounds
-    self._splits = splits_of(case.runs.test)
+    self._splits = program_lib.splits_of(case.runs.test)
     self._metric = f'validation/{config.report.view}/{config.report.metric}'
     self._own_metrics = results.own_metrics(case.federation.tasks)
     self._program = program_fn()
@@ -393,15 +391,6 @@ def compile_cases(
     program_lib.compile_together(list(programs.values()), check)
     bar.update(len(programs))
   return programs
-
-
-def splits_of(partition: partitions.Partition) -> list[str]:
-  """The splits in which a client has examples; seeds may be stacked."""
-  return [
-    split
-    for split in SPLITS
-    if np.any(np.asarray(getattr(partition, split).offsets)[..., -1])
-  ]
 
 
 def _mean(train_loss: Sequence[Any]) -> float:

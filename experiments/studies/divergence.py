@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ..running import program as program_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
+from fmtl_jax.running import program as program_lib
 
 _LAYERS = {faults.STATE: 'the state'}
 

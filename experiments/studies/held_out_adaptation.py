@@ -15,7 +15,6 @@ import ml_collections
 import numpy as np
 
 from ..building import datasets
-from ..running import program as program_lib
 from . import held_out_data
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
@@ -28,6 +27,7 @@ from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions as partitions_lib
 from fmtl_jax.federation import layer_types
+from fmtl_jax.running import program as program_lib
 
 MEAN = 'mean'
 INITIAL = 'initial'

@@ -19,11 +19,11 @@ from ..configuration import config as config_lib
 from ..configuration import hints
 from ..configuration import own_code
 from ..folders import workdirs
-from ..running import program as program_lib
 from . import case_runs
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
+from fmtl_jax.running import program as program_lib
 from fmtl_jax.storage import checkpoints
 from fmtl_jax.storage import digests
 

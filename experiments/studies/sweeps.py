@@ -24,11 +24,11 @@ from ..folders import environments
 from ..folders import logs
 from ..folders import records
 from ..reporting import results
-from ..running import program as program_lib
 from . import case_runs
 from . import driver
 from . import grids
 from . import sweep_reports
+from fmtl_jax.running import program as program_lib
 
 
 @logs.kept()

@@ -24,12 +24,12 @@ from ..folders import workdirs
 from ..reporting import events
 from ..reporting import reports
 from ..running import interrupts
-from ..running import program as program_lib
 from . import case_records
 from . import case_runs
 from . import driver
 from . import histories
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.running import program as program_lib
 
 _Built = tuple[ml_collections.ConfigDict, program_lib.Case | None]
 

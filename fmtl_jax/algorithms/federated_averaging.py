@@ -121,4 +121,5 @@ def federated_averaging(
     # Sums of 1 were over a cohort's weights, and are wrong for good.
     state_version=2 if rule.accumulates else 1,
     matmul_precision=settings.matmul_precision,
+    client_axis=settings.placement.client_axis,
   )

@@ -52,6 +52,7 @@ class Algorithm(NamedTuple):
     state_version: Of the meaning of a state; one that was saved with another
       version is not resumed.
     matmul_precision: That of its settings, for evaluations and predictions.
+    client_axis: That of its placement: over which clients are spread.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
@@ -62,3 +63,4 @@ class Algorithm(NamedTuple):
   messages: Callable[[], Messages]
   state_version: int = 1
   matmul_precision: str | None = precision.HIGHEST
+  client_axis: str | None = None

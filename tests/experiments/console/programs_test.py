@@ -1,6 +1,5 @@
 """Laws of programs: what is set before JAX starts, and how one is resumed."""
 
-import os
 import pathlib
 import shlex
 import sys
@@ -8,7 +7,6 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax
 
 from experiments.console import programs
 
@@ -47,41 +45,6 @@ class HowToResumeTest(parameterized.TestCase):
       shlex.split(found.removeprefix(start)),
       ['python', '-m', 'experiments.main', *wanted, "--workdir=runs/a 'b"],
     )
-
-
-class CoresTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ({}, True),
-    ({'JAX_NUM_CPU_DEVICES': '3'}, False),
-    ({'XLA_FLAGS': '--xla_force_host_platform_device_count=3'}, False),
-    ({'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}, True),
-  )
-  def test_a_device_for_each_core_unless_the_user_chose(self, given, set_here):
-    with (
-      mock.patch.dict(os.environ, given, clear=True),
-      mock.patch.object(os, 'cpu_count', return_value=5),
-      mock.patch.object(jax.config, 'update') as update,
-    ):
-      programs.use_all_cores()
-    calls = [mock.call('jax_num_cpu_devices', 5)] if set_here else []
-    self.assertEqual(update.mock_calls, calls)
-
-
-class CacheTest(parameterized.TestCase):
-  @parameterized.parameters(
-    (None, 'home/fmtl_jax/xla'), ('elsewhere', 'elsewhere')
-  )
-  def test_programs_are_kept_where_the_user_says(self, given, folder):
-    old = jax.config.jax_compilation_cache_dir
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
-    try:
-      jax.config.update('jax_compilation_cache_dir', given)
-      with mock.patch.dict(os.environ, {'XDG_CACHE_HOME': 'home'}):
-        programs.use_compilation_cache()
-      self.assertEqual(jax.config.jax_compilation_cache_dir, folder)
-    finally:
-      jax.config.update('jax_compilation_cache_dir', old)
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
 class CompiledOnceTest(commands.CommandTestCase):

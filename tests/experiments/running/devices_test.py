@@ -11,10 +11,10 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from experiments.running import program
 from experiments.studies import case_runs
 from experiments.studies import train
 from fmtl_jax import testing
+from fmtl_jax.running import program
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))

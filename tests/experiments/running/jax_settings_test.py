@@ -11,8 +11,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 
-from experiments.configuration import paths
 from experiments.running import jax_settings
+from fmtl_jax.running import machine
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments import commands
@@ -77,7 +77,7 @@ print([n for n in usual if n not in values and not hasattr(jax.config, n)])
       mock.patch.dict(os.environ, XDG_CACHE_HOME=''),
       mock.patch.object(pathlib.Path, 'expanduser', side_effect=RuntimeError),
     ):
-      self.assertStartsWith(str(paths.cache_folder()), tempfile.gettempdir())
+      self.assertStartsWith(str(machine.cache_folder()), tempfile.gettempdir())
 
 
 class CommandTest(parameterized.TestCase):

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.configuration import config as config_lib
 from experiments.configuration import own_code
-from experiments.running import program
+from fmtl_jax.running import program
 from experiments.studies import case_runs
 
 _MOST = 64

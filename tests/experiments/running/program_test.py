@@ -25,12 +25,12 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.configuration import schema
 from experiments.reporting import drawing
-from experiments.running import program
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import kept_programs

@@ -13,9 +13,9 @@ import numpy as np
 from experiments.building import build
 from experiments.building import federating
 from experiments.configuration import cases
-from experiments.running import program
 from experiments.studies import models_of_runs
 from experiments.studies import train
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test

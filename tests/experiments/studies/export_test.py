@@ -16,13 +16,13 @@ import ml_collections
 import numpy as np
 
 from experiments.building import federating
-from experiments.running import program
 from experiments.studies import exports
 from experiments.studies import models_of_runs
 from experiments.studies import train
 from fmtl_jax import models
 from fmtl_jax import predictors
 from fmtl_jax import testing
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.reporting import cards_test

@@ -17,11 +17,11 @@ import numpy as np
 
 from experiments.configuration import config as config_lib
 from experiments.running import interrupts
-from experiments.running import program
 from experiments.studies import case_runs
 from experiments.studies import held_out
 from experiments.studies import held_out_adaptation
 from fmtl_jax import testing
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test

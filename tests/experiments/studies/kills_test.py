@@ -67,7 +67,7 @@ import jax, sklearn.datasets, tensorboardX, matplotlib.pyplot
 from experiments import main
 from experiments.console import programs
 from experiments.reporting import figures
-from experiments.running import program
+from fmtl_jax.running import program
 from experiments.studies import case_runs
 from experiments.studies import train
 from tests.experiments import commands

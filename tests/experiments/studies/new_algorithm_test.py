@@ -22,7 +22,6 @@ from experiments.building import factories
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.console import listing
-from experiments.running import program
 from experiments.studies import comparison_plans
 from experiments.studies import held_out
 from experiments.studies import held_out_data
@@ -30,6 +29,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import specs
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test

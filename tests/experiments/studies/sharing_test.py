@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.building import build
 from experiments.configuration import cases
-from experiments.running import program
 from fmtl_jax import testing
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test

@@ -24,12 +24,12 @@ from experiments.building import build
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.running import interrupts
-from experiments.running import program
 from experiments.studies import case_runs
 from experiments.studies import grids
 from experiments.studies import histories
 from experiments.studies import sweep_reports
 from experiments.studies import sweeps
+from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test

@@ -32,13 +32,13 @@ from experiments.folders import records
 from experiments.folders import workdirs
 from experiments.reporting import reports
 from experiments.running import interrupts
-from experiments.running import program
 from experiments.studies import case_records
 from experiments.studies import case_runs
 from experiments.studies import divergence
 from experiments.studies import histories
 from experiments.studies import sweeps
 from experiments.studies import train
+from fmtl_jax.running import program
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))

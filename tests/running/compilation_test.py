@@ -6,8 +6,8 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 
-from experiments.running import compilation
 from fmtl_jax import testing
+from fmtl_jax.running import compilation
 
 
 class _Slow:

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
-import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import compilation
 from fmtl_jax import algorithms
 from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
@@ -24,6 +22,8 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices
+from fmtl_jax.running import compilation
+from fmtl_jax.running import devices as devices_lib
 
 Tree = Any
 MakeAlgorithm = Callable[
@@ -81,8 +81,9 @@ class Case:
   warning: str = ''
 
 
-CLIENT_AXIS = 'client'
-TASK_AXIS = 'task'
+CLIENT_AXIS = devices_lib.CLIENT_AXIS
+TASK_AXIS = devices_lib.TASK_AXIS
+SPLITS = ('validation', 'test')  # That are evaluated.
 
 
 class Program:
@@ -91,6 +92,7 @@ class Program:
   Attributes:
     num_runs: R.
     form: The execution mode of rounds, and reasons, as of `Algorithm.form`.
+    splits: Those that can be evaluated, see `splits_of`.
     compile_seconds: What tracing and compiling took, over all of them; 0
       before.
     memory_bytes: Of temporaries of the compiled rounds, where known.
@@ -116,13 +118,19 @@ class Program:
     self.num_runs = len(case.runs.key)
     algorithm = case.make_algorithm(case.federation, {})
     self.form = algorithm.form(case.data)
-    self._mesh = _mesh(self.num_runs, case.task_devices, self.form[0])
+    self._mesh = devices_lib.mesh_of_runs(
+      self.num_runs,
+      case.task_devices,
+      self.form[0],
+      spread=algorithm.client_axis == CLIENT_AXIS,
+    )
     self._padding = -self.num_runs % self._mesh.shape['run']
     self._by_run = jax.NamedSharding(self._mesh, jax.P('run'))
     everywhere = jax.NamedSharding(self._mesh, jax.P())
     self._examples = tuple(
       dataclasses.replace(
-        data.examples, features=_placed(data.examples.features, everywhere)
+        data.examples,
+        features=devices_lib.placed(data.examples.features, everywhere),
       )
       for data in (case.data, case.test_data)
     )
@@ -138,6 +146,7 @@ class Program:
     self._rows = {
       split: self._put(rows) for split, rows in _rows(runs.test).items()
     }
+    self.splits = splits_of(runs.test)
 
   def _put(self, tree: Tree) -> Tree:
     """Pads R runs to a multiple of the devices and places them."""
@@ -196,7 +205,8 @@ class Program:
       ),
     )
     yield 'rounds', rounds, options
-    yield from self._evaluations(state)
+    if self.splits:
+      yield from self._evaluations(state)
 
   def _evaluations(self, state):
     """The programs of an evaluation.
@@ -445,33 +455,13 @@ def compile_together(
       program.memory_bytes = getattr(memory, 'temp_size_in_bytes', None)
 
 
-# Arrays on devices by the `id` of those on the host; programs hold both.
-_PLACED: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-
-
-def _placed(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
-  """Arrays on devices; programs of the same arrays have them once."""
-
-  def place(leaf):
-    key = id(leaf), sharding
-    found = _PLACED.get(key)
-    if found is None:
-      found = _PLACED[key] = jax.device_put(leaf, sharding)
-    return found
-
-  return jax.tree.map(place, tree)
-
-
-def _mesh(num_runs: int, of_tasks: int, mode: str) -> jax.sharding.Mesh:
-  """As many devices for runs as there are runs, the others for clients."""
-  devices = jax.local_devices()
-  count = len(devices) // of_tasks
-  of_runs = max(
-    n for n in range(1, count + 1) if n <= num_runs and not count % n
-  )
-  of_clients = execution_lib.num_devices(mode, count // of_runs)
-  axes = {'run': of_runs, TASK_AXIS: of_tasks, CLIENT_AXIS: of_clients}
-  return execution_lib.mesh(axes, devices)
+def splits_of(partition: partitions.Partition) -> list[str]:
+  """The splits in which a client has examples; seeds may be stacked."""
+  return [
+    split
+    for split in SPLITS
+    if np.any(np.asarray(getattr(partition, split).offsets)[..., -1])
+  ]
 
 
 def _rows(partition: partitions.Partition) -> dict[str, dict[str, Any]]:
@@ -498,5 +488,5 @@ def _rows(partition: partitions.Partition) -> dict[str, dict[str, Any]]:
       evaluation.CLIENT: clients[number],
       evaluation.POOLED: pooled[number],
     }
-    for number, split in enumerate(('validation', 'test'))
+    for number, split in enumerate(SPLITS)
   }

@@ -6,7 +6,7 @@ import io
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from experiments.folders import progress
+from fmtl_jax.running import progress
 
 
 class _Terminal(io.StringIO):
