@@ -60,11 +60,13 @@ def fit(
   CPU and keeps what is compiled. Nothing here sets options of JAX.
 
   Example:
-    result = fmtl_jax.fit(
-      federation, 'ditto', data, rounds=50, seeds=range(3),
-      local=fmtl_jax.LocalSgd(learning_rate=0.1), lam=0.5)
-    result.summary()['test/client/accuracy']
-    result.client_predictor(7).predict(features)
+    Three seeds of an algorithm by name, and a client's predictions:
+
+      result = fmtl_jax.fit(
+        federation, 'ditto', data, rounds=50, seeds=range(3),
+        local=fmtl_jax.LocalSgd(learning_rate=0.1), lam=0.5)
+      result.summary()['test/client/accuracy']
+      result.client_predictor(7).predict(features)
 
   Args:
     federation: Network, layer types and tasks.
