@@ -109,7 +109,7 @@ else:
 # multi-task FL with two layers for each person behind two shared ones.
 
 # %%
-config.run.seeds = 2 if SMOKE else 3
+config.run.seeds = 2
 cases = ('distributed_separate', 'fedavg', 'fedavg_finetune', 'multi_task_fl')
 results = run(config, cases)
 results

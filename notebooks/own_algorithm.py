@@ -16,7 +16,7 @@
 # only what is different. This notebook invents one, proves on a toy that it is
 # what it says, and puts it into the table.
 #
-# It takes about two minutes on two CPU cores. It is written for CPU, GPU and
+# It takes about a minute on two CPU cores. It is written for CPU, GPU and
 # TPU runtimes; it has never been run on a TPU.
 
 # %%

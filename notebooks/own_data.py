@@ -16,7 +16,7 @@
 # compares training alone, one model for all (FedAvg), and multi-task FL.
 #
 # It takes about a minute on two CPU cores. It is written for CPU, GPU and TPU
-# runtimes; it has never been run on a TPU.
+# runtimes, and has never been run on a TPU.
 
 # %%
 import importlib.util

@@ -17,7 +17,8 @@
 # for each task, and in one federation for all tasks; then it shows the table,
 # the figures, and what the trained model of one client says.
 #
-# It takes less than three minutes on two CPU cores, most of it compilation.
+# It takes less than three minutes on two CPU cores (80 seconds of CPU time),
+# most of it compilation.
 # Nothing in it is particular to a device: it is written for CPU, GPU and
 # Colab's TPU runtimes (*Runtime*, *Change runtime type*, a TPU, then *Run
 # all*), but it **has never been run on a TPU**.
