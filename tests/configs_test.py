@@ -219,10 +219,10 @@ class SmokeTest(ConfigsTestCase):
       self.assertBetween(row['mean'], 0, 100)
 
   @parameterized.parameters(
-    ('smoke', ['fedrep', 'multi_task_fl']), ('digits,smoke', ['multi_task_fl'])
+    ('smoke', 'fedrep,multi_task_fl'), ('digits,smoke', 'multi_task_fl')
   )
-  def test_the_smoke_variant_has_unseen_clients(self, variants, only):
-    config = self.load('unseen', variants)
+  def test_the_smoke_variant_has_unseen_clients(self, variants, names):
+    config, only = self.load('unseen', variants), names.split(',')
     self.assertContainsSubset(only, config.cases)
     workdir = self.folder / f'run_of_{self.id()}'
     found = [
