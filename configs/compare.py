@@ -56,7 +56,7 @@ def har(config):
 
 def smoke(config):
   """A few rounds of a few algorithms, in seconds."""
-  config.cases = ('isolated', 'fedavg', 'scaffold')
+  config.cases = ('isolated', 'scaffold')
   config.run.rounds = 4
   config.run.seeds = 2
   config.run.evaluate_every = 2

@@ -111,7 +111,16 @@ def grid(config):
 
 
 def smoke(config):
-  """A few rounds of everything, on a part of the photographs."""
+  """A few rounds of all kinds of training, on a part of the photographs."""
+  config.cases = (
+    'majority',
+    'centralized_separate',
+    'separate_fl',
+    'multi_task_fl',
+    'multi_task_fl_two_tasks',
+  )
+  config.report.baseline = 'separate_fl'
+  config.model.hidden = (16, 8)
   config.data.max_images = 300
   config.data.clients = 25
   config.overrides = ml_collections.ConfigDict()

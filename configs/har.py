@@ -110,7 +110,15 @@ def cnn(config):
 
 
 def smoke(config):
-  """A few rounds of everything."""
+  """A few rounds of all kinds of training."""
+  config.cases = (
+    'distributed_separate',
+    'centralized_joint',
+    'multi_task_fl',
+    'fedavg_finetune',
+    'fedprox',
+  )
+  config.model.hidden = (16, 8)
   config.run.rounds = 4
   config.overrides.fedavg_finetune = ml_collections.ConfigDict()
   config.run.seeds = 2

@@ -61,7 +61,7 @@ def digits(config):
 
 def smoke(config):
   """A few rounds of a few algorithms, in seconds."""
-  config.cases = ('fedavg', 'fedrep', 'multi_task_fl')
+  config.cases = ('fedrep', 'multi_task_fl')
   config.run.rounds = 3
   config.run.seeds = 2
   config.run.evaluate_every = 3

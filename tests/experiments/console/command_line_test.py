@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -344,37 +343,33 @@ class ExportTest(commands.CommandTestCase):
     self.assertEqual(model.outputs(np.zeros((2, 8, 8, 1))).shape, (2, 1))
 
 
-class InterruptTest(parameterized.TestCase):
+class InterruptTest(commands.CommandTestCase):
+  MODULE = 'main'
+
+  def start(self, *command):
+    process = subprocess.Popen(
+      (sys.executable, '-m', *command),
+      cwd=self.cwd,
+      env=commands.environment(),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    self.addCleanup(process.kill)
+    return process
+
   def test_ctrl_c_saves_and_the_command_that_is_shown_resumes(self):
-    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     command = (
-      *(sys.executable, '-m', 'experiments.main'),
       *SMALL,
       '--config.run.rounds=16',
       '--config.run.evaluate_every=1',
     )
-
-    def start(command):
-      process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=commands.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-      self.addCleanup(process.kill)
-      return process
-
-    whole = start((*command, '--workdir=whole'))
-    stopped = start(
-      (
-        *command,
-        '--config.checkpoint.every_rounds=1',
-        *('--workdir', 'a folder'),
-      )
+    stopped = self.start(
+      *('experiments.main', *command),
+      '--config.checkpoint.every_rounds=1',
+      *('--workdir', 'a folder'),
     )
-    states = folder / 'a folder' / 'checkpoints' / 'multi_task_fl'
+    states = self.cwd / 'a folder' / 'checkpoints' / 'multi_task_fl'
     while not list(states.glob('[0-9]*')) and stopped.poll() is None:
       time.sleep(0.01)
     stopped.send_signal(signal.SIGINT)
@@ -385,15 +380,16 @@ class InterruptTest(parameterized.TestCase):
       '^Stopped by SIGINT; .* To resume: (.*)$', errors, re.M
     )
     self.assertIsNotNone(shown, errors)
-    python, *arguments = shlex.split(shown.group(1))
-    self.assertEqual(python, 'python')
-    self.assertFalse((folder / 'a folder' / 'results.json').exists())
-    resumed = start((sys.executable, *arguments))
-    _, errors = resumed.communicate()
-    self.assertEqual(resumed.returncode, 0, errors)
-    whole.communicate()
+    python, option, module, *again = shlex.split(shown.group(1))
+    self.assertEqual(
+      (python, option, module), ('python', '-m', 'experiments.main')
+    )
+    self.assertFalse((self.cwd / 'a folder' / 'results.json').exists())
+    for arguments in (again, (*command, '--workdir=whole')):
+      code, _, errors = self.run_command(*arguments)
+      self.assertEqual(code, 0, errors)
     found, wanted = (
-      train_test.read_json(folder / name / 'cases' / 'multi_task_fl.json')
+      train_test.read_json(self.cwd / name / 'cases' / 'multi_task_fl.json')
       for name in ('a folder', 'whole')
     )
     self.assertEqual(
@@ -401,22 +397,13 @@ class InterruptTest(parameterized.TestCase):
     )
 
   def test_a_comparison_that_is_stopped_says_how_to_resume_it(self):
-    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    process = subprocess.Popen(
-      (
-        *(sys.executable, '-m', 'experiments.compare'),
-        *commands.SMALL_COMPARISON,
-        *('--config.run.rounds=1000000', '--config.run.evaluate_every=1'),
-        *('--config.checkpoint.every_rounds=1', '--workdir=a folder'),
-      ),
-      cwd=folder,
-      env=commands.environment(),
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
+    process = self.start(
+      'experiments.compare',
+      *commands.SMALL_COMPARISON,
+      *('--config.run.rounds=1000000', '--config.run.evaluate_every=1'),
+      *('--config.checkpoint.every_rounds=1', '--workdir=a folder'),
     )
-    self.addCleanup(process.kill)
-    states = folder / 'a folder' / 'checkpoints' / 'isolated_search'
+    states = self.cwd / 'a folder' / 'checkpoints' / 'isolated_search'
     while not list(states.glob('[0-9]*')) and process.poll() is None:
       time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -1,7 +1,9 @@
 """Laws: several processes give the numbers of one; each reads its own share."""
 
+import ast
 import json
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -13,17 +15,21 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from configs import digits
 from experiments.configuration import config as config_lib
 from experiments.running import processes
+from experiments.studies import train
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments import commands
+from tests.experiments.running import program_test
 
 RUN = (
   '--config=configs/digits.py:smoke',
   '--cases=multi_task_fl',
   '--config.data.clients=10',
-  '--config.model.hidden=(8, 4)',
+  '--config.model.hidden=(4,)',
+  '--config.algorithm.task_layers=1',
   '--config.cohort.clients_per_task=1',
   '--config.run.rounds=3',
   '--config.checkpoint.every_rounds=1',
@@ -135,6 +141,14 @@ def _address():
     return f'localhost:{probe.getsockname()[1]}'
 
 
+def _config():
+  """What the command gets, to be run by this process."""
+  config = digits.get_config('smoke')
+  for name, text in re.findall(r'--config\.([\w.]+)=(.+)', '\n'.join(RUN)):
+    config_lib.set_field(config, name, ast.literal_eval(text))
+  return config
+
+
 def _values(folder):
   results = json.loads(pathlib.Path(folder, 'results.json').read_text())
   rows = results['results']
@@ -150,7 +164,8 @@ class ProcessesTest(parameterized.TestCase):
     with tempfile.TemporaryDirectory() as folder:
       one, two = f'{folder}/one', f'{folder}/two'
       main = ('-m', 'experiments.main', *RUN)
-      _together((*main, f'--workdir={one}'))
+      with program_test.on_devices(1):
+        train.train_and_evaluate(_config(), one, ['multi_task_fl'])
       group = ('--distributed', f'--coordinator={address}')
       outputs = _together(
         *(

@@ -6,6 +6,7 @@ The toy experiment here is also that of the other tests of experiments.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 from typing import Any
@@ -148,49 +149,144 @@ def _of_run(results, number):
   return jax.tree.map(lambda x: x[number : number + 1], results)
 
 
+_COMPILED = '/jax/core/compile/backend_compile_duration'
+
+
+@contextlib.contextmanager
+def _compilations():
+  """Counts what is compiled inside the block."""
+  compiled = []
+
+  def listen(event: str, duration_secs: float, **unused_details: Any) -> None:
+    del duration_secs
+    if event == _COMPILED:
+      compiled.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield compiled
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def _counted(case):
+  """The case, and how often its functions of an algorithm are traced."""
+  traced = {'round': 0, 'view': 0}
+
+  def counted(name, function):
+    def call(*args):
+      traced[name] += 1
+      return function(*args)
+
+    return call
+
+  def make(federation, settings):
+    algorithm = case.make_algorithm(federation, settings)
+    return algorithm._replace(
+      round=counted('round', algorithm.round),
+      view=counted('view', algorithm.view),
+    )
+
+  return dataclasses.replace(case, make_algorithm=make), traced
+
+
 class MappedSeedsTest(ToyTestCase):
+  """Runs one after the other on a device, or at once on two.
+
+  Attributes:
+    single: Compiled for one run.
+    singles: What it found, by seed.
+    mapped: Compiled for all seeds on one device.
+    traced: How often its case's functions were traced.
+    built: How many programs were compiled for it.
+  """
+
   DEVICES = 8
+  single: program.Program
   singles: list[dict[str, Any]]
-  programs: dict[int, program.Program]
+  mapped: program.Program
+  traced: dict[str, int]
+  built: int
 
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    single = program.Program(_case(toy_config(), SEEDS[:1]), 2, 'low')
-    cls.singles = [_run(single)]
+    cls.single = program.Program(_case(toy_config(), SEEDS[:1]), 2, 'low')
+    cls.singles = [_run(cls.single)]
     for seed in SEEDS[1:]:
       # The same compiled functions with other runs.
-      single.set_runs(_case(toy_config(), [seed]).runs)
-      cls.singles.append(_run(single))
-    cls.programs = {}
-    for number in range(1, min(3, jax.device_count()) + 1):
-      with on_devices(number):
-        cls.programs[number] = program.Program(_case(toy_config()), 2, 'low')
+      cls.single.set_runs(_case(toy_config(), [seed]).runs)
+      cls.singles.append(_run(cls.single))
+    case, cls.traced = _counted(_case(toy_config()))
+    with on_devices(1):
+      cls.mapped = program.Program(case, 2, 'low')
+    with _compilations() as programs:
+      cls.mapped.compile()
+    cls.built = len(programs)
 
   def test_seeds_differ(self):
     losses = [single['rounds']['loss_sum'].sum() for single in self.singles]
     self.assertLen(set(losses), len(SEEDS))
 
-  @parameterized.parameters(1, 2, 3)
-  def test_mapped_seeds_are_single_runs(self, num_devices):
-    # On two devices the third run is padded by a copy of it.
-    testing.need_devices(num_devices)
-    mapped = _run(self.programs[num_devices])
-    self.assertEqual(mapped['rounds']['loss_sum'].shape[:2], (len(SEEDS), 5))
+  def check_singles(self, compiled):
+    found = _run(compiled)
+    self.assertEqual(found['rounds']['loss_sum'].shape[:2], (len(SEEDS), 5))
     for number, single in enumerate(self.singles):
-      testing.assert_trees_close(_of_run(mapped, number), single)
+      testing.assert_trees_close(_of_run(found, number), single)
+
+  def test_mapped_seeds_are_single_runs(self):
+    self.check_singles(self.mapped)
+
+  def test_a_case_is_traced_and_compiled_once(self):
+    # Initialisation, rounds, and an evaluation: models, what they answer under
+    # two views, and the summary.
+    self.assertEqual(self.built, 6)
+    seconds = self.mapped.compile_seconds
+    self.assertGreater(seconds, 0)
+    runs = _case(toy_config()).runs
+    _run(self.mapped)  # Two intervals of two rounds and a last short one.
+    self.mapped.set_runs(_case(toy_config(), [7, 8, 9]).runs)
+    with _compilations() as programs:
+      _run(self.mapped, (1, 2))
+    self.assertEmpty(programs)
+    self.mapped.set_runs(runs)
+    # The models of clients, and those on common examples.
+    self.assertEqual(self.traced, {'round': 1, 'view': 2})
+    self.assertEqual(self.mapped.compile_seconds, seconds)
+
+  def test_where_models_do_not_fit_an_evaluation_is_one_program(self):
+    self.assertNotIn('evaluate', self.single._compiled)
+    whole = program.Program(_case(toy_config(), SEEDS[:1]), 2, 'low')
+    with mock.patch.object(execution, 'memory_budget', return_value=0):
+      whole.compile()
+    self.assertIn('evaluate', whole._compiled)
+    testing.assert_trees_close(_run(whole), self.singles[0], 1e-5, 1e-6)
+
+  def test_runs_that_have_ended_stay_as_they_are(self):
+    compiled = self.mapped
+    plain, metrics = compiled.run_rounds(compiled.init(), 2)
+    plain = compiled.host_state(plain)
+    going = np.array([True, False, True])
+    state = compiled.init()
+    start = compiled.host_state(state)
+    state, found = compiled.run_rounds(state, 2, going)
+    state = compiled.host_state(state)
+    for run, expected in ((0, plain), (1, start), (2, plain)):
+      testing.assert_trees_equal(_of_run(state, run), _of_run(expected, run))
+    for run in (0, 2):
+      testing.assert_trees_equal(_of_run(found, run), _of_run(metrics, run))
+    self.assertFalse(found['steps'][1].any())
 
   def test_tasks_may_have_devices_of_their_own(self):
-    # Two runs at a time, two devices for tasks, two for clients.
+    # Two runs at a time, the third one beside a copy of it; two devices for
+    # tasks, two for clients.
     testing.need_devices(8)
     config = toy_config({'execution.task_devices': 2})
     compiled = program.Program(_case(config), 2, 'low')
     self.assertEqual(
       dict(compiled._mesh.shape), {'run': 2, 'task': 2, 'client': 2}
     )
-    found = _run(compiled)
-    for number, single in enumerate(self.singles):
-      testing.assert_trees_close(_of_run(found, number), single)
+    self.check_singles(compiled)
 
   @parameterized.parameters(
     ({'task_devices': 3}, 'divide the 8 devices'),
@@ -204,21 +300,19 @@ class MappedSeedsTest(ToyTestCase):
       _case(toy_config(fields))
 
   def test_runs_are_mapped_at_once_where_that_is_faster(self):
+    """On two devices if there are; states then move to one device."""
     case = _case(toy_config())
     with (
       mock.patch.object(jax, 'default_backend', return_value='gpu'),
-      on_devices(1),
+      on_devices(2),
     ):
-      found = _run(program.Program(case, 2, 'low'))
-    for number, single in enumerate(self.singles):
-      testing.assert_trees_close(_of_run(found, number), single)
-
-  def test_states_move_between_numbers_of_devices(self):
-    testing.need_devices(2)
-    first, second = self.programs[2], self.programs[1]
+      first = program.Program(case, 2, 'low')
+      first.compile()
+    self.check_singles(first)
     state, _ = first.run_rounds(first.init(), 2)
     saved = first.host_state(state)
     self.assertLen(saved.round, len(SEEDS))
+    second = self.mapped
     state = second.device_state(saved)
     for number in (2, 1):
       state, _ = second.run_rounds(state, number)
@@ -243,7 +337,7 @@ _VALUES: dict[str, tuple[float, float]] = {
   },
   'balancing.rate': (0.025, 0.5),
   'balancing.temperature': (2.0, 0.2),
-  'balancing.alpha': (1.5, 90.0),
+  'balancing.alpha': (1.5, 0.1),
   'balancing.decay': (0.001, 30.0),
   'balancing.c': (0.5, 0.1),
   'client.decay': (1.0, 0.5),
@@ -301,25 +395,39 @@ _OWN = {
 }
 
 
-class GoingTest(ToyTestCase):
-  def test_runs_that_have_ended_stay_as_they_are(self):
-    compiled = program.Program(_case(toy_config(), SEEDS), 3, 'low')
-    plain, metrics = compiled.run_rounds(compiled.init(), 2)
-    plain = compiled.host_state(plain)
-    going = np.array([True, False, True])
-    state = compiled.init()
-    start = compiled.host_state(state)
-    state, found = compiled.run_rounds(state, 2, going)
-    state = compiled.host_state(state)
-    for run, expected in ((0, plain), (1, start), (2, plain)):
-      testing.assert_trees_equal(_of_run(state, run), _of_run(expected, run))
-    for run in (0, 2):
-      testing.assert_trees_equal(_of_run(found, run), _of_run(metrics, run))
-    self.assertFalse(found['steps'][1].any())
+# Its settings act in rounds and in what predicts.
+_WHOLE = 'per_fedavg'
+
+
+def _outcome(case, run):
+  """What all rounds of a run measure, and the models that they lead to."""
+  train, test = (
+    dataclasses.replace(data, partition=partition)
+    for data, partition in (
+      (case.data, run.train),
+      (case.test_data, run.test),
+    )
+  )
+  algorithm = case.make_algorithm(case.federation, run.settings)
+  state, rounds = jax.lax.scan(
+    lambda state, _: algorithm.round(state, train),
+    algorithm.init(run.key, train),
+    length=5,
+  )
+  evaluate = evaluation.evaluator(
+    case.test_federation,
+    case.make_algorithm(case.test_federation, run.settings),
+    case.execution,
+    program.CLIENT_AXIS,
+  )
+  return {'rounds': rounds, 'end': evaluate.models(state, test)}
 
 
 class MappedSettingsTest(ToyTestCase):
-  """A mapped value acts as the same value in the config."""
+  """A mapped value acts as the same value in the config.
+
+  The mapped runs and the one with values in the config are compiled as one.
+  """
 
   @parameterized.named_parameters(
     ('of_all', 'multi_task_fl', _OF_ALL),
@@ -351,23 +459,38 @@ class MappedSettingsTest(ToyTestCase):
     config = toy_config(
       {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
     )
-    mapped = _run(program.Program(_case(config, [3], points, name), 2, 'low'))
-    start = jax.tree.leaves(_of_run(mapped['test'], 0))
+    mapped = _case(config, [3], points, name)
+    for field, value in other.items():
+      config_lib.set_field(config, field, value)
+    found, alone = self.outcomes(name, mapped, _case(config, [3], name=name))
+    start = jax.tree.leaves(_of_run(found['end'], 0))
     for number, field in enumerate(fields, start=1):
-      found = jax.tree.leaves(_of_run(mapped['test'], number))
-      same = [np.array_equal(x, y) for x, y in zip(found, start, strict=True)]
+      models = jax.tree.leaves(_of_run(found['end'], number))
+      same = [np.array_equal(x, y) for x, y in zip(models, start, strict=True)]
       self.assertFalse(
         all(same),
         f'{field} changes nothing while the others have their first values: as '
         f'a mapped value, or {values[field]} are too near.',
       )
-    for field, value in other.items():
-      config_lib.set_field(config, field, value)
-    alone = _run(program.Program(_case(config, [3], name=name), 2, 'low'))
-    for part in ('rounds', 'validation', 'test'):
-      testing.assert_trees_close(
-        _of_run(mapped[part], len(points) - 1), alone[part], rtol=1e-4
-      )
+    testing.assert_trees_close(
+      _of_run(found, len(points) - 1), alone, rtol=1e-4
+    )
+
+  def outcomes(self, name, *given):
+    """Metrics of rounds, and the last models or what they answer, by case."""
+    if name == _WHOLE:
+      found = [_run(program.Program(case, 2, 'low')) for case in given]
+      return [
+        {'rounds': x['rounds'], 'end': (x['validation'], x['test'])}
+        for x in found
+      ]
+    together = lambda runs: [
+      jax.lax.map(functools.partial(_outcome, case), of_case)
+      for case, of_case in zip(given, runs, strict=True)
+    ]
+    mesh = execution.mesh({program.CLIENT_AXIS: 1}, jax.local_devices())
+    compiled = testing.jit(execution.over_devices(together, mesh))
+    return jax.device_get(compiled([case.runs for case in given]))
 
   def test_every_mapped_field_has_values_here(self):
     self.assertCountEqual(
@@ -386,26 +509,6 @@ class MappedSettingsTest(ToyTestCase):
     rows = runs.train.train.index
     np.testing.assert_array_equal(rows[:3], rows[3:])
     self.assertFalse(np.array_equal(rows[0], rows[1]))
-
-
-_COMPILED = '/jax/core/compile/backend_compile_duration'
-
-
-@contextlib.contextmanager
-def _compilations():
-  """Counts what is compiled inside the block."""
-  compiled = []
-
-  def listen(event: str, duration_secs: float, **unused_details: Any) -> None:
-    del duration_secs
-    if event == _COMPILED:
-      compiled.append(event)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    yield compiled
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 class PrecisionTest(absltest.TestCase):
@@ -446,18 +549,7 @@ class PrecisionTest(absltest.TestCase):
 
 
 class StagesTest(ToyTestCase):
-  """An evaluation is several programs, which cases share, or a single one."""
-
-  def test_where_models_do_not_fit_it_is_one_program_with_the_same_values(self):
-    case = _case(toy_config({'model.hidden': (3,)}), SEEDS[:1])
-    compiled = [program.Program(case, 2, 'low') for _ in range(2)]
-    with mock.patch.object(execution, 'memory_budget', return_value=0):
-      compiled[0].compile()
-    self.assertIn('evaluate', compiled[0]._compiled)
-    compiled[1].compile()
-    self.assertNotIn('evaluate', compiled[1]._compiled)
-    found = [each.evaluate(each.init(), 'test') for each in compiled]
-    testing.assert_trees_close(*found, 1e-5, 1e-6)
+  """Cases share programs of evaluations, and the examples."""
 
   def test_only_rounds_and_models_depend_on_the_case(self):
     texts = []
@@ -474,47 +566,6 @@ class StagesTest(ToyTestCase):
     one, other = (program.Program(case, 2) for _ in range(2))
     self.assertIs(*(x._examples[0].features for x in (one, other)))
     self.assertIs(*(x.features for x in one._examples))
-
-
-class CompilationsTest(ToyTestCase):
-  def test_a_case_is_traced_and_compiled_once(self):
-    traced = {'round': 0, 'view': 0}
-
-    def counted(name, function):
-      def call(*args):
-        traced[name] += 1
-        return function(*args)
-
-      return call
-
-    case = _case(toy_config())
-    make = case.make_algorithm
-
-    def make_counted(federation, settings):
-      algorithm = make(federation, settings)
-      return algorithm._replace(
-        round=counted('round', algorithm.round),
-        view=counted('view', algorithm.view),
-      )
-
-    compiled = program.Program(
-      dataclasses.replace(case, make_algorithm=make_counted), 2, 'low'
-    )
-    with _compilations() as programs:
-      compiled.compile()
-      # Initialisation, rounds, and an evaluation: models, what they answer
-      # under two views, and the summary.
-      self.assertLen(programs, 6)
-      seconds = compiled.compile_seconds
-      _run(compiled)  # Two intervals of two rounds and a last short one.
-      compiled.set_runs(_case(toy_config(), [7, 8, 9]).runs)
-      again = len(programs)
-      _run(compiled, (1, 2))
-    self.assertLen(programs, again)
-    # The models of clients, and those on common examples.
-    self.assertEqual(traced, {'round': 1, 'view': 2})
-    self.assertGreater(seconds, 0)
-    self.assertEqual(compiled.compile_seconds, seconds)
 
 
 if __name__ == '__main__':

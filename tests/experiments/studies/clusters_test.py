@@ -1,5 +1,6 @@
 """Algorithms that add a layer type, from the config to the record."""
 
+import dataclasses
 import pathlib
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from experiments.building import federating
 from experiments.configuration import cases
 from experiments.studies import models_of_runs
 from experiments.studies import train
+from fmtl_jax import execution
+from fmtl_jax import testing
 from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
@@ -138,11 +141,21 @@ class ClustersTest(program_test.ToyTestCase):
     case = build.build(
       name, cases.resolve(name, config, {}), program_test.toy_source(), [0]
     )
-    compiled = program.Program(case, 2, 'low')
-    start = compiled.init()
-    before = jax.device_get(start.params)
-    state, _ = compiled.run_rounds(start, 2)
-    jax.tree.map(np.testing.assert_array_equal, state.params, before)
+    algorithm = case.make_algorithm(case.federation, {})
+    run = jax.tree.map(lambda x: x[0], case.runs)
+    data = dataclasses.replace(case.data, partition=run.train)
+
+    def two_rounds(key):
+      start = algorithm.init(key, data)
+      state = algorithm.round(algorithm.round(start, data)[0], data)[0]
+      return start.params, state.params, start.round, state.round
+
+    mesh = execution.mesh({program.CLIENT_AXIS: 1}, jax.local_devices())
+    before, after, *rounds = testing.jit(
+      execution.over_devices(two_rounds, mesh)
+    )(run.key)
+    testing.assert_trees_equal(after, before)
+    self.assertEqual(list(map(int, rounds)), [0, 2])
 
 
 if __name__ == '__main__':

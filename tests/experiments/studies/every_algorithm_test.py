@@ -1,7 +1,7 @@
 """Smoke test: every algorithm runs by its name, from data to results.
 
-Those that have a label rule alone are built by their names in `configs_test`;
-what they run is that of the others.
+Others do so in `configs_test`. Those that have a label rule alone are built
+there; what they run is that of the others.
 """
 
 import pathlib
@@ -13,31 +13,45 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from configs import compare
 from configs import digits
+from configs import har
+from configs import unseen
 from experiments.reporting import reports
 from experiments.studies import train
 from fmtl_jax import algorithms
+from fmtl_jax import execution
 from fmtl_jax import testing
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import program_test
+from tests.experiments.studies import clusters_test
 
 
-class EveryAlgorithmTest(parameterized.TestCase):
+# Smoke runs of configs run these by their names, and tests of clusters.
+ELSEWHERE = {
+  name
+  for module in (compare, digits, har, unseen)
+  for name in module.get_config('smoke').cases
+} | {*clusters_test.CONFIG['cases']}
+
+
+class EveryAlgorithmTest(program_test.ToyTestCase):
   @parameterized.named_parameters(
     (name, name)
     for name in algorithms.ALGORITHMS
-    if name not in testing.OTHER_LABELS
+    if name not in (*testing.OTHER_LABELS, *ELSEWHERE)
   )
-  def test_it_runs_on_digits(self, name):
-    config = digits.get_config('smoke')
-    config.algorithm.name = name
-    config.run.rounds = 2
-    config.run.seeds = 1
-    config.execution.compile_effort = 'low'
-    self.enterContext(program_test.on_devices(1))
+  def test_it_runs_to_its_results(self, name):
+    config = program_test.toy_config(
+      {'algorithm.name': name, 'run.rounds': 2, 'run.seeds': 1}
+    )
     # They are the same for all, and take as long as the rest.
     self.enterContext(mock.patch.object(reports, 'write_figures'))
+    # An evaluation is one program.
+    self.enterContext(
+      mock.patch.object(execution, 'memory_budget', return_value=0)
+    )
     folder = self.enterContext(tempfile.TemporaryDirectory())
     results = train.train_and_evaluate(config, pathlib.Path(folder) / 'run')
     accuracy = [

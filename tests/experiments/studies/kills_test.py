@@ -66,12 +66,16 @@ import json, os, signal, sys, tempfile, threading
 import jax, sklearn.datasets, tensorboardX, matplotlib.pyplot
 from experiments import main
 from experiments.console import programs
+from experiments.reporting import drawing
 from experiments.reporting import figures
 from fmtl_jax.running import program
 from experiments.studies import case_runs
 from experiments.studies import train
+from fmtl_jax import execution
 from tests.experiments import commands
 
+drawing.DOTS_PER_INCH = 25  # Figures are drawn often, and not looked at.
+execution.memory_budget = lambda: 0  # Evaluations are one program.
 CHANGES = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir')
 
 def kill():
