@@ -19,33 +19,56 @@ WEIGHING = ('fixed', 'uncertainty', 'dwa', 'gradnorm', 'fedgradnorm', 'famo')
 SURGERY = ('pcgrad', 'cagrad', 'mgda')
 
 
+# All gradients are trees of so many numbers, filled up with zeros, so that a
+# method has one program for each number of tasks.
+WIDTH = 7
+
+
 @functools.cache
-def _method(name, settings=()):
-  balancer = balancing.METHODS[name](**dict(settings))
-  return balancer, testing.jit(functools.partial(balancing.combine, balancer))
+def _combine(name):
+  """A method, jitted; numbers among its settings are data."""
+
+  @testing.jit
+  def combine(settings, *args):
+    return balancing.combine(balancing.METHODS[name](**settings), *args)
+
+  return combine
+
+
+def _as_tree(gradients):
+  """The tree of `[n, d]` gradients."""
+  flat = np.zeros((len(gradients), WIDTH), np.float32)
+  flat[:, : np.shape(gradients)[1]] = gradients
+  return {'a': flat[:, :4].reshape(-1, 2, 2), 'b': flat[:, 4:]}
 
 
 def _call(name, gradients, losses=None, *, state=None, seed=0, **more):
   """Combines `[n, ...]` gradients; everybody is active by default."""
-  settings = tuple(more.pop('settings', {}).items())
-  balancer, combine = _method(name, settings)
-  if isinstance(gradients, list):
-    gradients = np.array(gradients)
-  gradients = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients)
-  n = len(jax.tree.leaves(gradients)[0])
-  return combine(
-    balancer.init(n) if state is None else state,
+  settings = {k: np.float32(v) for k, v in more.get('settings', {}).items()}
+  is_tree = isinstance(gradients, dict)
+  tree = gradients if is_tree else _as_tree(gradients)
+  tree = jax.tree.map(np.float32, tree)
+  n = len(tree['a'])
+  found = _combine(name)(
+    settings,
+    balancing.METHODS[name]().init(n) if state is None else state,
     jax.random.key(seed),
-    gradients,
-    jnp.ones(n) if losses is None else jnp.asarray(losses, jnp.float32),
-    jnp.asarray(more.get('active', np.ones(n, bool))),
-    jnp.asarray(more.get('weights', np.ones(n)), jnp.float32),
+    tree,
+    np.ones(n, np.float32) if losses is None else np.float32(losses),
+    np.array(more.get('active', np.ones(n, bool))),
+    np.float32(more.get('weights', np.ones(n))),
   )
+  found = jax.tree.map(np.asarray, found)
+  if is_tree:
+    return found
+  direction = found.direction
+  flat = np.concatenate([direction['a'].ravel(), direction['b']])
+  return found._replace(direction=flat[: np.shape(gradients)[1]])
 
 
 def _calls(name, gradients, losses, **more):
   """Combines the same gradients with one list of losses after the other."""
-  balancer, _ = _method(name, tuple(more.get('settings', {}).items()))
+  balancer = balancing.METHODS[name]()
   state, found = None, []
   for of_step in losses:
     found.append(_call(name, gradients, of_step, state=state, **more))
@@ -95,7 +118,7 @@ class ScaleTest(parameterized.TestCase):
     """Whatever it holds, the others are balanced as if it were not there."""
     gradients, losses = self._random(4), np.array([1.0, 2.0, 0.5, 3.0])
     others = np.array([0, 1, 3])
-    balancer, _ = _method(name)
+    balancer = balancing.METHODS[name]()
     used = _calls(name, gradients, [losses, losses[::-1], losses])[-1]
     state = balancer.end_round(used.state)
     before = jax.tree.map(np.asarray, state)
@@ -104,7 +127,7 @@ class ScaleTest(parameterized.TestCase):
       name,
       jax.tree.map(lambda x: x[others], gradients),
       losses[others],
-      state=jax.tree.map(lambda x: x[others], state),
+      state=jax.tree.map(lambda x: np.asarray(x)[others], state),
       weights=weights[others],
     )
     for garbage in (np.nan, np.inf):
@@ -230,7 +253,7 @@ class WeighingTest(parameterized.TestCase):
       )
 
   def test_dwa_takes_the_mean_over_the_steps_of_a_round(self):
-    balancer, _ = _method('dwa')
+    balancer = balancing.METHODS['dwa']()
     state = None
     for losses in ([1.0, 1.0], [3.0, 5.0]):
       state = _call('dwa', self.GRADIENTS, losses, state=state).state
@@ -370,7 +393,7 @@ class SurgeryTest(parameterized.TestCase):
   @parameterized.parameters(0, 1, 2, 3)
   def test_mgda_improves_every_task_as_much_as_its_own_length(self, seed):
     """Optimality: g_i . d >= |d|^2 for all i."""
-    gradients = np.random.default_rng(seed).normal(size=(5, 8))
+    gradients = np.random.default_rng(seed).normal(size=(5, WIDTH))
     found = np.asarray(
       _call('mgda', gradients, weights=np.full(5, 0.2)).direction
     )
@@ -468,6 +491,29 @@ class NonFiniteTest(parameterized.TestCase):
     )
 
 
+@functools.cache
+def _directions(name):
+  """Those of many problems of as many tasks, one after the other: jitted.
+
+  Mapped at once, they would all take as many steps as the longest one.
+  """
+
+  @testing.jit
+  def directions(gradients, weights, settings):
+    balancer = balancing.METHODS[name](**settings)
+    ones = jnp.ones(len(weights))
+
+    def one(gradients):
+      key = jax.random.key(0)
+      return balancing.combine(
+        balancer, (), key, gradients, ones, ones > 0, weights
+      ).direction
+
+    return jax.lax.map(one, gradients)
+
+  return directions
+
+
 class ConflictTest(parameterized.TestCase):
   """Gradients that cancel, as far as float32 can say."""
 
@@ -482,17 +528,8 @@ class ConflictTest(parameterized.TestCase):
     gradients[250:, -1] = opposite[250:]  # Their sum is `far`.
     gradients[500:] *= 10.0 ** rng.uniform(-6, 6, size=(250, 1, 1))
     gradients = gradients.astype(np.float32)
-    ones, balancer = jnp.ones(n), balancing.cagrad(c)
-
-    @testing.jit
-    @jax.vmap
-    def direction(gradients):
-      key = jax.random.key(0)
-      return balancing.combine(
-        balancer, (), key, gradients, ones, ones > 0, ones
-      ).direction
-
-    found = np.asarray(direction(gradients), np.float64) * (1 + c)
+    directions = _directions('cagrad')(gradients, np.ones(n), {'c': c})
+    found = np.asarray(directions, np.float64) * (1 + c)
     total = gradients.astype(np.float64).sum(1)
     distance = np.linalg.norm(found - total, axis=1)
     radius = c * np.linalg.norm(total, axis=1)
@@ -518,17 +555,7 @@ class ConflictTest(parameterized.TestCase):
           gradients *= 10.0 ** rng.uniform(-2, 0, size=(n, 1))
         problems.append(np.pad(gradients, ((0, 0), (0, 2 * n - dimension))))
     problems = np.stack(problems)
-    ones, balancer = jnp.ones(n), balancing.mgda()
-
-    @testing.jit
-    @jax.vmap
-    def direction(gradients):
-      key = jax.random.key(0)
-      return balancing.combine(
-        balancer, (), key, gradients, ones, ones > 0, ones / n
-      ).direction
-
-    found = direction(jnp.asarray(problems, jnp.float32))
+    found = _directions('mgda')(np.float32(problems), np.ones(n) / n, {})
     longest = np.linalg.norm(problems, axis=2).max(1)
     shortest = np.array([_shortest(gradients) for gradients in problems])
     excess = np.linalg.norm(np.asarray(found, np.float64), axis=1) - shortest

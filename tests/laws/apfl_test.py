@@ -76,8 +76,7 @@ class Apfl(naive.Federation):
 
 
 class ApflTest(parameterized.TestCase):
-  @parameterized.parameters((0.25, False), (0.6, True))
-  def test_rounds_are_those_of_the_paper(self, alpha, adapt):
+  def test_rounds_are_those_of_the_paper(self):
     state = cases.compare(
       ('common', 'common'),
       testing.toy_data(7, 3),
@@ -86,14 +85,12 @@ class ApflTest(parameterized.TestCase):
       rounds=3,
       build=apfl.apfl,
       reference=Apfl,
-      own={'alpha': alpha, 'adapt': adapt},
+      own={'alpha': 0.25, 'adapt': False},
     )
-    moved = np.abs(np.asarray(state.clients.alpha) - alpha).max()
-    self.assertEqual(bool(moved > 1e-4), adapt)
+    np.testing.assert_array_equal(state.clients.alpha, np.float32([0.25] * 7))
 
-  @parameterized.parameters(False, True)
-  def test_any_layer_types_and_several_tasks_for_each_client(self, adapt):
-    cases.compare(
+  def test_any_layer_types_and_several_tasks_for_each_client(self):
+    state = cases.compare(
       ('common', 'task', 'personal'),
       testing.toy_data(5, 3, 2, missing=0.4),
       local=cases.Local(batch_size=3),
@@ -101,8 +98,10 @@ class ApflTest(parameterized.TestCase):
       rounds=4,
       build=apfl.apfl,
       reference=Apfl,
-      own={'alpha': 0.5, 'adapt': adapt},
+      own={'alpha': 0.6, 'adapt': True},
     )
+    moved = np.abs(np.asarray(state.clients.alpha) - 0.6).max()
+    self.assertGreater(moved, 1e-4)
 
   def test_without_a_share_of_the_own_model_it_is_fedavg(self):
     federation, data = testing.toy_federation(('common', 'task', 'personal'))

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ class Local:
 
 def rows(tree: Tree, index: Any) -> Tree:
   """Takes the rows of some owners."""
-  return jax.tree.map(lambda leaf: leaf[index], tree)
+  return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
 
 
 def leaf_types(
@@ -221,7 +222,8 @@ def drawn(
       length = -(-max_size // batch_size) * batch_size
       found = []
       for key in keys:
-        found.append([int(i) for i in _shuffle(key, size, length)[:size]])
+        order = np.asarray(_shuffle(key, size, length))
+        found.append(order[:size].tolist())
         assert sorted(found[-1]) == list(range(size))
       return found
 
@@ -344,15 +346,12 @@ def compare(
     clients_per_task=counts,
     **own,
   )
-  if build is None:
-    state = start(algorithm, data)
-  else:
-    state = testing.jit(algorithm.init)(jax.random.key(1), data)
-  expected = to_float64(state.params)
-  round_fn = testing.jit(algorithm.round)
+  first = start(algorithm, data) if build is None else None
+  found = run(algorithm, data, rounds, first, 1, views=build is not None)
+  expected = to_float64(found.start.params)
   for number in range(rounds):
     cohort = drawn(
-      state,
+      dataclasses.replace(found.start, round=jnp.int32(number)),
       data,
       federation,
       counts,
@@ -368,16 +367,16 @@ def compare(
       ).all()
       cohort = [member for member in cohort if sound(member)]
     expected = naive_rounds.round(expected, cohort, number)
-    state, _ = round_fn(state, data)
+  state = found.state
   testing.assert_trees_close(to_float64(state.params), expected, rtol, atol)
   if build is not None:
-    _compare_views(algorithm, state, data, naive_rounds, expected, rtol, atol)
+    _compare_views(found.views, naive_rounds, expected, rtol, atol)
   return state
 
 
-def _compare_views(algorithm, state, data, naive_rounds, params, rtol, atol):
+def _compare_views(views, naive_rounds, params, rtol, atol):
   """Compares the models with which all clients predict."""
-  found = to_float64(views_of(algorithm, state, data))
+  found = to_float64(views)
   for number, client in enumerate(naive_rounds.clients):
     expected = naive_rounds.personal(params, number)
     for slot, task in enumerate(client.tasks):
@@ -440,7 +439,8 @@ def named(
     local: Local training.
     own: Settings of the algorithm's own.
     normalization: Of the network.
-    dtype: Of parameters and what the network computes; by default float32.
+    dtype: Of parameters and what the network computes, perhaps one for each
+      layer; by default float32.
     compute: In what the network computes, see `Federation.create`.
     **settings: Of `RoundSettings`.
 
@@ -458,9 +458,17 @@ def named(
   layers = [stage for stage, _ in model.stages]
   if dtype is not None:
     plain = model
+    by_layer = (
+      dtype if isinstance(dtype, dict) else dict.fromkeys(layers, dtype)
+    )
     model = model._replace(
-      init=lambda key: optax.tree.cast(plain.init(key), dtype),
-      apply=lambda params, x: plain.apply(params, x.astype(dtype)),
+      init=lambda key: {
+        layer: optax.tree.cast(leaves, by_layer[layer])
+        for layer, leaves in plain.init(key).items()
+      },
+      apply=lambda params, x: plain.apply(
+        params, x.astype(by_layer[layers[0]])
+      ),
     )
   rules = [
     *(entry.leaf_rules() if normalization != 'none' else ()),
@@ -540,12 +548,61 @@ def views_of(
   algorithm: algorithm_lib.Algorithm, state: algorithm_lib.State, data
 ) -> Tree:
   """The parameters `[M, ...]` with which all clients predict."""
+  return testing.jit(functools.partial(_views, algorithm))(state, data)
 
-  def views(state, data):
-    view_fn = lambda client: algorithm.view(state, data, client, None)
-    return jax.vmap(view_fn)(cohorts.everyone(data))
 
-  return testing.jit(views)(state, data)
+def _views(algorithm, state, data):
+  view_fn = lambda client: algorithm.view(state, data, client, None)
+  return jax.vmap(view_fn)(cohorts.everyone(data))
+
+
+class Run(NamedTuple):
+  """Some rounds.
+
+  Attributes:
+    start: The state before them.
+    state: The state after them.
+    metrics: Of all rounds, `[rounds, ...]`.
+    views: The clients' views after them, `[M, ...]`, None if not asked for.
+  """
+
+  start: algorithm_lib.State
+  state: algorithm_lib.State
+  metrics: algorithm_lib.Metrics
+  views: Tree
+
+
+def run(
+  algorithm: algorithm_lib.Algorithm,
+  data: dataset_lib.FederatedDataset,
+  rounds: int = 1,
+  start: algorithm_lib.State | None = None,
+  seed: int = 0,
+  views: bool = False,
+) -> Run:
+  """Runs the start, some rounds and the views after them as one program.
+
+  Args:
+    algorithm: Whose rounds they are.
+    data: To train on.
+    rounds: How many.
+    start: By default as the algorithm starts.
+    seed: Of that start.
+    views: Whether to look at the clients' views.
+  """
+  first = jax.random.key(seed) if start is None else start
+  run_all = functools.partial(_run, algorithm, rounds, views)
+  return testing.jit(run_all)(first, data)
+
+
+def _run(algorithm, rounds, views, start, data):
+  """A run from a state, or from a key."""
+  if not isinstance(start, algorithm_lib.State):
+    start = algorithm.init(start, data)
+  step = lambda state, _: algorithm.round(state, data)
+  state, metrics = jax.lax.scan(step, start, length=rounds)
+  found = _views(algorithm, state, data) if views else None
+  return Run(start, state, metrics, found)
 
 
 def train(
@@ -571,11 +628,37 @@ def train(
   algorithm = build(
     federation, local, round_settings.RoundSettings(**settings), **(own or {})
   )
-  state = testing.jit(algorithm.init)(jax.random.key(0), data)
-  round_fn = testing.jit(algorithm.round)
-  for _ in range(rounds):
-    state, _ = round_fn(state, data)
-  return state, views_of(algorithm, state, data)
+  found = run(algorithm, data, rounds, views=True)
+  return found.state, found.views
+
+
+def train_each(
+  build: Callable[..., algorithm_lib.Algorithm],
+  federation: federation_lib.Federation,
+  data: dataset_lib.FederatedDataset,
+  local: local_optimizers.LocalSgd,
+  rounds: int,
+  owns: Sequence[Mapping[str, float]],
+  **settings: Any,
+) -> list[tuple[algorithm_lib.State, Tree]]:
+  """As `train` for each of some settings of the algorithm's own, all numbers.
+
+  They are traced, so that all have the same program.
+  """
+
+  @testing.jit
+  def run_all(key, data, own):
+    algorithm = build(
+      federation, local, round_settings.RoundSettings(**settings), **own
+    )
+    return _run(algorithm, rounds, True, key, data)
+
+  found = []
+  for own in owns:
+    own = {name: np.float32(value) for name, value in own.items()}
+    result = run_all(jax.random.key(0), data, own)
+    found.append((result.state, result.views))
+  return found
 
 
 def two_rounds(

@@ -9,7 +9,6 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
@@ -126,8 +125,7 @@ class Cfl(naive.Federation):
 
 class CflTest(parameterized.TestCase):
   @parameterized.parameters(
-    (('cluster', 'cluster'), 1, 'uniform', {}, [2, 3, 4, 5]),
-    (('common', 'cluster'), 1, 'examples', {'eps1': 0.3}, [1, 2, 2, 4]),
+    (('cluster', 'cluster'), 1, 'uniform', {'gamma': 0.63}, [2, 3, 4, 4]),
     (
       ('common', 'cluster'),
       1,
@@ -135,7 +133,6 @@ class CflTest(parameterized.TestCase):
       {'eps1': 0.3, 'eps2': 0.6},
       [1, 2, 2, 3],
     ),
-    (('cluster', 'cluster'), 1, 'examples', {'gamma': 0.63}, [2, 3, 4, 4]),
     (('cluster', 'task', 'personal'), 2, 'examples', {}, [2, 3, 4, 5]),
     (
       ('common', 'cluster', 'task'),
@@ -193,58 +190,57 @@ class CflTest(parameterized.TestCase):
     np.testing.assert_array_equal(part, member)
     self.assertEqual(across, 1)
 
-  @parameterized.parameters(
-    {'max_clusters': 1}, {'eps1': 0.0}, {'eps2': math.inf}, {'gamma': 1.0}
-  )
-  def test_it_is_fedavg_before_a_split(self, **own):
-    own = {**ALWAYS, 'max_clusters': 2, **own}
+  def test_it_is_fedavg_before_a_split(self):
     data = planted.toy_data(6, 3)
     local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
-    found = {}
-    for label, build in (
-      ('cluster', functools.partial(cfl.cfl, **own)),
-      ('common', multi_task_fl.multi_task_fl),
-    ):
+
+    def rounds(build, label, clusters, *owns):
       federation, _ = testing.toy_federation(
-        (label, label), data, **planted.owners(own['max_clusters'])
+        (label, label), data, **planted.owners(clusters)
       )
-      algorithm = build(federation, local, round_settings.RoundSettings())
-      state = testing.jit(algorithm.init)(jax.random.key(0), data)
-      round_fn = testing.jit(algorithm.round)
-      for _ in range(3):
-        state, _ = round_fn(state, data)
-      found[label] = state.params
-    testing.assert_trees_close(
-      jax.tree.map(lambda leaf: leaf[0], found['cluster']), found['common']
-    )
+      owns = owns or ({},)
+      return cases.train_each(build, federation, data, local, 3, owns)
+
+    [(expected, _)] = rounds(multi_task_fl.multi_task_fl, 'common', 2)
+    several = [
+      ALWAYS | {'gamma': 0.0} | own
+      for own in ({'eps1': 0.0}, {'eps2': math.inf}, {'gamma': 1.0})
+    ]
+    build = lambda most: functools.partial(cfl.cfl, max_clusters=most)
+    for state, _ in (
+      *rounds(build(1), 'cluster', 1, ALWAYS),
+      *rounds(build(2), 'cluster', 2, *several),
+    ):
+      testing.assert_trees_close(cases.rows(state.params, 0), expected.params)
 
   def test_planted_clusters_are_found_where_fedavg_fails(self):
     build = functools.partial(cfl.cfl, eps1=0.05, eps2=0.5, max_clusters=2)
-    accuracy, metrics, _ = planted.run(build)
+    [(accuracy, metrics, _)] = planted.runs(build)
     clusters = [of_round['cluster'] for of_round in metrics]
     self.assertLen(set(clusters[0].tolist()), 1)
     split = next(c for c in clusters if len(set(c.tolist())) > 1)
     self.assertTrue(planted.same_partition(split, planted.TRUTH), split)
     np.testing.assert_array_equal(clusters[-1], split)
     self.assertGreater(accuracy.min(), 0.9)
-    one_model, _, _ = planted.run(
-      multi_task_fl.multi_task_fl, types=('common',), count=0
-    )
-    self.assertLess(one_model.mean(), 0.7)
+    self.assertLess(planted.accuracy_of_one_model().mean(), 0.7)
 
   def test_the_order_of_clients_does_not_matter(self):
     order = np.array([3, 0, 5, 1, 7, 4, 2, 6])
     build = functools.partial(cfl.cfl, **ALWAYS, max_clusters=4)
-    settings = {'types': ('cluster', 'cluster'), 'count': 4, 'rounds': 3}
-    _, metrics, views = planted.run(build, **settings)
-    _, permuted, permuted_views = planted.run(build, order, **settings)
+    (_, metrics, views), (_, permuted, permuted_views) = planted.runs(
+      build,
+      (range(len(order)), order),
+      types=('cluster', 'cluster'),
+      count=4,
+      rounds=3,
+    )
     for first, second in zip(metrics, permuted, strict=True):
       self.assertTrue(
         planted.same_partition(first['cluster'][order], second['cluster'])
       )
     self.assertLen(set(metrics[-1]['cluster'].tolist()), 4)
     testing.assert_trees_close(
-      jax.tree.map(lambda leaf: leaf[order], views), permuted_views, 1e-4, 1e-5
+      cases.rows(views, order), permuted_views, 1e-4, 1e-5
     )
 
   def test_clients_may_be_on_the_host(self):
@@ -268,25 +264,28 @@ class CflTest(parameterized.TestCase):
       data,
       **planted.owners(4),
     )
-    late = []
-
-    def apply_participation(unused_participation, key, number, cohort, count):
-      del key, number, count
-      silent = jnp.isin(cohort.client, jnp.array(late or [-1]))
-      return cohorts.excluded(cohort, silent), {}
-
     algorithm = cfl.cfl(
       federation, testing.TO_THE_MEAN, **ALWAYS, max_clusters=4
     )
-    state = algorithm.init(jax.random.key(0), data)
-    with mock.patch.object(
-      participation, 'apply_participation', apply_participation
-    ):
-      state, _ = algorithm.round(state, data)
-      self.assertEqual(state.clients.cluster.tolist(), [0, 0, 1])
-      own = state.params['output']['bias'][1]
-      late.append(2)
-      state, _ = algorithm.round(state, data)
+
+    @testing.jit
+    def round_fn(state, late):
+      def apply_participation(unused_participation, key, number, cohort, count):
+        del key, number, count
+        silent = (cohort.client == 2) & late
+        return cohorts.excluded(cohort, silent), {}
+
+      with mock.patch.object(
+        participation, 'apply_participation', apply_participation
+      ):
+        return algorithm.round(state, data)
+
+    state, _ = round_fn(
+      testing.jit(algorithm.init)(jax.random.key(0), data), False
+    )
+    self.assertEqual(state.clients.cluster.tolist(), [0, 0, 1])
+    own = state.params['output']['bias'][1]
+    state, _ = round_fn(state, True)
     cluster = state.clients.cluster.tolist()
     self.assertEqual(cluster[2], 1)
     self.assertCountEqual(cluster[:2], [0, 2])

@@ -5,7 +5,6 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import testing
@@ -54,8 +53,7 @@ class Ditto(naive.Federation):
 
 
 class DittoTest(parameterized.TestCase):
-  @parameterized.parameters(0.0, 0.7)
-  def test_rounds_are_those_of_the_paper(self, lam):
+  def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'common'),
       testing.toy_data(7, 3),
@@ -64,7 +62,7 @@ class DittoTest(parameterized.TestCase):
       rounds=3,
       build=ditto.ditto,
       reference=Ditto,
-      own={'lam': lam, 'personal_epochs': 2},
+      own={'lam': 0.7, 'personal_epochs': 2},
     )
 
   def test_any_layer_types_and_several_tasks_for_each_client(self):
@@ -79,11 +77,10 @@ class DittoTest(parameterized.TestCase):
       own={'lam': 0.5, 'personal_epochs': 1},
     )
 
-  @parameterized.parameters(1, 2)
-  def test_the_shared_part_is_that_of_the_label_rule(self, num_slots):
+  def test_the_shared_part_is_that_of_the_label_rule(self):
     """Whatever the personal models do; exactly."""
     federation, data = testing.toy_federation(
-      ('common', 'task', 'personal'), testing.toy_data(5, 3, num_slots)
+      ('common', 'task', 'personal'), testing.toy_data(5, 3, 2)
     )
     found, _ = cases.train(
       ditto.ditto, federation, data, LOCAL, clients_per_task=1, own={'lam': 3.0}
@@ -116,7 +113,7 @@ class DittoTest(parameterized.TestCase):
         multi_task_fl.multi_task_fl, federation, data, local, rounds=2
       )
       _, found = cases.train(ditto.ditto, federation, data, local, own=own)
-      far = jnp.abs(
+      far = np.abs(
         found['layer_0']['kernel'] - sent.params['layer_0']['kernel']
       )
       distances.append(float(far.max()))
@@ -131,9 +128,7 @@ class DittoTest(parameterized.TestCase):
     state, found = cases.train(
       ditto.ditto, federation, data, LOCAL, rounds=1, own={'lam': 0.0}
     )
-    far = jnp.abs(
-      found['layer_0']['kernel'] - state.params['layer_0']['kernel']
-    )
+    far = np.abs(found['layer_0']['kernel'] - state.params['layer_0']['kernel'])
     self.assertTrue((far.max((1, 2)) > 1e-4).all())
 
   def test_who_takes_no_part_keeps_the_model(self):
@@ -141,8 +136,7 @@ class DittoTest(parameterized.TestCase):
     algorithm = ditto.ditto(
       federation, LOCAL, round_settings.RoundSettings(clients_per_task=1)
     )
-    start = testing.jit(algorithm.init)(jax.random.key(0), data)
-    state, metrics = testing.jit(algorithm.round)(start, data)
+    start, state, metrics, _ = cases.run(algorithm, data)
     moved = [
       bool(np.any(np.asarray(new) != np.asarray(old)))
       for new, old in zip(
@@ -151,7 +145,7 @@ class DittoTest(parameterized.TestCase):
         strict=True,
       )
     ]
-    drawn = set(np.asarray(metrics['client']).tolist())
+    drawn = set(metrics['client'][0].tolist())
     self.assertEqual(set(np.flatnonzero(moved).tolist()), drawn)
 
   @parameterized.parameters(

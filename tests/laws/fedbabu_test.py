@@ -48,7 +48,7 @@ class FedBabu(naive.FineTuned):
 class FedBabuTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     cases.compare(
-      ('common', ('personal', 'common'), 'personal'),
+      ('common', 'personal'),
       testing.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2, momentum=0.5),
       clients_per_task=(2, 1, 2),
@@ -58,10 +58,15 @@ class FedBabuTest(parameterized.TestCase):
       own={'finetune_epochs': 0},
     )
 
-  @parameterized.parameters(False, True)
-  def test_any_layer_types_and_several_tasks_for_each_client(self, head_only):
+  @parameterized.parameters(
+    (False, ('common', 'task', 'personal')),
+    (True, ('common', ('personal', 'common'), 'personal')),
+  )
+  def test_any_layer_types_and_several_tasks_for_each_client(
+    self, head_only, types
+  ):
     cases.compare(
-      ('common', 'task', 'personal'),
+      types,
       testing.toy_data(5, 3, 2, missing=0.4),
       clients_per_task=1,
       rounds=4,
@@ -76,10 +81,7 @@ class FedBabuTest(parameterized.TestCase):
       ('common', 'personal'), initialization=initialization
     )
     algorithm = fedbabu.fedbabu(federation, LOCAL)
-    start = algorithm.init(jax.random.key(0), data)
-    state, round_fn = start, testing.jit(algorithm.round)
-    for _ in range(3):
-      state, _ = round_fn(state, data)
+    start, state, *_ = cases.run(algorithm, data, 3)
     testing.assert_trees_equal(state.params['layer_1'], start.params['layer_1'])
     kernels = np.asarray(start.params['layer_1']['kernel'])[:, 0]
     self.assertEqual((kernels == kernels[0]).all(), initialization == 'shared')
@@ -91,19 +93,15 @@ class FedBabuTest(parameterized.TestCase):
   def test_rounds_are_fedavg_with_the_initial_head_as_a_constant(self):
     federation, data = testing.toy_federation(('common', 'personal'))
     algorithm = fedbabu.fedbabu(federation, LOCAL)
-    start = algorithm.init(jax.random.key(0), data)
-    head = jax.tree.map(lambda x: x[0, 0], start.params['layer_1'])
+    first = cases.run(algorithm, data, 2)
+    head = jax.tree.map(lambda x: x[0, 0], first.start.params['layer_1'])
     fixed, _ = testing.toy_federation(
       ('common', 'pretrained'), data, pretrained={'layer_1': head}
     )
-    states = []
-    for built in (algorithm, multi_task_fl.multi_task_fl(fixed, LOCAL)):
-      state = built.init(jax.random.key(0), data)
-      round_fn = testing.jit(built.round)
-      for _ in range(2):
-        state, _ = round_fn(state, data)
-      states.append(state.params['layer_0'])
-    testing.assert_trees_close(*states)
+    second = cases.run(multi_task_fl.multi_task_fl(fixed, LOCAL), data, 2)
+    testing.assert_trees_close(
+      *(found.state.params['layer_0'] for found in (first, second))
+    )
 
   @parameterized.parameters((0, False), (2, False), (2, True))
   def test_before_it_predicts_a_client_trains_its_head(self, epochs, head_only):
@@ -111,10 +109,14 @@ class FedBabuTest(parameterized.TestCase):
     algorithm = fedbabu.fedbabu(
       federation, LOCAL, finetune_epochs=epochs, finetune_head_only=head_only
     )
-    state = algorithm.init(jax.random.key(0), data)
-    client = cohorts.take(cohorts.everyone(data), 2)
-    received = federation.broadcast(state.params, client.index)
-    view = testing.jit(algorithm.view)(state, data, client, federation.frozen)
+
+    @testing.jit
+    def view_and_received(state, data):
+      client = cohorts.take(cohorts.everyone(data), 2)
+      view = algorithm.view(state, data, client, federation.frozen)
+      return view, federation.broadcast(state.params, client.index)
+
+    view, received = view_and_received(cases.start(algorithm, data), data)
     moved = {
       layer: not np.array_equal(view[layer]['kernel'], leaves['kernel'])
       for layer, leaves in received.items()

@@ -5,7 +5,6 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import testing
@@ -71,30 +70,18 @@ class Server:
     return changes
 
 
-def _rounds(algorithm, data, count):
-  """The state after some rounds, and the metrics of each."""
-  state = algorithm.init(jax.random.key(0), data)
-  round_fn = testing.jit(algorithm.round)
-  metrics = []
-  for _ in range(count):
-    state, found = round_fn(state, data)
-    metrics.append(found)
-  return state, metrics
-
-
 class FedDynTest(parameterized.TestCase):
-  @parameterized.parameters(('examples', 0.1), ('uniform', 0.5))
-  def test_rounds_are_those_of_the_paper(self, weighting, alpha):
+  def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'common'),
       testing.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2),
       clients_per_task=(2, 1, 2),
-      weighting={'common': weighting},
+      weighting={'common': 'uniform'},
       rounds=3,
       build=feddyn.feddyn,
       reference=FedDyn,
-      own={'alpha': alpha},
+      own={'alpha': 0.5},
     )
 
   @parameterized.named_parameters(
@@ -124,11 +111,10 @@ class FedDynTest(parameterized.TestCase):
       feddyn.feddyn(federation, local, settings, alpha=0.7),
       fedprox.fedprox(federation, local, settings, mu=0.7),
     ):
-      state = algorithm.init(jax.random.key(0), data)
-      new, metrics = testing.jit(algorithm.round)(state, data)
-      moved.append(jax.tree.map(jnp.subtract, new.params, state.params))
+      start, new, metrics, _ = cases.run(algorithm, data)
+      moved.append(jax.tree.map(np.subtract, new.params, start.params))
     sizes = np.asarray(data.partition.train.sizes)
-    share = sizes[np.asarray(metrics['client'])].sum() / sizes.sum()
+    share = sizes[np.asarray(metrics['client'][0])].sum() / sizes.sum()
     testing.assert_trees_close(
       moved[0], jax.tree.map(lambda x: (1 + share) * x, moved[1])
     )
@@ -145,16 +131,14 @@ class FedDynTest(parameterized.TestCase):
         clients_per_task=1, weighting={'common': 'uniform'}
       ),
     )
-    state, _ = _rounds(algorithm, data, 4)
+    state = cases.run(algorithm, data, 4).state
     h = state.server['common'].memory
     testing.assert_trees_close(
-      h, jax.tree.map(lambda x: x.mean(0), state.clients)
+      h, jax.tree.map(lambda x: np.mean(x, 0), state.clients)
     )
-    self.assertGreater(max(jnp.abs(x).max() for x in jax.tree.leaves(h)), 1e-3)
+    self.assertGreater(max(np.abs(x).max() for x in jax.tree.leaves(h)), 1e-3)
 
   @parameterized.parameters(
-    ((1, 1), 'uniform', 0, 16 / 17),
-    ((1, 1), 'uniform', 1, 16 / 17),
     ((3, 1), 'uniform', 1, 16 / 17),
     ((3, 1), 'examples', 0, 16 / (3 + 16)),
   )
@@ -170,7 +154,7 @@ class FedDynTest(parameterized.TestCase):
       clients_per_task=clients_per_task, weighting={'common': weighting}
     )
     found = [
-      float(_rounds(algorithm, data, 150)[0].params['output']['slope'][0])
+      float(cases.run(algorithm, data, 150).state.params['output']['slope'][0])
       for algorithm in (
         feddyn.feddyn(federation, local, settings, alpha=4.0),
         multi_task_fl.multi_task_fl(federation, local, settings),
@@ -189,7 +173,7 @@ class FedDynTest(parameterized.TestCase):
       local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(clients_per_task=1),
     )
-    state = algorithm.init(jax.random.key(0), data)
+    state = cases.start(algorithm, data)
     labelled = data.partition.label_counts > 0
     tasks = data.partition.client_tasks
     round_fn = testing.jit(algorithm.round)

@@ -53,8 +53,6 @@ SOME_LATE = participation.Participation(dropout=0.2, late=0.3)
 
 # Name, participants, weights, late clients, problem.
 _CASES = (
-  (1, 'examples', None, least_squares.one_task),
-  (2, 'examples', SOME_LATE, least_squares.one_task),
   (0, 'examples', SOME_LATE, least_squares.one_task),
   (2, 'uniform', SOME_LATE, least_squares.one_task),
   (1, 'task_balanced', None, least_squares.two_tasks),

@@ -77,7 +77,6 @@ class Ifca(naive.Federation):
 class IfcaTest(parameterized.TestCase):
   @parameterized.parameters(
     (('cluster', 'cluster'), 1, 'uniform'),
-    (('common', 'cluster'), 1, 'examples'),
     (('cluster', 'task', 'personal'), 2, 'examples'),
     (('common', 'cluster', 'personal'), 2, 'paper'),
   )
@@ -101,7 +100,6 @@ class IfcaTest(parameterized.TestCase):
   def test_a_single_cluster_is_fedavg(self):
     data = planted.toy_data(6, 3)
     local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
-    settings = round_settings.RoundSettings(clients_per_task=1)
     found = {}
     for label, build in (
       ('cluster', functools.partial(ifca.ifca, clusters=1)),
@@ -110,14 +108,11 @@ class IfcaTest(parameterized.TestCase):
       federation, _ = testing.toy_federation(
         (label, label), data, **planted.owners(1)
       )
-      algorithm = build(federation, local, settings)
-      state = testing.jit(algorithm.init)(jax.random.key(0), data)
-      for _ in range(3):
-        state, _ = testing.jit(algorithm.round)(state, data)
-      found[label] = state.params
-    testing.assert_trees_close(
-      jax.tree.map(lambda leaf: leaf[0], found['cluster']), found['common']
-    )
+      algorithm = build(
+        federation, local, round_settings.RoundSettings(clients_per_task=1)
+      )
+      found[label] = cases.run(algorithm, data, 3).state.params
+    testing.assert_trees_close(cases.rows(found['cluster'], 0), found['common'])
 
   @parameterized.parameters('shared', 'per_owner')
   def test_clusters_start_apart(self, initialization):
@@ -130,7 +125,8 @@ class IfcaTest(parameterized.TestCase):
     )
     algorithm = ifca.ifca(federation, clusters=3)
     params = testing.jit(algorithm.init)(jax.random.key(0), data).params
-    expected = federation.init_params(jax.random.split(jax.random.key(0))[0])
+    key = jax.random.split(jax.random.key(0))[0]
+    expected = testing.jit(federation.init_params)(key)
     kernels = np.asarray(params['layer_1']['kernel'])
     for i in range(3):
       for j in range(i):
@@ -143,25 +139,26 @@ class IfcaTest(parameterized.TestCase):
 
   def test_planted_clusters_are_found_where_fedavg_fails(self):
     build = functools.partial(ifca.ifca, clusters=2)
-    accuracy, metrics, _ = planted.run(build)
+    [(accuracy, metrics, _)] = planted.runs(build)
     chosen = metrics[-1]['cluster']
     self.assertTrue(planted.same_partition(chosen, planted.TRUTH), chosen)
     self.assertGreater(accuracy.min(), 0.9)
-    one_model, _, _ = planted.run(
-      multi_task_fl.multi_task_fl, types=('common',), count=0
-    )
-    self.assertLess(one_model.mean(), 0.7)
+    self.assertLess(planted.accuracy_of_one_model().mean(), 0.7)
 
   def test_the_order_of_clients_does_not_matter(self):
     order = np.array([3, 0, 5, 1, 7, 4, 2, 6])
     build = functools.partial(ifca.ifca, clusters=3)
-    settings = {'types': ('cluster', 'cluster'), 'count': 3, 'rounds': 3}
-    _, metrics, views = planted.run(build, **settings)
-    _, permuted, permuted_views = planted.run(build, order, **settings)
+    (_, metrics, views), (_, permuted, permuted_views) = planted.runs(
+      build,
+      (range(len(order)), order),
+      types=('cluster', 'cluster'),
+      count=3,
+      rounds=3,
+    )
     for first, second in zip(metrics, permuted, strict=True):
       np.testing.assert_array_equal(first['cluster'][order], second['cluster'])
     testing.assert_trees_close(
-      jax.tree.map(lambda leaf: leaf[order], views), permuted_views, 1e-4, 1e-5
+      cases.rows(views, order), permuted_views, 1e-4, 1e-5
     )
 
   def test_clients_on_the_host_choose_where_their_examples_are(self):
@@ -226,8 +223,7 @@ class IfcaTest(parameterized.TestCase):
 class BrokenClusterTest(parameterized.TestCase):
   """A model that diverged suits nobody, though its loss is in no order."""
 
-  @parameterized.parameters(0, 1)
-  def test_nobody_chooses_it(self, broken):
+  def test_nobody_chooses_it(self):
     data = testing.toy_data(4, 2).with_owners(['cluster'])
     federation, _ = testing.toy_federation(
       ['common', 'cluster'],
@@ -236,15 +232,19 @@ class BrokenClusterTest(parameterized.TestCase):
       num_owners={'cluster': 2},
     )
     algorithm = ifca.ifca(federation)
-    state = algorithm.init(jax.random.key(0), data)
-    params = jax.tree.map(
-      lambda label, x: x.at[broken].set(np.nan) if label == 'cluster' else x,
-      federation.layer_types,
-      state.params,
-    )
-    state = dataclasses.replace(state, params=params)
-    _, metrics = testing.jit(algorithm.round)(state, data)
-    np.testing.assert_array_equal(metrics['cluster'], 1 - broken)
+    start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
+    for broken in (0, 1):
+      params = jax.tree.map(np.array, start.params)
+      for label, leaf in zip(
+        jax.tree.leaves(federation.layer_types),
+        jax.tree.leaves(params),
+        strict=True,
+      ):
+        if label == 'cluster':
+          leaf[broken] = np.nan
+      state = dataclasses.replace(start, params=params)
+      _, metrics = round_fn(state, data)
+      np.testing.assert_array_equal(metrics['cluster'], 1 - broken)
 
 
 if __name__ == '__main__':

@@ -10,14 +10,12 @@ task. The loss of a client is a sum over its tasks,
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import algorithms
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
-from fmtl_jax import testing
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
@@ -181,14 +179,9 @@ class Problem:
       **(own or {}),
     )
 
-    @testing.jit
-    def run(key, data):
-      step = lambda state, _: (algorithm.round(state, data)[0], None)
-      return jax.lax.scan(step, algorithm.init(key, data), length=rounds)[0]
-
-    state = run(jax.random.key(0), self.data)
-    views = cases.views_of(algorithm, state, self.data)
-    return state, self.theta(state.params), self.of_views(views)
+    found = cases.run(algorithm, self.data, rounds, views=True)
+    theta = self.theta(found.state.params)
+    return found.state, theta, self.of_views(found.views)
 
   def theta(self, params) -> np.ndarray:
     """Parameters of the server as theta."""

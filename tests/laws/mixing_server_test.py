@@ -61,11 +61,7 @@ def _run(federation, data, rounds=1, local=testing.TO_THE_MEAN, **settings):
   algorithm = multi_task_fl.multi_task_fl(
     federation, local, round_settings.RoundSettings(**settings)
   )
-  state = testing.jit(algorithm.init)(jax.random.key(0), data)
-  round_fn = testing.jit(algorithm.round)
-  for _ in range(rounds):
-    state, _ = round_fn(state, data)
-  return state
+  return cases.run(algorithm, data, rounds).state
 
 
 class MixingServerTest(parameterized.TestCase):
@@ -97,9 +93,8 @@ class MixingServerTest(parameterized.TestCase):
       testing.TO_THE_MEAN,
       round_settings.RoundSettings(clients_per_task=1, **settings),
     )
-    state = testing.jit(algorithm.init)(jax.random.key(0), data)
-    state, metrics = testing.jit(algorithm.round)(state, data)
-    (client,) = np.asarray(metrics['client'])
+    _, state, metrics, _ = cases.run(algorithm, data)
+    ((client,),) = np.asarray(metrics['client'])
     mean = np.mean(LABELS[client])
     np.testing.assert_allclose(
       state.params['output']['bias'][:, 0], MATRIX[:, client] * mean, 1e-5
@@ -117,11 +112,8 @@ class MixingServerTest(parameterized.TestCase):
       found, np.broadcast_to(one.params['output']['bias'], (3, 1)), rtol=1e-5
     )
 
-  @parameterized.parameters(1, 2)
-  def test_tasks_that_are_not_mixed_train_as_ever(self, num_slots):
-    federation, data = testing.toy_federation(
-      data=testing.toy_data(7, 3, num_slots)
-    )
+  def test_tasks_that_are_not_mixed_train_as_ever(self):
+    federation, data = testing.toy_federation(data=testing.toy_data(7, 3, 2))
     given = {'rounds': 2, 'local': cases.Local().package()}
     plain = _run(federation, data, **given)
     server = {'task': mixing(np.eye(3))}
@@ -143,11 +135,7 @@ class MixingServerTest(parameterized.TestCase):
         cases.Local().package(),
         round_settings.RoundSettings(clients_per_task=1, server=server),
       )
-      state = testing.jit(algorithm.init)(jax.random.key(0), data)
-      round_fn = testing.jit(algorithm.round)
-      for _ in range(3):
-        state, _ = round_fn(state, data)
-      return state
+      return cases.run(algorithm, data, 3).state
 
     plain, mixed = run(), run(task=mixing(np.eye(3)))
     testing.assert_trees_close(mixed.params, plain.params)

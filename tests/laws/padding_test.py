@@ -19,14 +19,13 @@ from fmtl_jax.rounds import round_settings
 import cases
 import garbage
 
+_owner_sum = testing.jit(federation_lib.owner_sum)
 MIX = ('common', 'task', 'personal')
 FILLINGS = (np.nan, np.inf, -1e30)
 
 
 class ClientsTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ('scan', 4), ('vmap', 0), ('vmap', 4), ('chunk:2', 4)
-  )
+  @parameterized.parameters(('scan', 4), ('vmap', 0), ('chunk:2', 4))
   def test_garbage_clients_and_examples(self, execution, batch_size):
     data = testing.toy_data(7, 3, 2, missing=0.4)
     shift = np.linspace(0.1, 0.3, 3).astype(np.float32)
@@ -73,7 +72,9 @@ class ClientsTest(parameterized.TestCase):
     def run(fill):
       def spread(leaf):
         shape = (2 * len(leaf) + 1,) + leaf.shape[1:]
-        return jnp.full(shape, fill, leaf.dtype).at[1::2].set(leaf)
+        spread_out = np.full(shape, fill, leaf.dtype)
+        spread_out[1::2] = leaf
+        return spread_out
 
       state, _ = two_rounds(
         padded_round_fn,
@@ -81,8 +82,11 @@ class ClientsTest(parameterized.TestCase):
         garbage.between(data, fill),
       )
       for leaf in jax.tree.leaves(state.clients):
-        np.testing.assert_array_equal(leaf[::2], np.full_like(leaf[::2], fill))
-      return map_clients(lambda leaf: leaf[1::2], state)
+        of_garbage = np.asarray(leaf)[::2]
+        np.testing.assert_array_equal(
+          of_garbage, np.full_like(of_garbage, fill)
+        )
+      return map_clients(lambda leaf: np.asarray(leaf)[1::2], state)
 
     results = [run(fill) for fill in FILLINGS]
     for result in results[1:]:
@@ -104,18 +108,14 @@ class ClientsTest(parameterized.TestCase):
     values = np.array([10.0, 20.0, 30.0, 40.0], np.float32)
     values = np.stack([values.reshape(weights.shape)] * 3, axis=-1)
     values[weights == 0] = np.nan
-    total = jnp.ones(np.shape(sums) + (3,))
-    result = federation_lib.owner_sum(
-      jnp.asarray(values),
-      jnp.asarray(weights),
-      None if owner is None else jnp.asarray(owner),
-      total,
-    )
+    total = np.ones(np.shape(sums) + (3,), np.float32)
+    owner = None if owner is None else np.array(owner)
+    result = _owner_sum(values, weights, owner, total)
     np.testing.assert_array_equal(result, 1 + np.array(sums)[..., None] * total)
 
 
 class SlotsTest(parameterized.TestCase):
-  @parameterized.product(execution=['scan', 'vmap'], clients_per_task=[0, 1])
+  @parameterized.parameters(('scan', 1), ('vmap', 0))
   def test_a_head_that_a_client_does_not_train(
     self, execution, clients_per_task
   ):
@@ -133,9 +133,9 @@ class SlotsTest(parameterized.TestCase):
     start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
     expected, _ = round_fn(start, data)
     for task in range(data.num_tasks):
-      diverged = jax.tree.map(
-        lambda x, task=task: x.at[task].set(jnp.nan), start.params['layer_1']
-      )
+      diverged = jax.tree.map(np.array, start.params['layer_1'])
+      for leaf in jax.tree.leaves(diverged):
+        leaf[task] = np.nan
       state, metrics = round_fn(
         dataclasses.replace(start, params=start.params | {'layer_1': diverged}),
         data,
@@ -150,7 +150,7 @@ class SlotsTest(parameterized.TestCase):
 
 
 class ExamplesTest(parameterized.TestCase):
-  @parameterized.parameters((1, 0), (2, 2), (1, 8))
+  @parameterized.parameters((2, 2), (1, 8))
   def test_room_for_more_rows(self, num_slots, batch_size):
     """Larger shapes, more rows in the store, a longer list of rows."""
     data = testing.toy_data(6, 3, num_slots, missing=0.3)
@@ -172,15 +172,15 @@ class ExamplesTest(parameterized.TestCase):
           clients_per_task=1, weighting={'task': 'paper'}
         ),
       )
-      round_fn = testing.jit(algorithm.round)
-      evaluate = testing.jit(evaluation.evaluator(federation, algorithm))
-      state, metrics = round_fn(cases.start(algorithm, data), data)
-      partition = data.partition
-      return (
-        state,
-        metrics,
-        evaluate(state, data, partition.test, partition.pooled_test),
-      )
+      evaluate = evaluation.evaluator(federation, algorithm)
+
+      @testing.jit
+      def both(state, data):
+        state, metrics = algorithm.round(state, data)
+        rows = data.partition.test, data.partition.pooled_test
+        return state, metrics, evaluate(state, data, *rows)
+
+      return both(cases.start(algorithm, data), data)
 
     partition = data.partition
     padded = garbage.replace(
@@ -194,31 +194,25 @@ class ExamplesTest(parameterized.TestCase):
     )
     testing.assert_trees_close(run(padded), run(data))
 
-  @parameterized.product(
-    fill=FILLINGS, kind=(tasks_lib.BINARY, tasks_lib.REGRESSION)
-  )
-  def test_labels_that_are_missing_or_of_a_task_nobody_trains(self, fill, kind):
+  @parameterized.parameters(tasks_lib.BINARY, tasks_lib.REGRESSION)
+  def test_labels_that_are_missing_or_of_a_task_nobody_trains(self, kind):
     """An empty slot reads the labels of the last task."""
     data = testing.toy_data(5, 2, 2, missing=0.4, kinds=(kind,))
     client = 2
     self.assertEqual(data.partition.client_tasks[client].tolist(), [0, 2])
     examples, rows = data.examples, data.partition.train.groups()[client]
-    labels = np.where(examples.present, examples.labels, fill)
-    labels[rows, 1] = fill
     present = examples.present.copy()
     present[rows, 1] = True
     federation, _ = testing.toy_federation(('common', 'task'), data)
     algorithm = multi_task_fl.multi_task_fl(federation)
     start, round_fn = cases.start(algorithm, data), testing.jit(algorithm.round)
-    testing.assert_sums_equal(
-      round_fn(
-        start,
-        garbage.replace(
-          data, {}, labels=labels.astype(np.float32), present=present
-        ),
-      ),
-      round_fn(start, data),
-    )
+    expected = round_fn(start, data)
+    for fill in FILLINGS:
+      labels = np.where(examples.present, examples.labels, fill)
+      labels[rows, 1] = fill
+      labels = labels.astype(np.float32)
+      spoiled = garbage.replace(data, {}, labels=labels, present=present)
+      testing.assert_sums_equal(round_fn(start, spoiled), expected)
 
   def test_a_padded_batch_holds_zeros(self):
     data = testing.toy_data(3, 3)
@@ -226,7 +220,7 @@ class ExamplesTest(parameterized.TestCase):
     place = len(data.examples.features) - 1
     batch = jax.tree.map(
       np.asarray,
-      data.take(
+      testing.jit(data.take)(
         jnp.array([0, place, 10**6]),
         jnp.array([0]),
         jnp.array([True, False, False]),

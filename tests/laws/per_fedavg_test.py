@@ -109,20 +109,22 @@ def _keys(draws):
 def _round(build, data, federation, local, **own):
   """The change of the parameters in the first round, and its metrics."""
   algorithm = build(federation, local, round_settings.RoundSettings(), **own)
-  state = algorithm.init(jax.random.key(0), data)
+  state = cases.start(algorithm, data)
   new, metrics = testing.jit(algorithm.round)(state, data)
-  change = jax.tree.map(jnp.subtract, new.params, state.params)
+  change = jax.tree.map(np.subtract, new.params, state.params)
   return state.params, change, metrics
 
 
 def _largest(tree, other):
   """The largest difference of two trees."""
-  differences = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), tree, other)
+  differences = jax.tree.map(
+    lambda x, y: np.abs(np.subtract(x, y)).max(), tree, other
+  )
   return max(map(float, jax.tree.leaves(differences)))
 
 
 class PerFedAvgTest(parameterized.TestCase):
-  @parameterized.parameters('first', 'hessian_free', 'exact')
+  @parameterized.parameters('first', 'hessian_free')
   def test_rounds_are_those_of_the_paper(self, order):
     cases.compare(
       ('common', 'common'),
@@ -136,8 +138,7 @@ class PerFedAvgTest(parameterized.TestCase):
       keys_fn=_keys(2 if order == 'first' else 3),
     )
 
-  @parameterized.parameters('hessian_free', 'exact')
-  def test_any_layer_types_and_several_tasks_for_each_client(self, order):
+  def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
       testing.toy_data(5, 3, 2, missing=0.4),
@@ -145,7 +146,7 @@ class PerFedAvgTest(parameterized.TestCase):
       rounds=3,
       build=per_fedavg.per_fedavg,
       reference=PerFedAvg,
-      own={'alpha': 0.3, 'order': order, 'delta': 0.1, 'finetune_epochs': 2},
+      own={'alpha': 0.3, 'order': 'exact', 'finetune_epochs': 2},
       keys_fn=_keys(3),
     )
 
@@ -157,7 +158,7 @@ class PerFedAvgTest(parameterized.TestCase):
     slope = {'exact': (1 - 2 * alpha) ** 2, 'first': 1 - 2 * alpha}
     slope['hessian_free'] = slope['exact']
     for order, factor in slope.items():
-      _, change, _ = _round(
+      start, change, _ = _round(
         per_fedavg.per_fedavg,
         data,
         federation,
@@ -166,7 +167,9 @@ class PerFedAvgTest(parameterized.TestCase):
         order=order,
       )
       np.testing.assert_allclose(
-        change['output']['bias'], [rate * 2 * factor * mean], rtol=1e-4
+        change['output']['bias'],
+        rate * 2 * factor * (mean - np.asarray(start['output']['bias'])),
+        rtol=1e-4,
       )
 
   def test_exact_steps_follow_the_gradient_of_the_meta_function(self):
@@ -175,17 +178,20 @@ class PerFedAvgTest(parameterized.TestCase):
     data = testing.toy_data(1, 1, sizes=(6,))
     federation, _ = testing.toy_federation(('common', 'common'), data)
     local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
-    everyone = cohorts.take(cohorts.everyone(data), 0)
-    batch = client_batches.LocalData(data, everyone).batch(jnp.arange(6))
-    loss = lambda w: federation.objective(
-      w, federation.frozen, batch, everyone.active
-    )[0]
+
+    def loss(w):
+      everyone = cohorts.take(cohorts.everyone(data), 0)
+      batch = client_batches.LocalData(data, everyone).batch(jnp.arange(6))
+      objective, _ = federation.objective(
+        w, federation.frozen, batch, everyone.active
+      )
+      return objective
 
     def meta(w):
       inner = jax.grad(loss)(w)
       return loss(jax.tree.map(lambda w, g: w - alpha * g, w, inner))
 
-    changes = {}
+    changes, found = {}, {}
     for order in per_fedavg.ORDERS:
       start, changes[order], metrics = _round(
         per_fedavg.per_fedavg,
@@ -195,19 +201,21 @@ class PerFedAvgTest(parameterized.TestCase):
         alpha=alpha,
         order=order,
       )
-      np.testing.assert_allclose(
-        metrics['loss_sum'].sum() / 6, meta(start), rtol=1e-5
-      )
-    expected = jax.tree.map(lambda g: -rate * g, jax.grad(meta)(start))
+      found[order] = metrics['loss_sum'].sum() / 6
+    value, slope, plain = testing.jit(
+      lambda w: (*jax.value_and_grad(meta)(w), jax.grad(loss)(w))
+    )(start)
+    for of_order in found.values():
+      np.testing.assert_allclose(of_order, value, rtol=1e-5)
+    expected = jax.tree.map(lambda g: -rate * np.asarray(g), slope)
     testing.assert_trees_close(changes['exact'], expected, 1e-4, 1e-6)
     testing.assert_trees_close(changes['hessian_free'], expected, 1e-3, 1e-5)
     # The curvature counts, and so does the step inside.
     self.assertGreater(_largest(changes['first'], expected), 1e-3)
-    plain = jax.tree.map(lambda g: -rate * g, jax.grad(loss)(start))
+    plain = jax.tree.map(lambda g: -rate * np.asarray(g), plain)
     self.assertGreater(_largest(changes['first'], plain), 1e-3)
 
-  @parameterized.parameters(*per_fedavg.ORDERS)
-  def test_without_the_step_inside_it_is_fedavg(self, order):
+  def test_without_the_step_inside_it_is_fedavg(self):
     """On the batches D', in all layers; also before a client predicts."""
     federation, data = testing.toy_federation(('common', 'task', 'personal'))
     local = local_optimizers.LocalSgd(
@@ -216,20 +224,25 @@ class PerFedAvgTest(parameterized.TestCase):
       batch_size=2,
       epochs=2,
     )
-    _, change, metrics = _round(
-      per_fedavg.per_fedavg, data, federation, local, alpha=0.0, order=order
-    )
     _, expected, its_metrics = _round(
       multi_task_fl.multi_task_fl, data, federation, local
     )
-    testing.assert_trees_close(change, expected)
-    testing.assert_trees_equal(metrics['steps'], its_metrics['steps'])
+    for order in per_fedavg.ORDERS:
+      _, change, metrics = _round(
+        per_fedavg.per_fedavg, data, federation, local, alpha=0.0, order=order
+      )
+      testing.assert_trees_close(change, expected)
+      testing.assert_trees_equal(metrics['steps'], its_metrics['steps'])
     algorithm = per_fedavg.per_fedavg(federation, local, alpha=0.0)
-    state = cases.start(algorithm, data)
-    client = cohorts.take(cohorts.everyone(data), 2)
+
+    @testing.jit
+    def view_and_received(state, data):
+      client = cohorts.take(cohorts.everyone(data), 2)
+      view = algorithm.view(state, data, client, federation.frozen)
+      return view, federation.broadcast(state.params, client.index)
+
     testing.assert_trees_equal(
-      testing.jit(algorithm.view)(state, data, client, federation.frozen),
-      federation.broadcast(state.params, client.index),
+      *view_and_received(cases.start(algorithm, data), data)
     )
 
   @parameterized.parameters(

@@ -13,12 +13,15 @@ from fmtl_jax import cohorts
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import clusters
+from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
+
+import cases
 
 CLIENTS = 8
 # Of each client: half of them call positive what the others call negative.
@@ -51,44 +54,60 @@ def data(
   ).with_owners([clusters.CLUSTER])
 
 
-def run(
+def runs(
   build: Any,
-  order: Sequence[int] = range(CLIENTS),
+  orders: Sequence[Sequence[int]] = (range(CLIENTS),),
   *,
   types: Sequence[str] = (clusters.CLUSTER,),
   count: int = 2,
   rounds: int = 10,
-  seed: int = 0,
-  rate: float = 0.5,
-  **own: Any,
-) -> tuple[np.ndarray, list[dict[str, Any]], Any]:
+) -> list[tuple[np.ndarray, list[dict[str, Any]], Any]]:
   """Runs an algorithm on the clients of `data`, in full batches.
 
   Returns:
-    The accuracy of each client's own model on its training examples, the
-    metrics of all rounds, and the views of all clients.
+    For each order of clients, the accuracy of each client's own model on its
+    training examples, the metrics of all rounds, and the views of all clients.
   """
-  clients = data(order)
   settings = owners(count) if count else {}
-  federation, _ = testing.toy_federation(types, clients, **settings)
-  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0, epochs=3)
-  algorithm = build(federation, local, round_settings.RoundSettings(), **own)
-  state = testing.jit(algorithm.init)(jax.random.key(seed), clients)
-  round_fn, metrics = testing.jit(algorithm.round), []
-  for _ in range(rounds):
-    state, of_round = round_fn(state, clients)
-    metrics.append(jax.device_get(of_round))
+  federation, _ = testing.toy_federation(types, data(), **settings)
+  local = local_optimizers.LocalSgd(learning_rate=0.5, batch_size=0, epochs=3)
+  algorithm = build(federation, local, round_settings.RoundSettings())
 
-  def predict(client):
-    view = algorithm.view(state, clients, client, federation.frozen)
-    local_data = client_batches.LocalData(clients, client)
-    batch = local_data.batch(jnp.arange(clients.partition.train.max_size))
-    scores = federation.apply_slots(view, federation.frozen, batch.features)
-    correct = (scores[0, :, 0] > 0) == (batch.labels[0] > 0.5)
-    return correct.mean(), view
+  @testing.jit
+  def train(key, clients):
+    def predict(client):
+      view = algorithm.view(state, clients, client, federation.frozen)
+      local_data = client_batches.LocalData(clients, client)
+      batch = local_data.batch(jnp.arange(clients.partition.train.max_size))
+      scores = federation.apply_slots(view, federation.frozen, batch.features)
+      correct = (scores[0, :, 0] > 0) == (batch.labels[0] > 0.5)
+      return correct.mean(), view
 
-  found, views = testing.jit(jax.vmap(predict))(cohorts.everyone(clients))
-  return np.asarray(found), metrics, jax.device_get(views)
+    state, metrics = jax.lax.scan(
+      lambda state, _: algorithm.round(state, clients),
+      algorithm.init(key, clients),
+      length=rounds,
+    )
+    return *jax.vmap(predict)(cohorts.everyone(clients)), metrics
+
+  found = []
+  for order in orders:
+    results = train(jax.random.key(0), data(order))
+    accuracy, views, metrics = jax.device_get(results)
+    of_rounds = [
+      jax.tree.map(lambda x, i=number: x[i], metrics)
+      for number in range(rounds)
+    ]
+    found.append((accuracy, of_rounds, views))
+  return found
+
+
+@functools.cache
+def accuracy_of_one_model() -> np.ndarray:
+  """That of FedAvg for each client."""
+  build = multi_task_fl.multi_task_fl
+  [(accuracy, *_)] = runs(build, types=('common',), count=0)
+  return accuracy
 
 
 def same_partition(first: Sequence[int], second: Sequence[int]) -> bool:
@@ -111,8 +130,7 @@ def assert_streamed_rounds_agree(
   create = functools.partial(testing.toy_federation, types, **owners(count))
   settings = round_settings.RoundSettings(clients_per_task=clients_per_task)
   algorithm = make(create(toy_data(9, 3))[0], settings)
-  expected = testing.jit(algorithm.init)(jax.random.key(2), toy_data(9, 3))
-  round_fn, found = testing.jit(algorithm.round), []
+  expected = cases.run(algorithm, toy_data(9, 3), 3, seed=2)
   with streaming.StreamedRounds(
     create(source.tables)[0],
     source,
@@ -126,11 +144,10 @@ def assert_streamed_rounds_agree(
   ) as streamed:
     state = streamed.init(jax.random.key(2))
     streamed.compile(state)  # By a round of padding alone.
-    for _ in range(3):
-      expected, metrics = round_fn(expected, toy_data(9, 3))
+    for number in range(3):
+      metrics = cases.rows(expected.metrics, number)
       state, streamed_metrics = streamed.run_round(state)
       testing.assert_trees_close(streamed_metrics, metrics, 1e-4, 1e-5)
-      found.append(np.asarray(metrics[clusters.CLUSTER]))
     state = streamed.state_of(state, np.arange(9))
-  testing.assert_trees_close(state, expected, 1e-4, 1e-5)
-  return np.array(found)
+  testing.assert_trees_close(state, expected.state, 1e-4, 1e-5)
+  return np.asarray(expected.metrics[clusters.CLUSTER])

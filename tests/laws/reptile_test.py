@@ -4,10 +4,8 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax
 import numpy as np
 
-from fmtl_jax import cohorts
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedavg_finetune
 from fmtl_jax.algorithms import multi_task_fl
@@ -59,28 +57,22 @@ class ReptileTest(parameterized.TestCase):
       own={'server_rate': 0.3, 'finetune_epochs': 3},
     )
 
-  def test_at_rate_one_it_is_fedavg_with_fine_tuning(self):
+  @parameterized.parameters(1.0, 0.3)
+  def test_its_rate_is_that_of_the_server_of_fedavg(self, rate):
+    """At rate one it is fedavg with fine-tuning, to the bit."""
     local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
-    testing.assert_trees_equal(
-      *(
-        _rounds_and_views(build, local, round_settings.RoundSettings(), **own)
-        for build, own in (
-          (reptile.reptile, {'server_rate': 1.0}),
-          (fedavg_finetune.fedavg_finetune, {}),
-        )
-      )
+    federation, data = testing.toy_federation(('common', 'common'))
+    own = {'server_rate': rate}
+    found, views = cases.train(reptile.reptile, federation, data, local, 2, own)
+    slow = server_optimizers.ServerOptimizer(learning_rate=rate)
+    server = {} if rate == 1 else {'server': {'common': slow}}
+    expected, its_views = cases.train(
+      fedavg_finetune.fedavg_finetune, federation, data, local, 2, **server
     )
-
-  def test_its_rate_is_that_of_the_server_of_fedavg(self):
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
-    slow = server_optimizers.ServerOptimizer(learning_rate=0.3)
-    settings = round_settings.RoundSettings(server={'common': slow})
-    testing.assert_trees_close(
-      _rounds_and_views(
-        reptile.reptile, local, round_settings.RoundSettings(), server_rate=0.3
-      ),
-      _rounds_and_views(fedavg_finetune.fedavg_finetune, local, settings),
+    compare = (
+      testing.assert_trees_equal if rate == 1 else testing.assert_trees_close
     )
+    compare((found.params, views), (expected.params, its_views))
 
   @parameterized.parameters(0.25, 1.0)
   def test_the_server_goes_a_part_of_the_way(self, server_rate):
@@ -94,20 +86,16 @@ class ReptileTest(parameterized.TestCase):
       round_settings.RoundSettings(weighting={'common': 'uniform'}),
       server_rate=server_rate,
     )
-    state = algorithm.init(jax.random.key(0), data)
-    round_fn = testing.jit(algorithm.round)
-    for number in range(1, 4):
-      state, _ = round_fn(state, data)
+    for number in (1, 3):
+      found = cases.run(algorithm, data, number, views=True)
       np.testing.assert_allclose(
-        state.params['output']['bias'],
+        found.state.params['output']['bias'],
         [4 * (1 - (1 - server_rate) ** number)],
         rtol=1e-6,
       )
-    view = testing.jit(algorithm.view)
-    for client, mean in enumerate((2.0, 6.0)):
-      row = cohorts.take(cohorts.everyone(data), client)
-      found = view(state, data, row, federation.frozen)
-      np.testing.assert_allclose(found['output']['bias'], [mean], rtol=1e-6)
+    np.testing.assert_allclose(
+      found.views['output']['bias'], [[2.0], [6.0]], rtol=1e-6
+    )
 
   def test_layers_of_clients_go_all_the_way(self):
     federation, data = testing.toy_federation(('common', 'personal'))
@@ -115,25 +103,8 @@ class ReptileTest(parameterized.TestCase):
     layers = []
     for build in (reptile.reptile, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)
-      state, _ = testing.jit(algorithm.round)(
-        algorithm.init(jax.random.key(0), data), data
-      )
-      layers.append(state.params['layer_1'])
+      layers.append(cases.run(algorithm, data).state.params['layer_1'])
     testing.assert_trees_equal(*layers)
-
-
-def _rounds_and_views(build, local, settings, **own):
-  """The state after two rounds, and the model of each client."""
-  federation, data = testing.toy_federation(('common', 'common'))
-  algorithm = build(federation, local, settings, **own)
-
-  def run(state):
-    for _ in range(2):
-      state, _ = algorithm.round(state, data)
-    view = lambda client: algorithm.view(state, data, client, federation.frozen)
-    return state.params, jax.vmap(view)(cohorts.everyone(data))
-
-  return testing.jit(run)(algorithm.init(jax.random.key(0), data))
 
 
 if __name__ == '__main__':

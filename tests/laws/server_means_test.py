@@ -22,6 +22,7 @@ from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 from fmtl_jax.server import server_optimizers
 
+import cases
 import least_squares
 
 OWN = {'feddyn': {'alpha': 1.0}, 'mr_mtl': {'lam': 0.8}}
@@ -91,8 +92,7 @@ class LargerFederationsTest(parameterized.TestCase):
       slots='all',
     )
     algorithm = build(problem.federation, settings)
-    wanted = testing.jit(algorithm.init)(jax.random.key(3), problem.data)
-    round_fn = testing.jit(algorithm.round)
+    wanted = cases.run(algorithm, problem.data, 4, seed=3).state
     with streaming.StreamedRounds(
       problem.federation,
       client_sources.DatasetClients(problem.data),
@@ -102,7 +102,6 @@ class LargerFederationsTest(parameterized.TestCase):
     ) as streamed:
       state = streamed.init(jax.random.key(3))
       for _ in range(4):
-        wanted, _ = round_fn(wanted, problem.data)
         state, _ = streamed.run_round(state)
       found = streamed.state_of(state, np.arange(len(problem.features)))
     testing.assert_trees_close(found.params, wanted.params)
@@ -154,7 +153,7 @@ def _clusters():
 
 
 class FurtherOwnersTest(parameterized.TestCase):
-  @parameterized.parameters('examples', 'uniform', 'task_balanced')
+  @parameterized.parameters('uniform', 'task_balanced')
   def test_c_of_an_owner_is_the_mean_over_all_of_its_clients(self, weighting):
     """Whichever of them take part; by the weights of all."""
     federation, data = _clusters()
@@ -165,14 +164,10 @@ class FurtherOwnersTest(parameterized.TestCase):
         clients_per_task=1, weighting={'cluster': weighting}
       ),
     )
-    state = testing.jit(algorithm.init)(jax.random.key(0), data)
-    round_fn = testing.jit(algorithm.round)
-    for _ in range(5):
-      state, _ = round_fn(state, data)
+    state = cases.run(algorithm, data, 5).state
     sizes = np.asarray(data.partition.train.sizes, float)
     task = np.asarray(data.partition.client_tasks)[:, 0]
     weights = {
-      'examples': sizes,
       'uniform': np.ones(6),
       'task_balanced': sizes / np.bincount(task, sizes)[task],
     }[weighting]
@@ -202,11 +197,10 @@ class FurtherOwnersTest(parameterized.TestCase):
         ),
         choose_fn=choose_fn,
       )
-      state = testing.jit(algorithm.init)(jax.random.key(0), data)
-      state, metrics = testing.jit(algorithm.round)(state, data)
+      _, state, metrics, _ = cases.run(algorithm, data)
       return (
         np.asarray(state.server['cluster'].memory),
-        np.asarray(metrics['client']),
+        np.asarray(metrics['client'][0]),
       )
 
     found, clients = shares(None)
