@@ -119,13 +119,13 @@ def start(
   key = jax.random.key(seed)
   shapes = jax.eval_shape(algorithm.init, key, data)
   rng = np.random.default_rng(seed)
-  zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
+  zeros = lambda x: jax.device_put(np.zeros(x.shape, x.dtype))
   memory = shapes.balancing
   if jax.tree.leaves(memory):
     memory = testing.jit(algorithm.init)(key, data).balancing
   return algorithm_lib.State(
     params=jax.tree.map(
-      lambda x: jnp.asarray(
+      lambda x: jax.device_put(
         rng.normal(scale=0.5, size=x.shape).astype(x.dtype)
       ),
       shapes.params,

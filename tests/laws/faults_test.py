@@ -1,6 +1,7 @@
 """Laws of results that are not finite: found, and left out if asked for."""
 
 import dataclasses
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -52,14 +53,13 @@ def _round(data, **settings):
 
 class SkipTest(parameterized.TestCase):
   @parameterized.parameters(
-    {'execution': 'scan'},
-    {'execution': 'vmap', 'weighting': {'common': 'uniform'}},
-    {'execution': 'low_rank'},
-    {'execution': 'chunk:3', 'median': ('common',)},
     {
-      'execution': 'scan',
+      'execution': 'vmap',
+      'weighting': {'common': 'uniform'},
       'servers': {'common': cases.Server.sgd(0.5, momentum=0.9)},
     },
+    {'execution': 'low_rank'},
+    {'execution': 'chunk:3', 'median': ('common',)},
   )
   def test_rounds_are_those_of_the_others_alone(self, **settings):
     """In loops, those who are left out are not there."""
@@ -81,7 +81,7 @@ class SkipTest(parameterized.TestCase):
       jax.tree.leaves((new.params['layer_2'], new.clients)),
       strict=True,
     ):
-      same = (np.asarray(own) == old).reshape(7, -1).all(1)
+      same = np.equal(own, old).reshape(7, -1).all(1)
       np.testing.assert_array_equal(same, skipped)
     self.assertTrue(np.isfinite(metrics['loss_sum']).all())
     self.assertFalse(np.asarray(metrics['count'])[skipped].any())
@@ -105,8 +105,8 @@ class SkipTest(parameterized.TestCase):
       jax.tree.leaves(state.params['layer_1']),
       strict=True,
     ):
-      np.testing.assert_array_equal(leaf[2], old[2])
-      self.assertTrue((np.asarray(leaf[:2]) != old[:2]).any())
+      is_same = np.equal(leaf, old).reshape(3, -1).all(1)
+      np.testing.assert_array_equal(is_same, [False, False, True])
 
   @parameterized.parameters(False, True)
   def test_padding_is_not_watched(self, skip_nonfinite):
@@ -121,12 +121,10 @@ class SkipTest(parameterized.TestCase):
       ),
     )
     state = cases.start(algorithm, data)
-    params = state.params | {
-      'layer_2': jax.tree.map(
-        lambda x: x.at[-1].set(jnp.nan), state.params['layer_2']
-      )
-    }
-    state = dataclasses.replace(state, params=params)
+    last = jax.tree.map(np.array, state.params['layer_2'])
+    for leaf in jax.tree.leaves(last):
+      leaf[-1] = np.nan
+    state = dataclasses.replace(state, params=state.params | {'layer_2': last})
     _, metrics = testing.jit(algorithm.round)(state, data)
     for finite in metrics['finite'].values():
       self.assertTrue(np.asarray(finite).all())
@@ -144,9 +142,11 @@ class FiniteTest(absltest.TestCase):
   def test_the_layer_type_is_named(self):
     federation, _ = testing.toy_federation(LAYERS)
     key = jax.random.key(0)
-    update = jax.tree.map(jnp.zeros_like, federation.init_fn(key))
-    update['layer_1']['bias'] = jnp.array([0.0, jnp.inf, 0.0, 0.0])
-    found = faults.finite(federation, update, {'kept': jnp.nan})
+    shapes = jax.eval_shape(federation.init_fn, key)
+    update = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    update['layer_1']['bias'] = np.float32([0.0, np.inf, 0.0, 0.0])
+    finite = testing.jit(functools.partial(faults.finite, federation))
+    found = finite(update, {'kept': np.float32(np.nan)})
     found = {name: bool(value) for name, value in found.items()}
     self.assertEqual(
       found, {'common': True, 'task': False, 'personal': True, 'state': False}
@@ -160,19 +160,25 @@ class FiniteTest(absltest.TestCase):
 
 
 class ClippedTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ((3.0, 4.0), 2.5, (-1.5, -2.0)),  # Norm 5, halved.
-    ((3.0, 4.0), 10.0, (-3.0, -4.0)),
-    ((0.0, 0.0), 2.5, (0.0, 0.0)),
-    ((3.0, np.nan), 2.5, (0.0, 0.0)),
-    ((np.inf, 1.0), 2.5, (0.0, 0.0)),
-  )
-  def test_a_step_is_bounded_or_none(self, gradient, norm, step):
-    tx = faults.Clipped(optax.sgd, norm)(1.0)
-    params = {'a': jnp.zeros(1), 'b': jnp.zeros(1)}
-    grads = dict(zip('ab', np.float32(gradient)[:, None], strict=True))
-    found, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_allclose([found['a'][0], found['b'][0]], step, rtol=1e-6)
+  def test_a_step_is_bounded_or_none(self):
+    @testing.jit
+    def changes(grads, norm):
+      tx = faults.Clipped(optax.sgd, norm)(1.0)
+      params = {'a': jnp.zeros(1), 'b': jnp.zeros(1)}
+      return tx.update(grads, tx.init(params), params)[0]
+
+    for gradient, norm, step in (
+      ((3.0, 4.0), 2.5, (-1.5, -2.0)),  # Norm 5, halved.
+      ((3.0, 4.0), 10.0, (-3.0, -4.0)),
+      ((0.0, 0.0), 2.5, (0.0, 0.0)),
+      ((3.0, np.nan), 2.5, (0.0, 0.0)),
+      ((np.inf, 1.0), 2.5, (0.0, 0.0)),
+    ):
+      grads = dict(zip('ab', np.float32(gradient)[:, None], strict=True))
+      found = changes(grads, norm)
+      np.testing.assert_allclose(
+        [found['a'][0], found['b'][0]], step, rtol=1e-6
+      )
 
   def test_clients_train_on_what_is_left_of_their_data(self):
     data = _with_nan(testing.toy_data(7, 3))

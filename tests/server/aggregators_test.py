@@ -21,10 +21,11 @@ KEY = jax.random.key(0)
 WEIGHTS = np.array([1.0, 2.0, 0.0, 3.0, 1.0], np.float32)
 OWNER = np.array([0, 2, 1, 2, 2], np.int32)
 Placement = round_settings.Placement
+_everyone = testing.jit(cohorts.everyone)
 
 
 def _clients(weights, owner=None, num_owners=None):
-  cohort = cohorts.everyone(testing.toy_data(len(weights), 2))
+  cohort = _everyone(testing.toy_data(len(weights), 2))
   return aggregators.Clients(
     cohort,
     jnp.asarray(weights),
@@ -41,32 +42,47 @@ def _updates(shape=(5,), seed=0):
 
 def _params(updates, num_owners=None, lead=1):
   shape = () if num_owners is None else (num_owners,)
-  return jax.tree.map(lambda x: jnp.zeros(shape + x.shape[lead:]), updates)
+  zeros = lambda x: np.zeros(shape + x.shape[lead:], np.float32)
+  return jax.tree.map(zeros, updates)
 
 
 def _run(aggregator, updates, clients, params, blocks):
-  """Adds the clients up in blocks, and finishes."""
-  total, first = aggregator.init(params, clients.num_owners), 0
-  for size in blocks:
-    rows = slice(first, first + size)
-    take = lambda tree, rows=rows: jax.tree.map(lambda x: x[rows], tree)
-    some = clients._replace(
-      cohort=take(clients.cohort),
-      weights=clients.weights[rows],
-      owner=None if clients.owner is None else clients.owner[rows],
-    )
-    total = aggregator.add(total, take(updates), some, params)
-    first += size
-  held = updates if aggregator.one_by_one else ()
-  return aggregator.finish(KEY, total, held, clients)
+  """Adds the clients up in blocks, and finishes; one program."""
+
+  def run(key, updates, params, cohort, weights, owner):
+    clients_ = clients._replace(cohort=cohort, weights=weights, owner=owner)
+    total, first = aggregator.init(params, clients.num_owners), 0
+    for size in blocks:
+      rows = slice(first, first + size)
+      take = lambda tree, rows=rows: jax.tree.map(lambda x: x[rows], tree)
+      some = clients_._replace(
+        cohort=take(cohort), weights=weights[rows], owner=take(owner)
+      )
+      total = aggregator.add(total, take(updates), some, params)
+      first += size
+    held = updates if aggregator.one_by_one else ()
+    return aggregator.finish(key, total, held, clients_)
+
+  return testing.jit(run)(
+    KEY, updates, params, clients.cohort, clients.weights, clients.owner
+  )
+
+
+def _rounds(algorithm, data, count):
+  """The state after some rounds, by one program."""
+
+  @testing.jit
+  def run(key, data):
+    step = lambda state, _: (algorithm.round(state, data)[0], None)
+    return jax.lax.scan(step, algorithm.init(key, data), length=count)[0]
+
+  return run(KEY, data)
 
 
 class StreamedClippingTest(parameterized.TestCase):
   """Adding clipped updates up is reducing all of them."""
 
-  @parameterized.product(
-    blocks=[(5,), (1, 1, 1, 1, 1), (2, 3)], owned=[False, True]
-  )
+  @parameterized.product(blocks=[(1, 1, 1, 1, 1), (2, 3)], owned=[False, True])
   def test_it_is_the_reducer(self, blocks, owned):
     updates, owner = _updates(), OWNER if owned else None
     count = 3 if owned else None
@@ -76,19 +92,21 @@ class StreamedClippingTest(parameterized.TestCase):
     found = _run(
       aggregators.clipped(clipping), updates, clients, params, blocks
     )
-    wanted = robust_aggregators.by_owner(
-      clipping, updates, clients.weights, clients.owner, count or 1
-    )
+    wanted = testing.jit(
+      lambda *args: robust_aggregators.by_owner(clipping, *args, count or 1)
+    )(updates, clients.weights, clients.owner)
     testing.assert_trees_close(found, wanted)
-    plain = _run(aggregators.mean(), updates, clients, params, blocks)
-    difference = jnp.abs(plain['kernel'] - found['kernel']).max()
+    of_one = OWNER == 2 if owned else WEIGHTS >= 0
+    plain = np.average(updates['kernel'][of_one], 0, WEIGHTS[of_one])
+    found = np.asarray(found['kernel'])
+    found = found[2] if owned else found
+    difference = np.abs(plain - found).max()
     self.assertGreater(float(difference), 1e-2)  # Something was clipped.
 
   def test_copies_of_slots_have_norms_of_their_own(self):
     updates = _updates((2, 2))
-    updates = jax.tree.map(
-      lambda x: x.at[0, 1].mul(100), jax.tree.map(jnp.asarray, updates)
-    )
+    for leaf in jax.tree.leaves(updates):
+      leaf[0, 1] *= 100
     weights = jnp.array([[1.0, 1.0], [0.0, 2.0]])
     owner = jnp.array([[0, 1], [0, 1]])
     clients = _clients(np.ones(2))._replace(
@@ -109,10 +127,9 @@ class StreamedClippingTest(parameterized.TestCase):
       np.testing.assert_allclose(found[name][0], x[0, 0], rtol=1e-5)
       np.testing.assert_allclose(found[name][1], second, rtol=1e-4, atol=1e-6)
 
-  @parameterized.parameters(np.nan, np.inf)
-  def test_an_update_that_is_not_finite_was_not_sent(self, value):
+  def test_an_update_that_is_not_finite_was_not_sent(self):
     updates = _updates()
-    updates['bias'][1, 0] = value
+    updates['bias'][1, 0], updates['kernel'][4, 0, 1] = np.nan, np.inf
     clipping = robust_aggregators.norm_clipping(norm=2.0)
     clients = _clients(WEIGHTS)
     found = _run(
@@ -122,8 +139,8 @@ class StreamedClippingTest(parameterized.TestCase):
       _params(updates),
       (2, 3),
     )
-    without = jax.tree.map(lambda x: np.delete(x, 1, 0), updates)
-    wanted = clipping(without, jnp.asarray(np.delete(WEIGHTS, 1)))
+    without = jax.tree.map(lambda x: np.delete(x, (1, 4), 0), updates)
+    wanted = testing.jit(clipping)(without, np.delete(WEIGHTS, (1, 4)))
     testing.assert_trees_close(found, wanted)
 
   def test_nobody_left_is_no_update(self):
@@ -148,8 +165,11 @@ class StreamedClippingTest(parameterized.TestCase):
       reducer={'common': robust_aggregators.norm_clipping()},
     )
     built = aggregation.Aggregation(federation, settings)
-    params = federation.init_params(KEY)
-    view = federation.broadcast(params, {'task': jnp.zeros(1, jnp.int32)})
+    view = jax.eval_shape(
+      lambda: federation.broadcast(
+        federation.init_params(KEY), {'task': jnp.zeros(1, jnp.int32)}
+      )
+    )
     _, held = built.split(view)
     self.assertEqual(bool(held), weighting == 'task_balanced')
     self.assertEqual(
@@ -177,44 +197,40 @@ class StreamedClippingTest(parameterized.TestCase):
         _, reasons = algorithm.form(data)
         self.assertIn('factored: its rows', reasons['layer_0/kernel'])
         self.assertStartsWith(reasons['layer_0/kernel'], 'factored')
-      state = testing.jit(algorithm.init)(KEY, data)
-      round_fn = testing.jit(algorithm.round)
-      for _ in range(2):
-        state, _ = round_fn(state, data)
-      return state
+      return _rounds(algorithm, data, 2).params
 
-    testing.assert_trees_close(run('low_rank').params, run('scan').params)
+    testing.assert_trees_close(run('low_rank'), run('scan'))
 
 
 class FactoredNormTest(parameterized.TestCase):
-  @parameterized.parameters((None, ()), ((3,), ()), ((3,), (2,)))
+  @parameterized.parameters((None, ()), ((3,), (2,)))
   def test_it_is_that_of_the_product(self, owners, slots):
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     lead = (4, *slots)
     base = draw(*(owners or ()), 6, 5)
     owner = None
     if owners:
-      owner = jnp.asarray(rng.integers(0, 3, lead), jnp.int32)
+      owner = rng.integers(0, 3, lead).astype(np.int32)
     update = low_rank.Update(
       factors=low_rank.Factors(draw(*lead, 7, 6), draw(*lead, 7, 5)),
       coefficients=draw(*lead, 7),
       growth=draw(*lead),
     )
-    found = low_rank.squared_norm(update, owner, base)
+    found = testing.jit(low_rank.squared_norm)(update, owner, base)
     kernels = base if owner is None else base[owner]
     inputs, grads = update.factors
-    dense = update.growth[..., None, None] * kernels + jnp.einsum(
+    dense = update.growth[..., None, None] * kernels + np.einsum(
       '...ni,...n,...nj->...ij', inputs, update.coefficients, grads
     )
-    wanted = jnp.square(dense).sum((-2, -1))
+    wanted = np.square(dense).sum((-2, -1))
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 class OwnAggregatorTest(parameterized.TestCase):
   """A user's aggregator is a value in the settings of a round."""
 
-  @parameterized.parameters('scan', 'vmap', 'chunk:2')
+  @parameterized.parameters('scan', 'chunk:2')
   def test_the_mean_of_signs(self, execution):
     def add(total, updates, clients, unused_params):
       return jax.tree.map(
@@ -236,8 +252,7 @@ class OwnAggregatorTest(parameterized.TestCase):
         reducer={'common': signs}, placement=Placement(execution=execution)
       ),
     )
-    state = testing.jit(algorithm.init)(KEY, data)
-    state, _ = testing.jit(algorithm.round)(state, data)
+    state = _rounds(algorithm, data, 1)
     # Two examples up, one down, one up.
     np.testing.assert_allclose(state.params['output']['bias'], [0.5], 1e-6)
 
