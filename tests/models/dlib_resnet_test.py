@@ -177,6 +177,17 @@ def _random_params():
   return dlib_resnet.model().init(jax.random.key(0))
 
 
+@functools.cache
+def _shapes():
+  return jax.eval_shape(_random_params)
+
+
+@functools.cache
+def _outputs():
+  """`(params, images) -> descriptors`, jitted."""
+  return testing.jit(dlib_resnet.model().apply)
+
+
 def _size(params):
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
@@ -199,30 +210,35 @@ class DlibResNetTestCase(parameterized.TestCase):
 
 
 class ForwardTest(DlibResNetTestCase):
-  @parameterized.parameters(np.uint8, np.float32)
-  def test_it_computes_the_published_layers(self, dtype):
+  def test_it_computes_the_published_layers(self):
     images = _images()
     expected = [_naive(image, *_layers()) for image in images]
     params = self.load(_bytes())
-    apply = testing.jit(dlib_resnet.model().apply)
-    found = apply(params, images.astype(dtype))
+    found = _outputs()(params, images)
     self.assertEqual(found.dtype, jnp.float32)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
     # The images are told apart by far more than that.
     self.assertGreater(np.abs(expected[0] - expected[1]).max(), 1e-2 * scale)
+    # Floating images are the same in the first layer, and so behind it.
+    name, entry = dlib_resnet.model().stages[0]
+    first = testing.jit(
+      lambda images: [
+        entry(params[name], images.astype(dtype))
+        for dtype in (np.uint8, np.float32)
+      ]
+    )
+    testing.assert_trees_equal(*first(images))
 
   def test_stages_are_in_order(self):
     model = dlib_resnet.model()
     self.assertEqual([name for name, _ in model.stages], NAMES)
-    params = jax.eval_shape(_random_params)
+    params = _shapes()
     order = layer_types.use_order(model.apply, params, _images())
     self.assertEqual(layer_types.modules(order), NAMES)
 
   def test_random_parameters_keep_the_scale(self):
-    outputs = testing.jit(
-      lambda: dlib_resnet.model().apply(_random_params(), _images())
-    )()
+    outputs = _outputs()(testing.jit(_random_params)(), _images())
     self.assertEqual(outputs.shape, (2, 128))
     self.assertBetween(float(jnp.abs(outputs).mean()), 1e-3, 1e3)
 
@@ -231,7 +247,7 @@ class ForwardTest(DlibResNetTestCase):
   )
   def test_images_of_another_shape_are_refused(self, shape):
     model = dlib_resnet.model()
-    params = jax.eval_shape(_random_params)
+    params = _shapes()
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     with self.assertRaisesRegex(ValueError, r'\[B, 150, 150, 3\].*got'):
       jax.eval_shape(model.apply, params, images)
@@ -241,7 +257,7 @@ class LoadTest(DlibResNetTestCase):
   def test_parameters_have_the_structure_of_the_model(self):
     params = self.load(_bytes())
     found = jax.eval_shape(lambda: params)
-    self.assertEqual(found, jax.eval_shape(_random_params))
+    self.assertEqual(found, _shapes())
     self.assertEqual(_size(params), 5_614_592)
 
   def test_every_number_is_read_to_the_bit(self):
@@ -320,9 +336,7 @@ class ErrorTest(DlibResNetTestCase):
     except ValueError as error:
       self.assertIn('install the package', str(error))
     else:
-      self.assertEqual(
-        jax.eval_shape(lambda: params), jax.eval_shape(_random_params)
-      )
+      self.assertEqual(jax.eval_shape(lambda: params), _shapes())
 
   def test_other_files_are_told(self):
     for seed in range(20):
@@ -340,7 +354,7 @@ class PublishedWeightsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.params = dlib_resnet.load()
-    self.apply = testing.jit(dlib_resnet.model().apply)
+    self.apply = _outputs()
 
   def test_they_have_the_published_size(self):
     self.assertEqual(_size(self.params), 5_614_592)
