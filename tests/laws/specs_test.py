@@ -159,7 +159,7 @@ class SpecTest(parameterized.TestCase):
   def test_examples_of_what_is_never_mapped_make_other_programs(
     self, name, setting
   ):
-    """Those that are mapped are trained with, see `program_test`."""
+    """Those that are mapped are trained with, see `mapped_settings_test`."""
     spec = algorithms.ALGORITHMS[name]
     examples = spec.settings[setting].examples
     if setting in spec.leaf_settings:

@@ -6,7 +6,6 @@ The toy experiment here is also that of the other tests of experiments.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import sys
 from typing import Any
@@ -21,12 +20,9 @@ import numpy as np
 from configs import digits
 from experiments.building import build
 from experiments.building import datasets
-from experiments.building import factories
 from experiments.configuration import cases
 from experiments.configuration import config as config_lib
-from experiments.configuration import schema
 from experiments.reporting import drawing
-from fmtl_jax import algorithms
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
@@ -124,12 +120,12 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(kept_programs.kept())
 
 
-def _case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
+def toy_case(config, seeds=SEEDS, points=({},), name='multi_task_fl'):
   resolved = cases.resolve(name, config, {})
   return build.build(name, resolved, toy_source(), seeds, points)
 
 
-def _run(compiled, num_rounds=(2, 2, 1)):
+def toy_run(compiled, num_rounds=(2, 2, 1)):
   """States, metrics of all rounds and of the test rows, on the host."""
   state = compiled.init()
   metrics = []
@@ -145,7 +141,7 @@ def _run(compiled, num_rounds=(2, 2, 1)):
   }
 
 
-def _of_run(results, number):
+def of_run(results, number):
   return jax.tree.map(lambda x: x[number : number + 1], results)
 
 
@@ -211,13 +207,13 @@ class MappedSeedsTest(ToyTestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.single = program.Program(_case(toy_config(), SEEDS[:1]), 2, 'low')
-    cls.singles = [_run(cls.single)]
+    cls.single = program.Program(toy_case(toy_config(), SEEDS[:1]), 2, 'low')
+    cls.singles = [toy_run(cls.single)]
     for seed in SEEDS[1:]:
       # The same compiled functions with other runs.
-      cls.single.set_runs(_case(toy_config(), [seed]).runs)
-      cls.singles.append(_run(cls.single))
-    case, cls.traced = _counted(_case(toy_config()))
+      cls.single.set_runs(toy_case(toy_config(), [seed]).runs)
+      cls.singles.append(toy_run(cls.single))
+    case, cls.traced = _counted(toy_case(toy_config()))
     with on_devices(1):
       cls.mapped = program.Program(case, 2, 'low')
     with _compilations() as programs:
@@ -229,10 +225,10 @@ class MappedSeedsTest(ToyTestCase):
     self.assertLen(set(losses), len(SEEDS))
 
   def check_singles(self, compiled):
-    found = _run(compiled)
+    found = toy_run(compiled)
     self.assertEqual(found['rounds']['loss_sum'].shape[:2], (len(SEEDS), 5))
     for number, single in enumerate(self.singles):
-      testing.assert_trees_close(_of_run(found, number), single)
+      testing.assert_trees_close(of_run(found, number), single)
 
   def test_mapped_seeds_are_single_runs(self):
     self.check_singles(self.mapped)
@@ -243,11 +239,11 @@ class MappedSeedsTest(ToyTestCase):
     self.assertEqual(self.built, 6)
     seconds = self.mapped.compile_seconds
     self.assertGreater(seconds, 0)
-    runs = _case(toy_config()).runs
-    _run(self.mapped)  # Two intervals of two rounds and a last short one.
-    self.mapped.set_runs(_case(toy_config(), [7, 8, 9]).runs)
+    runs = toy_case(toy_config()).runs
+    toy_run(self.mapped)  # Two intervals of two rounds and a last short one.
+    self.mapped.set_runs(toy_case(toy_config(), [7, 8, 9]).runs)
     with _compilations() as programs:
-      _run(self.mapped, (1, 2))
+      toy_run(self.mapped, (1, 2))
     self.assertEmpty(programs)
     self.mapped.set_runs(runs)
     # The models of clients, and those on common examples.
@@ -256,11 +252,11 @@ class MappedSeedsTest(ToyTestCase):
 
   def test_where_models_do_not_fit_an_evaluation_is_one_program(self):
     self.assertNotIn('evaluate', self.single._compiled)
-    whole = program.Program(_case(toy_config(), SEEDS[:1]), 2, 'low')
+    whole = program.Program(toy_case(toy_config(), SEEDS[:1]), 2, 'low')
     with mock.patch.object(execution, 'memory_budget', return_value=0):
       whole.compile()
     self.assertIn('evaluate', whole._compiled)
-    testing.assert_trees_close(_run(whole), self.singles[0], 1e-5, 1e-6)
+    testing.assert_trees_close(toy_run(whole), self.singles[0], 1e-5, 1e-6)
 
   def test_runs_that_have_ended_stay_as_they_are(self):
     compiled = self.mapped
@@ -272,9 +268,9 @@ class MappedSeedsTest(ToyTestCase):
     state, found = compiled.run_rounds(state, 2, going)
     state = compiled.host_state(state)
     for run, expected in ((0, plain), (1, start), (2, plain)):
-      testing.assert_trees_equal(_of_run(state, run), _of_run(expected, run))
+      testing.assert_trees_equal(of_run(state, run), of_run(expected, run))
     for run in (0, 2):
-      testing.assert_trees_equal(_of_run(found, run), _of_run(metrics, run))
+      testing.assert_trees_equal(of_run(found, run), of_run(metrics, run))
     self.assertFalse(found['steps'][1].any())
 
   def test_tasks_may_have_devices_of_their_own(self):
@@ -282,7 +278,7 @@ class MappedSeedsTest(ToyTestCase):
     # tasks, two for clients.
     testing.need_devices(8)
     config = toy_config({'execution.task_devices': 2})
-    compiled = program.Program(_case(config), 2, 'low')
+    compiled = program.Program(toy_case(config), 2, 'low')
     self.assertEqual(
       dict(compiled._mesh.shape), {'run': 2, 'task': 2, 'client': 2}
     )
@@ -297,11 +293,11 @@ class MappedSeedsTest(ToyTestCase):
     testing.need_devices(8)
     fields = {f'execution.{name}': value for name, value in fields.items()}
     with self.assertRaisesRegex(ValueError, sentence):
-      _case(toy_config(fields))
+      toy_case(toy_config(fields))
 
   def test_runs_are_mapped_at_once_where_that_is_faster(self):
     """On two devices if there are; states then move to one device."""
-    case = _case(toy_config())
+    case = toy_case(toy_config())
     with (
       mock.patch.object(jax, 'default_backend', return_value='gpu'),
       on_devices(2),
@@ -317,198 +313,8 @@ class MappedSeedsTest(ToyTestCase):
     for number in (2, 1):
       state, _ = second.run_rounds(state, number)
     for number, single in enumerate(self.singles):
-      found = _of_run(second.host_state(state), number)
+      found = of_run(second.host_state(state), number)
       testing.assert_trees_close(found, single['state'])
-
-
-def _examples(name):
-  """The examples of an algorithm's own settings, by mapped field."""
-  return {
-    field: rule.examples
-    for setting, rule in algorithms.ALGORITHMS[name].settings.items()
-    if (field := schema.own_field(name, setting)) in factories.mapped_fields()
-  }
-
-
-# A value that leaves training as it is, and another one, of every mapped field.
-_VALUES: dict[str, tuple[float, float]] = {
-  **{
-    k: v for name in algorithms.ALGORITHMS for k, v in _examples(name).items()
-  },
-  'balancing.rate': (0.025, 0.5),
-  'balancing.temperature': (2.0, 0.2),
-  'balancing.alpha': (1.5, 0.1),
-  'balancing.decay': (0.001, 30.0),
-  'balancing.c': (0.5, 0.1),
-  'client.decay': (1.0, 0.5),
-  'client.learning_rate': (0.1, 0.3),
-  'client.local_epochs': (1, 2),
-  'client.momentum': (0.0, 0.5),
-  'client.weight_decay': (0.0, 0.1),
-  'faults.clip_norm': (10.0, 0.1),
-  'participation.dropout': (0.0, 0.4),
-  'participation.late': (0.0, 0.4),
-  'participation.partial': (0.5, 0.9),
-  'participation.least_work': (0.1, 0.6),
-  'participation.steps_per_second': (50.0, 40.0),
-  'participation.speed_spread': (0.01, 1.0),
-  'participation.bytes_per_second': (5e3, 3.5e3),
-  'participation.bandwidth_spread': (0.01, 4.0),
-  'participation.deadline': (0.1, 0.09),
-  'server.common.learning_rate': (1.0, 0.7),
-  'server.common.momentum': (0.0, 0.4),
-  'server.task.learning_rate': (1.0, 1.2),
-  'server.task.momentum': (0.0, 0.3),
-}
-_OF_ALL = tuple(
-  f
-  for f in factories.mapped_fields()
-  if f.split('.')[0]
-  not in ('algorithm', 'balancing', 'faults', 'participation')
-)
-# Some clients have one of the tasks, some both.
-_TWO_TASKS = {
-  'data.tasks_per_client': 2,
-  'data.coverage': (0.6, 0.8),
-  'cohort.clients_per_task': 0,
-}
-# Methods that read all settings of balancing, where clients have two tasks.
-_BALANCED = (
-  (('rate', 'alpha', 'c'), {'client': 'cagrad', 'server': 'gradnorm'}),
-  (('temperature', 'decay'), {'client': 'famo', 'server': 'dwa'}),
-)
-_UNEVEN = tuple(
-  f
-  for f in factories.mapped_fields()
-  if f.split('.')[0] in ('faults', 'participation')
-)
-_OWN = {
-  name: fields
-  for name, entry in algorithms.ALGORITHMS.items()
-  if (
-    fields := tuple(
-      field
-      for setting in entry.own
-      if (field := schema.own_field(name, setting)) in factories.mapped_fields()
-    )
-  )
-}
-
-
-# Its settings act in rounds and in what predicts.
-_WHOLE = 'per_fedavg'
-
-
-def _outcome(case, run):
-  """What all rounds of a run measure, and the models that they lead to."""
-  train, test = (
-    dataclasses.replace(data, partition=partition)
-    for data, partition in (
-      (case.data, run.train),
-      (case.test_data, run.test),
-    )
-  )
-  algorithm = case.make_algorithm(case.federation, run.settings)
-  state, rounds = jax.lax.scan(
-    lambda state, _: algorithm.round(state, train),
-    algorithm.init(run.key, train),
-    length=5,
-  )
-  evaluate = evaluation.evaluator(
-    case.test_federation,
-    case.make_algorithm(case.test_federation, run.settings),
-    case.execution,
-    program.CLIENT_AXIS,
-  )
-  return {'rounds': rounds, 'end': evaluate.models(state, test)}
-
-
-class MappedSettingsTest(ToyTestCase):
-  """A mapped value acts as the same value in the config.
-
-  The mapped runs and the one with values in the config are compiled as one.
-  """
-
-  @parameterized.named_parameters(
-    ('of_all', 'multi_task_fl', _OF_ALL),
-    *((name, name, fields) for name, fields in _OWN.items()),
-    (
-      'uneven',
-      'multi_task_fl',
-      _UNEVEN,
-      {'participation.clock': True, 'faults.nonfinite': 'clip'},
-    ),
-    *(
-      (
-        '_and_'.join(methods.values()),
-        'multi_task_fl',
-        tuple(f'balancing.{setting}' for setting in settings),
-        {f'balancing.{place}': method for place, method in methods.items()}
-        | _TWO_TASKS,
-      )
-      for settings, methods in _BALANCED
-    ),
-  )
-  def test_points_are_single_runs_with_these_settings(
-    self, name, fields, changes=None
-  ):
-    values = _VALUES | _examples(name)
-    base = {field: values[field][0] for field in fields}
-    other = {field: values[field][1] for field in fields}
-    points = [base, *(base | {f: other[f]} for f in fields), other]
-    config = toy_config(
-      {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
-    )
-    mapped = _case(config, [3], points, name)
-    for field, value in other.items():
-      config_lib.set_field(config, field, value)
-    found, alone = self.outcomes(name, mapped, _case(config, [3], name=name))
-    start = jax.tree.leaves(_of_run(found['end'], 0))
-    for number, field in enumerate(fields, start=1):
-      models = jax.tree.leaves(_of_run(found['end'], number))
-      same = [np.array_equal(x, y) for x, y in zip(models, start, strict=True)]
-      self.assertFalse(
-        all(same),
-        f'{field} changes nothing while the others have their first values: as '
-        f'a mapped value, or {values[field]} are too near.',
-      )
-    testing.assert_trees_close(
-      _of_run(found, len(points) - 1), alone, rtol=1e-4
-    )
-
-  def outcomes(self, name, *given):
-    """Metrics of rounds, and the last models or what they answer, by case."""
-    if name == _WHOLE:
-      found = [_run(program.Program(case, 2, 'low')) for case in given]
-      return [
-        {'rounds': x['rounds'], 'end': (x['validation'], x['test'])}
-        for x in found
-      ]
-    together = lambda runs: [
-      jax.lax.map(functools.partial(_outcome, case), of_case)
-      for case, of_case in zip(given, runs, strict=True)
-    ]
-    mesh = execution.mesh({program.CLIENT_AXIS: 1}, jax.local_devices())
-    compiled = testing.jit(execution.over_devices(together, mesh))
-    return jax.device_get(compiled([case.runs for case in given]))
-
-  def test_every_mapped_field_has_values_here(self):
-    self.assertCountEqual(
-      factories.mapped_fields(),
-      _VALUES,
-      'Give every mapped field two values in _VALUES.',
-    )
-
-  def test_points_are_the_outer_and_seeds_the_inner_axis(self):
-    points = [{'client.learning_rate': rate} for rate in (0.1, 0.2)]
-    runs = _case(toy_config(), SEEDS, points).runs
-    rates = np.asarray(runs.settings['client.learning_rate'])
-    np.testing.assert_allclose(rates, [0.1] * 3 + [0.2] * 3)
-    keys = jax.random.key_data(runs.key)
-    np.testing.assert_array_equal(keys[:3], keys[3:])
-    rows = runs.train.train.index
-    np.testing.assert_array_equal(rows[:3], rows[3:])
-    self.assertFalse(np.array_equal(rows[0], rows[1]))
 
 
 class PrecisionTest(absltest.TestCase):
@@ -554,7 +360,7 @@ class StagesTest(ToyTestCase):
   def test_only_rounds_and_models_depend_on_the_case(self):
     texts = []
     for name in ('separate_fl', 'multi_task_fl'):
-      compiled = program.Program(_case(toy_config(), name=name), 2, 'low')
+      compiled = program.Program(toy_case(toy_config(), name=name), 2, 'low')
       texts.append({n: x.as_text() for n, x, _ in compiled._programs()})
     self.assertEqual(
       {name for name, text in texts[0].items() if text == texts[1][name]},
@@ -562,7 +368,7 @@ class StagesTest(ToyTestCase):
     )
 
   def test_programs_have_the_features_once(self):
-    case = _case(toy_config())
+    case = toy_case(toy_config())
     one, other = (program.Program(case, 2) for _ in range(2))
     self.assertIs(*(x._examples[0].features for x in (one, other)))
     self.assertIs(*(x.features for x in one._examples))

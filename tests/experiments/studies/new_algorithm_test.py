@@ -116,11 +116,11 @@ class NewAlgorithmTest(program_test.ToyTestCase):
   def test_it_trains_as_what_it_is_a_copy_of(self):
     points = ({FIELD: 0.0}, {FIELD: 0.7})
     compiled = program.Program(self._case(NAME, FIELD, 0.7, points), 2, 'low')
-    mapped = program_test._run(compiled, (2,))
+    mapped = program_test.toy_run(compiled, (2,))
     same = self._case('fedprox', 'algorithm.mu', 0.7)
-    expected = program_test._run(program.Program(same, 2, 'low'), (2,))
+    expected = program_test.toy_run(program.Program(same, 2, 'low'), (2,))
     testing.assert_trees_close(
-      program_test._of_run(mapped['rounds'], 1), expected['rounds'], rtol=1e-4
+      program_test.of_run(mapped['rounds'], 1), expected['rounds'], rtol=1e-4
     )
     losses = mapped['rounds']['loss_sum']
     self.assertFalse(np.array_equal(losses[0], losses[1]))

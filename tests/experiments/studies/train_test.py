@@ -715,7 +715,7 @@ class StateVersionTest(program_test.ToyTestCase):
   def test_one_that_says_nothing_is_the_first(self, name, version):
     config = program_test.toy_config({'run.rounds': 2})
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    now = case_runs.about(program_test._case(config, name=name), config)
+    now = case_runs.about(program_test.toy_case(config, name=name), config)
     state = {'a': jnp.zeros(1)}
     before = {k: v for k, v in now.items() if k != case_runs._STATE_VERSION}
     with contextlib.closing(
