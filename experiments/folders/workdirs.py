@@ -20,6 +20,7 @@ from . import files
 from . import held_folders
 from fmtl_jax.storage import digests
 from fmtl_jax.storage import host_trees
+from fmtl_jax.storage import orbax_paths
 
 CONFIG = 'config.json'
 DATA = 'data'  # In the config: their fingerprint.
@@ -157,6 +158,7 @@ def _check_place(workdir, flag='workdir'):
   """
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f'--{flag}={workdir} is a file; name a folder.')
+  orbax_paths.check(workdir.absolute(), f'--{flag}')
   for place in (workdir, *workdir.parents):
     if place.is_symlink() and not place.exists():
       raise ValueError(

@@ -24,6 +24,7 @@ from fmtl_jax.storage import critical
 from fmtl_jax.storage import digests
 from fmtl_jax.storage import host_trees
 from fmtl_jax.storage import orbax_logs
+from fmtl_jax.storage import orbax_paths
 from fmtl_jax.storage import saved_models
 
 Tree = Any
@@ -83,6 +84,9 @@ class Checkpoints:
       read_only: Whether another process may be writing there.
       defaults: Values of `about` that one without them has: what was done
         before there was a choice.
+
+    Raises:
+      ValueError: If Orbax would lose them there, see `orbax_paths`.
     """
     self._folder = pathlib.Path(folder).expanduser().absolute()
     self._about = json.loads(json.dumps(dict(about or {})))
@@ -93,6 +97,7 @@ class Checkpoints:
     self._writer = concurrent.futures.ThreadPoolExecutor(1)
     self._writing: tuple[int, concurrent.futures.Future[None]] | None = None
     if not read_only:
+      orbax_paths.check(self._folder, '`folder`')
       self._clear_deleted()  # By a process that was killed then.
     options = ocp.CheckpointManagerOptions(
       enable_async_checkpointing=False,  # All of it is done by `_writer`.

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from fmtl_jax.storage import digests
 from fmtl_jax.storage import host_trees
 from fmtl_jax.storage import orbax_logs
+from fmtl_jax.storage import orbax_paths
 from fmtl_jax.storage import temporaries
 from fmtl_jax.storage import tensor_files
 
@@ -62,6 +63,8 @@ def save_params(
     raise ValueError(
       f'{folder} exists; name a folder that does not, nothing is replaced.'
     )
+  if form == ORBAX:
+    orbax_paths.check(folder, '`folder`')
   content = json.loads(json.dumps(dict(metadata or {})))
   if digests.DIGEST in content:
     raise ValueError(
