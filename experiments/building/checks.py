@@ -140,7 +140,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 @functools.cache
-def _defaults() -> Mapping[str, Any]:
+def _defaults(unused_algorithms: tuple[str, ...]) -> Mapping[str, Any]:
+  """The default of every field; algorithms that are registered have some."""
   return config_lib.flatten(config_lib.default_config())
 
 
@@ -153,7 +154,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   config_lib.check_fields(config)
   flat = config_lib.flatten(config)
   own = config_lib.own_defaults(config)
-  for field, default in {**_defaults(), **own}.items():
+  defaults = _defaults(tuple(algorithms.ALGORITHMS))
+  for field, default in {**defaults, **own}.items():
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
       _check_size(field, number)

@@ -182,10 +182,15 @@ def add_own(
         put_field(config, field, value)
 
 
-@functools.cache
 def _of_algorithms() -> tuple[str, ...]:
   """The names that `algorithm` has, or that its sections may have."""
-  return (*default_config().algorithm, *algorithms.ALGORITHMS)
+  return _with_fields(tuple(algorithms.ALGORITHMS))
+
+
+@functools.cache
+def _with_fields(names: tuple[str, ...]) -> tuple[str, ...]:
+  """Names of algorithms, and those of the fields beside them."""
+  return (*default_config().algorithm, *names)
 
 
 def is_own_setting(field: str) -> bool:

@@ -1,4 +1,4 @@
-"""Folders in which Orbax loses arrays are refused before anything is written."""
+"""Folders in which Orbax loses arrays are refused before it writes."""
 
 import pathlib
 import tempfile

@@ -98,6 +98,15 @@ class NewAlgorithmTest(program_test.ToyTestCase):
     with self.assertRaisesRegex(ValueError, f'Expected {FIELD} >= 0, got -1'):
       checks.check(config)
 
+  def test_a_config_without_it_is_as_before(self):
+    for _ in range(2):  # Nothing is remembered of one registered meanwhile.
+      checks.check(self._config())
+      self.assertFalse(config_lib.is_own_setting(FIELD))
+      with mock.patch.dict(algorithms.ALGORITHMS):
+        del algorithms.ALGORITHMS[NAME]
+        checks.check(program_test.toy_config())
+        self.assertTrue(config_lib.is_own_setting(FIELD))
+
   def test_tables_have_a_row_for_it(self):
     config = self._config(**{'algorithm.name': NAME})
     self.assertEqual(cases.names(config), [NAME])
