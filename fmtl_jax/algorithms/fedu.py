@@ -105,19 +105,13 @@ def fedu(
       weights; or a graph over clients, in their order.
 
   Raises:
-    ValueError: If no layer is of the type `client`, the graph is not one of
-      these clients, or the optimizer is not SGD. `init` raises one if the step
-      on the regularizer would be so long that it drives models apart.
+    ValueError: If the graph is not one of these clients, or the optimizer is
+      not SGD. `init` raises one if the step on the regularizer would be so long
+      that it drives models apart.
   """
   SPEC.check(eta=eta)
   related = relations.get(graph, federation.num_owners['client'])
   name = layer_types.CLIENT
-  if name not in jax.tree.leaves(federation.layer_types):
-    raise ValueError(
-      "Expected layers of the type 'client' with fedu, which relates models of "
-      'clients at the server, got none; label them so, as '
-      '`fedu.label_rules` does.'
-    )
   optimizer = local_steps.sgd_of(local, 'fedu')
   sgd = training.local_sgd(federation, local)
   report = functools.partial(local_steps.report, federation)
@@ -189,6 +183,13 @@ SPEC = specs.Spec(
       examples=(relations.COMPLETE, relations.RANDOM),
     ),
   },
-  adapt=specs.all_layers,
-  degenerate=(specs.Degenerate('is isolated training', {'eta': 0}),),
+  degenerate=(
+    specs.Degenerate(
+      "relates no clients without layers of the type 'client'",
+      where=lambda federation: (
+        layer_types.CLIENT not in jax.tree.leaves(federation.layer_types)
+      ),
+    ),
+    specs.Degenerate('is isolated training', {'eta': 0}),
+  ),
 )

@@ -72,7 +72,7 @@ def cohort_bytes(
   """
   once, each_slot = message_bytes(federation, message)
   names = {layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL}
-  names |= set(federation.owners)
+  names |= set(jax.tree.leaves(federation.layer_types))
   return {
     name: once.get(name, 0) * num_clients
     + each_slot.get(name, 0) * num_active_slots

@@ -7,3 +7,6 @@
 `progress`     bars and lines
 `interrupts`   Ctrl-C between two rounds
 """
+
+# What is public of it is so in `fmtl_jax`.
+__all__ = ()

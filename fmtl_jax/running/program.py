@@ -155,7 +155,8 @@ class Program:
       if self._padding:
         last = [self.num_runs - 1] * self._padding
         leaf = leaf[np.array([*range(self.num_runs), *last])]
-      return jax.device_put(leaf, self._by_run)
+      # Of its own: states are donated.
+      return jax.device_put(leaf, self._by_run, may_alias=False)
 
     return jax.tree.map(put, tree)
 

@@ -21,6 +21,7 @@ WEIGHTS = np.array(
   [[0, 0.4, 0, 0.3], [0.4, 0, 0.2, 0], [0, 0.2, 0, 0.1], [0.3, 0, 0.1, 0]]
 )
 RATE, STEPS, ETA = 0.05, 3, 2.0
+FIXED_POINT = 'test_a_small_rate_rests_where_gradients_balance_the_graph'
 
 
 def _laplacian(weights):
@@ -128,10 +129,14 @@ class FedUTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'degree to be below 2, got 2.02'):
       _models(1, eta=1.01 * limit)
 
-  def test_layers_of_other_types_alone_are_refused(self):
+  def test_without_layers_of_clients_it_says_that_it_relates_none(self):
     federation, _ = testing.mean_estimation(LABELS, (0,) * 4, 'common')
-    with self.assertRaisesRegex(ValueError, "of the type 'client' with fedu"):
-      fedu.fedu(federation)
+    said = fedu.SPEC.equals(dict(fedu.SPEC.defaults), federation)
+    self.assertEqual(
+      said, "relates no clients without layers of the type 'client'"
+    )
+    federation, _ = testing.mean_estimation(LABELS, (0,) * 4, 'client')
+    self.assertEmpty(fedu.SPEC.equals(dict(fedu.SPEC.defaults), federation))
 
 
 if __name__ == '__main__':

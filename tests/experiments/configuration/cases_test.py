@@ -10,6 +10,7 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.configuration import schema
 from fmtl_jax import algorithms
+from fmtl_jax import federation
 from fmtl_jax.federation import layer_types
 
 
@@ -172,9 +173,8 @@ class TableTest(absltest.TestCase):
     params = {name: {'kernel': 0.0} for name in layers}
     for name in algorithms.ALGORITHMS:
       rules = networks.label_rules(config, name, layers)
-      labels = layer_types.label_params(
-        params, rules, ['pretrained', 'common', 'task', 'personal', 'cluster']
-      )
+      known = [*federation.OWNERS, 'pretrained', 'cluster']
+      labels = layer_types.label_params(params, rules, known)
       found = [labels[layer]['kernel'] for layer in layers]
       self.assertEqual(found[0], 'pretrained')
       self.assertNotIn('pretrained', found[1:])
