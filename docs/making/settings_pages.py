@@ -10,6 +10,7 @@ from docs.making import markdown
 from experiments.building import backbones
 from experiments.building import checks
 from experiments.building import datasets
+from experiments.building import terms
 from experiments.configuration import schema
 from experiments.console import listing
 
@@ -18,7 +19,7 @@ def pages() -> dict[str, str]:
   """The page of all config fields, and the parts that other pages include."""
   return {
     'fields': _fields(),
-    'made/sources': _third_parties(datasets.SOURCES, listing.SOURCES),
+    'made/sources': _third_parties(datasets.SOURCES, terms.SOURCES),
     'made/networks': _networks(),
   }
 
@@ -72,7 +73,7 @@ def _networks() -> str:
     (f'`{name}`', markdown.sentence(listing.MODELS[name]))
     for name in checks.MODELS
   ]
-  published = _third_parties(backbones.BACKBONES, listing.BACKBONES)
+  published = _third_parties(backbones.BACKBONES, terms.BACKBONES)
   return (
     f'{markdown.table(("`model.name`", "what"), own)}\n\n'
     'Published networks in front, by `model.backbone`, run once on every '

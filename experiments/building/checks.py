@@ -39,7 +39,7 @@ from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
 MODELS = ('mlp', 'cnn')
-_FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG, as in reporting/drawing.py.
+_FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG.
 
 # The rule in words, whether a number is valid, and the fields that have it.
 _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (

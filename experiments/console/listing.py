@@ -15,8 +15,6 @@ from ..configuration import schema
 from fmtl_jax import algorithms
 
 _WIDTH = 80
-SOURCES = terms.SOURCES
-BACKBONES = terms.BACKBONES
 MODELS: Mapping[str, str] = {
   'mlp': 'Dense layers: model.hidden.',
   'cnn': 'Convolutions and dense layers: model.channels, model.hidden.',
@@ -31,7 +29,7 @@ def text() -> str:
       *_algorithms(),
       '',
       'Data: --config.data.name=NAME',
-      *_others(datasets.SOURCES, SOURCES),
+      *_others(datasets.SOURCES, terms.SOURCES),
       '',
       'Networks: --config.model.name=NAME',
       *itertools.chain.from_iterable(
@@ -39,7 +37,7 @@ def text() -> str:
       ),
       '',
       'Published networks in front: --config.model.backbone=NAME',
-      *_others(backbones.BACKBONES, BACKBONES),
+      *_others(backbones.BACKBONES, terms.BACKBONES),
     ]
   )
 

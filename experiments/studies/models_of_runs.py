@@ -13,6 +13,7 @@ from ..building import build
 from ..building import datasets
 from ..building import fingerprints
 from ..building import networks
+from ..building import sources
 from ..building import standardizing
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -159,7 +160,21 @@ def load(
     model = predictors.task_predictor(*arguments, task)
   else:
     model = predictors.client_predictor(*arguments, place, slot)
-  # Pre-trained layers that ran before round 0 are put back in front.
+  return _whole(network, source, model)
+
+
+def _whole(
+  network: networks.Network,
+  source: sources.Source,
+  model: predictors.Predictor,
+) -> predictors.Predictor:
+  """A model with the layers that ran before round 0 back in front.
+
+  Args:
+    network: Of its case.
+    source: The data that it was trained on.
+    model: On what these layers gave.
+  """
   params = {**network.prefix_params, **model.params}
   standardization = standardizing.raw_standardization(
     source, model.standardization

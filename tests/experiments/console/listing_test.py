@@ -9,6 +9,7 @@ from absl.testing import absltest
 from experiments.building import backbones
 from experiments.building import checks
 from experiments.building import datasets
+from experiments.building import terms
 from experiments.configuration import config as config_lib
 from experiments.configuration import schema
 from experiments.console import describe
@@ -44,15 +45,15 @@ class ListingTest(absltest.TestCase):
   def test_it_knows_the_terms_of_what_others_made(self):
     text = listing.text()
     for known, names in (
-      (listing.SOURCES, datasets.SOURCES),
-      (listing.BACKBONES, backbones.BACKBONES),
+      (terms.SOURCES, datasets.SOURCES),
+      (terms.BACKBONES, backbones.BACKBONES),
       (listing.MODELS, checks.MODELS),
     ):
       self.assertCountEqual(known, names)
       for name in names:
         self.assertIn(f'\n  {name}\n', text)
-    terms = len(listing.SOURCES) + len(listing.BACKBONES)
-    self.assertEqual(text.count('terms: '), terms)
+    count = len(terms.SOURCES) + len(terms.BACKBONES)
+    self.assertEqual(text.count('terms: '), count)
     self.assertLess(max(map(len, text.splitlines())), 90)
 
   def test_it_shows_a_source_of_ones_own(self):
