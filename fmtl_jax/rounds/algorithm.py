@@ -53,6 +53,10 @@ class Algorithm(NamedTuple):
       version is not resumed.
     matmul_precision: That of its settings, for evaluations and predictions.
     client_axis: That of its placement: over which clients are spread.
+    relations: `state -> [N, N]`, how the models of N owners of a layer type (of
+      clients, of tasks) are related in this state, as far as the algorithm
+      learns or is given it: row k holds the weights of the others for owner k.
+      None where an algorithm relates none.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
@@ -64,3 +68,4 @@ class Algorithm(NamedTuple):
   state_version: int = 1
   matmul_precision: str | None = precision.HIGHEST
   client_axis: str | None = None
+  relations: Callable[[State], jax.Array] | None = None
