@@ -9,6 +9,7 @@ import tempfile
 import time
 
 import jax
+import pytest
 
 # With TESTS_DEVICES=1 as on a machine with one GPU: what needs more is skipped.
 _DEVICES = int(os.environ.get('TESTS_DEVICES') or 8)
@@ -16,7 +17,7 @@ jax.config.update('jax_num_cpu_devices', _DEVICES)
 # A compiled program on a toy is traced and lowered once, and kept: a fifth of
 # that time would go to where its lines are and to looking for garbage.
 jax.config.update('jax_traceback_in_locations_limit', 0)
-gc.set_threshold(50_000, 20, 1_000)
+gc.set_threshold(200_000, 50, 1_000)
 
 # Many tests train the same toys: what one of them has compiled, no other one
 # compiles again, and no later session on this machine. TESTS_COMPILED=FOLDER
@@ -48,3 +49,10 @@ if not os.environ.get(_COMPILED):
   os.environ[_COMPILED] = str(_place)
 jax.config.update('jax_compilation_cache_dir', os.environ[_COMPILED])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+  """What was imported stays: garbage is looked for in what comes after."""
+  gc.collect()
+  gc.freeze()
