@@ -13,6 +13,7 @@ from ..configuration import config as config_lib
 from ..folders import environments
 from ..reporting import comparison_tables
 from ..reporting import drawing
+from ..reporting import events
 from ..reporting import pages
 from ..reporting import reports
 from ..reporting import results
@@ -132,7 +133,7 @@ def write(
   config: ml_collections.ConfigDict,
   missing: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes comparison.json, .md, .tex, .png and .html.
+  """Writes comparison.json, .md, .tex, .png, .html and missing events.
 
   Tables are printed, too, if nothing is missing.
 
@@ -166,6 +167,7 @@ def write(
   summary = made_with | results.build(records, made_with['environment'])
   summary |= {'comparison': rows, 'searches': searches}
   results.write_json(path, summary)
+  events.write_missing(workdir / 'tensorboard', records)
   first, *others = build_tables(rows, records, searches, config)
   labels = [cases_lib.label(name, config) for name in missing]
   notes = (*first.notes, *reports.unfinished(labels))

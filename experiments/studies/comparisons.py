@@ -35,6 +35,7 @@ from . import comparison_plans
 from . import comparison_reports
 from . import driver
 from . import searches
+from . import tracked_runs
 from fmtl_jax import evaluation
 
 
@@ -137,7 +138,8 @@ def _part(plan, head, config, source, workdir):
       searches.say(plan, rows)
     best = searches.best_of(rows)
     if best is not None and not final.exists():
-      record = head | _run_final(plan, best['settings'], source, workdir, flag)
+      of_final = _run_final(plan, best['settings'], head, source, workdir, flag)
+      record = head | of_final
       records.write(final, record)
       _say_final(record, config)
 
@@ -177,20 +179,15 @@ def _check_plans(plans, source):
       print(f'warning: {case.warning}', file=sys.stderr)
 
 
-def _run_final(plan, settings, source, workdir, flag):
+def _run_final(plan, settings, head, source, workdir, flag):
   """The record of an algorithm with the settings that its search chose."""
   for field, value in settings.items():
     config_lib.set_field(plan.final, field, value)
   case = build.build(
     plan.name, plan.final, source, case_runs.seeds_of(plan.final)
   )
-  history = case_runs.run_case(
-    plan.label,
-    case,
-    plan.final,
-    workdir / 'checkpoints' / plan.name,
-    flag,
-    stop_if_diverged=False,
+  history = tracked_runs.run_case(
+    plan.name, case, plan.final, workdir, flag, head, stop_if_diverged=False
   )
   return case_records.of_case(plan.name, case, plan.final, history)
 

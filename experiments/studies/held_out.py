@@ -41,6 +41,7 @@ from . import held_out_adaptation
 from . import held_out_data
 from . import held_out_reports
 from . import histories
+from . import tracked_runs
 from fmtl_jax.storage import checkpoints
 
 # The same for all rows of one table.
@@ -245,7 +246,14 @@ def _run(plan, source, splits, workdir, flag):
   folder = workdir / 'checkpoints' / plan.name
   if flag.signal_number is not None:
     raise interrupts.Interrupted(flag.signal_number)
-  history = case_runs.run_case(plan.label, plan.case, plan.config, folder, flag)
+  head = {
+    'label': plan.label,
+    'tasks': [task.name for task in source.tasks],
+    'seeds': case_runs.seeds_of(plan.config),
+  }
+  history = tracked_runs.run_case(
+    plan.name, plan.case, plan.config, workdir, flag, head
+  )
   if flag.signal_number is not None:
     raise interrupts.Interrupted(flag.signal_number)
   began = time.perf_counter()
@@ -270,8 +278,8 @@ def _run(plan, source, splits, workdir, flag):
   own = results.own_metrics(source.tasks)
   return {
     'case': plan.name,
-    'label': plan.label,
-    'seeds': case_runs.seeds_of(plan.config),
+    'label': head['label'],
+    'seeds': head['seeds'],
     'rounds': plan.config.run.rounds,
     'protocol': plan.config.data.protocol,
     'overlapping_pairs': held_out_data.overlapping_pairs(source, splits[0]),

@@ -1,7 +1,6 @@
 """Train: the study that runs the cases of a table."""
 
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
 import functools
 import pathlib
 import sys
@@ -18,16 +17,14 @@ from ..building import federating
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import files
-from ..folders import held_folders
 from ..folders import logs
 from ..folders import workdirs
-from ..reporting import events
 from ..reporting import reports
 from ..running import interrupts
 from . import case_records
 from . import case_runs
 from . import driver
-from . import histories
+from . import tracked_runs
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.running import program as program_lib
 
@@ -177,42 +174,10 @@ def _run(
   case_config, case = built
   if case is None:
     return case_records.of_majority(source, case_config)
-  written = events.Events(
-    workdir / 'tensorboard' / name,
-    events.hparams_of(name, config_lib.flatten(case_config)),
+  history = tracked_runs.run_case(
+    name, case, case_config, workdir, flag, head, program_fn=program_fn
   )
-  with contextlib.closing(written):
-    history = case_runs.run_case(
-      cases_lib.label(name, config),
-      case,
-      case_config,
-      workdir / 'checkpoints' / name,
-      flag,
-      watch=functools.partial(_add_events, written, head),
-      program_fn=program_fn,
-    )
-    _finish_events(written)
   return case_records.of_case(name, case, case_config, history)
-
-
-def _add_events(
-  written: events.Events,
-  head: case_records.Record,
-  history: histories.History,
-) -> None:
-  """Writes the metrics of a case that are new since the last call."""
-  try:
-    written.add(head | history.curves())
-  except (OSError, held_folders.MovedError):  # The report has them, too.
-    written.discard()
-
-
-def _finish_events(written: events.Events) -> None:
-  """Says that a case is finished."""
-  try:
-    written.finish()
-  except OSError:
-    written.discard()
 
 
 def build_case(

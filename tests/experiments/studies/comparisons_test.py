@@ -27,6 +27,7 @@ from experiments.studies import histories
 from experiments.studies import train
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
+from tests.experiments.reporting import events_test
 from tests.experiments.running import program_test
 from tests.experiments.studies import train_test
 
@@ -43,6 +44,7 @@ FILES = {
   'config.json',
   'log.txt',
   'searches',
+  'tensorboard',
   '.lock',
 }
 
@@ -250,6 +252,11 @@ class RunTest(program_test.ToyTestCase):
       text = (self.finished / name).read_text()
       for word in ('FedAvg', 'Isolated', '3 learning rates', '2 seeds'):
         self.assertIn(word, text)
+    curves = self.finished / 'tensorboard'
+    self.assertCountEqual(ALGORITHMS, [path.name for path in curves.iterdir()])
+    for folder in curves.iterdir():
+      tags = {tag for tag, *_ in events_test.scalars(folder)}
+      self.assertIn('test_client_accuracy/mean', tags)
     png = (self.finished / 'comparison.png').read_bytes()
     self.assertTrue(png.startswith(b'\x89PNG'))
 

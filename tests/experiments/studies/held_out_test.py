@@ -24,6 +24,7 @@ from fmtl_jax import testing
 from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
+from tests.experiments.reporting import events_test
 from tests.experiments.running import program_test
 from tests.experiments.studies import toy_held_out as toy
 from tests.experiments.studies import train_test
@@ -38,6 +39,7 @@ FILES = {
   'unseen.md',
   'unseen.png',
   'unseen.tex',
+  'tensorboard',
   '.lock',
 }
 
@@ -101,6 +103,13 @@ class RunTest(program_test.ToyTestCase):
       text = (self.finished / name).read_text()
       for word in ('FedAvg', 'all layers', 'nothing', '2 epochs', '2 clients'):
         self.assertIn(word, text)
+    curves = self.finished / 'tensorboard'
+    self.assertCountEqual(
+      toy.ALGORITHMS, [path.name for path in curves.iterdir()]
+    )
+    for folder in curves.iterdir():
+      tags = {tag for tag, *_ in events_test.scalars(folder)}
+      self.assertIn('test_client_accuracy/mean', tags)
     png = (self.finished / 'unseen.png').read_bytes()
     self.assertTrue(png.startswith(b'\x89PNG'))
 
