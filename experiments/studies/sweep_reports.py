@@ -161,7 +161,7 @@ def write(
   view = f'{config.report.view} {config.report.metric}'
   table = tables.Table(
     title=f'{config.name}: validation {view}, mean over '
-    f'{config.run.seeds} seed(s)',
+    f'{texts.counted(config.run.seeds, "seed")}',
     header=('case', *fields, 'last round', 'best', 'best round'),
     rows=tuple(cells),
     notes=(
