@@ -22,6 +22,7 @@ from ..folders import held_folders
 from ..folders import logs
 from ..folders import workdirs
 from ..reporting import events
+from ..reporting import relations
 from ..reporting import reports
 from ..running import interrupts
 from . import case_records
@@ -29,6 +30,8 @@ from . import case_runs
 from . import driver
 from . import histories
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.algorithms import clusters as clusters_lib
+from fmtl_jax.running import owner_relations
 from fmtl_jax.running import program as program_lib
 
 _Built = tuple[ml_collections.ConfigDict, program_lib.Case | None]
@@ -181,6 +184,12 @@ def _run(
     workdir / 'tensorboard' / name,
     events.hparams_of(name, config_lib.flatten(case_config)),
   )
+  related = None
+
+  def end(program, state):
+    nonlocal related
+    related = owner_relations.of_runs(case, program, state)
+
   with contextlib.closing(written):
     history = case_runs.run_case(
       cases_lib.label(name, config),
@@ -190,9 +199,14 @@ def _run(
       flag,
       watch=functools.partial(_add_events, written, head),
       program_fn=program_fn,
+      end=end,
     )
     _finish_events(written)
-  return case_records.of_case(name, case, case_config, history)
+  record = case_records.of_case(name, case, case_config, history)
+  if related is None:
+    clusters = history.client_values.get(clusters_lib.CLUSTER)
+    related = relations.of_clusters(clusters)
+  return record | relations.kept(related, workdir, name)
 
 
 def _add_events(
