@@ -32,9 +32,9 @@ def plus_minus(mean: float | None, std: float | None, decimals: int) -> str:
   return f'{text} ± {std:.{decimals}f}'
 
 
-def signed(value: float, decimals: int) -> str:
-  """A number with its sign: `+0.31`; NaN is undefined."""
-  if math.isnan(value):
+def signed(value: float | None, decimals: int) -> str:
+  """A number with its sign: `+0.31`; None and NaN are undefined."""
+  if value is None or math.isnan(value):
     return MISSING
   return f'{value:+.{decimals}f}'.replace('-', '−')
 

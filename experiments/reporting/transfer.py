@@ -94,6 +94,7 @@ def gains(records: Sequence[Record], shown: Shown) -> list[Gains]:
     for against, references in of_role.items()
     for reference in references
     if record is not reference
+    and list(record['tasks']) == list(reference['tasks'])
     and (found := _gains(record, against, reference, shown)).of_mean.size
   ]
 

@@ -130,6 +130,9 @@ class RelationsTest(drawn_figures.DrawnTestCase):
     self.assertEqual(pairs, {'Fedu': '8, 10: 3', 'Cfl': '2 pairs: 1'})
     stable = toy_records.cells(table, 'stability')
     self.assertEqual(stable['Cfl'], '+1.00')
+    alone = [_record(SEEDS[:1], self.workdir)]
+    table = relations.table(relations.build(alone, ''), alone)
+    self.assertEqual(toy_records.cells(table, 'stability'), {'Fedu': '–'})
 
   def test_those_who_are_alike_are_together(self):
     place = relations.order(MEAN).tolist()
