@@ -283,7 +283,8 @@ def rule(graph: Graph | str, num_owners: int) -> Rule:
 
   `nearest`, or `nearest:K`, is the graph of the models after the first steps of
   their owners, and is kept. Who has not trained yet has no neighbours; when it
-  has, the graph is made anew, of all models of then.
+  has, the graph is made anew, of all models of then. (Where runs are mapped at
+  once, on a GPU, it is also found in other rounds, and not taken.)
 
   Args:
     graph: As of `get`, or `nearest`, or `nearest:K`.
