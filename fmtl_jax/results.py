@@ -61,6 +61,19 @@ class FitResult:
     return self.train_loss.shape[1]
 
   @property
+  def relations(self) -> np.ndarray | None:
+    """How owners are related after the last round, `[R, N, N]`.
+
+    In the order of clients (or tasks); a row holds the weights of the others.
+    None if the algorithm relates none.
+    """
+    relations = self.algorithm.relations
+    if relations is None:
+      return None
+    found = [relations(self.state_of(seed)) for seed in self.seeds]
+    return np.stack([np.asarray(matrix) for matrix in found])
+
+  @property
   def task_names(self) -> tuple[str, ...]:
     """The names of the tasks, in the order of the columns of `history`."""
     return tuple(task.name for task in self.data.tasks)

@@ -122,6 +122,19 @@ def check_case(record: Any) -> None:
   _check_cost(record['cost'])
   _check_spans(record)
   _check_settings(record.get('settings'))
+  _check_relations(record.get('relations'), seeds)
+  for name, of_each in record.get('train_examples', {}).items():
+    _array(name, of_each, (seeds, len(record[name])))
+
+
+def _check_relations(relations, seeds):
+  """Checks the matrices of a record, or that a file is said to have them."""
+  if relations is None:
+    return
+  if 'matrices' not in relations:
+    return _fields(relations, {'file': str})
+  shape = np.shape(relations['matrices'])
+  _array('relations', relations['matrices'], (seeds, *shape[2:3] * 2))
 
 
 def _check_idle(idle_rounds, losses):

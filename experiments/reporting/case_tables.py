@@ -287,7 +287,7 @@ def _difference(paired: Sequence[float], decimals: int) -> tuple[str, str]:
   """The mean of paired differences, and its t interval."""
   if not paired or np.isnan(paired).any():
     return texts.MISSING, texts.MISSING
-  signed = lambda x: f'{x:+.{decimals}f}'.replace('-', '−')
+  signed = lambda x: texts.signed(x, decimals)
   mean = float(np.mean(paired))
   count = len(paired)
   if count < 2:

@@ -28,6 +28,8 @@ _CAPTIONS = {
   'cases': 'The mean of the metric for every case, against the round.',
   'time': 'The mean of the metric against simulated time.',
   'clients': 'Which clients gain and which lose against the baseline.',
+  'gains': 'The gain over local training against the number of examples.',
+  'relations': 'How much owners of models are related, those alike together.',
   'communication': 'Bytes of a round by layer type.',
   'confusion': 'What examples of each class are taken for.',
   'comparison': 'The mean over clients and the worst tenth of them.',

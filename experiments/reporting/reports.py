@@ -21,9 +21,12 @@ from . import cost_tables
 from . import drawing
 from . import events
 from . import figures
+from . import gain_figures
 from . import pages
+from . import relations
 from . import results
 from . import tables
+from . import transfer
 from fmtl_jax import balancing
 from fmtl_jax.clients import attacks
 from fmtl_jax.federation import layer_types
@@ -31,7 +34,10 @@ from fmtl_jax.federation import layer_types
 Record = dict[str, Any]
 FEATURES = 'features.json'  # How long a backbone took.
 # In the order in which a page shows them.
-FIGURES = ('curves', 'cases', 'time', 'clients', 'confusion', 'communication')
+FIGURES = (
+  *('curves', 'cases', 'time', 'clients', 'gains', relations.RELATIONS),
+  *('confusion', 'communication'),
+)
 FIGURES_EVERY = 60.0  # Seconds, while cases are missing.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
 
@@ -83,13 +89,21 @@ def write(
   found = made_with | results.build(records, made_with['environment'])
   if (workdir / FEATURES).exists():
     found['features'] = records_lib.read(workdir / FEATURES, lambda value: None)
+  related = relations.build(records, workdir)
+  found |= {relations.RELATIONS: related} if related else {}
+  compared = _gains(records, config)
+  found |= transfer.build(compared, _shown(config))
   results.write_json(path, found)
   results.write_metrics_csv(workdir / 'metrics.csv', records)
+  relations.write_csv(workdir / 'relations.csv', records, workdir)
+  transfer.write_csv(workdir / 'negative_transfer.csv', compared)
   events.write_missing(workdir / 'tensorboard', records)
   shown = f'test/{config.report.view}/{config.report.metric}'
   if missing and not any(shown in r['curve']['values'] for r in records):
     return found  # Majorities alone lack it.
   first, *others = build_tables(records, config)
+  if related:
+    others.append(relations.table(related, records))
   labels = [cases.label(name, config) for name in missing]
   first = dataclasses.replace(first, notes=(*first.notes, *unfinished(labels)))
   tables.write([first, *others], workdir, 'results')
@@ -105,6 +119,21 @@ def write(
     rendered = [tables.to_text(table) for table in (first, *others)]
     print('\n' + '\n'.join(rendered))
   return found
+
+
+def _shown(config: ml_collections.ConfigDict) -> transfer.Shown:
+  """What gains are of: the metric of the table."""
+  return transfer.Shown(config.report.metric, config.report.view)
+
+
+def _gains(
+  records: Sequence[Record], config: ml_collections.ConfigDict
+) -> list[transfer.Gains]:
+  """The gains of methods over the references of the table."""
+  shown = _shown(config)
+  name = f'{shown.split}/{shown.view}/{shown.metric}'
+  of_metric = [r for r in records if name in r['curve']['values']]
+  return transfer.gains(of_metric, shown)
 
 
 def _seconds_since_figures(workdir: pathlib.Path) -> float:
@@ -254,6 +283,12 @@ def build_tables(
     found.append(
       case_tables.difference_table(records, report.baseline, **shown)
     )
+  compared = _gains(records, config)
+  if compared:
+    found.append(transfer.transfer_table(compared, _shown(config)))
+  by_size = [one for one in compared if transfer.is_unequal(one)]
+  if by_size:
+    found.append(transfer.unequal_table(by_size, _shown(config)))
   if trained:
     found.append(cost_tables.communication_table(trained))
     found.append(cost_tables.cost_table(trained))
@@ -282,7 +317,7 @@ def write_figures(
   config: ml_collections.ConfigDict,
   final: bool = True,
 ) -> None:
-  """Draws curves, clients' gains and losses, bytes and confusion matrices.
+  """Draws curves, gains and losses, relations, bytes and confusion matrices.
 
   Args:
     workdir: Where they go.
@@ -311,5 +346,9 @@ def write_figures(
   figures.client_dots(
     path('clients'), trained, report.baseline, metric=report.metric
   )
+  gain_figures.gains_by_size(
+    path('gains'), _gains(records, config), _shown(config)
+  )
+  relations.heat_maps(path(relations.RELATIONS), records, workdir)
   figures.communication(path('communication'), trained)
   confusions.matrices(path('confusion'), of_tasks or trained, view=report.view)

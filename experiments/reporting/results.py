@@ -376,7 +376,7 @@ def build(
             **precisions,
           }
         )
-  return _strict(
+  return strict(
     {
       'environment': dict(environment),
       'results': entries,
@@ -385,12 +385,12 @@ def build(
   )
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
   """Plain JSON values: None for numbers that JSON cannot write."""
   if isinstance(value, Mapping):
-    return {key: _strict(item) for key, item in value.items()}
+    return {key: strict(item) for key, item in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_strict(item) for item in value]
+    return [strict(item) for item in value]
   if isinstance(value, float):
     return float(value) if math.isfinite(value) else None
   return value
@@ -398,7 +398,7 @@ def _strict(value: Any) -> Any:
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
   """Writes strict JSON, null for NaN; the file is the old or the new one."""
-  workdirs.write_json(pathlib.Path(path), _strict(value))
+  workdirs.write_json(pathlib.Path(path), strict(value))
 
 
 def write_metrics_csv(

@@ -32,6 +32,13 @@ def plus_minus(mean: float | None, std: float | None, decimals: int) -> str:
   return f'{text} ± {std:.{decimals}f}'
 
 
+def signed(value: float | None, decimals: int) -> str:
+  """A number with its sign: `+0.31`; None and NaN are undefined."""
+  if value is None or math.isnan(value):
+    return MISSING
+  return f'{value:+.{decimals}f}'.replace('-', '−')
+
+
 def decimals(metric: str, rows: Sequence[Mapping[str, Any]]) -> int:
   """How many decimal places a metric has in a table."""
   return 2 if results.in_percent(metric, rows) else 4

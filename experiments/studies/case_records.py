@@ -61,6 +61,7 @@ def of_case(
     'rounds': config.run.rounds,
     'clients': [str(i) for i in case.test_data.partition.client_ids],
     'client_tasks': np.asarray(case.runs.test.client_tasks[0]).tolist(),
+    'train_examples': _train_examples(case),
     **history.curves(),
     'client_values': history.client_values,
     environments.KEY: history.environments,
@@ -84,6 +85,18 @@ def of_case(
       'client_steps_per_second': history.totals['steps']
       / max(history.seconds, 1e-9),
     },
+  }
+
+
+def _train_examples(case: program_lib.Case) -> dict[str, Any]:
+  """Training examples with a label of tasks `[R][T]` and clients `[R][M]`."""
+  counts = np.asarray(case.runs.test.label_counts)
+  held = np.asarray(case.runs.test.client_tasks)
+  number = range(len(case.test_data.tasks))
+  of_tasks = [(counts * (held == task)).sum((1, 2)) for task in number]
+  return {
+    'tasks': np.stack(of_tasks, axis=1).tolist(),
+    'clients': counts.sum(2).tolist(),
   }
 
 

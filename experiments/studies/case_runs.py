@@ -51,6 +51,7 @@ def run_case(
   point_size: int = 1,
   watch: Callable[[histories.History], None] = lambda history: None,
   program_fn: Callable[[], program_lib.Program] | None = None,
+  end: Callable[[program_lib.Program, Any], None] = lambda program, state: None,
 ) -> histories.History:
   """Runs one case to its last round, resumed from its last checkpoint.
 
@@ -68,6 +69,7 @@ def run_case(
       so far.
     program_fn: Returns the program, which may be compiled; by default it is
       made here.
+    end: Called after the last round with the program and the states.
   """
   run = _CaseRun(
     label,
@@ -79,6 +81,7 @@ def run_case(
     point_size,
     watch,
     program_fn or functools.partial(make_program, case, config),
+    end,
   )
   return run.finish()
 
@@ -97,10 +100,12 @@ class _CaseRun:
     point_size: int,
     watch: Callable[[histories.History], None],
     program_fn: Callable[[], program_lib.Program],
+    end: Callable[[program_lib.Program, Any], None],
   ):
     """Restores the last checkpoint, if there is one; see `run_case`."""
     self._label, self._case, self._config = label, case, config
-    self._folder, self._flag, self._watch = folder, flag, watch
+    self._folder, self._flag = folder, flag
+    self._watch, self._end = watch, end
     self._stop_if_diverged, self._point_size = stop_if_diverged, point_size
     self._rounds = config.run.rounds
     self._every = config.run.evaluate_every
@@ -170,6 +175,7 @@ class _CaseRun:
             self._save()
           raise self._interrupted()
       history.compile_seconds = self._compile_seconds()
+      self._end(self._program, self._state)
     finally:
       self._bar.close()
       try:

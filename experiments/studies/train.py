@@ -19,6 +19,7 @@ from ..configuration import config as config_lib
 from ..folders import files
 from ..folders import logs
 from ..folders import workdirs
+from ..reporting import relations
 from ..reporting import reports
 from ..running import interrupts
 from . import case_records
@@ -26,6 +27,8 @@ from . import case_runs
 from . import driver
 from . import tracked_runs
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.algorithms import clusters as clusters_lib
+from fmtl_jax.running import owner_relations
 from fmtl_jax.running import program as program_lib
 
 _Built = tuple[ml_collections.ConfigDict, program_lib.Case | None]
@@ -174,10 +177,27 @@ def _run(
   case_config, case = built
   if case is None:
     return case_records.of_majority(source, case_config)
+  related = None
+
+  def end(program, state):
+    nonlocal related
+    related = owner_relations.of_runs(case, program, state)
+
   history = tracked_runs.run_case(
-    name, case, case_config, workdir, flag, head, program_fn=program_fn
+    name,
+    case,
+    case_config,
+    workdir,
+    flag,
+    head,
+    program_fn=program_fn,
+    end=end,
   )
-  return case_records.of_case(name, case, case_config, history)
+  record = case_records.of_case(name, case, case_config, history)
+  if related is None:
+    clusters = history.client_values.get(clusters_lib.CLUSTER)
+    related = relations.of_clusters(clusters)
+  return record | relations.kept(related, workdir, name)
 
 
 def build_case(

@@ -235,7 +235,7 @@ def cfl(
       clients=clients._replace(cluster=cluster),
     )
 
-  return federated_averaging.federated_averaging(
+  rounds = federated_averaging.federated_averaging(
     federation,
     client_updates.ClientUpdate(
       lambda view: ClientState(jnp.int32(0), sgd.init(view)), run
@@ -243,6 +243,9 @@ def cfl(
     settings,
     choose_fn=lambda params, client, *_: {CLUSTER: client.cluster},
     regroup_fn=regroup,
+  )
+  return rounds._replace(
+    relations=lambda state: clusters_lib.together(state.clients.cluster)
   )
 
 

@@ -8,6 +8,7 @@ in the data set (`FederatedDataset.with_owners`) all are in the first one.
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.federation import layer_types
@@ -59,3 +60,13 @@ def check(
       'Expected layers that belong to clusters, got none; make fewer layers '
       'pre-trained or shared.'
     )
+
+
+def together(cluster: jax.Array) -> jax.Array:
+  """Which clients share a cluster: `[M, M]` ones, zeros on the diagonal.
+
+  Args:
+    cluster: `[M]` int32.
+  """
+  same = (cluster[:, None] == cluster).astype(jnp.float32)
+  return same * (1 - jnp.eye(len(cluster), dtype=jnp.float32))

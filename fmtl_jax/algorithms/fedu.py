@@ -19,8 +19,9 @@ models their mean.
 
 Every layer is of the type `client`: it has a copy for each client at the
 server, which is sent there and back. A graph is `complete`, with weights 1 / N;
-`random`; a file of weights; in Python any `relations.Graph`, such as that of
-`relations.nearest`.
+`random`; `nearest:K`, that of the K nearest models of each client after its
+first local steps, which is kept; a file of weights; in Python any
+`relations.Graph`.
 
 Deviations: The largest degree of the graphs `complete` and `random` is at most
 one, so that eta means the same for any number of clients; the authors' random
@@ -36,10 +37,10 @@ References:
 from collections.abc import Sequence
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import federated_averaging
@@ -65,25 +66,37 @@ def label_rules(layers: Sequence[str]) -> layer_types.Rules:
   return layer_types.by_depth(layers, [(layer_types.CLIENT, len(layers))])
 
 
+class _ServerState(NamedTuple):
+  """The state of the steps as asked, and that of the graph."""
+
+  steps: Any
+  related: Any
+
+
 def _related(
   asked: server_optimizers.ServerOptimizer | servers.Server,
-  graph: relations.Graph,
+  rule: relations.Rule,
   eta: float | jax.Array,
 ) -> servers.Server:
   """Steps for each client as asked, then on the regularizer."""
   before = server_optimizers.of(asked)
 
+  def init(params, num_owners):
+    return _ServerState(before.init(params, num_owners), rule.init())
+
   def step(key, params, state, aggregate, round_number):
-    new, state = before.step(key, params, state, aggregate, round_number)
+    new, steps = before.step(key, params, state.steps, aggregate, round_number)
+    related = rule.step(state.related, new, aggregate.share > 0)
 
     def draw(leaf, pull, moved):
       rate = jnp.where(aggregate.share > 0, 0.5 * eta * moved, 0)
       return leaf - rate.reshape((-1,) + (1,) * (leaf.ndim - 1)) * pull
 
-    pulls = graph.laplacian(new)
-    return jax.tree.map(draw, new, pulls, aggregate.report), state
+    pulls = rule.graph(related).laplacian(new)
+    drawn = jax.tree.map(draw, new, pulls, aggregate.report)
+    return drawn, _ServerState(steps, related)
 
-  return servers.Server(before.init, step)
+  return servers.Server(init, step)
 
 
 def fedu(
@@ -101,8 +114,8 @@ def fedu(
     local: Settings of local training: SGD.
     settings: Settings of the round; its servers step before the regularizer.
     eta: The weight of the regularizer; may be traced.
-    graph: `complete`; `random`, or `random:SEED`; the path of a file of
-      weights; or a graph over clients, in their order.
+    graph: `complete`; `random`, or `random:SEED`; `nearest`, or `nearest:K`;
+      the path of a file of weights; or a graph over clients, in their order.
 
   Raises:
     ValueError: If the graph is not one of these clients, or the optimizer is
@@ -110,7 +123,7 @@ def fedu(
       that it drives models apart.
   """
   SPEC.check(eta=eta)
-  related = relations.get(graph, federation.num_owners['client'])
+  rule = relations.rule(graph, federation.num_owners['client'])
   name = layer_types.CLIENT
   optimizer = local_steps.sgd_of(local, 'fedu')
   sgd = training.local_sgd(federation, local)
@@ -124,7 +137,7 @@ def fedu(
     return result._replace(report=report(context.view, rate * amount))
 
   asked = settings.server.get(name, server_optimizers.ServerOptimizer())
-  server = {**settings.server, name: _related(asked, related, eta)}
+  server = {**settings.server, name: _related(asked, rule, eta)}
   rounds = federated_averaging.federated_averaging(
     federation,
     client_updates.ClientUpdate(sgd.init, run, report=report),
@@ -132,13 +145,17 @@ def fedu(
   )
 
   def init(key, data):
-    _check_stable(local, optimizer, eta, related, data)
+    _check_stable(local, optimizer, eta, rule.max_degree, data)
     return rounds.init(key, data)
 
-  return rounds._replace(init=init)
+  def matrix(state):
+    return rule.graph(state.server[name].optimizer.related).matrix
+
+  has_models = name in jax.tree.leaves(federation.layer_types)
+  return rounds._replace(init=init, relations=matrix if has_models else None)
 
 
-def _check_stable(local, optimizer, eta, graph, data):
+def _check_stable(local, optimizer, eta, max_degree, data):
   """Raises a ValueError if the server's step is known to be too long."""
   size = data.partition.train.max_size
   batch = local.batch_size if 0 < local.batch_size < size else size
@@ -155,7 +172,7 @@ def _check_stable(local, optimizer, eta, graph, data):
   with jax.ensure_compile_time_eval():
     steps = local.epochs * -(-size // max(batch, 1))
     moved = float(given[-1] * local_steps.work(jnp.asarray(steps), optimizer))
-  length = moved * float(eta) * float(np.max(graph.degrees))
+  length = moved * float(eta) * max_degree
   if length >= 2:
     raise ValueError(
       'Expected the learning rate times the local steps of a round times `eta` '

@@ -7,8 +7,12 @@ its Laplacian maps the copies w of all owners to
 
 A graph in which every owner has few neighbours is stored as those: its cost is
 linear in owners. That of any other graph is their square.
+
+A graph is given, or it is found of models and is part of a server's state
+(`Rule`).
 """
 
+from collections.abc import Callable
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -23,12 +27,14 @@ Tree = Any
 
 COMPLETE = 'complete'
 RANDOM = 'random'
+NEAREST = 'nearest'
 RULE = (
-  f'to be {COMPLETE}, {RANDOM}, {RANDOM}:SEED or a file of weights (.npy, or '
-  'numbers with commas)'
+  f'to be {COMPLETE}, {RANDOM}, {RANDOM}:SEED, {NEAREST}, {NEAREST}:K or a '
+  'file of weights (.npy, or numbers with commas)'
 )
 _EXACT = jax.lax.Precision.HIGHEST  # Copies are nearly the same in the end.
 _LEAST = 0.25  # Of the weights of a random graph.
+_COUNT = 5  # K, if only `nearest` is said.
 
 
 class Graph(NamedTuple):
@@ -37,7 +43,8 @@ class Graph(NamedTuple):
   Attributes:
     weights: a, `[N, N]` float32 with zeros on its diagonal; with neighbours
       `[N, k]`.
-    neighbours: `[N, k]` int32, the owners that `weights` are of; None for all.
+    neighbours: `[N, k]` int32, None for all owners. The weight of k in the row
+      of l then counts for both, in addition to that of l in the row of k.
   """
 
   weights: Any
@@ -51,7 +58,19 @@ class Graph(NamedTuple):
   @property
   def degrees(self) -> Any:
     """The sum of the weights of each owner, `[N]`."""
-    return self.weights.sum(1)
+    if self.neighbours is None:
+      return self.weights.sum(1)
+    return self._both(self.weights, 1)
+
+  @property
+  def matrix(self) -> jax.Array:
+    """a, `[N, N]` float32, with zeros on its diagonal."""
+    if self.neighbours is None:
+      return jnp.asarray(self.weights)
+    owners = jnp.arange(self.num_owners)[:, None]
+    zeros = jnp.zeros((self.num_owners,) * 2, jnp.float32)
+    rows = zeros.at[owners, self.neighbours].add(self.weights)
+    return rows + rows.T
 
   def laplacian(self, copies: Tree) -> Tree:
     """L times the copies of all owners, in the type of sums.
@@ -64,16 +83,19 @@ class Graph(NamedTuple):
       rows = leaf.reshape(len(leaf), -1)
       if self.neighbours is None:
         near = jnp.matmul(self.weights, rows, precision=_EXACT)
+        found = self.degrees[:, None] * rows - near
       else:
-        near = jnp.einsum(
-          'nk,nkd->nd',
-          self.weights,
-          rows[self.neighbours],
-          precision=_EXACT,
-        )
-      return (self.degrees[:, None] * rows - near).reshape(leaf.shape)
+        apart = rows[:, None] - rows[self.neighbours]
+        found = self._both(self.weights[..., None] * apart, -1)
+      return found.reshape(leaf.shape)
 
     return jax.tree.map(of_leaf, precision.widen(copies))
+
+  def _both(self, edges, sign):
+    """Sums `[N, k, ...]` over the edges of an owner, from it and to it."""
+    ends = edges.reshape(-1, *edges.shape[2:])
+    to = jax.ops.segment_sum(ends, self.neighbours.reshape(-1), len(edges))
+    return edges.sum(1) + sign * to
 
 
 def complete(num_owners: int) -> Graph:
@@ -98,41 +120,55 @@ def random(num_owners: int, seed: int = 0) -> Graph:
   return Graph((draws / largest).astype(np.float32))
 
 
-def nearest(points: Any, count: int) -> Graph:
+def nearest(points: Tree, count: int, here: Any = None) -> Graph:
   """Every owner and its nearest neighbours, of weight 1 / k.
 
   Two owners are neighbours where one of them is among the nearest of the other;
   k is the largest number of neighbours that an owner has then.
 
   Args:
-    points: `[N, d]`, what is near: flat models, or descriptions of owners.
+    points: What is near: models, `[N, ...]`, or descriptions of owners.
     count: How many nearest each owner chooses, below N.
+    here: `[N]` bool, the owners that have neighbours and are some; by default
+      all.
 
   Raises:
     ValueError: If there are not as many other owners.
   """
-  points = np.asarray(points, np.float64)
-  if not 0 < count < len(points):
-    raise ValueError(
-      f'Expected `count` in [1, {len(points) - 1}] for {len(points)} owners, '
-      f'got {count}.'
+  leaves = [
+    leaf.reshape(len(leaf), -1)
+    for leaf in jax.tree.leaves(
+      precision.widen(jax.tree.map(jnp.asarray, points))
     )
-  pairs = set()
-  for owner, point in enumerate(points):
-    far = np.square(points - point).sum(1)
-    far[owner] = np.inf
-    for other in np.argpartition(far, count - 1)[:count]:
-      pairs |= {(owner, int(other)), (int(other), owner)}
-  found: list[list[int]] = [[] for _ in points]
-  for owner, other in sorted(pairs):
-    found[owner].append(other)
-  most = max(map(len, found))
-  neighbours = np.zeros((len(points), most), np.int32)
-  weights = np.zeros((len(points), most), np.float32)
-  for owner, others in enumerate(found):
-    neighbours[owner, : len(others)] = others
-    weights[owner, : len(others)] = 1 / most
+  ]
+  num_owners = len(leaves[0])
+  _check_count(count, num_owners)
+  owners = jnp.arange(num_owners)
+  there = jnp.ones(num_owners, bool) if here is None else here
+
+  def choose(owner):
+    far = sum(jnp.square(leaf - leaf[owner]).sum(1) for leaf in leaves)
+    is_other = there & (owners != owner)
+    near, others = jax.lax.top_k(-jnp.where(is_other, far, jnp.inf), count)
+    return others.astype(jnp.int32), jnp.isfinite(near)
+
+  neighbours, chosen = jax.lax.map(choose, owners)
+  chosen &= there[:, None]
+  back = (neighbours[neighbours] == owners[:, None, None]) & chosen[neighbours]
+  # Who chose each other have the weight in both rows.
+  edges = jnp.where(chosen, jnp.where(back.any(2), 0.5, 1), 0)
+  most = Graph(edges.astype(jnp.float32), neighbours).degrees.max()
+  weights = edges.astype(jnp.float32) / jnp.maximum(most, 1)
   return Graph(weights, neighbours)
+
+
+def _check_count(count: int, num_owners: int, name: str = '`count`') -> None:
+  """Raises a ValueError unless there are as many other owners."""
+  if not 0 < count < num_owners:
+    raise ValueError(
+      f'Expected {name} in [1, {num_owners - 1}] for {num_owners} owners, got '
+      f'{count}.'
+    )
 
 
 def of_weights(weights: Any, name: str = 'weights') -> Graph:
@@ -211,3 +247,80 @@ def get(graph: Graph | str, num_owners: int) -> Graph:
       f'got {graph.num_owners}.'
     )
   return graph
+
+
+class Rule(NamedTuple):
+  """How a server has a graph: it is given, or part of its state.
+
+  Attributes:
+    init: `() -> state`, before anybody has trained.
+    step: `(state, copies, reporting) -> state`, of the copies of all owners,
+      `[N, ...]`, after the steps of those who report, `[N]` bool.
+    graph: `state -> Graph`.
+    max_degree: The largest degree that a graph can have.
+  """
+
+  init: Callable[[], Tree]
+  step: Callable[[Tree, Tree, jax.Array], Tree]
+  graph: Callable[[Tree], Graph]
+  max_degree: float
+
+
+class Met(NamedTuple):
+  """A graph of those who have trained so far.
+
+  Attributes:
+    graph: Over all owners.
+    seen: `[N]` bool, who has trained.
+  """
+
+  graph: Graph
+  seen: jax.Array
+
+
+def rule(graph: Graph | str, num_owners: int) -> Rule:
+  """A graph as of `get`, or that of the nearest models.
+
+  `nearest`, or `nearest:K`, is the graph of the models after the first steps of
+  their owners, and is kept. Who has not trained yet has no neighbours; when it
+  has, the graph is made anew, of all models of then. (Where runs are mapped at
+  once, on a GPU, it is also found in other rounds, and not taken.)
+
+  Args:
+    graph: As of `get`, or `nearest`, or `nearest:K`.
+    num_owners: N.
+
+  Raises:
+    ValueError: If there is no such graph, or it has other owners.
+  """
+  name, _, count = graph.partition(':') if isinstance(graph, str) else [''] * 3
+  if name == NEAREST and (count or '0').isdecimal():
+    return _of_models(int(count or _COUNT), num_owners)
+  given = get(graph, num_owners)
+  return Rule(
+    lambda: (),
+    lambda state, unused_copies, unused_reporting: state,
+    lambda unused_state: given,
+    float(np.max(given.degrees)),
+  )
+
+
+def _of_models(count: int, num_owners: int) -> Rule:
+  """The rule of the nearest models."""
+  _check_count(count, num_owners, f'K of `graph`={NEAREST}:K')
+
+  def init():
+    edges = (num_owners, count)
+    graph = Graph(jnp.zeros(edges, jnp.float32), jnp.zeros(edges, jnp.int32))
+    return Met(graph, jnp.zeros(num_owners, bool))
+
+  def step(state, copies, reporting):
+    seen = state.seen | reporting
+    graph = jax.lax.cond(
+      (seen & ~state.seen).any(),
+      lambda: nearest(copies, count, seen),
+      lambda: state.graph,
+    )
+    return Met(graph, seen)
+
+  return Rule(init, step, lambda state: state.graph, max_degree=1.0)

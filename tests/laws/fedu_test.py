@@ -28,8 +28,14 @@ def _laplacian(weights):
   return np.diag(weights.sum(1)) - weights
 
 
-def _models(rounds, rate=RATE, steps=STEPS, momentum=0.0, seed=0, **own):
+def _models(rounds, **own):
   """The models of all clients after rounds, `[4]`, and the last clients."""
+  _, state, clients = _trained(rounds, **own)
+  return state.params['output']['bias'][:, 0], clients
+
+
+def _trained(rounds, rate=RATE, steps=STEPS, momentum=0.0, seed=0, **own):
+  """The algorithm, its state after rounds, and the last clients."""
   settings = round_settings.RoundSettings(
     clients_per_task=own.pop('clients', 0)
   )
@@ -54,7 +60,7 @@ def _models(rounds, rate=RATE, steps=STEPS, momentum=0.0, seed=0, **own):
     return jax.lax.scan(step, state, length=rounds)
 
   state, clients = testing.jit(run)(state)
-  return state.params['output']['bias'][:, 0], clients[-1]
+  return algorithm, state, clients[-1]
 
 
 class FedUTest(parameterized.TestCase):
@@ -121,6 +127,23 @@ class FedUTest(parameterized.TestCase):
     pull = _laplacian(relations.complete(4).weights) @ models
     expected = models[client] - 0.5 * RATE * STEPS * ETA * pull[client]
     np.testing.assert_allclose(after[client], expected, rtol=1e-5)
+
+  def test_the_nearest_models_are_those_after_the_first_steps(self):
+    """Then the rounds are those of their graph, which is kept."""
+    shrunk = (1 - 2 * RATE) ** STEPS
+    related = relations.nearest(MEANS[:, None], 1).matrix  # As (1 - s) y are.
+    # 2 and 1 choose each other, -4 chooses 1, and 8 chooses 2.
+    edges = [[0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+    np.testing.assert_array_equal(related, np.array(edges) / 2)
+    pull = _laplacian(np.array(edges) / 2)
+    matrix = np.eye(4) - 0.5 * RATE * STEPS * ETA * pull
+    models = np.zeros(4)
+    for _ in range(3):
+      models = matrix @ (MEANS + shrunk * (models - MEANS))
+    algorithm, state, _ = _trained(3, eta=ETA, graph='nearest:1')
+    found = state.params['output']['bias'][:, 0]
+    np.testing.assert_allclose(found, models, rtol=1e-5)
+    np.testing.assert_array_equal(algorithm.relations(state), related)
 
   def test_a_step_that_drives_models_apart_is_refused(self):
     # Four clients of weight 1 / 4: a degree of 3 / 4.

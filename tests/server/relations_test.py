@@ -5,6 +5,7 @@ import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import numpy as np
 
 from fmtl_jax.server import relations
@@ -20,7 +21,7 @@ def _matrix(graph):
   ):
     for other, weight in zip(others, weights, strict=True):
       matrix[owner, other] += weight
-  return matrix
+  return matrix + matrix.T  # A row counts for both.
 
 
 _POINTS = np.random.default_rng(1).normal(size=(7, 2))
@@ -35,6 +36,8 @@ class GraphsTest(parameterized.TestCase):
   @parameterized.named_parameters(*GRAPHS)
   def test_weights_are_symmetric_and_degrees_at_most_one(self, graph):
     matrix = _matrix(graph)
+    np.testing.assert_array_equal(matrix, graph.matrix)
+    np.testing.assert_allclose(matrix.sum(1), graph.degrees, rtol=1e-6)
     np.testing.assert_array_equal(matrix, matrix.T)
     np.testing.assert_array_equal(np.diag(matrix), 0)
     self.assertGreater(matrix.sum(), 0)
@@ -53,6 +56,8 @@ class GraphsTest(parameterized.TestCase):
 
   def test_neighbours_are_the_nearest_of_either(self):
     matrix = _matrix(GRAPHS[2][1])
+    self.assertLen(np.unique(matrix), 2)  # 0 and 1 / k.
+    self.assertEqual((matrix > 0).sum(1).max(), round(1 / matrix.max()))
     far = np.linalg.norm(_POINTS[:, None] - _POINTS, axis=-1)
     chosen = np.argsort(far, axis=1)[:, 1:3]
     for k in range(7):
@@ -90,15 +95,54 @@ class GraphsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       relations.get(relations.of_weights(weights), 3)
 
-  @parameterized.parameters('nowhere.csv', 'random:x', 'Complete')
+  @parameterized.parameters('nowhere.csv', 'random:x', 'nearest:x', 'Complete')
   def test_other_names_are_reported(self, name):
-    with self.assertRaisesRegex(ValueError, f'random:SEED or a.*{name}'):
-      relations.get(name, 3)
+    with self.assertRaisesRegex(ValueError, f'random:SEED, .* a.*{name}'):
+      relations.rule(name, 3)
 
   @parameterized.parameters(0, 7)
   def test_a_wrong_number_of_neighbours_is_reported(self, count):
-    with self.assertRaisesRegex(ValueError, r'in \[1, 6\] for 7 owners'):
-      relations.nearest(_POINTS, count)
+    for make in (
+      lambda: relations.nearest(_POINTS, count),
+      lambda: relations.rule(f'nearest:{count}', 7),
+    ):
+      with self.assertRaisesRegex(ValueError, r'in \[1, 6\] for 7 owners'):
+        make()
+
+
+class RulesTest(absltest.TestCase):
+  def test_a_graph_that_is_given_needs_no_state(self):
+    rule = relations.rule('random:3', 9)
+    self.assertEqual(rule.step(rule.init(), None, None), ())
+    graph = rule.graph(())
+    np.testing.assert_array_equal(graph.weights, relations.random(9, 3).weights)
+    self.assertEqual(rule.max_degree, graph.degrees.max())
+
+  def test_nearest_are_found_when_somebody_trains_for_the_first_time(self):
+    rule = relations.rule('nearest:2', 7)
+    state, step = rule.init(), jax.jit(rule.step)
+    np.testing.assert_array_equal(rule.graph(state).matrix, np.zeros((7, 7)))
+    first = np.arange(7) < 5
+    models = {'w': _POINTS[:, :1], 'b': _POINTS[:, 1:, None]}
+    state = step(state, models, first)
+    found = np.array(rule.graph(state).matrix)
+    expected = relations.nearest(_POINTS[:5], 2).matrix
+    np.testing.assert_array_equal(found[:5, :5], expected)
+    self.assertEqual(np.abs(found).sum(), np.abs(expected).sum())
+    # They go elsewhere, and nobody is new.
+    state = step(state, jax.tree.map(np.flip, models), first)
+    np.testing.assert_array_equal(rule.graph(state).matrix, found)
+    state = step(state, models, ~first)
+    np.testing.assert_array_equal(rule.graph(state).matrix, GRAPHS[2][1].matrix)
+
+  def test_a_model_that_is_not_finite_is_near_to_nobody(self):
+    points = _POINTS.copy()
+    points[2] = np.nan
+    found = np.array(relations.nearest(points, 2).matrix)
+    others = np.arange(7) != 2
+    np.testing.assert_array_equal(found[2], 0)
+    expected = relations.nearest(_POINTS[others], 2).matrix
+    np.testing.assert_array_equal(found[others][:, others], expected)
 
 
 if __name__ == '__main__':

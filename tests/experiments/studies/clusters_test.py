@@ -72,6 +72,24 @@ class ClustersTest(program_test.ToyTestCase):
       self.assertCountEqual(set(of_run), {0, 1})
     self.assertNotIn('cluster', self.records['fedavg']['client_values'])
 
+  def test_the_record_says_who_shared_a_cluster_last(self):
+    results = train_test.read_json(self.workdir / 'results.json')
+    self.assertNotIn('relations', self.records['fedavg'])
+    apart = 1 - np.eye(program_test.CLIENTS)
+    for entry, name in zip(results['relations'], ('ifca', 'cfl'), strict=True):
+      clusters = self.records[name]['client_values']['cluster']
+      of_seed = [np.array(numbers, float) for numbers in clusters]
+      expected = [apart * (x[:, None] == x) for x in of_seed]
+      found = self.records[name]['relations']['matrices']
+      np.testing.assert_array_equal(found, expected)
+      self.assertEqual(entry['case'], name)
+      np.testing.assert_allclose(entry['mean'], np.mean(expected, 0))
+      self.assertLen(entry['owners'], program_test.CLIENTS)
+    page = (self.workdir / 'results.html').read_text()
+    self.assertIn('Relations between owners', page)
+    for name in ('relations.csv', 'relations.png'):
+      self.assertTrue((self.workdir / name).exists())
+
   def test_clients_get_all_models_where_they_choose_one(self):
     # Layers of 3 x 4 + 4 and 4 + 1 values.
     for name, copies, received in (('ifca', 3, 3), ('cfl', 2, 1)):

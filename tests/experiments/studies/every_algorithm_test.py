@@ -62,6 +62,8 @@ class EveryAlgorithmTest(program_test.ToyTestCase):
     self.assertNotEmpty(accuracy)
     self.assertTrue(np.isfinite(accuracy).all())
     self.assertEqual({entry['case'] for entry in results['results']}, {name})
+    if name == 'fedu':
+      self.assertEqual([e['case'] for e in results['relations']], [name])
 
 
 if __name__ == '__main__':

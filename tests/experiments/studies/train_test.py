@@ -55,6 +55,7 @@ FILES = {
   'curves.png',
   'log.txt',
   'metrics.csv',
+  'negative_transfer.csv',
   'partition.txt',
   'results.json',
   'results.html',
@@ -214,7 +215,11 @@ class RunTest(program_test.ToyTestCase):
 
   def test_results_have_these_keys_and_no_others(self):
     self.assertEqual(
-      set(self.results), {'environment', 'environments', 'results', 'cost'}
+      set(self.results),
+      {
+        *('environment', 'environments', 'results', 'cost'),
+        *('negative_transfer', 'unequal_tasks'),
+      },
     )
     self.assertEqual(set(self.results['environment']), ENVIRONMENT)
     for entry in self.results['results']:
