@@ -110,15 +110,16 @@ def conflict_averse(conflict: float | jax.Array) -> MixFn:
 
   def mix(key, updates, counted):
     ones = counted.astype(jnp.float32)
-    found = balancing.combine(
-      balancer,
-      balancer.init(len(counted)),
-      key,
-      updates,
-      jnp.zeros_like(ones),
-      counted,
-      ones / jnp.maximum(ones.sum(), 1),
-    )
+    with jax.default_matmul_precision(precision.HIGHEST):
+      found = balancing.combine(
+        balancer,
+        balancer.init(len(counted)),
+        key,
+        updates,
+        jnp.zeros_like(ones),
+        counted,
+        ones / jnp.maximum(ones.sum(), 1),
+      )
     scale = (1 + conflict) / (1 + conflict**2)  # CAGrad's own is 1 / (1 + c).
     spread = lambda x, y: jnp.broadcast_to(scale * x, y.shape)
     return jax.tree.map(spread, found.direction, updates), ()
@@ -239,11 +240,9 @@ def _learned(federation, local, learner, before, mix_fn, start):
     changes, state = learner.update(gradient, memory.learner, memory.weights)
     weights = optax.apply_updates(memory.weights, changes)
     added, shares = mix_fn(key, updates, counted)
-    weights, state, mixed, shares = mixing.where(
-      counted,
-      (weights, state, added, shares),
-      (memory.weights, memory.learner, memory.mixed, memory.shares),
-    )
+    old = (memory.weights, memory.learner, memory.mixed, memory.shares)
+    found = precision.like((weights, state, added, shares), old)
+    weights, state, mixed, shares = mixing.where(counted, found, old)
     added = mixing.scaled(jnp.clip(weights, 0, 1), mixing.only(counted, added))
     moved = jax.tree.map(jnp.add, precision.widen(trained(new)), added)
     return layer_types.merge(moved, new), Memory(

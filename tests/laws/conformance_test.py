@@ -169,11 +169,7 @@ class ConformanceTest(parameterized.TestCase):
   # Where every client takes part, there is nobody whom none draws; and where
   # clients are related, a server has a place for each.
   @parameterized.named_parameters(
-    *(
-      pair
-      for pair in _ROUNDS
-      if pair[1] not in (*cases.ROUND, *cases.RELATED)
-    )
+    *(pair for pair in _ROUNDS if pair[1] not in (*cases.ROUND, *cases.RELATED))
   )
   def test_padding_is_inert(self, name):
     """Clients of garbage, whom nobody draws, change nothing."""

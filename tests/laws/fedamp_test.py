@@ -133,9 +133,7 @@ class FedAmpTest(parameterized.TestCase):
       _, views = cases.train(
         build, federation, data, local, 2, own, clients_per_task=2
       )
-      found.append(
-        jax.tree.map(lambda x: np.asarray(x).reshape(4, -1), views)
-      )
+      found.append(jax.tree.map(lambda x: np.asarray(x).reshape(4, -1), views))
     testing.assert_trees_close(*found)
 
   def test_a_model_that_is_not_finite_is_too_far_away(self):

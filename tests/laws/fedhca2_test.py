@@ -1,4 +1,4 @@
-"""FedHCA^2 against a loop with scipy's minimizer, its limits, what it learns."""
+"""FedHCA^2 against a loop with scipy, its limits, and what it learns."""
 
 import functools
 
