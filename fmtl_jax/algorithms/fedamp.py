@@ -4,9 +4,9 @@ The server keeps the newest model w_k of each of N clients, whether it takes
 part in a round or not, and sends client k the mixture
 
   u_k = (1 - sum_l c_kl) w_k + sum_l c_kl w_l,
-  c_kl = alpha A'(|w_k - w_l|^2),  A(x) = 1 - exp(-x / sigma),  l != k.
+  c_kl = alpha A'(|w_k - w_l|^2),  A(x) = 1 - exp(-x / sigma),
 
-From there the client minimizes
+the sums being over the others, l unlike k. From there the client minimizes
 
   F_k(w) + lambda / (2 alpha) |w - u_k|^2
 
@@ -149,18 +149,18 @@ SPEC = specs.Spec(
     'lam': specs.Setting(
       help='The proximal weight towards the mixture of near models.',
       least=0,
-      examples=(0.0, 0.5),
+      examples=(0.1, 0.8),
     ),
     'sigma': specs.Setting(
       help='How far models reach, in medians of their squared distances.',
       least=0,
-      examples=(0.0, 1.0),
+      examples=(1.0, 0.2),
     ),
     'alpha': specs.Setting(
       help='What all others can weigh together, at most 1.',
       least=0,
       most=1,
-      examples=(0.0, 1.0),
+      examples=(1.0, 0.3),
     ),
   },
   degenerate=(

@@ -16,10 +16,10 @@ minimizes g_w . g_0 + c |g_w| (CAGrad). Each layer of the decoder takes
 by the updates of this layer alone. The weights a and b are learned by the
 server: SGD with momentum 0.9 and weight decay 1e-4, on the gradient
 
-  - D_k^+ . U / rate  for a_k,
+  -D'_k . U / rate
 
-D_k^+ being the client's next update and rate its local learning rate; for b_k,
-d_k^+ and its own mixture. A local update against what a weight multiplied, so,
+for a_k, D'_k being the client's next update and rate its local learning rate;
+for b_k it is the next update of the decoder against its own mixture. A local update against what a weight multiplied, so,
 lowers that weight; one that goes on in its direction raises it. A client that
 takes no part in a round keeps its layers, its weights, and what they
 multiplied. With a = b = 0 and `hyper_learning_rate` = 0 it is isolated
@@ -31,12 +31,16 @@ key of the parameters. Running statistics stay the client's own. Attention is to
 all updates, a client's own among them; large ones attend to themselves alone
 (`mixing.entropy` of the relations, which are those of decoders, says how much).
 
-Deviations: None is known.
+Deviations: A client has one b, and attention is that of a layer; the authors'
+code has a b for each layer, and the attention of each of its tensors. There,
+clients with the same data and tasks have the mean of their encoders' updates as
+D_k; the gradients of a and b are not divided by the rate, and zero where they
+are clipped, so that none comes back from there.
 
 References:
-  Lu, Huang, Yang, Wang, Li, Sun, et al. (2024), FedHCA2: towards hetero-client
+  Lu, Huang, Yang, Sirejiding, Ding, Lu (2024), FedHCA2: towards hetero-client
   federated multi-task learning, CVPR, https://arxiv.org/abs/2311.13250
-  (unchecked against its text).
+  (unchecked against its text), and the authors' code.
 """
 
 from collections.abc import Callable, Sequence
@@ -265,22 +269,22 @@ SPEC = specs.Spec(
     'conflict': specs.Setting(
       help='How far the direction of encoders may be from the mean.',
       least=0,
-      examples=(0.0, 0.8),
+      examples=(0.2, 0.8),
     ),
     'encoder_weight': specs.Setting(
       help='How much of it an encoder takes at first.',
       least=0,
       most=1,
-      examples=(0.0, 0.5),
+      examples=(0.1, 0.5),
     ),
     'decoder_weight': specs.Setting(
       help='How much a decoder takes of what it attends to at first.',
       least=0,
       most=1,
-      examples=(0.0, 0.5),
+      examples=(0.1, 0.5),
     ),
     'hyper_learning_rate': specs.Setting(
-      help='Of these two weights.', least=0, examples=(0.0, 0.05)
+      help='Of these two weights.', least=0, examples=(0.01, 0.1)
     ),
   },
   degenerate=(

@@ -23,9 +23,9 @@ Deviations: Means are weighted by examples by default; the paper's are plain
 paper all take part.
 
 References:
-  Cai, Chen, Xu, Xu, Wang, Zhang (2023), Many-task federated learning: a new
-  problem setting and a simple baseline, CVPR workshops (unchecked against its
-  text).
+  Cai, Chen, Liu, Srinivasa, Lee, Kompella, Wang (2023), Many-task federated
+  learning: a new problem setting and a simple baseline, CVPR workshops
+  (unchecked against its text), and the authors' code.
 """
 
 from collections.abc import Sequence
