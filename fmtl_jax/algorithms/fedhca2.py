@@ -19,17 +19,18 @@ server: SGD with momentum 0.9 and weight decay 1e-4, on the gradient
   -D'_k . U / rate
 
 for a_k, D'_k being the client's next update and rate its local learning rate;
-for b_k it is the next update of the decoder against its own mixture. A local update against what a weight multiplied, so,
-lowers that weight; one that goes on in its direction raises it. A client that
-takes no part in a round keeps its layers, its weights, and what they
-multiplied. With a = b = 0 and `hyper_learning_rate` = 0 it is isolated
-training.
+for b_k it is the decoder's next update against its own mixture. An update back
+from what a weight multiplied lowers the weight, one that goes on in its
+direction raises it. A client that takes no part in a round keeps its layers,
+its weights, and what they multiplied. With a = b = 0 and
+`hyper_learning_rate` = 0 it is isolated training.
 
 The encoder has the layer type `client` and the decoder, the last layers by
 default, the type `decoder`: both are sent there and back. A layer is a first
 key of the parameters. Running statistics stay the client's own. Attention is to
-all updates, a client's own among them; large ones attend to themselves alone
-(`mixing.entropy` of the relations, which are those of decoders, says how much).
+all updates, a client's own among them; large ones attend to themselves alone.
+The metric `attention_entropy` of a client says how much: 1 is a plain mean, 0
+is itself alone. Relations are those of decoders.
 
 Deviations: A client has one b, and attention is that of a layer; the authors'
 code has a b for each layer, and the attention of each of its tensors. There,
@@ -212,7 +213,13 @@ def fedhca2(
     found = related_clients.memory(state, DECODER)
     return jnp.clip(found.weights, 0, 1)[:, None] * found.shares
 
-  return rounds._replace(relations=relations)
+  def round_fn(state, data, frozen=None):
+    state, metrics = rounds.round(state, data, frozen)
+    entropy = mixing.entropy(related_clients.memory(state, DECODER).shares)
+    of_clients = jnp.take(entropy, metrics['client'], mode='clip')
+    return state, metrics | {'attention_entropy': of_clients}
+
+  return rounds._replace(round=round_fn, relations=relations)
 
 
 def _learned(federation, local, learner, before, mix_fn, start):

@@ -262,12 +262,15 @@ class FedHca2Test(parameterized.TestCase):
     federation, _ = testing.toy_federation(('decoder',), planted.data())
     local = local_optimizers.LocalSgd(learning_rate=0.5, batch_size=0, epochs=3)
     algorithm = fedhca2.fedhca2(federation, local)
-    state = cases.run(algorithm, planted.data(), 1).state
+    _, state, metrics, _ = cases.run(algorithm, planted.data(), 1)
     shares = np.asarray(algorithm.relations(state))
     same = np.equal.outer(planted.TRUTH, planted.TRUTH)
     self.assertGreater(shares[same].min(), shares[~same].max())
     entropy = np.asarray(mixing.entropy(shares))
     self.assertBetween(entropy.min(), 0.5, 1)
+    np.testing.assert_allclose(
+      metrics['attention_entropy'][0], entropy[metrics['client'][0]], rtol=1e-5
+    )
 
   def test_without_decoders_at_the_server_it_relates_none(self):
     federation, _ = testing.toy_federation(('client', 'personal'))
