@@ -13,6 +13,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fedamp
 from fmtl_jax.algorithms import isolated
 from fmtl_jax.clients import local_optimizers
+from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -160,6 +161,13 @@ class FedAmpTest(parameterized.TestCase):
     self.assertGreater(
       accuracy.mean(), planted.accuracy_of_one_model().mean() + 0.2
     )
+
+  def test_a_model_is_sent_there_and_another_back(self):
+    federation, _ = testing.mean_estimation(LABELS, (0,) * 5, 'client')
+    messages = fedamp.fedamp(federation).messages()
+    for message in (messages.up, messages.down):
+      found = communication.message_bytes(federation, message)
+      self.assertEqual(found, ({'client': 4}, {}))
 
   def test_without_layers_of_clients_it_relates_none(self):
     federation, _ = testing.mean_estimation(LABELS, (0,) * 5, 'common')

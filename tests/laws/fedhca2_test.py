@@ -15,6 +15,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fedhca2
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import mixing
 
@@ -271,6 +272,13 @@ class FedHca2Test(parameterized.TestCase):
     np.testing.assert_allclose(
       metrics['attention_entropy'][0], entropy[metrics['client'][0]], rtol=1e-5
     )
+
+  def test_encoders_and_decoders_are_sent_there_and_back(self):
+    federation, _ = _federation()
+    messages = fedhca2.fedhca2(federation).messages()
+    for message in (messages.up, messages.down):
+      found = communication.message_bytes(federation, message)
+      self.assertEqual(found, ({'client': 4 * 3, 'decoder': 4 * 3}, {}))
 
   def test_without_decoders_at_the_server_it_relates_none(self):
     federation, _ = testing.toy_federation(('client', 'personal'))

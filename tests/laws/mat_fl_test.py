@@ -13,6 +13,7 @@ from fmtl_jax.algorithms import fedper
 from fmtl_jax.algorithms import isolated
 from fmtl_jax.algorithms import mat_fl
 from fmtl_jax.clients import local_optimizers
+from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -175,6 +176,13 @@ class MatFlTest(parameterized.TestCase):
     self.assertGreater(
       accuracy.mean(), planted.accuracy_of_one_model().mean() + 0.2
     )
+
+  def test_encoders_are_sent_there_and_back_and_decoders_are_not(self):
+    federation, _ = _federation('client')
+    messages = mat_fl.mat_fl(federation).messages()
+    for message in (messages.up, messages.down):
+      found = communication.message_bytes(federation, message)
+      self.assertEqual(found, ({'client': 4 * (3 * 4 + 4)}, {}))
 
   def test_without_layers_of_clients_it_relates_none(self):
     federation, _ = _federation('common')
