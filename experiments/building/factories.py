@@ -103,6 +103,7 @@ def make_algorithm(
   entry = own_code.spec(algorithm)
   added = (
     layer_types.CLIENT,
+    layer_types.DECODER,
     *networks.further_owners(config, algorithm)[1],
   )
 

@@ -407,9 +407,9 @@ def write_metrics_csv(
   """Writes every value of all curves, one a line, undefined ones left out.
 
   The training loss stands beside them: split `train`, view `cohort`, task
-  `mean`, metric `loss`, for every round, and so do `skipped_clients` and
-  `simulated_seconds` of rounds that have them. The file is the old or the new
-  one.
+  `mean`, metric `loss`, for every round, and so do `skipped_clients`,
+  `simulated_seconds` and `attention_entropy` of rounds that have them. The file
+  is the old or the new one.
   """
   path = pathlib.Path(path)
   with (

@@ -5,8 +5,9 @@ section III): pre-trained layers are not trained, all clients share one copy of
 a common layer, a task group shares a task-specific layer and a personal layer
 never leaves its client. Beyond the paper, a layer of type `client` has a copy
 for each client, too, but at the server, to which the client sends its updates:
-so that the server may relate clients. Layer types are plain strings, so that a
-new kind of sharing (a user cluster, a region) needs no change here.
+so that the server may relate clients; `decoder` is another one of this kind,
+where it relates the last layers in another way. Layer types are plain strings,
+so that a new kind of sharing (a user cluster, a region) needs no change here.
 
 References:
   Kececi, Shaqfeh, Mbayed, Serpedin (2022), Multi-Task and Transfer Learning for
@@ -26,6 +27,7 @@ COMMON = 'common'
 TASK = 'task'
 PERSONAL = 'personal'
 CLIENT = 'client'
+DECODER = 'decoder'
 
 Tree = Any
 Rules = Sequence[tuple[str, str]]

@@ -9,10 +9,12 @@ by an index of the cohort; a new layer type is one more row of that table.
   common       the federation    `[...]`      as it is
   task         T tasks           `[T, ...]`   `[S, ...]`, a row for each slot
   client       M clients         `[M, ...]`   its row
+  decoder      M clients         `[M, ...]`   its row
   personal     M clients         `[M, ...]`   its row
 
-Copies of layers of the type `client` are at the server, which may mix them;
-those of personal layers never leave the client.
+Copies of layers of the types `client` and `decoder` are at the server, which
+may mix them, each type in its own way; those of personal layers never leave the
+client.
 
 A client with S task slots has one copy of a task-specific layer for each. A
 personal layer that the network uses at or after its first task-specific layer
@@ -50,6 +52,7 @@ OWNERS: Mapping[str, Owner] = {
   layer_types_lib.COMMON: Owner(),
   layer_types_lib.TASK: Owner('task'),
   layer_types_lib.CLIENT: Owner('client'),
+  layer_types_lib.DECODER: Owner('client'),
   layer_types_lib.PERSONAL: Owner('client', averaged=False),
 }
 

@@ -157,6 +157,14 @@ class OwnedLayers:
       tree,
     )
 
+  def without_statistics(self, tree: Tree) -> Tree:
+    """The leaves of a view that are no running statistics, None elsewhere."""
+    return jax.tree.map(
+      lambda is_statistic, leaf: None if is_statistic else leaf,
+      self.statistics,
+      tree,
+    )
+
   @property
   def has_statistics(self) -> bool:
     """Whether training writes running statistics."""

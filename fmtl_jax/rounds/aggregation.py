@@ -325,6 +325,7 @@ class Aggregation:
         aggregators.divide(total[name].report, weight_sum),
         share,
         scale,
+        weight_sum,
       )
 
     return {name: one(name) for name in self.averaged}

@@ -4,6 +4,7 @@
 `aggregators`         how updates become means: by sums, or by all at once
 `robust_aggregators`  medians, trimmed means, Krum, clipping: need all updates
 `relations`           graphs by which owners are drawn together
+`mixing`              mixtures of copies: from distances, attention, clusters
 `servers`             a server sees the aggregates of all owners
 `server_optimizers`   optax for each owner, and rules of algorithms before it
 """

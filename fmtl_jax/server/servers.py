@@ -26,12 +26,15 @@ class Aggregate(NamedTuple):
       without reporting clients.
     scale: `[]`, the factor of the rule's update where weights do not add up to
       one (`paper`); None if they do.
+    weight: `[]`, the weight of the reporting clients, as they have it in their
+      mean.
   """
 
   update: Tree
   report: Tree
   share: jax.Array
   scale: jax.Array | None = None
+  weight: jax.Array | None = None
 
 
 class Server(NamedTuple):

@@ -40,8 +40,8 @@ class CreateTest(parameterized.TestCase):
   def test_rules_are_checked_against_the_owners(self):
     with self.assertRaisesRegex(
       ValueError,
-      "Unknown layer type 'cluster' .* known are client, common, personal, "
-      'pretrained, task',
+      "Unknown layer type 'cluster' .* known are client, common, decoder, "
+      'personal, pretrained, task',
     ):
       _create(rules=[('.*', 'cluster')])
 

@@ -404,11 +404,14 @@ _DEPTHS = {
   'personal_layers': 1,
   'common_layers': 1,
   'shared_layers': 1,
+  'decoder_layers': 1,
 }
 # Settings of their own, and of the round, that algorithms need to be themselves
 # in a few rounds.
 OWN = {'cfl': {'eps1': np.inf, 'eps2': 0.0}}
 ROUND = {'cfl': {'clients_per_task': 0}}
+# Whose servers relate all clients, each to each.
+RELATED = ('fedu', 'fedamp', 'mat_fl', 'fedhca2')
 
 
 def distinct() -> list[str]:

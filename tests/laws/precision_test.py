@@ -154,9 +154,9 @@ class ProductsTest(parameterized.TestCase):
     state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
     found = _products(algorithm.round, state, data)
     of_network = {(HIGH, 'bfloat16')}
-    # Clusters need similarities of updates that are nearly parallel, graphs
-    # the differences of models that are nearly the same.
-    exact = name in ('cfl', 'fedu')
+    # Clusters need similarities of updates that are nearly parallel, servers
+    # that relate clients the differences of models that are nearly the same.
+    exact = name in ('cfl', *cases.RELATED)
     others = {(HIGHEST, 'float32')} if exact else set()
     self.assertEqual(found, of_network | others)
     client = jax.tree.map(lambda x: x[0], cohorts.everyone(data))

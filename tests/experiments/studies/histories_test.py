@@ -85,6 +85,15 @@ class HistoryTest(parameterized.TestCase):
       [False, True, False, True],
     )
 
+  def test_the_entropy_of_attention_is_the_mean_over_who_took_part(self):
+    history = histories.History()
+    metrics = self.metrics([[1, 1]])
+    metrics = {k: np.repeat(v, 2, 2) for k, v in metrics.items()}
+    metrics['client'] = np.array([[[0, 2], [1, 0]]])  # One is padding.
+    metrics['attention_entropy'] = np.array([[[0.5, np.nan], [0.25, 0.75]]])
+    history.add_rounds(metrics, 2, 1)
+    self.assertEqual(history.per_round['attention_entropy'], [[0.5], [0.5]])
+
   def test_clients_of_a_run_that_has_ended_keep_their_clusters(self):
     history = histories.History()
     metrics = self.metrics([[1, 1], [1, 99]])
