@@ -57,7 +57,11 @@ class OwnerRelationsTest(parameterized.TestCase):
     step = testing.jit(algorithm.round)
     turned = dataclasses.replace(
       start,
-      params=renumbering.take(federation, start.params, 'client', order),
+      params=functools.reduce(
+        lambda params, name: renumbering.take(federation, params, name, order),
+        ('client', 'decoder', 'personal'),
+        start.params,
+      ),
       clients=cases.rows(start.clients, order),
     )
     other_data = renumbering.permute_clients(data, order)
