@@ -202,6 +202,8 @@ class Spec:
     degenerate: Its degenerate cases.
     owners: `own settings -> number of owners` of the layer types that it adds,
       by name, which is that of their index, too.
+    wraps: `(model, rules, tasks, own settings) -> (model, rules)`: the network
+      that it trains in the place of the user's, such as several of them.
   """
 
   name: str
@@ -220,6 +222,9 @@ class Spec:
   adapt: Adapt = own_layers
   degenerate: tuple[Degenerate, ...] = ()
   owners: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda _: {}
+  wraps: Callable[..., tuple[Any, layer_types.Rules]] = (
+    lambda model, rules, unused_tasks, unused_own: (model, rules)
+  )
 
   def __post_init__(self):
     if self.family not in FAMILIES:
