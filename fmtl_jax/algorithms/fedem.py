@@ -45,6 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -108,8 +109,9 @@ class _Expectations:
   def responsibilities(self, view, frozen, batch):
     """The E-step: q, losses `[S, M, B]` each, and the weights and variances."""
     federation = self._federation
-    outputs = federation.apply_slots(view, frozen, batch.features)
-    outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+    outputs = precision.widen(
+      federation.apply_slots(view, frozen, batch.features)
+    )
     losses = self.losses(outputs, batch)
     energies = self.negative_logs(losses, outputs.variances, batch.tasks)
     # A component that diverged explains nothing.
@@ -147,7 +149,7 @@ class _Expectations:
     zeros = jnp.zeros_like(own[mixtures.WEIGHTS])
     weights, moves, count = client_batches.for_each_batch(
       add,
-      (zeros, zeros, jnp.zeros(client.active.shape)),
+      (zeros, zeros, zeros[:, 0]),
       local_data._replace(client=client),
       jax.random.key(0),  # In any order.
       batch_size=batch_size,

@@ -76,7 +76,7 @@ class TypesTest(parameterized.TestCase):
     end = jax.eval_shape(_scanned(algorithm, data), start)
     for layer, leaves in end.params.items():
       for leaf in jax.tree.leaves(leaves):
-        self.assertEqual(leaf.dtype, types[layer])
+        self.assertEqual(leaf.dtype, types.get(layer, np.float32))
     for leaf in jax.tree.leaves(end.server):
       self.assertEqual(leaf.dtype, precision.wide(leaf.dtype))
 
