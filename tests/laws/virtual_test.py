@@ -103,6 +103,30 @@ class VirtualTest(parameterized.TestCase):
     np.testing.assert_allclose(found[:, 1], np.diag(exact), rtol=0.03)
     self.assertGreater(abs(exact[0, 1]), 0.3 * exact[1, 1])
 
+  def test_sites_in_parallel_need_damping(self):
+    """Of clients that are the same, with weights that do the same."""
+    data = _regression([np.ones((4, 8))] * 8, [np.ones(4)] * 8)
+    model = (lambda key: {'output': {'slope': jnp.zeros(8)}}, _SLOPES[1])
+    federation = _federation(model, data)
+
+    @testing.jit
+    def answers(damping):
+      algorithm = virtual.virtual(
+        federation,
+        local_optimizers.LocalSgd(learning_rate=0.05, batch_size=0, epochs=100),
+        damping=damping,
+        initial_variance=0.01,
+        private=False,
+      )
+      step = lambda state, _: (algorithm.round(state, data)[0], None)
+      first = algorithm.init(jax.random.key(0), data)
+      state, _ = jax.lax.scan(step, first, length=20)
+      return state.params['output']['slope'][:, 0].sum()
+
+    # The exact one: 2 * 32 * 8 / (1 + 2 * 32 * 8), nearly 1.
+    self.assertLess(abs(answers(0.0) - 1), 0.1)
+    self.assertFalse(abs(answers(1.0) - 1) < 10)  # It may be NaN.
+
   def test_a_single_client_without_damping_is_bayes_by_backprop(self):
     """Against steps on the evidence bound with the same samples of weights."""
     x, y = (np.float32(np.concatenate(parts)) for parts in _linear())
