@@ -351,7 +351,7 @@ SPEC = specs.Spec(
       help="The part of a client's change that counts; 0 is 1 / clients.",
       least=0,
       most=1,
-      examples=(0.0, 0.5),
+      examples=(0.0, 0.3),
     ),
     'prior_variance': specs.Setting(
       help='The variance of the prior of all parameters.',
