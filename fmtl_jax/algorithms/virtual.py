@@ -36,7 +36,8 @@ starts at the means of q and at variances of at most `initial_variance`;
 precisions of q and c are at least 1e-6. A client of several tasks has the sum
 of their mean losses for l. Layers may be of any type: task-specific ones have a
 posterior for each task. Weights of clients do not count, but for running
-statistics, which have no distribution and are averaged.
+statistics, which have no distribution and are averaged. A held-out client
+trains the means of its private layers, from the mean of all clients' copies.
 
 Deviations: Lateral connections are one number for each stage. Private layers
 need a network that is a chain of stages. The prior, as said, and implicit
