@@ -11,7 +11,8 @@ A held-out client starts from the trained state:
 - of a layer with other owners (clusters), the copy with the least loss on its
   examples, the first one of equals.
 
-Then it trains some layers on its examples, by local SGD, and keeps the others.
+Then it trains some layers on its examples, by local SGD or as the algorithm
+says (`Algorithm.adapt`), and keeps the others.
 Without an example it predicts with its initial parameters.
 """
 
@@ -198,6 +199,9 @@ def adapted(
       first = of_owner(jnp.argmin(losses))
     if not any_trained:
       return first
+    if rounds.adapt is not None:
+      with precision.products(rounds.matmul_precision):
+        return rounds.adapt(first, frozen, local_data, adaptation.local.epochs)
     penalty_fn: Callable[..., jax.Array] | None = None
     if adaptation.proximal_weight:
       penalty_fn = lambda params: (

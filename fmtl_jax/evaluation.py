@@ -332,7 +332,7 @@ class Evaluator:
     positions = jnp.arange(rows.max_size)
     batch = data.take(rows.at(start + positions), task[None], positions < size)
     outputs = self.federation.apply_fn(params, batch.features)
-    outputs = precision.widen(outputs)
+    outputs = self.federation.answers(precision.widen(outputs), task)
     labels = jax.tree.map(lambda leaf: leaf[0], batch.labels)
     losses = self.federation.loss_fn(outputs, labels, task, batch.features)
     valid = batch.has_label[0]

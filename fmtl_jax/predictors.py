@@ -238,7 +238,7 @@ def client_predictor(
   paths = layer_types.paths(federation.labels)
   labels = jax.tree.leaves(federation.labels)
   return Predictor(
-    apply_fn=federation.apply_fn,
+    apply_fn=_apply_fn(federation, int(tasks[client, slot])),
     params=layer_types.merge(trained, frozen),
     layer_types=dict(zip(paths, labels, strict=True)),
     owners={
@@ -248,6 +248,15 @@ def client_predictor(
     task=data.tasks[int(tasks[client, slot])],
     standardization=data.partition.standardization,
     matmul_precision=algorithm.matmul_precision,
+  )
+
+
+def _apply_fn(federation, task):
+  """The network, as the loss of a task sees its outputs."""
+  if federation.answer_fn is None:
+    return federation.apply_fn
+  return lambda params, features: federation.answers(
+    federation.apply_fn(params, features), jnp.int32(task)
   )
 
 

@@ -185,12 +185,13 @@ def _federation(
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   layers = [layer for layer in layers if jax.tree.leaves(shapes.get(layer))]
   leaf = {key: spec.defaults[key] for key in spec.leaf_settings}
-  rules = [
+  rules: layer_types.Rules = [
     *layer_types.matching(spec.leaf_rules(**leaf), layer_types.paths(shapes)),
     *spec.label_rules(layers),
   ]
+  network, rules = spec.wraps(model, rules, data.tasks, spec.defaults)
   federation = federation_lib.Federation.create(
-    model,
+    network,
     rules,
     data,
     owners=dict(federation_lib.OWNERS)

@@ -109,6 +109,13 @@ def build(
   centralized = bool(case.centralized)
   network = networks.build_network(config, source, algorithm, centralized)
   owners, num_owners = networks.further_owners(config, algorithm)
+  with fields.named(fields.of_algorithm(algorithm)):
+    model, rules = own_code.spec(algorithm).wraps(
+      network.model,
+      network.rules,
+      source.tasks,
+      networks.own_settings(config, algorithm),
+    )
   train, test = (
     [
       _with_features(data, network.features).with_owners(num_owners)
@@ -118,8 +125,8 @@ def build(
   )
   federation, test_federation = (
     federation_lib.Federation.create(
-      network.model,
-      network.rules,
+      model,
+      rules,
       data,
       pretrained=network.pretrained,
       task_weights=config.client.task_weights or None,

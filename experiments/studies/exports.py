@@ -91,7 +91,7 @@ def export(
     licence=licence,
     tags=[own_code.key(cases_lib.get(case).algorithm)],
     sections=[
-      ('Use', _use(model, record['settings'], data)),
+      ('Use', _use(case, model, record['settings'], data)),
       ('Data', cards.about_data(record['settings'], data)),
       ('Method', _method(case)),
       ('Settings', cards.about_settings(record['settings'])),
@@ -148,13 +148,15 @@ def _method(case: str) -> str:
 
 
 def _use(
+  case: str,
   model: predictors.Predictor,
   settings: dict[str, Any],
   data: dict[str, Any] | None,
 ) -> str:
   """How to load the model; code that runs where the network is known."""
   network = _network(model, settings, data)
-  if network is None:
+  spec = own_code.spec(cases_lib.get(case).algorithm)
+  if network is None or spec.has_own_network:
     return (
       'The network is not one that the library builds by name: give its '
       '`apply_fn` to `fmtl_jax.predictors.Predictor.load(FOLDER, apply_fn)`, '

@@ -175,6 +175,11 @@ def all_layers(unused_own: Mapping[str, Any], rate: float) -> Way:
   return Way(True, rate)
 
 
+def _as_it_is(model, rules, unused_tasks, unused_own):
+  """The user's network."""
+  return model, rules
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
   """An algorithm that can be chosen by name.
@@ -202,6 +207,8 @@ class Spec:
     degenerate: Its degenerate cases.
     owners: `own settings -> number of owners` of the layer types that it adds,
       by name, which is that of their index, too.
+    wraps: `(model, rules, tasks, own settings) -> (model, rules)`: the network
+      that it trains in the place of the user's, such as several of them.
   """
 
   name: str
@@ -220,6 +227,7 @@ class Spec:
   adapt: Adapt = own_layers
   degenerate: tuple[Degenerate, ...] = ()
   owners: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda _: {}
+  wraps: Callable[..., tuple[Any, layer_types.Rules]] = _as_it_is
 
   def __post_init__(self):
     if self.family not in FAMILIES:
@@ -269,6 +277,11 @@ class Spec:
     """The settings of its own that `build` takes, by name."""
     leaf = self.leaf_settings
     return tuple(name for name in self.settings if name not in leaf)
+
+  @property
+  def has_own_network(self) -> bool:
+    """Whether it trains another network than the user's."""
+    return self.wraps is not _as_it_is
 
   @functools.cached_property
   def leaf_settings(self) -> tuple[str, ...]:

@@ -4,6 +4,8 @@
 `owners`       the table of owners, copies for slots, sums by owner
 `views`        a client's view: its copies, gathered by owner
 `objectives`   outputs and losses of a client's view
+`mixtures`     networks side by side, and how much a client uses each
+`posteriors`   networks of normal distributions, private layers beside shared
 `definition`   `Federation`: network, layer types and tasks put together
 `state`        the state between two rounds
 `checks`       what networks and layers must be

@@ -65,7 +65,8 @@ class Federation(objectives.ClientObjective):
     Args:
       model: `(init, apply)`, as `key -> params` and `(params, features [B,
         ...]) -> outputs [B, ..., O]`; a `models.Model` is one. With an
-        attribute `train_apply`, as there, it has running statistics.
+        attribute `train_apply`, as there, it has running statistics; with an
+        attribute `answer`, that is the `answer_fn`, as of `mixtures.Mixture`.
       layer_types: `(regex, layer type)` rules, see `layer_types.label_params`.
       data: Gives the tasks, the number of clients and the features' shape.
       loss: `(outputs [B, ..., O], labels [B, ...]) -> losses [B]` of all tasks;
@@ -120,7 +121,10 @@ class Federation(objectives.ClientObjective):
       apply_fn = precision.computed(apply_fn, compute, is_kept)
       if train_fn is not None:
         train_fn = precision.computed(train_fn, compute, is_kept)
+    answer_fn = getattr(model, 'answer', None)
     outputs = jax.eval_shape(apply_fn, shapes, features)
+    if answer_fn is not None:
+      outputs = jax.eval_shape(answer_fn, outputs, jnp.int32(0))
     checks.outputs(outputs, features, data, own_loss=loss is not None)
     index_ndim = {k: np.ndim(v) for k, v in data.partition.owner_index.items()}
     per_slot = owners_lib.per_slot(
@@ -149,6 +153,7 @@ class Federation(objectives.ClientObjective):
       ),
       initialization=initialization,
       train_fn=train_fn,
+      answer_fn=answer_fn,
       statistics=checks.statistics(train_fn, shapes, labels, features),
     )
 

@@ -28,6 +28,9 @@ class ClientObjective(views.OwnedLayers):
     apply_fn: `(params, features [B, ...]) -> outputs [B, ..., O]`.
     train_fn: The forward pass of training, as `models.Model.train_apply`; None
       if it is `apply_fn`.
+    answer_fn: `(outputs, task []) -> [B, ..., O]`, what loss and metrics of a
+      task see of the network's outputs, which may be any tree then; None if
+      these are seen as they are.
     loss_fn: The loss of every example, as `tasks.task_loss`.
     task_weights: `[T]`, the tasks' weights in a client's objective.
     lower_bounds: `[T]`, of the tasks' losses, None where not known.
@@ -38,6 +41,20 @@ class ClientObjective(views.OwnedLayers):
   task_weights: tuple[float, ...]
   lower_bounds: tuple[float | None, ...]
   train_fn: Callable[..., tuple[jax.Array, Tree]] | None = None
+  answer_fn: Callable[[Any, jax.Array], jax.Array] | None = None
+
+  def answers(self, outputs: Any, task: jax.Array) -> jax.Array:
+    """What loss and metrics see of outputs, as of `apply_fn` or of slots.
+
+    Args:
+      outputs: `[B, ..., O]`, or `[S, B, ..., O]`.
+      task: `[]` int32, or `[S]`.
+    """
+    if self.answer_fn is None:
+      return outputs
+    if jnp.ndim(task):
+      return jax.vmap(self.answer_fn)(outputs, task)
+    return self.answer_fn(outputs, task)
 
   def apply_slots(self, view: Tree, frozen: Tree, features: Any) -> jax.Array:
     """Applies a client's view; shared layers are computed once.
@@ -150,9 +167,8 @@ class ClientObjective(views.OwnedLayers):
     active: jax.Array,
   ) -> dict[str, Any]:
     """The sums of losses and counts of slots, and new statistics."""
-    view = self._without_shares(view, batch.task_shares)
-    outputs, statistics = self.train_slots(view, frozen, batch, active)
-    outputs = precision.widen(outputs)
+    outputs, statistics = self.slot_outputs(view, frozen, batch, active)
+    outputs = self.answers(outputs, batch.tasks)
     losses = jax.vmap(self.loss_fn, in_axes=(0, 0, 0, None))(
       outputs, batch.labels, batch.tasks, batch.features
     )
@@ -160,6 +176,18 @@ class ClientObjective(views.OwnedLayers):
     loss_sum = jnp.where(chosen, losses, 0).sum(1)
     sums = {'loss_sum': loss_sum, 'count': chosen.sum(1)}
     return sums | ({'statistics': statistics} if self.has_statistics else {})
+
+  def slot_outputs(
+    self,
+    view: Tree,
+    frozen: Tree,
+    batch: examples_lib.Batch,
+    active: jax.Array,
+  ) -> tuple[Any, Tree]:
+    """`train_slots` in the type of sums, as the gradients of slots need it."""
+    view = self._without_shares(view, batch.task_shares)
+    outputs, statistics = self.train_slots(view, frozen, batch, active)
+    return precision.widen(outputs), statistics
 
   def slot_weights(self, batch: examples_lib.Batch, dtype: Any) -> jax.Array:
     """The weights `[S]` of slots in a client's objective."""

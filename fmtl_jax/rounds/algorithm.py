@@ -58,6 +58,8 @@ class Algorithm(NamedTuple):
       clients, of tasks) are related in this state, as far as the algorithm
       learns or is given it: row k holds the weights of the others for owner k.
       None where an algorithm relates none.
+    adapt: `(view, frozen, local_data, epochs) -> view`: how a held-out client
+      adapts, of which `epochs` may be traced; None for local SGD.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
@@ -70,3 +72,4 @@ class Algorithm(NamedTuple):
   matmul_precision: str | None = precision.HIGHEST
   client_axis: str | None = None
   relations: Callable[[State], jax.Array] | None = None
+  adapt: Callable[..., Tree] | None = None

@@ -152,6 +152,33 @@ def mean() -> Aggregator:
   return Aggregator(init, add, finish, takes_factors=True, scales=True)
 
 
+def sums(is_mean: Tree) -> Aggregator:
+  """The sum of updates, whatever clients weigh that count.
+
+  Args:
+    is_mean: Of the leaves of one layer type, those of which it is the weighted
+      mean instead, such as running statistics; None at others.
+  """
+  plain = mean()
+
+  def add(total, updates, clients, unused_params):
+    weights = clients.weights
+
+    def one(value, sum_, of_mean):
+      counted = weights if of_mean else (weights > 0).astype(weights.dtype)
+      return federation_lib.owner_sum(value, counted, clients.owner, sum_)
+
+    return jax.tree.map(one, updates, total, is_mean)
+
+  def finish(unused_key, total, unused_updates, clients):
+    means = divide(total, clients.total())
+    return jax.tree.map(
+      lambda of_mean, x, sum_: x if of_mean else sum_, is_mean, means, total
+    )
+
+  return Aggregator(plain.init, add, finish)
+
+
 def clipped(clipping: robust_aggregators.NormClipping) -> Aggregator:
   """The weighted mean of updates that are scaled down to a norm.
 

@@ -12,6 +12,8 @@ from fmtl_jax.tasks.losses import class_mask
 from fmtl_jax.tasks.losses import groups
 from fmtl_jax.tasks.losses import lower_bounds
 from fmtl_jax.tasks.losses import mask_logits
+from fmtl_jax.tasks.losses import Mixing
+from fmtl_jax.tasks.losses import mixing
 from fmtl_jax.tasks.losses import num_outputs
 from fmtl_jax.tasks.losses import of_task
 from fmtl_jax.tasks.losses import own_outputs
@@ -36,6 +38,7 @@ __all__ = (
   'KINDS',
   'Kind',
   'MULTICLASS',
+  'Mixing',
   'REGRESSION',
   'RESERVED_NAMES',
   'Task',
@@ -49,6 +52,7 @@ __all__ = (
   'lower_bounds',
   'mask_logits',
   'metrics',
+  'mixing',
   'multiclass',
   'num_outputs',
   'of_task',

@@ -57,6 +57,9 @@ class Kind:
     lower_bound: What the loss never falls below, None if that is not known.
     predict: `outputs -> predictions`, `[B, ...]`; by default the outputs.
     probabilities: `outputs -> [B, num_classes]`, None if there are none.
+    mix: `(outputs [M, B, ..., O], log weights [M]) -> [B, ..., O]`: the outputs
+      that have the mean of the probabilities of M models, or of their
+      predictions where there are none. None if one cannot say.
     flip: `(targets [S, B, ...], num_classes [S, 1] int32) -> targets`, wrong
       ones of the same types, for the attack `label_flip`. None if one cannot
       say.
@@ -76,6 +79,7 @@ class Kind:
   lower_bound: float | None = None
   predict: Callable[[jax.Array], Any] = lambda outputs: outputs
   probabilities: Callable[[jax.Array], jax.Array] | None = None
+  mix: Callable[[jax.Array, jax.Array], jax.Array] | None = None
   flip: Callable[[Any, jax.Array], Any] | None = None
   is_valid: Callable[[Any, np.ndarray], np.ndarray] = finite
   rule: str = 'finite numbers'
@@ -121,6 +125,28 @@ def _of_two(logits):
   return jax.nn.softmax(logits)
 
 
+def _of_models(log_weights, outputs):
+  """The weights of models, to broadcast over their outputs."""
+  return log_weights.reshape((-1,) + (1,) * (outputs.ndim - 1))
+
+
+def _mix_binary(outputs, log_weights):
+  weights = _of_models(log_weights, outputs)
+  mean = lambda logits: jax.nn.logsumexp(
+    weights + jax.nn.log_sigmoid(logits), axis=0
+  )
+  return mean(outputs) - mean(-outputs)
+
+
+def _mix_multiclass(outputs, log_weights):
+  weights = _of_models(log_weights, outputs)
+  return jax.nn.logsumexp(weights + jax.nn.log_softmax(outputs), axis=0)
+
+
+def _mix_regression(outputs, log_weights):
+  return (jnp.exp(_of_models(log_weights, outputs)) * outputs).sum(0)
+
+
 _CLASSES: Mapping[str, Any] = {
   'lower_bound': 0.0,
   'flip': lambda labels, num_classes: (
@@ -145,6 +171,7 @@ KINDS: Mapping[str, Kind] = {
       max_classes=2,
       predict=lambda outputs: (outputs[..., 0] > 0).astype(jnp.int32),
       probabilities=_of_two,
+      mix=_mix_binary,
       **_CLASSES,
     ),
     Kind(
@@ -154,6 +181,7 @@ KINDS: Mapping[str, Kind] = {
       num_outputs=None,
       predict=lambda outputs: outputs.argmax(-1).astype(jnp.int32),
       probabilities=jax.nn.softmax,
+      mix=_mix_multiclass,
       **_CLASSES,
     ),
     Kind(
@@ -162,6 +190,7 @@ KINDS: Mapping[str, Kind] = {
       metrics=(metrics_lib.MSE,),
       lower_bound=0.0,
       predict=lambda outputs: outputs[..., 0],
+      mix=_mix_regression,
       flip=lambda labels, unused_num_classes: 0 - labels,  # No -0.0.
       has_unit=True,
     ),

@@ -16,6 +16,9 @@ from fmtl_jax.tasks import task as task_lib
 # `(outputs [B, ..., O], targets [B, ...], task [], features [B, ...]) -> losses
 # [B]`; without features where no loss looks at them.
 TaskLoss = Callable[..., jax.Array]
+# `(outputs [M, B, ..., O], weights [M], task []) -> outputs [B, ..., O]`.
+Mixing = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+_LEAST_WEIGHT = 1e-30  # Whose logarithm is finite.
 
 
 def num_outputs(tasks: Sequence[task_lib.Task]) -> int:
@@ -135,3 +138,40 @@ def task_loss(tasks: Sequence[task_lib.Task]) -> TaskLoss:
     return total
 
   return mixed
+
+
+def mixing(tasks: Sequence[task_lib.Task]) -> Mixing:
+  """Builds the mixture of what several models say of a task.
+
+  Args:
+    tasks: The federation's tasks.
+
+  Returns:
+    `(outputs [M, B, ..., O], weights [M], task []) -> outputs [B, ..., O]` with
+    the weighted mean of the models' probabilities, see `Kind.mix`; zero where
+    the task has no output. Weights are divided by their sum.
+
+  Raises:
+    ValueError: If a kind of tasks does not say what a mixture is.
+  """
+  by_kind = groups(tasks, lambda task: task.definition)
+  for kind in by_kind:
+    if kind.mix is None:
+      raise ValueError(
+        f'Expected kinds of tasks whose outputs can be mixed, got {kind.name!r}'
+        ' without `mix`; give it one.'
+      )
+
+  def mix(outputs, weights, task):
+    log_weights = jnp.log(jnp.maximum(weights, _LEAST_WEIGHT))
+    log_weights -= jax.nn.logsumexp(log_weights)
+    width = outputs.shape[-1]
+    total = jnp.zeros(outputs.shape[1:], outputs.dtype)
+    for kind, flags in by_kind.items():
+      own = kind.mix(own_outputs(kind, tasks, outputs, task), log_weights)
+      padding = [(0, 0)] * (own.ndim - 1) + [(0, width - own.shape[-1])]
+      chosen = of_task(flags, task)
+      total = jnp.where(chosen, jnp.pad(own, padding), total)
+    return jnp.where(of_task(class_mask(tasks, width), task), total, 0)
+
+  return mix

@@ -477,6 +477,7 @@ def named(
     *(entry.leaf_rules() if normalization != 'none' else ()),
     *entry.label_rules(layers, **{d: _DEPTHS[d] for d in entry.depths}),
   ]
+  model, rules = entry.wraps(model, rules, data.tasks, own)
   more = {index: federation_lib.Owner(index) for index in num_owners}
   federation = federation_lib.Federation.create(
     model,

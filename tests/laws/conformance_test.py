@@ -67,10 +67,12 @@ def _start(name):
     """The next state; all clients' models before it, and what they say."""
     view_fn = lambda client: algorithm.view(state, data, client, None)
     views = jax.vmap(view_fn)(cohorts.everyone(data))
-    predict = lambda view: federation.apply_slots(
-      view, federation.frozen, data.examples.features
+    predict = lambda view, tasks: federation.answers(
+      federation.apply_slots(view, federation.frozen, data.examples.features),
+      tasks,
     )
-    return algorithm.round(state, data)[0], views, jax.vmap(predict)(views)
+    outputs = jax.vmap(predict)(views, data.partition.client_tasks)
+    return algorithm.round(state, data)[0], views, outputs
 
   state = testing.jit(algorithm.init)(jax.random.key(1), data)
   return federation, data, algorithm, testing.jit(step), state

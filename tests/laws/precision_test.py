@@ -75,8 +75,9 @@ class TypesTest(parameterized.TestCase):
     start = jax.eval_shape(algorithm.init, jax.random.key(0), data)
     end = jax.eval_shape(_scanned(algorithm, data), start)
     for layer, leaves in end.params.items():
-      for leaf in jax.tree.leaves(leaves):
-        self.assertEqual(leaf.dtype, types[layer])
+      first = jax.tree.leaves(start.params[layer])
+      for leaf, before in zip(jax.tree.leaves(leaves), first, strict=True):
+        self.assertEqual(leaf.dtype, types.get(layer, before.dtype))
     for leaf in jax.tree.leaves(end.server):
       self.assertEqual(leaf.dtype, precision.wide(leaf.dtype))
 

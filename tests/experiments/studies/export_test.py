@@ -22,6 +22,7 @@ from experiments.studies import train
 from fmtl_jax import models
 from fmtl_jax import predictors
 from fmtl_jax import testing
+from fmtl_jax.algorithms import specs
 from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
@@ -172,6 +173,13 @@ class ExportTest(program_test.ToyTestCase):
     network = models.mlp((3,), self.config.model.hidden, 1)
     loaded = predictors.Predictor.load(folder, network.apply)
     self.assertEqual(set(loaded.owners.values()), {'client 0'})
+    # The code of a card is of the user's network.
+    self.assertIn('network = models.mlp', card)
+    folder = self.folder / 'own_network'
+    with mock.patch.object(specs.Spec, 'has_own_network', True):
+      exports.export(self.workdir, 'isolated', SEEDS[0], folder, client=0)
+    card = (folder / 'README.md').read_text(encoding='utf-8')
+    self.assertIn('not one that the library builds by name', card)
 
   def test_a_case_that_is_not_finished_has_no_card(self):
     workdir, folder = self.folder / 'stopped', self.folder / 'no_card'
