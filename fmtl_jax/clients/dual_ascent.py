@@ -29,7 +29,7 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import linear_models
 
-BLOCK = 8  # Examples; larger ones have more products than steps.
+BLOCK = 16  # Examples: larger blocks have more products than steps.
 
 
 class Ascent(NamedTuple):
@@ -114,7 +114,7 @@ def ascend(
 
   def block(number, carry, order):
     """The steps of some examples, all of their slots."""
-    duals, moved, moved_bias, metrics = carry
+    duals, model, moved, metrics = carry
     start = number * BLOCK
     batch = data.batch(jax.lax.dynamic_slice(order, (start,), (BLOCK,)))
     is_visited = start + jnp.arange(BLOCK) < steps
@@ -122,8 +122,7 @@ def ascend(
     targets = linear.targets(batch, dtype)
     losses = linear.loss(loss, targets.is_number)
     chosen = targets.chosen & active[:, None] & is_visited[:, None, None]
-    outputs = x @ (kernel + speed[None] * moved)
-    outputs = outputs + (bias + speed * moved_bias)[None]
+    outputs = x @ model[0] + model[1][None]
     outputs = jnp.broadcast_to(outputs[:, None], chosen.shape)
     old = jax.lax.dynamic_slice_in_dim(duals, start, BLOCK)
     change = _visit(
@@ -144,8 +143,10 @@ def ascend(
       'count': metrics['count'] + chosen.any(2).sum(0, dtype=jnp.int32),
       'steps': metrics['steps'] + is_visited.sum(dtype=jnp.int32),
     }
-    moved_bias = moved_bias + intercept * added.sum(0)
-    return duals, moved + x.T @ added, moved_bias, metrics
+    change = x.T @ added, intercept * added.sum(0)
+    moved = jax.tree.map(jnp.add, moved, change)
+    faster = lambda w, v: w + speed.reshape((-1,) if w.ndim == 1 else (1, -1)) * v
+    return duals, jax.tree.map(faster, model, change), moved, metrics
 
   def epoch(number, carry):
     alpha, *others = carry
@@ -162,8 +163,10 @@ def ascend(
     'count': jnp.zeros(num_slots, jnp.int32),
     'steps': jnp.int32(0),
   }
-  start = (alpha, jnp.zeros_like(kernel), jnp.zeros_like(bias), metrics)
-  return Ascent(*jax.lax.fori_loop(0, epochs, epoch, start))
+  model = kernel, bias
+  start = (alpha, model, jax.tree.map(jnp.zeros_like, model), metrics)
+  alpha, _, moved, metrics = jax.lax.fori_loop(0, epochs, epoch, start)
+  return Ascent(alpha, *moved, metrics)
 
 
 def _visit(

@@ -43,8 +43,10 @@ class EveryAlgorithmTest(program_test.ToyTestCase):
     if name not in (*testing.OTHER_LABELS, *ELSEWHERE)
   )
   def test_it_runs_to_its_results(self, name):
+    network = algorithms.ALGORITHMS[name].network
     config = program_test.toy_config(
       {'algorithm.name': name, 'run.rounds': 2, 'run.seeds': 1}
+      | {f'model.{field}': value for field, value in network.items()}
     )
     # They are the same for all, and take as long as the rest.
     self.enterContext(mock.patch.object(reports, 'write_figures'))
