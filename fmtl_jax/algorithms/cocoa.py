@@ -83,4 +83,5 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   network=mocha.SPEC.network,
   settings=mocha.SETTINGS,
+  degenerate=(specs.Degenerate('relates no clients', {'every': 0}),),
 )

@@ -392,4 +392,5 @@ SPEC = specs.Spec(
   label_rules=label_rules,
   network={'name': 'linear'},
   settings=SETTINGS,
+  degenerate=(specs.Degenerate('relates no clients', {'every': 0}),),
 )

@@ -145,7 +145,9 @@ def ascend(
     }
     change = x.T @ added, intercept * added.sum(0)
     moved = jax.tree.map(jnp.add, moved, change)
-    faster = lambda w, v: w + speed.reshape((-1,) if w.ndim == 1 else (1, -1)) * v
+    faster = lambda w, v: (
+      w + speed.reshape((-1,) if w.ndim == 1 else (1, -1)) * v
+    )
     return duals, jax.tree.map(faster, model, change), moved, metrics
 
   def epoch(number, carry):

@@ -118,9 +118,11 @@ def of(federation: federation_lib.Federation, algorithm: str) -> Linear:
   leaves = jax.tree.leaves(federation.shapes)
   labels = jax.tree.leaves(federation.labels)
   ranks = [leaf.ndim for leaf in leaves]
-  if sorted(ranks) not in ([2], [1, 2]) or len(
-    {leaf.shape[-1] for leaf in leaves}
-  ) != 1 or set(labels) != {layer_types.CLIENT}:
+  if (
+    sorted(ranks) not in ([2], [1, 2])
+    or len({leaf.shape[-1] for leaf in leaves}) != 1
+    or set(labels) != {layer_types.CLIENT}
+  ):
     found = ', '.join(
       f'{name} {leaf.shape} ({label})'
       for name, leaf, label in zip(names, leaves, labels, strict=True)
