@@ -2,7 +2,7 @@
 
 Each of m clients has linear models w_t, with n_t examples. MOCHA minimizes
 
-  sum_t 1/n_t sum_i loss(w_t . x_i, y_i) + lambda/2 tr(W Sigma^-1 W^T)
+  sum_t 1/n_t sum_i loss(w_t . x_i, y_i) + lambda/2 tr(W Sigma^{-1} W^T)
 
 over the models W and their relationship Sigma, positive with trace one. Every
 client keeps a dual variable alpha_i for each of its examples, zero at first;
@@ -13,7 +13,7 @@ with B_t = 1/n_t sum_i alpha_i x_i the models are
 In a round a client takes coordinate steps on its alpha (`dual_ascent`) and
 sends the change of B_t; the server adds it and mixes. After every so many
 rounds the server replaces Sigma by the best one for the models,
-(W^T W)^(1/2) with trace one (`relationships`), and takes W from B again. Sigma
+(W^T W)^{1/2} with trace one (`relationships`), and takes W from B again. Sigma
 is I/m at first: local models with the regularizer lambda m / 2 |w_t|^2.
 
 Clients may do any part of their steps, or none: the share of its examples that

@@ -143,22 +143,18 @@ def ascend(
       'count': metrics['count'] + chosen.any(2).sum(0, dtype=jnp.int32),
       'steps': metrics['steps'] + is_visited.sum(dtype=jnp.int32),
     }
-    change = x.T @ added, intercept * added.sum(0)
-    moved = jax.tree.map(jnp.add, moved, change)
-    faster = lambda w, v: (
-      w + speed.reshape((-1,) if w.ndim == 1 else (1, -1)) * v
-    )
-    return duals, jax.tree.map(faster, model, change), moved, metrics
+    of_kernel, of_bias = x.T @ added, intercept * added.sum(0)
+    model = model[0] + speed[None] * of_kernel, model[1] + speed * of_bias
+    return duals, model, (moved[0] + of_kernel, moved[1] + of_bias), metrics
 
   def epoch(number, carry):
-    alpha, *others = carry
+    alpha, others = carry[0], carry[1:]
     key = jax.random.fold_in(context.key, number)
     order = client_batches.shuffle(key, size, length)
     carry = (alpha.at[order].get(mode='fill', fill_value=0), *others)
-    duals, *others = jax.lax.fori_loop(
-      0, num_blocks, lambda i, carry: block(i, carry, order), carry
-    )
-    return alpha.at[order].set(duals, mode='drop'), *others
+    step = lambda number, carry: block(number, carry, order)
+    carry = jax.lax.fori_loop(0, num_blocks, step, carry)
+    return alpha.at[order].set(carry[0], mode='drop'), *carry[1:]
 
   metrics = {
     'loss_sum': jnp.zeros(num_slots, dtype),
@@ -166,9 +162,11 @@ def ascend(
     'steps': jnp.int32(0),
   }
   model = kernel, bias
-  start = (alpha, model, jax.tree.map(jnp.zeros_like, model), metrics)
-  alpha, _, moved, metrics = jax.lax.fori_loop(0, epochs, epoch, start)
-  return Ascent(alpha, *moved, metrics)
+  nothing = jax.tree.map(jnp.zeros_like, model)
+  alpha, _, moved, metrics = jax.lax.fori_loop(
+    0, epochs, epoch, (alpha, model, nothing, metrics)
+  )
+  return Ascent(alpha, moved[0], moved[1], metrics)
 
 
 def _visit(

@@ -174,7 +174,7 @@ def check(
   rng = np.random.default_rng(0)
   leaves = jax.tree.leaves(data.examples.features)
   is_plain = len(leaves) == 1
-  draw = lambda shape, dtype: rng.normal(size=shape).astype(dtype)
+  draw = lambda shape, dtype: np.asarray(rng.normal(size=shape), dtype)
   if is_plain:
     with jax.ensure_compile_time_eval():
       params = jax.tree.map(
@@ -188,7 +188,8 @@ def check(
       is_plain = rows.shape[1] == kernel.shape[0]
       if is_plain:
         expected = rows @ np.asarray(kernel)
-        expected = expected + (0 if bias is None else np.asarray(bias)[None])
+        if bias is not None:
+          expected = expected + np.asarray(bias)[None]
         found = np.asarray(federation.apply_fn(params, jnp.asarray(x)))
         is_plain = np.allclose(found, expected, rtol=0.05, atol=0.05)
   if not is_plain:

@@ -1,9 +1,9 @@
 """Relationships that a server learns: a matrix over owners from their models.
 
 Of models W, a column for each of m owners, the regularizer of multi-task
-learning is tr(W Sigma^-1 W^T), Sigma positive with trace one. The best Sigma is
+learning is tr(W Sigma^{-1} W^T), Sigma positive with trace one. The best is
 
-  Sigma = (W^T W)^(1/2) / tr((W^T W)^(1/2)).
+  Sigma = (W^T W)^{1/2} / tr((W^T W)^{1/2}).
 
 Its eigenvalues are kept above a floor, so that it has an inverse, and the trace
 is one again then. It follows from the singular values of W: where there are
