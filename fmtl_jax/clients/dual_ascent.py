@@ -29,6 +29,7 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import linear_models
 
+_EXACT = jax.lax.Precision.HIGHEST  # Sums go on over rounds.
 BLOCK = 16  # Examples: larger blocks have more products than steps.
 
 
@@ -57,6 +58,10 @@ def _of_longest(count):
 @_of_longest.def_vmap
 def _of_longest_batch(unused_size, in_batched, count):
   return (jnp.max(count) if in_batched[0] else count), False
+
+
+def _product(one, other):
+  return jnp.matmul(one, other, precision=_EXACT)
 
 
 def example_weights(
@@ -122,7 +127,7 @@ def ascend(
     targets = linear.targets(batch, dtype)
     losses = linear.loss(loss, targets.is_number)
     chosen = targets.chosen & active[:, None] & is_visited[:, None, None]
-    outputs = x @ model[0] + model[1][None]
+    outputs = _product(x, model[0]) + model[1][None]
     outputs = jnp.broadcast_to(outputs[:, None], chosen.shape)
     old = jax.lax.dynamic_slice_in_dim(duals, start, BLOCK)
     change = _visit(
@@ -131,7 +136,7 @@ def ascend(
       outputs,
       old,
       targets._replace(chosen=chosen),
-      x @ x.T + intercept,
+      _product(x, x.T) + intercept,
       speed,
       weights,
     )
@@ -143,7 +148,7 @@ def ascend(
       'count': metrics['count'] + chosen.any(2).sum(0, dtype=jnp.int32),
       'steps': metrics['steps'] + is_visited.sum(dtype=jnp.int32),
     }
-    of_kernel, of_bias = x.T @ added, intercept * added.sum(0)
+    of_kernel, of_bias = _product(x.T, added), intercept * added.sum(0)
     model = model[0] + speed[None] * of_kernel, model[1] + speed * of_bias
     return duals, model, (moved[0] + of_kernel, moved[1] + of_bias), metrics
 
