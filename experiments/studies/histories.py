@@ -114,6 +114,8 @@ class History:
     if 'simulated_seconds' in metrics:
       seconds = metrics['simulated_seconds'].max(2)
       self._add_per_round('simulated_seconds', seconds)
+    for name, values in metrics.get('measured', {}).items():
+      self._add_per_round(name, np.where(active[:, None], values, np.nan))
     if clusters.CLUSTER in metrics:
       self._add_clusters(metrics, num_clients, active)
     metrics = {name: metrics[name][active] for name in _COUNTED}

@@ -44,6 +44,7 @@ def cocoa(
   share: float | jax.Array = 1.0,
   every: int = 100,
   per_class: bool = False,
+  gap: bool = False,
 ) -> algorithm_lib.Algorithm:
   """Builds CoCoA, on one dense layer of the type `client`.
 
@@ -56,11 +57,13 @@ def cocoa(
     share: See `mocha.mocha`.
     every: See `mocha.mocha`.
     per_class: See `mocha.mocha`.
+    gap: See `mocha.mocha`.
 
   Raises:
     ValueError: See `mocha.mocha`.
   """
-  SPEC.check(lam=lam, loss=loss, share=share, every=every, per_class=per_class)
+  own = mocha.Own(lam, loss, share, every, per_class, gap)
+  SPEC.check(**own._asdict())
   uneven = settings.participation
   if uneven is not None:
     clock = uneven.clock
@@ -68,9 +71,7 @@ def cocoa(
       clock = dataclasses.replace(clock, deadline=0.0)
     uneven = dataclasses.replace(uneven, partial=0.0, late=0.0, clock=clock)
   settings = dataclasses.replace(settings, participation=uneven)
-  return mocha.build(
-    federation, local, settings, SPEC.name, lam, loss, share, every, per_class
-  )
+  return mocha.build(federation, local, settings, SPEC.name, own)
 
 
 SPEC = specs.Spec(

@@ -19,8 +19,8 @@ is I/m at first: local models with the regularizer lambda m / 2 |w_t|^2.
 Clients may do any part of their steps, or none: the share of its examples that
 a client visits is that of its work (`participation`). With Sigma fixed, the
 primal value falls to the dual one, which rises, whoever takes part as long as
-all do now and then: `duality` has both. Of a client that is late, neither
-alpha nor B change.
+all do now and then: `duality` has both, and so have rounds with `gap`. Of a
+client that is late, neither alpha nor B change.
 
 The network is one dense layer (`models.linear`) of the type `client`; its
 intercept is regularized as the rest. Several classes are told apart one
@@ -72,6 +72,17 @@ from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
 _EXACT = jax.lax.Precision.HIGHEST
+
+
+class Own(NamedTuple):
+  """The settings of its own, see `mocha`."""
+
+  lam: float | jax.Array
+  loss: str
+  share: float | jax.Array
+  every: int
+  per_class: bool
+  gap: bool
 
 
 class Related(NamedTuple):
@@ -132,13 +143,13 @@ def _learned(models: Tree, per_class: bool) -> jax.Array:
   return relationships.of_models(rows.reshape(len(rows), -1))[None]
 
 
-def _server(linear, lam, every, per_class) -> servers.Server:
+def _server(linear, own) -> servers.Server:
   """Adds up B, learns Sigma at times, and mixes."""
 
   def init(params, num_owners):
     kernel, _ = linear.split(params)
     sigma = relationships.unrelated(num_owners, kernel.dtype)
-    count = linear.num_outputs if per_class else 1
+    count = linear.num_outputs if own.per_class else 1
     return Related(
       jax.tree.map(jnp.zeros_like, params),
       jnp.broadcast_to(sigma, (count, *sigma.shape)),
@@ -147,17 +158,17 @@ def _server(linear, lam, every, per_class) -> servers.Server:
   def step(unused_key, unused_params, state, aggregate, round_number):
     sums = jax.tree.map(jnp.add, state.sums, aggregate.update)
     sums, sigma = precision.like((sums, state.sigma), tuple(state))
-    if every:
+    if own.every:
       sigma = jax.lax.cond(
-        (round_number + 1) % every == 0,
-        lambda: _learned(_mixed(sigma, sums), per_class),
+        (round_number + 1) % own.every == 0,
+        lambda: _learned(_mixed(sigma, sums), own.per_class),
         lambda: sigma,
       )
-    models = jax.tree.map(lambda leaf: leaf / lam, _mixed(sigma, sums))
+    models = jax.tree.map(lambda leaf: leaf / own.lam, _mixed(sigma, sums))
     return models, Related(sums, sigma)
 
   def sends(state):
-    return linear.join(relationships.reach(state.sigma).T / lam)
+    return linear.join(relationships.reach(state.sigma).T / own.lam)
 
   return servers.Server(init, step, sends=sends)
 
@@ -192,6 +203,7 @@ def mocha(
   share: float | jax.Array = 0.5,
   every: int = 100,
   per_class: bool = False,
+  gap: bool = False,
 ) -> algorithm_lib.Algorithm:
   """Builds MOCHA, on one dense layer of the type `client`.
 
@@ -206,15 +218,15 @@ def mocha(
     every: The number of rounds after which the relationship is learned again; 0
       for never: all are unrelated then.
     per_class: Whether every output has a relationship of its own.
+    gap: Whether every round measures the `duality`, by all training examples.
 
   Raises:
     ValueError: If the network is another one, tasks have losses of their own,
       or the server would do something else.
   """
-  SPEC.check(lam=lam, loss=loss, share=share, every=every, per_class=per_class)
-  return build(
-    federation, local, settings, SPEC.name, lam, loss, share, every, per_class
-  )
+  own = Own(lam, loss, share, every, per_class, gap)
+  SPEC.check(**own._asdict())
+  return build(federation, local, settings, SPEC.name, own)
 
 
 def build(
@@ -222,11 +234,7 @@ def build(
   local: local_optimizers.LocalSgd,
   settings: round_settings.RoundSettings,
   name: str,
-  lam: float | jax.Array,
-  loss: str,
-  share: float | jax.Array,
-  every: int,
-  per_class: bool,
+  own: Own,
 ) -> algorithm_lib.Algorithm:
   """Builds it under the name of an algorithm, with arguments as of `mocha`."""
   linear = linear_models.of(federation, name)
@@ -244,8 +252,8 @@ def build(
       context.state,
       speed=speed,
       weights=weights,
-      loss=loss,
-      share=share,
+      loss=own.loss,
+      share=own.share,
       epochs=local.epochs,
     )
     counts = context.data.client.example_counts > 0  # Not where it is late.
@@ -262,11 +270,11 @@ def build(
     settings,
     server={
       **settings.server,
-      layer_types.CLIENT: _server(linear, lam, every, per_class),
+      layer_types.CLIENT: _server(linear, own),
     },
     placement=placement,
     participation=participation.with_steps(
-      settings.participation, 1, local.epochs * share
+      settings.participation, 1, local.epochs * own.share
     ),
   )
   rounds = federated_averaging.federated_averaging(
@@ -287,7 +295,15 @@ def build(
       clients=jnp.zeros(shape, kernel.dtype),
     )
 
-  return rounds._replace(init=init, relations=relations)
+  def round_fn(state, data, frozen=None):
+    new, metrics = rounds.round(state, data, frozen)
+    if own.gap:
+      found = duality(federation, new, data, lam=own.lam, loss=own.loss)
+      measured: Any = found._asdict() | {'duality_gap': found.gap}
+      metrics = {**metrics, 'measured': measured}
+    return new, metrics
+
+  return rounds._replace(init=init, round=round_fn, relations=relations)
 
 
 def relations(state: algorithm_lib.State) -> jax.Array:
@@ -378,6 +394,11 @@ SETTINGS = {
   ),
   'per_class': specs.Setting(
     help='Whether every class has a relationship of its own.',
+    choices=(False, True),
+    examples=(False, True),
+  ),
+  'gap': specs.Setting(
+    help='Whether each round measures the duality gap, by all examples.',
     choices=(False, True),
     examples=(False, True),
   ),

@@ -4,6 +4,7 @@ Others do so in `configs_test`. Those that have a label rule alone are built
 there; what they run is that of the others.
 """
 
+import csv
 import pathlib
 import sys
 import tempfile
@@ -36,6 +37,10 @@ ELSEWHERE = {
 } | {*clusters_test.CONFIG['cases']}
 
 
+# What is measured besides, and stands among the values of every round.
+OWN = {'mocha': {'algorithm.mocha.gap': True}}
+
+
 class EveryAlgorithmTest(program_test.ToyTestCase):
   @parameterized.named_parameters(
     (name, name)
@@ -46,6 +51,7 @@ class EveryAlgorithmTest(program_test.ToyTestCase):
     network = algorithms.ALGORITHMS[name].network
     config = program_test.toy_config(
       {'algorithm.name': name, 'run.rounds': 2, 'run.seeds': 1}
+      | OWN.get(name, {})
       | {f'model.{field}': value for field, value in network.items()}
     )
     # They are the same for all, and take as long as the rest.
@@ -64,6 +70,12 @@ class EveryAlgorithmTest(program_test.ToyTestCase):
     self.assertNotEmpty(accuracy)
     self.assertTrue(np.isfinite(accuracy).all())
     self.assertEqual({entry['case'] for entry in results['results']}, {name})
+    with (pathlib.Path(folder) / 'run' / 'metrics.csv').open() as file:
+      gaps = [
+        float(r['value']) for r in csv.DictReader(file) if 'gap' in r['metric']
+      ]
+    self.assertLen(gaps, 2 if name in OWN else 0)
+    self.assertTrue(all(gap >= 0 for gap in gaps))
 
 
 if __name__ == '__main__':
