@@ -180,7 +180,11 @@ def _federation(
   counts = spec.owners(spec.defaults)
   data = testing.toy_data(_CLIENTS, _TASKS).with_owners(counts)
   width = max(task.num_outputs for task in data.tasks)
-  model = models.mlp((3,), _WIDTHS, width, **spec.network)
+  network = dict(spec.network)
+  if network.pop('name', '') == 'linear':
+    model = models.linear((3,), width, **network)
+  else:
+    model = models.mlp((3,), _WIDTHS, width, **network)
   layers = [layer for layer, _ in model.stages]
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   layers = [layer for layer in layers if jax.tree.leaves(shapes.get(layer))]

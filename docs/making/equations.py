@@ -10,7 +10,7 @@ import re
 
 _GREEK = (
   *('alpha', 'beta', 'gamma', 'delta', 'epsilon', 'eta', 'theta', 'lambda'),
-  *('mu', 'sigma', 'tau', 'phi', 'Delta'),
+  *('mu', 'sigma', 'tau', 'phi', 'rho', 'Delta', 'Sigma'),
 )
 _NAMES = {
   **{name: f'\\{name}' for name in _GREEK},

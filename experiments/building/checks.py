@@ -38,7 +38,7 @@ from fmtl_jax.models import layers
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
-MODELS = ('mlp', 'cnn')
+MODELS = ('mlp', 'cnn', 'linear')
 _FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG.
 
 # The rule in words, whether a number is valid, and the fields that have it.

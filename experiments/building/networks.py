@@ -78,6 +78,8 @@ def build_model(
       config.model.convolution,
       config.model.normalization,
     )
+  if config.model.name == 'linear':
+    return models.linear(shape, width, config.model.intercept)
   if own_code.is_own(config.model.name):
     return own_models.build(config.model, shape, width)
   raise ValueError(

@@ -81,6 +81,7 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.name = 'mlp'  # Or package.module:function,
   config.model.own = ml_collections.ConfigDict()  # with its settings.
   config.model.hidden = (64, 32)
+  config.model.intercept = True  # Of linear.
   config.model.channels = ()
   config.model.window = 3
   config.model.convolution = 'auto'  # Or patches, lax: the same, in other time.

@@ -18,6 +18,7 @@ _WIDTH = 80
 MODELS: Mapping[str, str] = {
   'mlp': 'Dense layers: model.hidden.',
   'cnn': 'Convolutions and dense layers: model.channels, model.hidden.',
+  'linear': 'One dense layer: model.intercept.',
 }
 
 

@@ -408,8 +408,9 @@ def write_metrics_csv(
 
   The training loss stands beside them: split `train`, view `cohort`, task
   `mean`, metric `loss`, for every round, and so do `skipped_clients`,
-  `simulated_seconds` and `attention_entropy` of rounds that have them. The file
-  is the old or the new one.
+  `simulated_seconds` and what the algorithm measures (`duality_gap`,
+  `attention_entropy`) of rounds that have them. The file is the old or the new
+  one.
   """
   path = pathlib.Path(path)
   with (

@@ -184,13 +184,16 @@ def _network(model, settings, data) -> str | None:
     not shape
     or settings['model.backbone']
     or settings.get('precision.compute', 'float32') != 'float32'
-    or settings['model.name'] not in ('mlp', 'cnn')
+    or settings['model.name'] not in ('mlp', 'cnn', 'linear')
   ):
     return None
   example = jax.ShapeDtypeStruct((1, *shape), np.float32)
   outputs = jax.eval_shape(model.apply_fn, model.params, example)
   width = outputs.shape[-1]
   given = [tuple(shape)]
+  if settings['model.name'] == 'linear':
+    given += [width, settings['model.intercept']]
+    return f'models.linear({", ".join(map(repr, given))})'
   if settings['model.name'] == 'cnn':
     given.append(tuple(settings['model.channels']))
   given += [tuple(settings['model.hidden']), width]

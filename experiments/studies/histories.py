@@ -12,7 +12,6 @@ from fmtl_jax.algorithms import clusters
 
 _TOTALS = ('rounds', 'clients', 'slots', 'steps')
 _COUNTED = ('client', 'task', 'steps')
-_ENTROPY = 'attention_entropy'  # The mean over a round's clients.
 _SKIPPED = 'skipped_rounds'  # Of clients whose results were not finite.
 
 
@@ -115,10 +114,8 @@ class History:
     if 'simulated_seconds' in metrics:
       seconds = metrics['simulated_seconds'].max(2)
       self._add_per_round('simulated_seconds', seconds)
-    if _ENTROPY in metrics:
-      there = metrics['client'] < num_clients
-      mean = np.where(there, metrics[_ENTROPY], 0).sum(2)
-      self._add_per_round(_ENTROPY, mean / np.maximum(there.sum(2), 1))
+    for name, values in metrics.get('measured', {}).items():
+      self._add_per_round(name, np.where(active[:, None], values, np.nan))
     if clusters.CLUSTER in metrics:
       self._add_clusters(metrics, num_clients, active)
     metrics = {name: metrics[name][active] for name in _COUNTED}

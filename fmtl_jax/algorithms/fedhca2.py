@@ -29,8 +29,8 @@ The encoder has the layer type `client` and the decoder, the last layers by
 default, the type `decoder`: both are sent there and back. A layer is a first
 key of the parameters. Running statistics stay the client's own. Attention is to
 all updates, a client's own among them; large ones attend to themselves alone.
-The metric `attention_entropy` of a client says how much: 1 is a plain mean, 0
-is itself alone. Relations are those of decoders.
+`attention_entropy`, the mean over a round's clients, says how much: 1 is a
+plain mean, 0 is itself alone. Relations are those of decoders.
 
 Deviations: A client has one b, and attention is that of a layer; the authors'
 code has a b for each layer, and the attention of each of its tensors. There,
@@ -216,8 +216,10 @@ def fedhca2(
   def round_fn(state, data, frozen=None):
     state, metrics = rounds.round(state, data, frozen)
     entropy = mixing.entropy(related_clients.memory(state, DECODER).shares)
-    of_clients = jnp.take(entropy, metrics['client'], mode='clip')
-    return state, metrics | {'attention_entropy': of_clients}
+    of_clients = jnp.take(entropy, metrics['client'], mode='fill')
+    mean = jnp.nan_to_num(jnp.nanmean(of_clients))  # NaN of padding.
+    measured: Any = {'attention_entropy': mean}
+    return state, {**metrics, 'measured': measured}
 
   return rounds._replace(round=round_fn, relations=relations)
 

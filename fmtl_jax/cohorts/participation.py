@@ -74,7 +74,7 @@ class Clock:
   bytes_once: float = 0.0
   bytes_each_slot: float = 0.0
   batch_size: int = 0
-  epochs: jax.Array | int = 1
+  epochs: jax.Array | float = 1
   at_deadline: str = PARTIAL
 
   def __post_init__(self):
@@ -105,7 +105,9 @@ class Participation:
 
 
 def with_steps(
-  participation: Participation | None, batch_size: int, epochs: int
+  participation: Participation | None,
+  batch_size: int,
+  epochs: jax.Array | float,
 ) -> Participation | None:
   """The participation of clients with another local training.
 

@@ -4,6 +4,7 @@ from fmtl_jax.models.base import from_nnx
 from fmtl_jax.models.base import Model
 from fmtl_jax.models.base import sequential
 from fmtl_jax.models.networks import cnn
+from fmtl_jax.models.networks import linear
 from fmtl_jax.models.networks import mlp
 from fmtl_jax.models.vgg import vgg_face
 from fmtl_jax.models.weight_files import load_vgg
@@ -12,6 +13,7 @@ __all__ = (
   'Model',
   'cnn',
   'from_nnx',
+  'linear',
   'load_vgg',
   'mlp',
   'sequential',

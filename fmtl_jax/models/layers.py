@@ -121,11 +121,12 @@ class Dense(nnx.Module):
     *,
     activation: Activation = nnx.relu,
     normalization: str = NONE,
+    intercept: bool = True,
     rngs: nnx.Rngs,
   ):
     init = nnx.initializers.lecun_normal()
     self.kernel = nnx.Param(init(rngs.params(), (in_features, features)))
-    self.bias = nnx.Param(jnp.zeros(features))
+    self.bias = nnx.Param(jnp.zeros(features)) if intercept else None
     self.norm = _batch_norm(normalization, features)
     self.activation = activation
 
@@ -133,7 +134,9 @@ class Dense(nnx.Module):
     self, x: jax.Array, is_example: jax.Array | None = None
   ) -> jax.Array:
     x = x.reshape(x.shape[0], -1)
-    x = x @ self.kernel[...] + self.bias[...]
+    x = x @ self.kernel[...]
+    if self.bias is not None:
+      x = x + self.bias[...]
     if self.norm is not None:
       x = self.norm(x, is_example)
     return self.activation(x)

@@ -50,6 +50,27 @@ def mlp(
   )
 
 
+def linear(
+  feature_shape: Sequence[int], num_outputs: int, intercept: bool = True
+) -> base.Model:
+  """A linear model: the one stage `output`.
+
+  Args:
+    feature_shape: Shape of one example; it is flattened.
+    num_outputs: Width of the output layer.
+    intercept: Whether it has a bias.
+  """
+  in_features = math.prod(feature_shape)
+  stage = functools.partial(
+    _dense,
+    in_features,
+    num_outputs,
+    activation=layers.identity,
+    intercept=intercept,
+  )
+  return base.sequential({'output': stage})
+
+
 def cnn(
   feature_shape: Sequence[int],
   channels: Sequence[int],

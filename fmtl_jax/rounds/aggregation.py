@@ -198,9 +198,14 @@ class Aggregation:
     return balancer.init(len(self._federation.tasks))
 
   def sent(self, server: Mapping[str, Tree]) -> Tree:
-    """The rule's part of the broadcast, `[owners, ...]`; None if nothing."""
+    """What rule or servers send, `[owners, ...]`; None if nothing.
+
+    Where a rule sends its memory, what servers would send is not sent.
+    """
     if not self._rule.sends:
-      return None
+      sends = {n: s.sends for n, s in self._servers.items() if s.sends}
+      trees = [send(server[name]) for name, send in sends.items()]
+      return layer_types.merge(*trees) if trees else None
     memory = layer_types.merge(*(server[n].memory for n in self.averaged))
     shapes = layer_types.split(self._federation.shapes, self._federation.labels)
     return precision.like(memory, self._federation.averaged(shapes[0]))

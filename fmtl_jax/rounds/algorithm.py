@@ -41,8 +41,8 @@ class Algorithm(NamedTuple):
       `client` (M for padding) and `steps`, `[C]`; `finite`, `[C]` by layer
       type, see `faults.finite`; `task` (T for an inactive slot),
       `loss_sum` and `count` (of examples, over all steps), `[C, S]`. Where
-      asked for, `skipped` and `simulated_seconds`, `[C]`; of attention over
-      clients, `attention_entropy`, `[C]` in [0, 1].
+      asked for, `skipped` and `simulated_seconds`, `[C]`; `measured`, `[]` by
+      name, what an algorithm measures of the whole federation after the round.
     view: `(state, data, client, frozen) -> view`: the parameters with which a
       client (a `Cohort` without the leading axis) predicts.
     personal: Whether views differ between the clients of a task.

@@ -167,7 +167,10 @@ def after_rule(rule: ServerRule, server: servers.Server) -> servers.Server:
     )
     return params, ServerState(optimizer, memory)
 
-  return servers.Server(init, step, server.mixes_owners)
+  sends = None
+  if server.sends is not None:
+    sends = lambda state: server.sends(state.optimizer)
+  return servers.Server(init, step, server.mixes_owners, sends)
 
 
 def per_owner(server: ServerOptimizer = ServerOptimizer()) -> servers.Server:

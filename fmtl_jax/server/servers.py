@@ -54,6 +54,9 @@ class Server(NamedTuple):
       reporting clients. The server decides whether these change.
     mixes_owners: Whether the new value of an owner depends on others, so that
       all of them are needed on one device.
+    sends: `state -> tree`, what clients are sent beside the parameters, each
+      that of its owner: leaves `[owners, ...]` in the places of the layer
+      type's, of any shape, None at others; None if nothing.
 
   Example:
     Every task gets a mixture of the models of all tasks:
@@ -69,3 +72,4 @@ class Server(NamedTuple):
   init: Callable[[Tree, int | None], Tree]
   step: Callable[..., tuple[Tree, Tree]]
   mixes_owners: bool = True
+  sends: Callable[[Tree], Tree] | None = None

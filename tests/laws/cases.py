@@ -114,15 +114,17 @@ def start(
   """A state in which all owners have different values.
 
   What optimizers keep is zero at first, so that no program has to run but where
-  balancers keep something.
+  balancers keep something, or the server a relationship.
   """
   key = jax.random.key(seed)
   shapes = jax.eval_shape(algorithm.init, key, data)
   rng = np.random.default_rng(seed)
   zeros = lambda x: jax.device_put(np.zeros(x.shape, x.dtype))
-  memory = shapes.balancing
+  memory, server = shapes.balancing, jax.tree.map(zeros, shapes.server)
   if jax.tree.leaves(memory):
     memory = testing.jit(algorithm.init)(key, data).balancing
+  if algorithm.relations is not None and jax.tree.leaves(server):
+    server = testing.jit(algorithm.init)(key, data).server
   return algorithm_lib.State(
     params=jax.tree.map(
       lambda x: jax.device_put(
@@ -130,7 +132,7 @@ def start(
       ),
       shapes.params,
     ),
-    server=jax.tree.map(zeros, shapes.server),
+    server=server,
     clients=jax.tree.map(zeros, shapes.clients),
     key=key,
     round=jnp.asarray(np.int32(0)),
@@ -410,8 +412,14 @@ _DEPTHS = {
 # in a few rounds.
 OWN = {'cfl': {'eps1': np.inf, 'eps2': 0.0}}
 ROUND = {'cfl': {'clients_per_task': 0}}
+# Their network is one dense layer.
+LINEAR = tuple(
+  name
+  for name, entry in algorithms.ALGORITHMS.items()
+  if entry.network.get('name') == 'linear'
+)
 # Whose servers relate all clients, each to each.
-RELATED = ('fedu', 'fedamp', 'mat_fl', 'fedhca2')
+RELATED = ('fedu', 'fedamp', 'mat_fl', 'fedhca2', *LINEAR)
 
 
 def distinct() -> list[str]:
@@ -458,6 +466,8 @@ def named(
   features = np.shape(data.examples.features)[1:]
   outputs = tasks_lib.num_outputs(data.tasks)
   model = models.mlp(features, (4, 4), outputs, normalization)
+  if name in LINEAR:
+    model = models.linear(features, outputs)
   layers = [stage for stage, _ in model.stages]
   if dtype is not None:
     plain = model

@@ -124,7 +124,9 @@ class ConformanceTest(parameterized.TestCase):
     changes = [np.abs(x - y).max() for x, y in zip(*found, strict=True)]
     self.assertGreater(max(changes), 1e-3)
 
-  @parameterized.named_parameters(*_NAMED)
+  @parameterized.named_parameters(
+    *((name, name) for name in NAMES if name not in cases.LINEAR)
+  )
   def test_statistics_of_batches_are_written(self, name):
     params = jax.tree.map(np.asarray, _rounds(name, 3).params)
     for layer in ('dense_0', 'dense_1'):

@@ -409,7 +409,9 @@ MISTAKES = {
     'data.validation_fraction', -0.1, '>= 0 with a sum below 1'
   ),
   # The network.
-  'unknown_model': of('model.name', 'cnm', "one of mlp, cnn, got 'cnm'"),
+  'unknown_model': of(
+    'model.name', 'cnm', "one of mlp, cnn, linear, got 'cnm'"
+  ),
   'hidden_zero': of('model.hidden', '(0,)', 'model.hidden to be whole numbers'),
   'hidden_text': of('model.hidden', "('a',)", 'whole numbers >= 1'),
   'hidden_true': of('model.hidden', '(True,)', 'whole numbers >= 1'),

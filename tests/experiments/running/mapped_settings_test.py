@@ -158,8 +158,11 @@ class MappedSettingsTest(program_test.ToyTestCase):
     base = {field: values[field][0] for field in fields}
     other = {field: values[field][1] for field in fields}
     points = [base, *(base | {f: other[f]} for f in fields), other]
+    network = algorithms.ALGORITHMS[name].network
     config = program_test.toy_config(
-      {'client.schedule': 'exponential', 'run.seeds': 1} | dict(changes or {})
+      {'client.schedule': 'exponential', 'run.seeds': 1}
+      | {f'model.{field}': value for field, value in network.items()}
+      | dict(changes or {})
     )
     mapped = program_test.toy_case(config, [3], points, name)
     for field, value in other.items():

@@ -4,6 +4,7 @@ Others do so in `configs_test`. Those that have a label rule alone are built
 there; what they run is that of the others.
 """
 
+import csv
 import pathlib
 import sys
 import tempfile
@@ -36,6 +37,10 @@ ELSEWHERE = {
 } | {*clusters_test.CONFIG['cases']}
 
 
+# What is measured besides, and stands among the values of every round.
+OWN = {'mocha': {'algorithm.mocha.gap': True}}
+
+
 class EveryAlgorithmTest(program_test.ToyTestCase):
   @parameterized.named_parameters(
     (name, name)
@@ -43,8 +48,11 @@ class EveryAlgorithmTest(program_test.ToyTestCase):
     if name not in (*testing.OTHER_LABELS, *ELSEWHERE)
   )
   def test_it_runs_to_its_results(self, name):
+    network = algorithms.ALGORITHMS[name].network
     config = program_test.toy_config(
       {'algorithm.name': name, 'run.rounds': 2, 'run.seeds': 1}
+      | OWN.get(name, {})
+      | {f'model.{field}': value for field, value in network.items()}
     )
     # They are the same for all, and take as long as the rest.
     self.enterContext(mock.patch.object(reports, 'write_figures'))
@@ -64,6 +72,12 @@ class EveryAlgorithmTest(program_test.ToyTestCase):
     self.assertEqual({entry['case'] for entry in results['results']}, {name})
     if name == 'fedu':
       self.assertEqual([e['case'] for e in results['relations']], [name])
+    with (pathlib.Path(folder) / 'run' / 'metrics.csv').open() as file:
+      gaps = [
+        float(r['value']) for r in csv.DictReader(file) if 'gap' in r['metric']
+      ]
+    self.assertLen(gaps, 2 if name in OWN else 0)
+    self.assertTrue(all(gap >= 0 for gap in gaps))
 
 
 if __name__ == '__main__':

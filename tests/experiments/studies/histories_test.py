@@ -85,14 +85,20 @@ class HistoryTest(parameterized.TestCase):
       [False, True, False, True],
     )
 
-  def test_the_entropy_of_attention_is_the_mean_over_who_took_part(self):
+  def test_what_an_algorithm_measures_ends_with_its_run(self):
     history = histories.History()
-    metrics = self.metrics([[1, 1]])
-    metrics = {k: np.repeat(v, 2, 2) for k, v in metrics.items()}
-    metrics['client'] = np.array([[[0, 2], [1, 0]]])  # One is padding.
-    metrics['attention_entropy'] = np.array([[[0.5, np.nan], [0.25, 0.75]]])
+    metrics = self.metrics([[1, 1], [1, 99]])
+    metrics['measured'] = {'gap': np.array([[0.5, 0.25], [0.75, 0.5]])}
     history.add_rounds(metrics, 2, 1)
-    self.assertEqual(history.per_round['attention_entropy'], [[0.5], [0.5]])
+    metrics['measured'] = {'gap': np.array([[0.125], [0.25]])}
+    history.add_rounds(
+      {k: v if k == 'measured' else v[:, :1] for k, v in metrics.items()},
+      *(2, 1),
+      active=np.array([True, False]),
+    )
+    self.assertEqual(
+      history.per_round['gap'], [[0.5, 0.75], [0.25, 0.5], [0.125, None]]
+    )
 
   def test_clients_of_a_run_that_has_ended_keep_their_clusters(self):
     history = histories.History()
