@@ -63,8 +63,8 @@ def _toy(name):
     return testing.toy_federation(
       ('common', 'cluster'), planted.toy_data(5, 2), **planted.owners(count)
     )[0]
-  if name in cases.LINEAR:
-    return testing.toy_federation(('client',))[0]
+  if spec.has_own_network or name in cases.LINEAR:
+    return cases.named(name, testing.toy_data())[0]
   return testing.toy_federation(('common', 'personal'))[0]
 
 
