@@ -130,7 +130,7 @@ def of(federation: federation_lib.Federation, algorithm: str) -> Linear:
     raise ValueError(
       f'Expected one dense layer of the type {layer_types.CLIENT!r} with '
       f'{algorithm}, which trains linear models by their duals, got {found}; '
-      'take `models.linear`.'
+      'take `models.linear`, a network of the name linear.'
     )
   for task, bound in zip(
     federation.tasks, federation.lower_bounds, strict=True

@@ -129,6 +129,20 @@ class CnnTest(parameterized.TestCase):
     self.assertLen(models.cnn(shape, [2] * most, [], 2).stages, most + 1)
 
 
+class LinearTest(parameterized.TestCase):
+  @parameterized.parameters(True, False)
+  def test_it_is_one_product_and_perhaps_an_intercept(self, intercept):
+    model = models.linear((2, 3), 4, intercept)
+    layer = model.init(jax.random.key(0))['output']
+    self.assertEqual('bias' in layer, intercept)
+    layer |= {'bias': jnp.arange(4.0)} if intercept else {}
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    expected = x.reshape(5, 6) @ np.asarray(layer['kernel'])
+    expected = expected + (np.arange(4.0) if intercept else 0)
+    found = model.apply({'output': layer}, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 NORM = {'scale', 'bias', 'mean', 'var'}
 
 
