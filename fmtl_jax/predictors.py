@@ -245,10 +245,19 @@ def client_predictor(
       **dict.fromkeys(paths, NOBODY),
       **_owners(federation, state, trained, data, client, slot),
     },
-    task=data.tasks[int(tasks[client, slot])],
+    task=_task_in_units(data, int(tasks[client, slot])),
     standardization=data.partition.standardization,
     matmul_precision=algorithm.matmul_precision,
   )
+
+
+def _task_in_units(data, number):
+  """A task that knows how its targets were standardized."""
+  task, targets = data.tasks[number], data.partition.targets
+  if targets is None or not task.definition.has_unit:
+    return task
+  offset, unit = (float(np.asarray(x)[number]) for x in targets[:2])
+  return standardization.in_units(task, offset, unit)
 
 
 def _owners(federation, state, trained, data, client, slot):
