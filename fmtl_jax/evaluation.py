@@ -283,7 +283,9 @@ class Evaluator:
       for name, value in each.items()
     }
     known = tasks_lib.metrics(self.federation.tasks)
-    lower_is_better = [n for n, metric in known.items() if metric.lower_is_better]
+    lower_is_better = [
+      n for n, metric in known.items() if metric.lower_is_better
+    ]
     roots = [name for name, metric in known.items() if metric.root]
     return {
       POOLED: summaries.pooled(found[POOLED], owner, num_tasks),

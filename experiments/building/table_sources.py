@@ -128,9 +128,7 @@ def _shared_tasks(
   )
 
 
-def _strata(
-  labels: np.ndarray, tasks: Sequence[tasks_lib.Task]
-) -> np.ndarray:
+def _strata(labels: np.ndarray, tasks: Sequence[tasks_lib.Task]) -> np.ndarray:
   """`[N]`, the classes of each row, and which of its labels are missing."""
   shown = np.isnan(labels).astype(int)
   for task in tasks:
@@ -148,9 +146,7 @@ def _check_kind(data: ml_collections.ConfigDict, known: Sequence[str]) -> None:
     )
 
 
-def _manual_dir(
-  data: ml_collections.ConfigDict, files: str, where: str
-) -> str:
+def _manual_dir(data: ml_collections.ConfigDict, files: str, where: str) -> str:
   if not data.manual_dir:
     raise ValueError(
       f'Expected data.manual_dir to be the folder with {files} of {where}, got '

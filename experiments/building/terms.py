@@ -61,7 +61,7 @@ SOURCES: Mapping[str, About] = {
     _FACES,
   ),
   'exam': About(
-    'Exam: 4,059 pupils of 65 schools in London, one score; a school is a task.',
+    'Exam: 4,059 pupils of 65 London schools, one score; a school is a task.',
     *(_R_TERMS, _R_FILES, _RELATIONS),
   ),
   'math_achieve': About(

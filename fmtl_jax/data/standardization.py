@@ -173,8 +173,7 @@ def targets(
     units[column] = float(mean), float(1 / scale) if scale else 1.0
     found[:, column] = (given[:, column] - mean) / units[column][1]
   return found, tuple(
-    in_units(t, *units[t.column]) if t.definition.has_unit else t
-    for t in tasks
+    in_units(t, *units[t.column]) if t.definition.has_unit else t for t in tasks
   )
 
 

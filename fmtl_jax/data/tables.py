@@ -66,7 +66,7 @@ def numbers(name: str, values: Any) -> np.ndarray:
       found[row] = np.inf
     if not np.isfinite(found[row]):
       raise ValueError(
-        f'Expected numbers in the column {name!r}, got {value!r} in row '
+        f'Expected numbers in the column {name!r}, got {str(value)!r} in row '
         f'{row + 1}; get the data again.'
       )
   return found
@@ -124,18 +124,24 @@ def required(table: Mapping[str, Any], name: str) -> np.ndarray:
 
 def _one_hot(column, values, missing):
   """Features of categories, by name."""
-  texts = np.array(['' if gone else str(value).strip() for gone, value
-                    in zip(missing, values, strict=True)])
+  texts = np.array(
+    [
+      '' if gone else str(value).strip()
+      for gone, value in zip(missing, values, strict=True)
+    ]
+  )
   unknown = ~missing & ~np.isin(texts, column.categories)
   if unknown.any():
     row = int(unknown.argmax())
     raise ValueError(
       f'Expected the column {column.name!r} to have one of '
-      f'{", ".join(column.categories)}, got {texts[row]!r} in row {row + 1}; '
-      'get the data again.'
+      f'{", ".join(column.categories)}, got {str(texts[row])!r} in row '
+      f'{row + 1}; get the data again.'
     )
-  shown = column.categories[1:] if len(column.categories) == 2 else (
-    column.categories
+  shown = (
+    column.categories[1:]
+    if len(column.categories) == 2
+    else (column.categories)
   )
   return {f'{column.name} {value}': texts == value for value in shown}
 
