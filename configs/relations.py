@@ -101,6 +101,7 @@ def _classes(config):
   config.cases = ('majority', *_CASES)
   config.data.standardize_targets = 'none'
   config.data.metrics = ()
+  config.client.learning_rate = 0.2
 
 
 def grid(config):
@@ -112,7 +113,7 @@ def grid(config):
 
 def smoke(config):
   """A few rounds of some rows."""
-  config.cases = ('distributed_separate', 'centralized_joint', 'fedu')
+  config.cases = ('distributed_separate', 'fedu')
   config.run.rounds = 4
   config.run.seeds = 2
   config.run.evaluate_every = 2
@@ -134,13 +135,17 @@ def get_config(variants=''):
   config.data.metrics = ('rmse', 'nrmse')
   config.model.hidden = ()
   config.client.learning_rate = 0.02
-  config.client.batch_size = 16
-  config.client.local_epochs = 2
-  config.run.rounds = 50
+  config.client.batch_size = 0
+  config.client.local_epochs = 5
+  config.run.rounds = 60
   config.run.seeds = 10
   config.run.evaluate_every = 10
   config.overrides = ml_collections.ConfigDict(
-    {'multi_task_fl': {'model': {'hidden': (8,)}}}
+    {
+      'multi_task_fl': {'model': {'hidden': (8,)}},
+      'centralized_joint': {'client': {'batch_size': 64}},
+      'ditto': {'algorithm': {'ditto': {'personal_epochs': 5}}},
+    }
   )
   config.report.view = 'client'
   config.report.metric = 'nrmse'

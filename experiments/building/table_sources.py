@@ -73,7 +73,7 @@ def load_heart_disease(data: ml_collections.ConfigDict) -> sources.Source:
   severity = functools.partial(
     tasks_lib.multiclass, num_classes=heart_disease.NUM_SEVERITIES
   )
-  makers = [tasks_lib.binary, severity]
+  makers: list[_MakeTask] = [tasks_lib.binary, severity]
   if data.kind:
     column = table.label_names.index(data.kind)
     return _task_of_each_owner(table, column, '', makers[column])

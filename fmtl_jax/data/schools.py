@@ -62,14 +62,11 @@ _ONE_TEST: Mapping[str, tuple[str, str, str, str, tuple[Column, ...]]] = {
 NAMES = (*_ONE_TEST, 'star')
 _CLASSES = ('regular', 'regular+aide', 'small')
 _LUNCHES = ('non-free', 'free')
+_AFRICAN = 'afam'  # A third; but for white pupils, others are one in a hundred.
 _PUPIL = (
-  Column('gender', ('male', 'female'), optional=True),
-  Column(
-    'ethnicity',
-    ('cauc', 'afam', 'amindian', 'asian', 'hispanic', 'other'),
-    optional=True,
-  ),
-  Column('birth', fill=1980.0, optional=True),
+  Column('gender', ('male', 'female'), optional=True, indicator=False),
+  Column('ethnicity', ('others', _AFRICAN), optional=True, indicator=False),
+  Column('birth', fill=1980.0, optional=True, indicator=False),
 )
 
 
@@ -115,6 +112,10 @@ def load_star(target: str = '') -> tables.Table:
       f'{target!r}.'
     )
   frame = dict(_frame('AER', 'STAR'))
+  frame['ethnicity'] = [
+    'others' if isinstance(text, str) and text != _AFRICAN else text
+    for text in tables.required(frame, 'ethnicity')
+  ]
   frame['birth'] = [_year(text) for text in tables.required(frame, 'birth')]
   targets = (target,) if target else STAR_TARGETS
   grades = tuple(g for g in GRADES if any(t.endswith(g) for t in targets))
@@ -141,7 +142,7 @@ def load_star(target: str = '') -> tables.Table:
     for grade in grades
     for column in (
       Column(f'star{grade}', _CLASSES, optional=True),
-      Column(f'lunch{grade}', _LUNCHES, optional=True),
+      Column(f'lunch{grade}', _LUNCHES, optional=True, indicator=False),
     )
   )
   features, names = tables.features(frame, columns)

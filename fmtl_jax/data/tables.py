@@ -37,13 +37,16 @@ class Column(NamedTuple):
     categories: Those that it has, as text: a feature each, 1 where it is the
       row's. Of two, the second alone. () for a column of numbers.
     fill: What stands where a number is missing, such as a usual value.
-    optional: Whether values may be missing; one more feature is 1 there.
+    optional: Whether values may be missing.
+    indicator: Whether one more feature is 1 where an optional value is missing;
+      not for what hardly ever is, which no client could learn from.
   """
 
   name: str
   categories: tuple[str, ...] = ()
   fill: float = 0.0
   optional: bool = False
+  indicator: bool = True
 
 
 def numbers(name: str, values: Any) -> np.ndarray:
@@ -102,7 +105,7 @@ def features(
     else:
       known = numbers(column.name, values)
       found[column.name] = np.where(missing, column.fill, known)
-    if column.optional:
+    if column.optional and column.indicator:
       found[f'{column.name} missing'] = missing
   stacked = np.stack(list(found.values()), 1).astype(np.float32)
   return stacked, tuple(found)

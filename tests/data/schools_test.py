@@ -73,8 +73,9 @@ class StarTest(parameterized.TestCase):
       ['star3 small', 'lunch3 free'], table.feature_names
     )
     self.assertNotIn('stark small', table.feature_names)
-    births = dict(zip(table.feature_names, table.features.T, strict=True))
-    self.assertContainsSubset(set(births['birth'].tolist()), {1979.75, 1980.0})
+    columns = dict(zip(table.feature_names, table.features.T, strict=True))
+    self.assertContainsSubset(set(columns['birth'].tolist()), {1979.75, 1980.0})
+    self.assertEqual(set(columns['ethnicity afam'].tolist()), {0, 1})
 
   def test_other_tests_and_births_are_refused(self):
     with self.assertRaisesRegex(ValueError, "read3, math3, got 'read9'"):

@@ -14,12 +14,12 @@ class FeaturesTest(parameterized.TestCase):
     table = {
       'age': [3, '4.5', None, np.nan],
       'kind': ['b', ' a', '?', 'c'],
-      'sex': ['m', 'f', 'f', 'm'],
+      'sex': ['m', 'f', '', 'm'],
     }
     features, names = tables.features(
       table,
       [
-        Column('sex', ('f', 'm')),
+        Column('sex', ('f', 'm'), optional=True, indicator=False),
         Column('kind', ('a', 'b', 'c', 'd'), optional=True),
         Column('age', fill=9.0, optional=True),
       ],
