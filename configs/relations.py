@@ -60,9 +60,7 @@ def math_achieve(config):
 def bdf(config):
   """Schools in the Netherlands."""
   config.data.name = 'bdf'
-  _chosen(
-    config, separate=3.0, multi_task=0.3, mr_mtl=9.0, ditto=9.0, fedu=18.0
-  )
+  _chosen(config, separate=1.0, multi_task=0.3, mr_mtl=9.0, ditto=9.0, fedu=6.0)
   config.report.title = 'bdf, 131 schools: test RMSE in standard deviations'
 
 
