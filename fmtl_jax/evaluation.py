@@ -66,6 +66,7 @@ def example_metrics(
   valid: jax.Array,
   task: jax.Array,
   features: Any = None,
+  standardized: partitions.Targets | None = None,
 ) -> dict[str, Any]:
   """The metrics of one model on the examples of one task.
 
@@ -77,6 +78,8 @@ def example_metrics(
     valid: `[B]` bool.
     task: `[]` int32, the number of the task.
     features: `[B, ...]`, as the network sees them.
+    standardized: How labels of regression tasks were standardized; None if they
+      were not.
 
   Returns:
     `[]` for each of `metric_names`, NaN if an output of the task is not finite
@@ -85,7 +88,7 @@ def example_metrics(
     outputs are; and `weights`, by name, what it counts in the mean over
     examples of all clients, where that is not `count`.
   """
-  args = losses, outputs, labels, features, valid, task
+  args = losses, outputs, labels, features, valid, task, standardized
   by_kind = {
     kind: tasks_lib.answers(kind, tasks, *args)
     for kind in dict.fromkeys(t.definition for t in tasks)
@@ -279,15 +282,15 @@ class Evaluator:
       name: jnp.where(tasks < num_tasks, value.reshape(tasks.shape), jnp.nan)
       for name, value in each.items()
     }
+    known = tasks_lib.metrics(self.federation.tasks)
     lower_is_better = [
-      name
-      for name, metric in tasks_lib.metrics(self.federation.tasks).items()
-      if metric.lower_is_better
+      n for n, metric in known.items() if metric.lower_is_better
     ]
+    roots = [name for name, metric in known.items() if metric.root]
     return {
       POOLED: summaries.pooled(found[POOLED], owner, num_tasks),
       CLIENT: summarize(
-        each, evaluated, num_tasks, defined, weights, lower_is_better
+        each, evaluated, num_tasks, defined, weights, lower_is_better, roots
       ),
       'each': each,
     }
@@ -337,7 +340,8 @@ class Evaluator:
     losses = self.federation.loss_fn(outputs, labels, task, batch.features)
     valid = batch.has_label[0]
     return example_metrics(
-      data.tasks, losses, outputs, labels, valid, task, batch.features
+      *(data.tasks, losses, outputs, labels, valid, task, batch.features),
+      standardized=data.partition.targets,
     )
 
   def _frozen(self, frozen):

@@ -245,7 +245,7 @@ def client_predictor(
       **dict.fromkeys(paths, NOBODY),
       **_owners(federation, state, trained, data, client, slot),
     },
-    task=data.tasks[int(tasks[client, slot])],
+    task=_task_in_units(data, int(tasks[client, slot])),
     standardization=data.partition.standardization,
     matmul_precision=algorithm.matmul_precision,
   )
@@ -258,6 +258,15 @@ def _apply_fn(federation, task):
   return lambda params, features: federation.answers(
     federation.apply_fn(params, features), jnp.int32(task)
   )
+
+
+def _task_in_units(data, number):
+  """A task that knows how its targets were standardized."""
+  task, targets = data.tasks[number], data.partition.targets
+  if targets is None or not task.definition.has_unit:
+    return task
+  offset, unit = (float(np.asarray(x)[number]) for x in targets[:2])
+  return standardization.in_units(task, offset, unit)
 
 
 def _owners(federation, state, trained, data, client, slot):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmtl_jax import metrics as metrics_lib
 
@@ -108,6 +109,7 @@ def summarize(
   defined: Metrics | None = None,
   weights: Metrics | None = None,
   lower_is_better: Collection[str] = LOWER_IS_BETTER,
+  roots: Collection[str] = (),
 ) -> Metrics:
   """Summarizes clients' metrics by task and over all of them.
 
@@ -122,6 +124,8 @@ def summarize(
     weights: What metrics count in the mean over examples where that is not
       `count`, by metric, as `defined`.
     lower_is_better: The metrics of which a smaller value is a better one.
+    roots: The metrics that are roots of means: over examples, they are the root
+      of the mean of their squares.
 
   Returns:
     `[T + 1]` by metric: the mean over examples; with `_client_mean`, the
@@ -140,13 +144,19 @@ def summarize(
     count = jnp.stack([by_name[name].reshape(-1) for name in names])
   lower = jnp.array([name in lower_is_better for name in names])
   sign = jnp.where(lower, 1.0, -1.0)[:, None]  # The larger, the worse.
+  is_root = np.array([name in roots for name in names])[:, None]
 
   def columns(group, num_groups):
     """The summaries of every group, `[metrics, num_groups]` each."""
     weights = jnp.stack([chosen, jnp.where(chosen, count, 0)])
+    averaged = values
+    if is_root.any():
+      averaged = jnp.stack([values, jnp.where(is_root, values**2, values)])
     (mean, by_examples), (size, _) = _group_mean(
-      values, weights, group, num_groups
+      averaged, weights, group, num_groups
     )
+    if is_root.any():
+      by_examples = jnp.where(is_root, jnp.sqrt(by_examples), by_examples)
     of_each = mean if group is None else jnp.take(mean, group, 1, mode='clip')
     squares = jnp.square(values - of_each)
     variance, _ = _group_mean(squares, chosen, group, num_groups)

@@ -36,6 +36,7 @@ from fmtl_jax import testing
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from tests.data import small_tables
 from tests.data import uci_har_test
 from tests.experiments.running import program_test
 
@@ -112,6 +113,8 @@ class ConfigsTestCase(parameterized.TestCase):
     (cls.folder / 'manual').mkdir()
     _write_recordings(cls.folder / 'manual')
     _write_photographs(cls.folder / 'manual')
+    small_tables.write(cls.folder / 'manual')
+    cls.enterClassContext(small_tables.installed())
     pretrained = models.mlp((64,), (64, 32), 5).init(jax.random.key(0))
     checkpoints.save_params(cls.folder / 'pretrained', pretrained)
     cls.enterClassContext(

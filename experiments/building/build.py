@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from ..configuration import cases as cases_lib
+from ..configuration import config as config_lib
 from ..configuration import fields
 from ..configuration import own_code
 from . import checks
@@ -16,6 +17,7 @@ from . import factories
 from . import federating
 from . import networks
 from . import sources
+from . import standardizing
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
@@ -91,12 +93,14 @@ def build(
   checks.check(config)
   checks.check_metrics(config, source.tasks)
   case = cases_lib.get(name)
-  algorithm = case.algorithm
+  algorithm, data = case.algorithm, config.data
   if case.centralized == cases_lib.JOINT and not source.shared_labels:
     algorithm = 'fedavg'  # One task, so that task layers would be common.
+    if data.standardize_targets == standardizing.TASK:
+      data = config_lib.copied(data)  # One model answers in one unit.
+      data.standardize_targets = standardizing.COLUMN
   test = [
-    mark_attackers(federate(source, config.data, seed), config, seed)
-    for seed in seeds
+    mark_attackers(federate(source, data, seed), config, seed) for seed in seeds
   ]
   train = test
   if case.centralized:

@@ -22,6 +22,7 @@ from ..configuration import paths
 from . import backbones
 from . import datasets
 from . import federating
+from . import standardizing
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
@@ -361,6 +362,7 @@ def _check_names(config):
     'cohort.slots': (cohorts.DRAWN, cohorts.ALL),
     'data.partition': federating.PARTITIONS,
     'data.protocol': federating.PROTOCOLS,
+    'data.standardize_targets': standardizing.TARGETS,
     'execution.clients_on': ('device', 'host'),
     'execution.compile_effort': execution.EFFORTS,
     'faults.nonfinite': faults.POLICIES,

@@ -16,6 +16,8 @@ from . import built_in_sources
 from . import federating
 from . import own_tasks
 from . import sources
+from . import standardizing
+from . import table_sources
 
 Source = sources.Source
 Backbone = sources.Backbone
@@ -30,6 +32,7 @@ SETTINGS = (
   'data.manual_dir',
   'data.data_dir',
   'data.kind',
+  'data.intercept',
   'data.image_size',
   'data.image_crop',
   'data.grey',
@@ -45,6 +48,14 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'utkface': built_in_sources.load_utkface,
   'face_folder': built_in_sources.load_face_folder,
   'celeb_a': built_in_sources.load_celeb_a,
+  **{
+    name: functools.partial(table_sources.load_school, name=name)
+    for name in ('exam', 'math_achieve', 'bdf')
+  },
+  'star': table_sources.load_star,
+  'parkinsons': table_sources.load_parkinsons,
+  'landmine': table_sources.load_landmine,
+  'heart_disease': table_sources.load_heart_disease,
 }
 # Sources of this package; their tasks have its metrics alone.
 BUILT_IN = tuple(SOURCES)
@@ -93,6 +104,8 @@ def load(
   sources.check(data.name, source)
   if data.tasks or data.metrics:
     source = own_tasks.replaced(source, data)
+  if data.intercept:
+    source = standardizing.with_intercept(data.name, source)
   return source
 
 

@@ -12,6 +12,7 @@ from . import standardizing
 from fmtl_jax.data import assignments
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
+from fmtl_jax.data import partitions
 from fmtl_jax.data import splits
 
 PARTITIONS = ('iid', 'key', 'dirichlet', 'shards', 'quantity')
@@ -57,6 +58,7 @@ def federate(
     client_ids=_client_ids(source, data),
     allow_nonfinite=source.unsound is not None,
   )
+  dataset = standardizing.with_targets(dataset, data.standardize_targets)
   if not data.standardize:
     return dataset
   return standardizing.standardized(source, dataset)
@@ -218,6 +220,9 @@ def centralize(
     if not shared_labels:
       rows = [np.concatenate(group) for group in members]
   examples = dataset.examples
+  targets = dataset.partition.targets
+  if targets is not None and len(tasks) < len(dataset.tasks):
+    targets = partitions.Targets(*(x[:1] for x in targets))
   central = dataset_lib.FederatedDataset.create(
     features=examples.features,
     labels=examples.labels,
@@ -227,6 +232,9 @@ def centralize(
     train=rows,
     check=False,
   )
-  return standardizing.with_standardization(
-    central, dataset.partition.standardization
+  partition = dataclasses.replace(
+    central.partition,
+    standardization=dataset.partition.standardization,
+    targets=targets,
   )
+  return dataclasses.replace(central, partition=partition)

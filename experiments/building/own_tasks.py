@@ -66,7 +66,8 @@ def _with_chosen(
   found, fits = [], False
   for task in tasks:
     classes = task.num_classes if task.definition.has_classes else 0
-    metrics = metrics_lib.chosen(name, classes)
+    has_unit = task.definition.has_unit
+    metrics = metrics_lib.chosen(name, classes, has_unit)
     fits |= bool(metrics)
     there = {metric.name for metric in task.all_metrics}
     more = tuple(m for m in metrics if m.name not in there)

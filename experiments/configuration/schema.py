@@ -53,7 +53,8 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.own = ml_collections.ConfigDict()  # with its settings.
   config.data.tasks = ''  # Or package.module:function of the source's tasks.
   # More of all tasks that they fit: names of fmtl_jax.metrics.CHOICES (f1,
-  # macro_f1, average_precision, ece, brier, confusion), or package.module:NAME.
+  # macro_f1, average_precision, ece, brier, confusion, rmse, nrmse: in standard
+  # deviations of the target), or package.module:NAME.
   config.data.metrics = ()
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
@@ -72,7 +73,11 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.protocol = 'iid'  # How test examples are chosen.
   config.data.test_fraction = 0.2
   config.data.validation_fraction = 0.1
-  config.data.standardize = False
+  config.data.standardize = False  # Features, by training examples.
+  # Targets of regressions: none; column: all tasks of a column of labels have
+  # its mean and deviation; task: each has that of its own clients.
+  config.data.standardize_targets = 'none'
+  config.data.intercept = False  # A column of ones behind the features.
 
 
 def _add_model(config: ml_collections.ConfigDict) -> None:

@@ -56,6 +56,7 @@ def hold_out(
   """
   plain = config_lib.copied(config.data)
   plain.standardize = False  # Not with statistics of held-out clients.
+  plain.standardize_targets = standardizing.NONE
   whole = federating.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
   clients = _draw(whole, source.shared_labels, config.unseen.clients, rng)
@@ -67,6 +68,8 @@ def hold_out(
   kept = _subset(
     whole, shared, stay, *([part[c] for c in stay] for part in parts)
   )
+  how = config.data.standardize_targets
+  kept = standardizing.with_targets(kept, how)
   if config.data.standardize:
     kept = standardizing.standardized(source, kept)
   most = max(config.unseen.examples)
@@ -86,7 +89,9 @@ def hold_out(
     own.append(rows[first])
     test.append(rows[rest])
   none = [rows[:0] for rows in own]
-  held_out = _subset(whole, shared, clients, own, none, test)
+  held_out = standardizing.with_targets(
+    _subset(whole, shared, clients, own, none, test), how, kept
+  )
   return HeldOutSplit(
     kept,
     standardizing.with_standardization(

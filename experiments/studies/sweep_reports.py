@@ -87,10 +87,10 @@ def _first(rounds: np.ndarray) -> int | None:
   return int(known.min()) if known.size else None
 
 
-def _last_round(row: Mapping[str, Any]) -> str:
+def _last_round(row: Mapping[str, Any], decimals: int) -> str:
   """The last value of a point, or the round in which it diverged."""
   if row['final'] is not None:
-    return f'{row["final"]:.2f}'
+    return f'{row["final"]:.{decimals}f}'
   number = row.get('diverged_round')
   return 'diverged' if number is None else f'diverged in round {number}'
 
@@ -148,12 +148,13 @@ def write(
       row | {f: config_lib.shown(v) for f, v in row['settings'].items()}
       for row in rows
     )
+  decimals = texts.decimals(config.report.metric, rows)
   cells = [
     (
       cases_lib.label(row['case'], config),
       *(config_lib.shown(row['settings'].get(field, '')) for field in fields),
-      _last_round(row),
-      '' if row['best'] is None else f'{row["best"]:.2f}',
+      _last_round(row, decimals),
+      '' if row['best'] is None else f'{row["best"]:.{decimals}f}',
       '' if row['best'] is None else str(row['best_round']),
     )
     for row in sorted(rows, key=lambda r: (r['case'], -_merit(r)))
@@ -192,6 +193,7 @@ def write(
       for field, value in row['settings'].items()
     )
     print(
-      f'{name}: {row["best"]:.2f} at round {row["best_round"]} with {settings}'
+      f'{name}: {row["best"]:.{decimals}f} at round {row["best_round"]} '
+      f'with {settings}'
     )
   return rows

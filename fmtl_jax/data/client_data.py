@@ -63,6 +63,7 @@ def tables(
   owner_index: Mapping[str, Array] | None = None,
   max_size: int = 0,
   standardization: tuple[Array, Array] | None = None,
+  targets: partitions.Targets | None = None,
   example_counts: Array | None = None,
   labels: Any = None,
 ) -> dataset_lib.FederatedDataset:
@@ -78,6 +79,7 @@ def tables(
     owner_index: Further owners, `[M]` or `[M, S]` by name.
     max_size: Shapes depend on it alone; by default the largest size.
     standardization: As in `Partition`.
+    targets: As in `Partition`.
     example_counts: `[M]`, training examples with a label of any slot, which
       some algorithms ask for where clients have several slots; by default all
       where `label_counts` are, else not known.
@@ -123,6 +125,7 @@ def tables(
     members=members,
     owner_index=checks.owner_index(owner_index, client_tasks.shape),
     standardization=standardization,
+    targets=targets,
     total_size=np.float32(sizes.sum()),
     example_counts=None
     if example_counts is None
@@ -218,6 +221,7 @@ def without_examples(
       ),
       owner_index={k: v[row] for k, v in partition.owner_index.items()},
       standardization=partition.standardization,
+      targets=partition.targets,
       total_size=partition.total_size,
       totals=partition.totals,
     ),

@@ -50,6 +50,7 @@ class DatasetClients:
       owner_index=partition.owner_index,
       max_size=partition.train.max_size,
       standardization=partition.standardization,
+      targets=partition.targets,
       example_counts=_example_counts(data),
     )
 

@@ -91,6 +91,7 @@ class FederatedDataset:
       A batch whose slots carry the labels of the given tasks.
     """
     standardization = self.partition.standardization
+    targets = self.partition.targets
 
     def gather(leaf, standardization=None):
       taken = jnp.take(leaf, rows, axis=0, mode='clip')
@@ -110,6 +111,11 @@ class FederatedDataset:
 
     def of_slots(leaf):
       taken = jnp.take(gather(leaf), column, axis=1)
+      if targets is not None:
+        offset, unit = (
+          jnp.take(jnp.asarray(x), tasks, mode='clip') for x in targets[:2]
+        )
+        taken = (taken - offset) / unit
       return jnp.swapaxes(_where(has_label, taken), 0, 1)
 
     return examples_lib.Batch(

@@ -84,6 +84,24 @@ class Totals(NamedTuple):
   labels: Array
 
 
+class Targets(NamedTuple):
+  """How labels of regression tasks are standardized, `[T]` float32 each.
+
+  A batch has `(label - offset) / unit`, which is what networks answer. Tasks of
+  other kinds have offset 0 and unit 1.
+
+  Attributes:
+    offset: What is subtracted.
+    unit: What the rest is divided by, above 0.
+    deviation: The standard deviation of the labels in a task's column, which
+      errors may be given in, whatever the unit is.
+  """
+
+  offset: Array
+  unit: Array
+  deviation: Array
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partition:
@@ -104,6 +122,7 @@ class Partition:
       shape of one example (or one that broadcasts to it): a batch is
       `(x - mean) * scale`.
       None leaves features as they are.
+    targets: How labels are standardized; None leaves them as they are.
     total_size: `[]`, the training examples of the whole federation where the
       clients are only some of it; None where they are all.
     totals: Counts over the clients of the whole federation, where the
@@ -124,6 +143,7 @@ class Partition:
   members: Rows
   owner_index: Mapping[str, Array] = dataclasses.field(default_factory=dict)
   standardization: tuple[Array, Array] | None = None
+  targets: Targets | None = None
   total_size: Array | None = None
   totals: Mapping[str, Totals] | None = None
   example_counts: Array | None = None

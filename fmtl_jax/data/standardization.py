@@ -1,4 +1,4 @@
-"""Federated standardization: features with mean zero and unit variance.
+"""Federated standardization: features and targets with unit variance.
 
 Every client gives three statistics of its own training data; the federation
 merges them. No example leaves a client, and the result equals that of pooled
@@ -15,7 +15,9 @@ import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import checks
+from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import label_checks
+from fmtl_jax.data import partitions
 from fmtl_jax.data import precision
 
 Statistics = tuple[np.ndarray, np.ndarray]
@@ -171,12 +173,90 @@ def targets(
     units[column] = float(mean), float(1 / scale) if scale else 1.0
     found[:, column] = (given[:, column] - mean) / units[column][1]
   return found, tuple(
-    _in_units(t, *units[t.column]) if t.definition.has_unit else t
-    for t in tasks
+    in_units(t, *units[t.column]) if t.definition.has_unit else t for t in tasks
   )
 
 
-def _in_units(
+def of_training(
+  data: dataset_lib.FederatedDataset, *, by_task: bool = False
+) -> partitions.Targets:
+  """Offsets and units of regression tasks, of training labels alone.
+
+  ```python
+  targets = standardization.of_training(data)
+  partition = dataclasses.replace(data.partition, targets=targets)
+  data = dataclasses.replace(data, partition=partition)
+  ```
+
+  Labels in the store stay as they are: a federation of another seed has other
+  training labels. Every client gives three statistics of its own labels.
+
+  Args:
+    data: On the host.
+    by_task: Whether every task has the mean and deviation of its own clients'
+      labels; one whose labels do not differ has the deviation of its column.
+      By default all tasks of a column share those of all clients.
+
+  Raises:
+    ValueError: If no task is a regression, or one has no training label.
+  """
+  tasks = data.tasks
+  if not any(task.definition.has_unit for task in tasks):
+    raise ValueError(
+      'Expected a regression task, whose targets can be standardized, got '
+      f'{", ".join(sorted({t.definition.name for t in tasks}))} tasks alone.'
+    )
+  of_task, of_column = _label_moments(data)
+  found = []
+  for task, moments in zip(tasks, of_task, strict=True):
+    if not task.definition.has_unit:
+      found.append((0.0, 1.0, 1.0))
+      continue
+    if task.column not in of_column:
+      raise ValueError(
+        f'Expected training labels of the task {task.name!r}, got none.'
+      )
+    mean, scale = combine(of_column[task.column])
+    deviation = 1 / scale if scale else 1.0
+    unit = deviation
+    if by_task and moments:
+      mean, scale = combine(moments)
+      unit = 1 / scale if scale else deviation
+    found.append((float(mean), float(unit), float(deviation)))
+  return partitions.Targets(*np.array(found, np.float32).T)
+
+
+def _label_moments(
+  data: dataset_lib.FederatedDataset,
+) -> tuple[list[list[Moments]], dict[int, list[Moments]]]:
+  """What clients give of the labels of their regression tasks.
+
+  Returns:
+    By task, and by column: there a client counts once, however many of its
+    tasks read the column.
+  """
+  of_task: list[list[Moments]] = [[] for _ in data.tasks]
+  of_column: dict[int, list[Moments]] = {}
+  present = np.asarray(data.examples.present)
+  for rows, held in zip(
+    data.partition.train.groups(), data.partition.client_tasks, strict=True
+  ):
+    seen = set()
+    for number in held[held < data.num_tasks]:
+      task = data.tasks[number]
+      known = rows[present[rows, task.column]]
+      if not task.definition.has_unit or not len(known):
+        continue
+      labels = np.asarray(data.examples.labels)[known, task.column]
+      moments = client_moments(labels)
+      of_task[number].append(moments)
+      if task.column not in seen:
+        of_column.setdefault(task.column, []).append(moments)
+      seen.add(task.column)
+  return of_task, of_column
+
+
+def in_units(
   task: tasks_lib.Task, offset: float, unit: float
 ) -> tasks_lib.Task:
   """The task of labels `(label - offset) / unit`; units compose."""

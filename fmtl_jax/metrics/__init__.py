@@ -34,6 +34,8 @@ from fmtl_jax.metrics.metric import CLIENT_STD
 from fmtl_jax.metrics.metric import LOSS
 from fmtl_jax.metrics.metric import METRICS
 from fmtl_jax.metrics.metric import MSE
+from fmtl_jax.metrics.metric import NRMSE
+from fmtl_jax.metrics.metric import RMSE
 from fmtl_jax.metrics.metric import SUFFIXES
 from fmtl_jax.metrics.metric import WORST_DECILE
 from fmtl_jax.metrics.metric import Answers
@@ -66,6 +68,8 @@ __all__ = (
   'METRICS',
   'MSE',
   'Metric',
+  'NRMSE',
+  'RMSE',
   'SUFFIXES',
   'Value',
   'WORST_DECILE',

@@ -19,11 +19,13 @@ class Choice(NamedTuple):
     metrics: Of a number of classes, 0 for a task without classes.
     fits: Whether a task with that many has them.
     rule: Which tasks have them, in words.
+    of_numbers: Whether it is for tasks whose labels are numbers on a scale.
   """
 
   metrics: Callable[[int], tuple[metric.Metric, ...]]
   fits: Callable[[int], bool]
   rule: str
+  of_numbers: bool = False
 
 
 def _one(value: metric.Metric, fits, rule) -> Choice:
@@ -36,6 +38,7 @@ _FEW = (
   (lambda num_classes: 2 <= num_classes <= of_classes.MOST_CLASSES),
   f'{of_classes.MOST_CLASSES} classes at most',
 )
+_NUMBERS = (lambda num_classes: num_classes == 0), 'numbers for labels'
 CHOICES: Mapping[str, Choice] = {
   metric.ACCURACY.name: _one(metric.ACCURACY, *_CLASSES),
   metric.BALANCED_ACCURACY.name: _one(metric.BALANCED_ACCURACY, *_CLASSES),
@@ -46,15 +49,20 @@ CHOICES: Mapping[str, Choice] = {
   of_classes.BRIER.name: _one(of_classes.BRIER, *_CLASSES),
   of_classes.ECE.name: _one(of_classes.ECE, *_CLASSES),
   'confusion': Choice(of_classes.confusion, *_FEW),
+  metric.RMSE.name: _one(metric.RMSE, *_NUMBERS)._replace(of_numbers=True),
+  metric.NRMSE.name: _one(metric.NRMSE, *_NUMBERS)._replace(of_numbers=True),
 }
 
 
-def chosen(name: str, num_classes: int) -> tuple[metric.Metric, ...]:
+def chosen(
+  name: str, num_classes: int, has_unit: bool = False
+) -> tuple[metric.Metric, ...]:
   """The metrics that a name stands for, of a task; () if they do not fit it.
 
   Args:
     name: Of `CHOICES`.
     num_classes: Of the task; 0 if its labels are no classes.
+    has_unit: Whether these are numbers on a scale.
 
   Raises:
     ValueError: If the name is unknown.
@@ -64,4 +72,6 @@ def chosen(name: str, num_classes: int) -> tuple[metric.Metric, ...]:
       f'Expected a metric out of {", ".join(CHOICES)}, got {name!r}.'
     )
   choice = CHOICES[name]
+  if choice.of_numbers and not has_unit:
+    return ()
   return choice.metrics(num_classes) if choice.fits(num_classes) else ()

@@ -32,9 +32,12 @@ class Answers(NamedTuple):
     num_valid: `[]`, how many examples count.
     labelled: `[]` bool, whether any is.
     num_classes: The most classes of any task, a number that is not traced.
-    unit: `[]`, the task's unit, see `tasks.Task`.
+    unit: `[]`, the unit of outputs and targets of a regression, see
+      `tasks.Task` and `partitions.Targets`.
     to_probabilities: `outputs -> [B, num_classes]` of the kind, None if there
       are none.
+    in_deviations: `[]`, how many standard deviations of the task's labels this
+      unit is; 1 where targets are not standardized.
   """
 
   outputs: jax.Array
@@ -48,6 +51,7 @@ class Answers(NamedTuple):
   num_classes: int
   unit: jax.Array
   to_probabilities: Callable[[jax.Array], jax.Array] | None = None
+  in_deviations: jax.Array | float = 1.0
 
   @property
   def scores(self) -> jax.Array:
@@ -106,6 +110,8 @@ class Metric:
     lower_is_better: Whether a smaller value is a better one.
     in_percent: Whether results have it times 100.
     label: As in tables and figures; by default the name with spaces.
+    root: Whether the metric is the root of the mean of `values`: that over
+      examples of all clients is the root of the mean over these, too.
   """
 
   name: str
@@ -114,6 +120,7 @@ class Metric:
   lower_is_better: bool = False
   in_percent: bool = False
   label: str = ''
+  root: bool = False
 
   def __post_init__(self):
     name = self.name
@@ -133,6 +140,11 @@ class Metric:
         'examples) or of_set (a function of all of them), got '
         f'{"neither" if self.values is None else "both"}.'
       )
+    if self.root and self.values is None:
+      raise ValueError(
+        f'Expected values (a mean over examples) of the metric {name!r}, whose '
+        'root it is, got of_set; take the root there.'
+      )
 
   def __call__(self, answers: Answers) -> Value:
     """The metric of some answers.
@@ -147,12 +159,15 @@ class Metric:
     found = self.values(answers)  # type: ignore[misc]
     if not isinstance(found, tuple):
       self._check(answers.valid.shape, found)
-      return Value(answers.mean(found), answers.labelled)
+      return Value(self._finished(answers.mean(found)), answers.labelled)
     sums, counts = found
     self._check(answers.valid.shape, sums, counts)
     total = lambda x: jnp.where(answers.valid, x, 0).sum()
     weight = total(counts)
-    return Value(total(sums) / weight, weight > 0, weight)
+    return Value(self._finished(total(sums) / weight), weight > 0, weight)
+
+  def _finished(self, mean):
+    return jnp.sqrt(mean) if self.root else mean
 
   def _check(self, shape, *arrays):
     for array in arrays:
@@ -231,6 +246,10 @@ def _squared_error(answers):
   return errors * jnp.square(answers.unit), answers.labelled
 
 
+def _errors(answers):
+  return answers.outputs[:, 0] - answers.targets
+
+
 ACCURACY = Metric(
   name='accuracy',
   values=lambda answers: answers.predictions == answers.targets,
@@ -242,6 +261,20 @@ BALANCED_ACCURACY = Metric(
 AUC = Metric(name='auc', of_set=_auc, label='AUC')
 MSE = Metric(
   name='mse', of_set=_squared_error, lower_is_better=True, label='MSE'
+)
+RMSE = Metric(
+  name='rmse',
+  values=lambda answers: jnp.square(_errors(answers) * answers.unit),
+  lower_is_better=True,
+  label='RMSE',
+  root=True,
+)
+NRMSE = Metric(
+  name='nrmse',
+  values=lambda answers: jnp.square(_errors(answers) * answers.in_deviations),
+  lower_is_better=True,
+  label='RMSE in standard deviations',
+  root=True,
 )
 LOSS = Metric(
   name='loss', values=lambda answers: answers.losses, lower_is_better=True

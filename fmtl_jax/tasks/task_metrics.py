@@ -45,10 +45,31 @@ def answers(
   features: Any,
   valid: jax.Array,
   task: jax.Array,
+  standardized: Any = None,
 ) -> metrics_lib.Answers:
-  """What metrics of a kind see of one model on examples of one task."""
+  """What metrics of a kind see of one model on examples of one task.
+
+  Args:
+    kind: Of the task.
+    tasks: The federation's tasks.
+    losses: `[B]`.
+    outputs: `[B, ..., O]`.
+    targets: `[B, ...]`, a tree.
+    features: `[B, ...]`, a tree.
+    valid: `[B]` bool.
+    task: `[]` int32, the number of the task.
+    standardized: How targets were standardized, as in `partitions.Targets`.
+  """
   own = losses_lib.own_outputs(kind, tasks, outputs, task)
   count = valid.sum()
+  unit = losses_lib.of_task(
+    np.array([t.unit for t in tasks], outputs.dtype), task
+  )
+  in_deviations: jax.Array | float = 1.0
+  if standardized is not None:
+    scale = losses_lib.of_task(standardized.unit, task)
+    in_deviations = scale / losses_lib.of_task(standardized.deviation, task)
+    unit *= scale
   return metrics_lib.Answers(
     outputs=own,
     targets=targets,
@@ -59,8 +80,7 @@ def answers(
     num_valid=count,
     labelled=count > 0,
     num_classes=max(t.num_classes for t in tasks),
-    unit=losses_lib.of_task(
-      np.array([t.unit for t in tasks], outputs.dtype), task
-    ),
+    unit=unit,
+    in_deviations=in_deviations,
     to_probabilities=kind.probabilities,
   )

@@ -1,0 +1,155 @@
+"""Sources of tables: schools, patients, sites and hospitals as clients.
+
+A linear model of their columns is a network without hidden layers
+(`model.hidden=()`). A source with one target makes every client a task; one
+with several has a task for each, which all clients hold, and `data.kind` names
+one of them to make every client a task of it.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+
+import ml_collections
+import numpy as np
+
+from . import sources
+from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import heart_disease
+from fmtl_jax.data import landmine
+from fmtl_jax.data import parkinsons
+from fmtl_jax.data import schools
+from fmtl_jax.data import tables
+
+_MakeTask = Callable[..., tasks_lib.Task]
+
+
+def load_school(
+  data: ml_collections.ConfigDict, *, name: str
+) -> sources.Source:
+  """Test results of pupils; each school is a task.
+
+  Args:
+    data: The config's `data`.
+    name: `exam`, `math_achieve` or `bdf`.
+  """
+  _check_kind(data, ('',))
+  return _task_of_each_owner(schools.load(name), 0, 'school')
+
+
+def load_star(data: ml_collections.ConfigDict) -> sources.Source:
+  """Eight tests of pupils at 80 schools, or the one that `data.kind` names."""
+  _check_kind(data, ('', *schools.STAR_TARGETS))
+  table = schools.load_star(data.kind)
+  if data.kind:
+    return _task_of_each_owner(table, 0, 'school')
+  return _shared_tasks(table, [tasks_lib.regression] * len(table.label_names))
+
+
+def load_parkinsons(data: ml_collections.ConfigDict) -> sources.Source:
+  """Recordings of 42 patients with two scores; `data.kind`: motor or total."""
+  scores = dict(zip(('motor', 'total'), parkinsons.TARGETS, strict=True))
+  _check_kind(data, ('', *scores))
+  table = parkinsons.load(_manual_dir(data, parkinsons.FILE, parkinsons.URL))
+  if data.kind:
+    column = table.label_names.index(scores[data.kind])
+    return _task_of_each_owner(table, column, 'patient')
+  return _shared_tasks(table, [tasks_lib.regression] * 2)
+
+
+def load_landmine(data: ml_collections.ConfigDict) -> sources.Source:
+  """Radar images of 29 sites: mine or clutter; each site is a task."""
+  _check_kind(data, ('',))
+  where = 'https://jmlr.org/papers/v8/xue07a.html'
+  table = landmine.load(_manual_dir(data, landmine.FILE, where))
+  return _task_of_each_owner(table, 0, 'site', tasks_lib.binary)
+
+
+def load_heart_disease(data: ml_collections.ConfigDict) -> sources.Source:
+  """Patients of four hospitals; `data.kind`: disease or severity alone."""
+  _check_kind(data, ('', *heart_disease.TARGETS))
+  table = heart_disease.load(
+    _manual_dir(data, 'processed.*.data', heart_disease.URL)
+  )
+  severity = functools.partial(
+    tasks_lib.multiclass, num_classes=heart_disease.NUM_SEVERITIES
+  )
+  makers: list[_MakeTask] = [tasks_lib.binary, severity]
+  if data.kind:
+    column = table.label_names.index(data.kind)
+    return _task_of_each_owner(table, column, '', makers[column])
+  return _shared_tasks(table, makers)
+
+
+def _task_of_each_owner(
+  table: tables.Table,
+  column: int,
+  what: str,
+  make: _MakeTask = tasks_lib.regression,
+) -> sources.Source:
+  """A source in which every owner is a task, of the rows with a label.
+
+  Args:
+    table: The data.
+    column: Of the labels.
+    what: An owner is, before its key in the task's name.
+    make: The task of a name.
+  """
+  keep = ~np.isnan(table.labels[:, column])
+  labels, keys = table.labels[keep][:, [column]], table.keys[keep]
+  named = {f'{what} {key}'.strip(): key for key in np.unique(keys).tolist()}
+  tasks = tuple(make(name) for name in named)
+  return sources.Source(
+    features=table.features[keep],
+    labels=labels,
+    tasks=tasks,
+    strata=_strata(labels, tasks[:1]),
+    keys=keys,
+    shared_labels=False,
+    task_keys=named,
+  )
+
+
+def _shared_tasks(
+  table: tables.Table, makers: Sequence[_MakeTask]
+) -> sources.Source:
+  """A source in which all owners have all tasks, as far as they have labels."""
+  tasks = tuple(
+    make(name, column=column)
+    for column, (name, make) in enumerate(
+      zip(table.label_names, makers, strict=True)
+    )
+  )
+  return sources.Source(
+    features=table.features,
+    labels=table.labels,
+    tasks=tasks,
+    strata=_strata(table.labels, tasks),
+    keys=table.keys,
+  )
+
+
+def _strata(labels: np.ndarray, tasks: Sequence[tasks_lib.Task]) -> np.ndarray:
+  """`[N]`, the classes of each row, and which of its labels are missing."""
+  shown = np.isnan(labels).astype(int)
+  for task in tasks:
+    if task.definition.has_classes:
+      of_task = np.nan_to_num(labels[:, task.column], nan=-1)
+      shown = np.concatenate([shown, of_task[:, None].astype(int)], 1)
+  return np.unique(shown, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _check_kind(data: ml_collections.ConfigDict, known: Sequence[str]) -> None:
+  if data.kind not in known:
+    raise ValueError(
+      f'Expected data.kind of {data.name!r} to be one of '
+      f'{", ".join(map(repr, known))}, got {data.kind!r}.'
+    )
+
+
+def _manual_dir(data: ml_collections.ConfigDict, files: str, where: str) -> str:
+  if not data.manual_dir:
+    raise ValueError(
+      f'Expected data.manual_dir to be the folder with {files} of {where}, got '
+      'none; name it.'
+    )
+  return data.manual_dir
