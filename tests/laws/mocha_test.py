@@ -120,19 +120,21 @@ def _with(state, **changes):
   )
 
 
+@functools.cache
+def _binary():
+  """Data of two classes, and what `_run` makes of them."""
+  data = _data(tasks_lib.BINARY)
+  return data, *_run(_federation(data), data)
+
+
 class MochaTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.enter_context(compatibility.enable_x64(True))
 
-  @functools.cached_property
-  def binary(self):
-    data = _data(tasks_lib.BINARY)
-    return data, *_run(_federation(data), data)
-
   def test_the_gap_closes_whoever_takes_part(self):
     """It is never negative; the optimum is that of any stragglers."""
-    _, start, run = self.binary
+    _, start, run = _binary()
     found = []
     for uneven in (
       {},
@@ -153,7 +155,7 @@ class MochaTest(parameterized.TestCase):
 
   def test_alpha_and_its_sums_never_part(self):
     """A late client's change counts neither here nor there."""
-    data, start, run = self.binary
+    data, start, run = _binary()
     state, _ = run(start(SIGMA), 20, UNEVEN | {'late': 0.6})
     rows = data.partition.train.groups()
     x = np.asarray(data.examples.features, np.float64)
@@ -168,7 +170,7 @@ class MochaTest(parameterized.TestCase):
     np.testing.assert_allclose(state.params['output']['kernel'], mixed)
 
   def test_unrelated_clients_are_separate_machines(self):
-    data, start, run = self.binary
+    data, start, run = _binary()
     state, value = run(start(), 3000)
     self.assertLess(value.gap, 1e-6)
     for client, rows in enumerate(data.partition.train.groups()):
@@ -265,7 +267,7 @@ class MochaTest(parameterized.TestCase):
     self.assertLess(alike[3, :3].max(), -0.3)
 
   def test_a_message_is_a_model_each_way_and_a_number(self):
-    data, *_ = self.binary
+    data, *_ = _binary()
     for per_class, outputs in ((False, 1), (True, 1)):
       federation = _federation(data)
       algorithm = mocha.mocha(federation, per_class=per_class)

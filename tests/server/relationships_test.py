@@ -5,7 +5,11 @@ from absl.testing import parameterized
 import numpy as np
 
 from fmtl_jax import compatibility
+from fmtl_jax import testing
 from fmtl_jax.server import relationships
+
+
+_of_models = testing.jit(relationships.of_models)
 
 
 def _value(sigma, models):
@@ -25,13 +29,13 @@ class RelationshipsTest(parameterized.TestCase):
     values = np.sqrt(np.maximum(values, 0))
     values = np.maximum(values / values.sum(), 0.01)
     expected = (vectors * values) @ vectors.T
-    found = relationships.of_models(models, floor=0.01)
+    found = _of_models(models, 0.01)
     np.testing.assert_allclose(found, expected / np.trace(expected), atol=1e-9)
 
   def test_no_other_of_trace_one_is_better(self):
     rng = np.random.default_rng(1)
     models = rng.normal(size=(4, 6))
-    best = np.asarray(relationships.of_models(models))
+    best = np.asarray(_of_models(models))
     least = _value(best, models)
     for _ in range(20):
       change = rng.normal(size=(4, 4)) * 0.05
@@ -40,13 +44,13 @@ class RelationshipsTest(parameterized.TestCase):
       self.assertGreater(_value(other / np.trace(other), models), least)
 
   def test_models_of_zeros_are_unrelated(self):
-    found = relationships.of_models(np.zeros((3, 5)))
+    found = _of_models(np.zeros((3, 5)))
     np.testing.assert_allclose(found, np.eye(3) / 3)
     np.testing.assert_array_equal(found, relationships.unrelated(3, float))
 
   def test_steps_together_are_no_longer_than_they_reach(self):
     rng = np.random.default_rng(2)
-    sigma = np.asarray(relationships.of_models(rng.normal(size=(5, 3))))
+    sigma = np.asarray(_of_models(rng.normal(size=(5, 3))))
     reach = np.asarray(relationships.reach(sigma))
     steps = rng.normal(size=(200, 5))
     together = np.einsum('nt,tk,nk->n', steps, sigma, steps)
