@@ -10,6 +10,9 @@ Command: python -m experiments.main --config=configs/relations.py:exam
 Those of files need --config.data.manual_dir=DIR: parkinsons, landmine, heart.
 Variants: exam, math_achieve, bdf, star, readk, math3, parkinsons, landmine,
 heart, grid, smoke; they combine, as in :bdf,smoke.
+
+Expected (RMSE in standard deviations, ten seeds) of separate training, one
+model of all, FedU: exam 0.756, 0.791, 0.750; readk 0.866, 0.949, 0.863.
 """
 
 import ml_collections
@@ -30,8 +33,9 @@ _CASES = (
 def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu):
   """Sets what pulls models together, or towards zero, by case.
 
-  The best at the last round on validation data (configs/sweeps/relations.py)
-  where a variant says nothing else. One model of all data needs nothing.
+  The best at the last round on validation data (configs/sweeps/relations.py);
+  math3 and star have those of readk, and heart has some that were not searched.
+  One model of all data needs nothing.
   """
   for field, value in {
     'distributed_separate.client.weight_decay': separate,
@@ -102,7 +106,7 @@ def parkinsons(config):
   config.client.local_epochs = 20
   config.algorithm.ditto.personal_epochs = 20
   _chosen(
-    config, separate=0.0, multi_task=0.03, mr_mtl=0.01, ditto=0.01, fedu=0.01
+    config, separate=0.03, multi_task=0.01, mr_mtl=0.01, ditto=0.01, fedu=0.01
   )
   config.report.title = 'Parkinsons, 42 patients: motor RMSE in deviations'
 

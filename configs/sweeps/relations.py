@@ -25,7 +25,7 @@ def get_config():
     'ditto': {'algorithm': {'ditto': {'lam': _WEIGHTS}}},
     # Half of it is the weight of the distance to the mean of models.
     'fedu': {
-      'algorithm': {'fedu': {'eta': (0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 6.0, 9.0)}}
+      'algorithm': {'fedu': {'eta': (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 6.0)}}
     },
   }
   return sweep
