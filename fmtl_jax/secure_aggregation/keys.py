@@ -8,9 +8,8 @@ References:
 """
 
 import functools
-import importlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -21,20 +20,43 @@ class RefusedError(ValueError):
   """A client does not do what a message asks for, in one sentence."""
 
 
+class Library(NamedTuple):
+  """Modules of `cryptography`, by their names there."""
+
+  aead: Any
+  algorithms: Any
+  ciphers: Any
+  exceptions: Any
+  hashes: Any
+  hkdf: Any
+  modes: Any
+  x25519: Any
+
+
 @functools.cache
-def library(name: str) -> Any:
-  """A module of `cryptography`, by its path below `hazmat.primitives`.
+def library() -> Library:
+  """Imports what is needed of `cryptography`.
 
   Raises:
     ValueError: If the package is not installed.
   """
   try:
-    return importlib.import_module(f'cryptography.hazmat.primitives.{name}')
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives import ciphers
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import x25519
+    from cryptography.hazmat.primitives.ciphers import aead
+    from cryptography.hazmat.primitives.ciphers import algorithms
+    from cryptography.hazmat.primitives.ciphers import modes
+    from cryptography.hazmat.primitives.kdf import hkdf
   except ImportError as error:
     raise ValueError(
       'Expected the package cryptography for secure aggregation, got none; '
       "install it with `pip install 'fmtl_jax[secure]'`."
     ) from error
+  return Library(
+    aead, algorithms, ciphers, exceptions, hashes, hkdf, modes, x25519
+  )
 
 
 class KeyPair:
@@ -47,7 +69,7 @@ class KeyPair:
 
   def __init__(self, private: bytes | None = None):
     """A new pair, or that of a private key."""
-    x25519 = library('asymmetric.x25519')
+    x25519 = library().x25519
     self.private = os.urandom(KEY_BYTES) if private is None else private
     self._key = x25519.X25519PrivateKey.from_private_bytes(self.private)
     self.public: bytes = self._key.public_key().public_bytes_raw()
@@ -66,15 +88,15 @@ class KeyPair:
     Raises:
       RefusedError: If the public key is none.
     """
-    x25519 = library('asymmetric.x25519')
+    modules = library()
     try:
-      other = x25519.X25519PublicKey.from_public_bytes(public)
+      other = modules.x25519.X25519PublicKey.from_public_bytes(public)
       shared = self._key.exchange(other)
     except ValueError as error:
       raise RefusedError(
         f'Expected a public key of X25519, got {public.hex()}.'
       ) from error
-    hkdf, sha256 = library('kdf.hkdf').HKDF, library('hashes').SHA256()
+    hkdf, sha256 = modules.hkdf.HKDF, modules.hashes.SHA256()
     return tuple(
       hkdf(sha256, KEY_BYTES, salt=None, info=purpose).derive(shared)
       for purpose in purposes
@@ -90,7 +112,7 @@ def seal(key: bytes, text: bytes, context: bytes) -> bytes:
     context: What who opens it must know, as it is: it is not sent.
   """
   nonce = os.urandom(_NONCE_BYTES)
-  aead = library('ciphers.aead').ChaCha20Poly1305(key)
+  aead = library().aead.ChaCha20Poly1305(key)
   return nonce + aead.encrypt(nonce, text, context)
 
 
@@ -105,12 +127,12 @@ def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
   Raises:
     RefusedError: If anything of it was changed.
   """
-  aead = library('ciphers.aead').ChaCha20Poly1305(key)
-  invalid = importlib.import_module('cryptography.exceptions').InvalidTag
+  modules = library()
+  aead = modules.aead.ChaCha20Poly1305(key)
   try:
     nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     return aead.decrypt(nonce, rest, context)
-  except (invalid, ValueError) as error:
+  except (modules.exceptions.InvalidTag, ValueError) as error:
     raise RefusedError(
       'Expected shares that their sender sealed for this client and run, got '
       'others; they were changed on their way.'

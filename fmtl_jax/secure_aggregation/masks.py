@@ -25,11 +25,12 @@ def apply(
     added: Keys of 32 bytes.
     subtracted: As `added`.
   """
-  ciphers = keys.library('ciphers')
+  library = keys.library()
 
   def stream(key):
-    mode = ciphers.modes.CTR(bytes(16))
-    return ciphers.Cipher(ciphers.algorithms.AES256(key), mode).encryptor()
+    mode = library.modes.CTR(bytes(16))
+    aes = library.algorithms.AES256(key)
+    return library.ciphers.Cipher(aes, mode).encryptor()
 
   streams: list[tuple[Any, Any]] = [(stream(key), np.add) for key in added]
   streams += [(stream(key), np.subtract) for key in subtracted]

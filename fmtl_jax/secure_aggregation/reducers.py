@@ -32,7 +32,7 @@ def reducer(point: fixed_point.FixedPoint) -> aggregators.Aggregator:
 
       point = secure_aggregation.FixedPoint(clip=1.0, num_clients=10)
       RoundSettings(
-        weighting='uniform',
+        weighting={'common': 'uniform'},
         reducer={'common': secure_aggregation.reducer(point)},
       )
   """
