@@ -30,7 +30,6 @@ Deviations: the graph is a ring in a random order, and dropouts are confirmed by
 no round of signatures: a threshold above half of the holders stands for it.
 """
 
-from fmtl_jax.secure_aggregation import messages
 from fmtl_jax.secure_aggregation.client import Client
 from fmtl_jax.secure_aggregation.driver import aggregate
 from fmtl_jax.secure_aggregation.driver import GroupMean
@@ -42,6 +41,16 @@ from fmtl_jax.secure_aggregation.fixed_point import FixedPoint
 from fmtl_jax.secure_aggregation.fixed_point import owner_sums
 from fmtl_jax.secure_aggregation.fixed_point import sum_mod
 from fmtl_jax.secure_aggregation.keys import RefusedError
+from fmtl_jax.secure_aggregation.messages import Advertisement
+from fmtl_jax.secure_aggregation.messages import decode
+from fmtl_jax.secure_aggregation.messages import Delivery
+from fmtl_jax.secure_aggregation.messages import encode
+from fmtl_jax.secure_aggregation.messages import MaskedInput
+from fmtl_jax.secure_aggregation.messages import num_bytes
+from fmtl_jax.secure_aggregation.messages import Roster
+from fmtl_jax.secure_aggregation.messages import Shares
+from fmtl_jax.secure_aggregation.messages import UnmaskReply
+from fmtl_jax.secure_aggregation.messages import UnmaskRequest
 from fmtl_jax.secure_aggregation.protocol import Protocol
 from fmtl_jax.secure_aggregation.protocol import two_thirds
 from fmtl_jax.secure_aggregation.reducers import reducer
@@ -49,18 +58,27 @@ from fmtl_jax.secure_aggregation.server import Server
 from fmtl_jax.secure_aggregation.server import Sum
 
 __all__ = (
+  'Advertisement',
   'Client',
+  'Delivery',
   'FixedPoint',
   'GroupMean',
+  'MaskedInput',
   'Outcome',
   'Protocol',
   'RefusedError',
+  'Roster',
   'STAGES',
   'Server',
+  'Shares',
   'Sum',
+  'UnmaskReply',
+  'UnmaskRequest',
   'aggregate',
   'clipped',
-  'messages',
+  'decode',
+  'encode',
+  'num_bytes',
   'owner_sums',
   'reducer',
   'simulate',
