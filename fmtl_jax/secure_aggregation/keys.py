@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
-SEAL_BYTES = _NONCE_BYTES + 16  # What a sealed message has more than its text.
 
 
 class RefusedError(ValueError):

@@ -43,10 +43,3 @@ def apply(
     for encryptor, combine in streams:
       encryptor.update_into(zeros[: 4 * len(part)], buffer)
       combine(part, mask[: len(part)], out=part)
-
-
-def mask(key: bytes, size: int) -> np.ndarray:
-  """The mask of a key, `[size]` uint32."""
-  values = np.zeros(size, np.uint32)
-  apply(values, (key,))
-  return values
