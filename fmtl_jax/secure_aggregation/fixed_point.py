@@ -127,9 +127,9 @@ class FixedPoint:
     finite = xp.where(xp.isfinite(values), values, np.float32(0))
     with np.errstate(over='ignore'):  # Then it saturates.
       weighted = finite * _expand(rounded, finite)
-      if is_jax:  # Or two constant factors could become one.
-        weighted = jax.lax.optimization_barrier(weighted)
       scaled = weighted * np.float32(self.scale)
+    # The clamp also stands between this product and the difference below, which
+    # a compiler could otherwise compute without rounding the product.
     limit = np.float32(self.limit)
     scaled = xp.clip(scaled, -limit, limit)
     if bits is None:
