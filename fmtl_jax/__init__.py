@@ -22,6 +22,7 @@ from fmtl_jax import federation
 from fmtl_jax import metrics
 from fmtl_jax import moved
 from fmtl_jax import rounds
+from fmtl_jax import secure_aggregation
 from fmtl_jax import server
 from fmtl_jax import tasks
 from fmtl_jax.algorithms.multi_task_fl import multi_task_fl
@@ -81,6 +82,7 @@ __all__ = (
   'predictors',
   'prepare_jax',
   'rounds',
+  'secure_aggregation',
   'server',
   'tasks',
 )

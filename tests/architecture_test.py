@@ -19,7 +19,8 @@ ROOMS = {
     *('version', 'compatibility', 'precision', 'random_bits', 'storage'),
     *('metrics', 'tasks', 'data'),
     *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
-    *('server', 'rounds', 'algorithms', 'adaptation', 'summaries'),
+    *('server', 'secure_aggregation', 'rounds', 'algorithms'),
+    *('adaptation', 'summaries'),
     *('evaluation', 'predictors', 'testing', 'running', 'results', 'fitting'),
     *('moved', ''),
   ),
@@ -46,6 +47,7 @@ CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 
 # The only folder or file that may import a library.
 HOMES = {
+  'cryptography': 'secure_aggregation',
   'flax': 'models',
   'orbax': 'storage',
   'sklearn': 'data',
