@@ -117,7 +117,7 @@ def compressed(
     result = client_update.run(context)
     sent = dict(enumerate(flat(result.update)))
     before = flat(context.memory) if with_residual else []
-    residuals = {}
+    residuals: dict[int, jax.Array] = {}
     for part in parts:
       leaves = [sent[place] for place in part.places]
       if part.codec.feedback:

@@ -17,21 +17,21 @@ from collections.abc import Callable, Mapping
 import inspect
 from typing import Any
 
+from fmtl_jax.compression import eden
+from fmtl_jax.compression import power_sgd
+from fmtl_jax.compression import qsgd
+from fmtl_jax.compression import sign
+from fmtl_jax.compression import top_k
 from fmtl_jax.compression.codecs import Codec
 from fmtl_jax.compression.codecs import is_smaller
-from fmtl_jax.compression.eden import eden
-from fmtl_jax.compression.power_sgd import power_sgd
-from fmtl_jax.compression.qsgd import qsgd
-from fmtl_jax.compression.sign import sign
-from fmtl_jax.compression.top_k import top_k
 
 NONE = 'none'
 CODECS: Mapping[str, Callable[..., Codec]] = {
-  'eden': eden,
-  'qsgd': qsgd,
-  'top_k': top_k,
-  'sign': sign,
-  'power_sgd': power_sgd,
+  'eden': eden.eden,
+  'qsgd': qsgd.qsgd,
+  'top_k': top_k.top_k,
+  'sign': sign.sign,
+  'power_sgd': power_sgd.power_sgd,
 }
 NAMES = (NONE, *CODECS)
 # The settings of all codecs by name, with their defaults.
@@ -71,11 +71,6 @@ __all__ = (
   'NAMES',
   'NONE',
   'SETTINGS',
-  'eden',
   'get',
   'is_smaller',
-  'power_sgd',
-  'qsgd',
-  'sign',
-  'top_k',
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fmtl_jax import precision
 
 Tree = Any
-Leaves = Sequence[jax.Array]
+Leaves = Sequence[Any]  # Arrays, or `jax.ShapeDtypeStruct`.
 
 
 class Codec(NamedTuple):
@@ -90,7 +90,7 @@ def times(rows: jax.Array, factors: jax.Array) -> jax.Array:
   return rows * factors.astype(rows.dtype)[:, None]
 
 
-def over(values: jax.Array, divisors: jax.Array) -> jax.Array:
+def over(values: jax.Array | float, divisors: jax.Array) -> jax.Array:
   """Quotients, zero where the divisor is."""
   safe = jnp.where(divisors == 0, 1, divisors)
   return jnp.where(divisors == 0, 0, values / safe)

@@ -309,8 +309,12 @@ class Phases:
         aggregation.owned(context.view),
         aggregation.owned(result.update),
       )
-      found = _split_metrics(result.metrics, settings.balancing.client)
-      return parts, Trained(held, owned, result.state, *found, result.memory)
+      metrics, balanced = _split_metrics(
+        result.metrics, settings.balancing.client
+      )
+      return parts, Trained(
+        held, owned, result.state, metrics, balanced, result.memory
+      )
 
     client = jax.tree.map(lambda x: x[0], sampled.cohort)
     report = jax.eval_shape(
