@@ -25,7 +25,7 @@ def _leaves(seed=0):
 
 
 class PackingTest(parameterized.TestCase):
-  @parameterized.parameters(*range(1, 9))
+  @parameterized.parameters(1, 3, 8)
   def test_numbers_come_back_from_words_without_a_spare_bit(self, bits):
     numbers = np.random.default_rng(bits).integers(0, 2**bits, (2, 3, 96))
     packed = packing.pack(jnp.asarray(numbers), bits)
@@ -38,14 +38,11 @@ class MessageTest(parameterized.TestCase):
   @parameterized.parameters(
     # 3 blocks of 1,024: 3,072 values, a scale for each block.
     ('eden', {'bits': 1}, 3 * (128 + 4)),
-    ('eden', {'bits': 2}, 3 * (256 + 4)),
     ('eden', {'bits': 3}, 3 * (384 + 4)),
-    ('eden', {'bits': 4}, 3 * (512 + 4)),
     # A quarter of the 32 words of a block have 3 bits.
     ('eden', {'bits': 2.25}, 3 * (24 * 8 + 8 * 12 + 4)),
     # 5 buckets of 512.
     ('qsgd', {'bits': 2}, 5 * (128 + 4)),
-    ('qsgd', {'bits': 8}, 5 * (512 + 4)),
     # 106 values and places.
     ('top_k', {'share': 0.05}, 106 * 8),
     # 67 words, and a size for each of two leaves.
@@ -59,17 +56,19 @@ class MessageTest(parameterized.TestCase):
     codec = compression.get(name, **settings)
     shapes = jax.eval_shape(codec.encode, jax.random.key(0), SHAPES)
     self.assertEqual(codecs.num_bytes(shapes), expected)
-    encode = testing.jit(codec.encode)
-    message = encode(jax.random.key(1), _leaves())
+
+    @testing.jit
+    def both(key, leaves):
+      message = codec.encode(key, leaves)
+      return message, codec.decode(key, message, SHAPES)
+
+    key = jax.random.key(1)
+    message, found = both(key, _leaves())
     self.assertEqual(sum(x.nbytes for x in jax.tree.leaves(message)), expected)
-    # All that the receiver needs is in the message and the seed.
-    decode = testing.jit(lambda k, m: codec.decode(k, m, SHAPES))
-    found = decode(jax.random.key(1), message)
     for leaf, shape in zip(found, SHAPES, strict=True):
       self.assertEqual((leaf.shape, leaf.dtype), (shape.shape, shape.dtype))
     zeros = [jnp.zeros(x.shape, x.dtype) for x in SHAPES]
-    nothing = decode(jax.random.key(1), encode(jax.random.key(1), zeros))
-    testing.assert_trees_equal(nothing, zeros)
+    testing.assert_trees_equal(both(key, zeros)[1], zeros)
 
   @parameterized.parameters(
     (900, 1024), (1025, 2048), (3000, 1024), (4000, 4096), (5000, 1024)

@@ -68,8 +68,8 @@ def _error(found, x):
 
 class CodecsTest(parameterized.TestCase):
   @parameterized.parameters(
-    *((1, 1024, 0.571), (1, 4096, 0.571), (2, 1024, 0.133), (2, 2048, 0.133)),
-    *((2, 4096, 0.133), (3, 2048, 0.0358), (4, 4096, 0.0096)),
+    *((1, 1024, 0.571), (2, 1024, 0.133), (2, 4096, 0.133)),
+    *((3, 2048, 0.0358), (4, 4096, 0.0096)),
   )
   def test_edens_error_is_that_of_its_theory(self, bits, size, expected):
     x = _vector(size)
@@ -100,13 +100,13 @@ class CodecsTest(parameterized.TestCase):
     np.testing.assert_allclose(_error(found.mean(0), x), _error(found, x)[0])
     self.assertGreater(_error(found, x)[0], 0.3)
 
-  @parameterized.parameters(2, 4, 8)
+  @parameterized.parameters(2, 8)
   def test_qsgds_error_has_its_bound(self, bits):
     x, levels = _vector(512), 2 ** (bits - 1) - 1
     error = _error(_decoded(qsgd.qsgd(bits), x, 100), x).mean()
     self.assertLess(error, min(512 / levels**2, 512**0.5 / levels))
 
-  @parameterized.parameters((2, 2), (1, 2), (0, 3), (3, 2))
+  @parameterized.parameters((2, 2), (1, 2), (3, 2))
   def test_power_sgd_is_exact_up_to_its_rank(self, rank, most):
     rng = np.random.default_rng(0)
     factors = rng.normal(size=(50, rank)), rng.normal(size=(rank, 30))
