@@ -15,6 +15,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import clients
 from fmtl_jax import cohorts
+from fmtl_jax import compression
 from fmtl_jax import data
 from fmtl_jax import evaluation
 from fmtl_jax import execution
@@ -71,6 +72,7 @@ __all__ = (
   'checkpoints',
   'clients',
   'cohorts',
+  'compression',
   'data',
   'evaluation',
   'execution',

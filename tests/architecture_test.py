@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # from those before it. The last one is what lies beside the rooms.
 ROOMS = {
   'fmtl_jax': (
-    *('version', 'compatibility', 'precision', 'random_bits', 'storage'),
+    *('version', 'compatibility', 'precision', 'random_bits', 'compression'),
+    'storage',
     *('metrics', 'tasks', 'data'),
     *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
     *('server', 'secure_aggregation', 'rounds', 'algorithms'),
@@ -34,7 +35,8 @@ PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
 
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (
-  *('compatibility', 'precision', 'random_bits', 'metrics', 'tasks'),
+  *('compatibility', 'precision', 'random_bits', 'compression', 'metrics'),
+  'tasks',
   *('balancing', 'federation', 'cohorts'),
   *('execution', 'clients', 'server', 'rounds', 'algorithms'),
   *('summaries', 'evaluation'),

@@ -26,6 +26,7 @@ from . import standardizing
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
+from fmtl_jax import compression
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import federation
@@ -119,7 +120,13 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'participation.partial',
     ),
   ),
-  ('in (0, 1]', lambda x: 0 < x <= 1, ('data.image_crop',)),
+  (
+    'in (0, 1]',
+    lambda x: 0 < x <= 1,
+    ('compression.share', 'data.image_crop'),
+  ),
+  ('in [1, 8]', lambda x: 1 <= x <= 8, ('compression.bits',)),
+  ('in [1, 4]', lambda x: 1 <= x <= 4, ('compression.rank',)),
   ('in [1, 10000]', lambda x: 1 <= x <= 10**4, ('data.image_size',)),
   ('<= 10000', lambda x: x <= 10**4, ('run.seeds', 'compare.seeds')),
 )
@@ -204,6 +211,11 @@ def reducer_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The settings that robust aggregators may have, by name."""
   others = (*config.server, 'within_tasks')
   return {k: v for k, v in config.reducer.items() if k not in others}
+
+
+def codec_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The settings that codecs may have, by name."""
+  return {name: config.compression[name] for name in compression.SETTINGS}
 
 
 def _check_algorithms(config, flat):
@@ -354,6 +366,11 @@ def _check_names(config):
     optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
     robust_aggregators.get(config.reducer[layer_type], f'reducer.{layer_type}')
     weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
+    compression.get(
+      config.compression[layer_type],
+      f'compression.{layer_type}',
+      **codec_settings(config),
+    )
   rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)
   rows += tuple(own_code.names_in(config))
   labelled = cases_lib.keys(config)

@@ -15,6 +15,7 @@ from . import checks
 from . import networks
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
+from fmtl_jax import compression
 from fmtl_jax import execution as execution_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
@@ -196,6 +197,14 @@ def _round_settings(
     )
     for name in config.server
   }
+  codecs = {
+    name: compression.get(
+      config.compression[name],
+      f'compression.{name}',
+      **checks.codec_settings(config),
+    )
+    for name in config.server
+  }
   return round_settings.RoundSettings(
     clients_per_task=config.cohort.clients_per_task,
     slots=config.cohort.slots,
@@ -204,6 +213,7 @@ def _round_settings(
     reduce_within_tasks=config.reducer.within_tasks,
     server=of_types(server),
     attack=attacks.get(config.attack.name, config.attack.scale),
+    compression={n: c for n, c in of_types(codecs).items() if c is not None},
     balancing=balancing.places(
       {place: config.balancing[place] for place in balancing.PLACES},
       {name: value(f'balancing.{name}') for name in balancing.SETTINGS},

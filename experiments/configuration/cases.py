@@ -47,6 +47,8 @@ _CENTRALIZED = {
   'reducer.common': 'mean',  # There are no clients that could attack.
   'reducer.task': 'mean',
   'attack.name': 'none',
+  'compression.common': 'none',  # Nor messages.
+  'compression.task': 'none',
   'cohort.clients_per_task': 0,
 }
 _TWO_TASKS = {'data.tasks_per_client': 2, 'cohort.slots': 'all'}

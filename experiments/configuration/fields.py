@@ -15,6 +15,7 @@ from . import schema
 # Of `RoundSettings`.
 OF_ROUNDS: Mapping[str, str] = {
   'balancing': 'balancing',
+  'compression': 'compression',
   'clients_per_task': 'cohort.clients_per_task',
   'execution': 'execution.name',
   'low_rank_below': 'execution.low_rank_below',
@@ -31,6 +32,7 @@ OF_ROUNDS: Mapping[str, str] = {
 _ARGUMENTS: Mapping[str, str] = {
   **OF_ROUNDS,
   'at_deadline': 'participation.at_deadline',
+  'bits': 'compression.bits',
   'by_task': 'attack.by_task',
   'channels': 'model.channels',
   'compute': 'precision.compute',
@@ -43,6 +45,7 @@ _ARGUMENTS: Mapping[str, str] = {
   'num_clients': 'data.clients',
   'num_devices': 'execution.task_devices',
   'partition': 'data.partition',
+  'rank': 'compression.rank',
   'share': 'attack.share',
   'shards_per_client': 'data.shards_per_client',
   'task_weights': 'client.task_weights',

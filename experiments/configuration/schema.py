@@ -13,6 +13,7 @@ from ml_collections import config_dict
 from . import own_code
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
+from fmtl_jax import compression
 
 # Numbers of layers by which algorithms label them.
 DEPTHS: Mapping[str, int] = {
@@ -168,10 +169,15 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
   config.reducer.norm = 1.0  # Bound of norm_clipping.
   # Whether common layers are reduced task by task, then averaged over tasks.
   config.reducer.within_tasks = False
+  # none, eden, qsgd, top_k, sign, power_sgd: how clients send their updates,
+  # see fmtl_jax/compression.
+  config.compression = ml_collections.ConfigDict()
+  config.compression.update(compression.SETTINGS)
   config.server = ml_collections.ConfigDict()
   for layer_type in ('common', 'task'):
     config.aggregation[layer_type] = 'examples'
     config.reducer[layer_type] = 'mean'
+    config.compression[layer_type] = compression.NONE
     server = ml_collections.ConfigDict()
     server.optimizer = 'sgd'
     server.learning_rate = 1.0

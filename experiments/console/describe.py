@@ -56,7 +56,7 @@ def describe(
       lines += ['Partition (training examples of the first seed)', described]
     lines += ['', f'{cases_lib.label(name, config)} ({name})']
     own = own_settings(final, case.algorithm)
-    lines += [f'  {line}' for line in [*own, *_case(case, config)]]
+    lines += [f'  {line}' for line in [*own, *_case(case, final)]]
   return '\n'.join(lines)
 
 
@@ -136,6 +136,7 @@ def _case(
     ]
   algorithm = case.make_algorithm(federation, {})
   form, reasons = program.form
+  codecs = costs.codecs(config_lib.flatten(config))
   deviations = own_code.spec(case.algorithm).deviations
   return [
     *before,
@@ -144,6 +145,7 @@ def _case(
     'distinct parameters: '
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
     *_messages(federation, algorithm.messages()),
+    *([f'compression of updates: {codecs}'] if codecs else []),
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',

@@ -1,12 +1,15 @@
 """Costs: the parameters that a case trains, and the bytes that it moves."""
 
 from collections.abc import Mapping
+import inspect
 from typing import Any
 
 import numpy as np
 
 from fmtl_jax import algorithms
+from fmtl_jax import compression
 from fmtl_jax.algorithms import clusters
+from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
 from fmtl_jax.running import program
 
@@ -64,3 +67,21 @@ def moved(
     for message in (messages.up, messages.down)
   )
   return up, down
+
+
+def codecs(settings: Mapping[str, Any]) -> str:
+  """How clients send updates: `common eden (bits 2.0)`; '' if as they are.
+
+  Args:
+    settings: Of a case, config fields by dotted name.
+  """
+  found = []
+  for layer_type in (layer_types.COMMON, layer_types.TASK):
+    name = settings.get(f'compression.{layer_type}', compression.NONE)
+    if name != compression.NONE:
+      own = inspect.signature(compression.CODECS[name]).parameters
+      given = [f'{key} {settings[f"compression.{key}"]}' for key in own]
+      found.append(
+        f'{layer_type} {name}' + (f' ({", ".join(given)})' if given else '')
+      )
+  return ', '.join(found)

@@ -17,6 +17,7 @@ from ..folders import environments
 from ..folders import records as records_lib
 from . import case_tables
 from . import confusions
+from . import costs
 from . import cost_tables
 from . import drawing
 from . import events
@@ -182,9 +183,7 @@ def notes(records: Sequence[results.Record]) -> list[str]:
   ]
   found = [f'Aggregation weights: {"; ".join(said)}.'] if said else []
   found += dict.fromkeys(
-    note
-    for record in records
-    for note in (*_robustness(record), *_participation(record))
+    note for record in records for note in _of_clients(record)
   )
   balanced = {
     f'{place}: {record["settings"][f"balancing.{place}"]}'
@@ -203,6 +202,15 @@ def notes(records: Sequence[results.Record]) -> list[str]:
   if overlapping:
     found.append(data_notes.OVERLAP_NOTE.format(overlapping))
   return found
+
+
+def _of_clients(record: Mapping[str, Any]) -> list[str]:
+  """What is not usual about the clients of a case, and what they send."""
+  notes = [*_robustness(record), *_participation(record)]
+  codecs = costs.codecs(record.get('settings', {}))
+  return (
+    [*notes, f'Updates are sent compressed: {codecs}.'] if codecs else notes
+  )
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:

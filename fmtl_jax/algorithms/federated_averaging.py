@@ -108,7 +108,9 @@ def federated_averaging(
     if sent is not None:
       down.append(jax.eval_shape(federation.broadcast, sent, index))
     report = jax.eval_shape(client_update.report, own)
-    up = [federation.averaged(own), *([] if report == () else [report])]
+    update = federation.averaged(own)
+    sent = jax.eval_shape(phases.client_update.message, update)
+    up = [sent, *([] if report == () else [report])]
     return algorithm_lib.Messages(tuple(up), tuple(down), tuple(all_copies))
 
   return algorithm_lib.Algorithm(

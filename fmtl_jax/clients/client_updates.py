@@ -32,12 +32,14 @@ class ClientResult(NamedTuple):
       averages with the same weights: a tree with its structure over the
       averaged layers, leaves of any shape behind the slots
       (`server_optimizers.ServerRule`); `()` if nothing.
+    memory: What wrappers of the update keep for its next round.
   """
 
   update: Tree
   state: Tree
   metrics: dict[str, jax.Array]
   report: Tree = ()
+  memory: Tree = ()
 
 
 class ClientContext(NamedTuple):
@@ -52,6 +54,8 @@ class ClientContext(NamedTuple):
     round: `[]` int32, the step of schedules.
     broadcast: Its view of what a `server_optimizers.ServerRule` sends beside
       the parameters, None if that is nothing.
+    memory: What wrappers of its update keep, as of `ClientUpdate.memory` or of
+      its last round.
   """
 
   key: jax.Array
@@ -61,11 +65,17 @@ class ClientContext(NamedTuple):
   data: client_batches.LocalData
   round: jax.Array | np.integer
   broadcast: Tree = None
+  memory: Tree = ()
 
   @property
   def active(self) -> jax.Array:
     """The active slots, `[S]` bool."""
     return self.data.client.active
+
+
+def no_report(unused_view: Tree) -> Tree:
+  """The report of clients that send an update alone."""
+  return ()
 
 
 class ClientUpdate(NamedTuple):
@@ -81,12 +91,19 @@ class ClientUpdate(NamedTuple):
       `low_rank_sgd`.
     report: `view -> report`, of which the shapes count: those of
       `ClientResult.report`.
+    memory: `view -> memory`, what wrappers keep of a client between rounds,
+      beside its state, which is the algorithm's; `()` if nothing.
+    message: `update -> what is sent of it`, of which the shapes count: a tree
+      with the structure of a view. At the place of a leaf may stand a tree that
+      is sent for it, and for others of its layer type, which are None then.
   """
 
   init: Callable[[Tree], Tree]
   run: Callable[[ClientContext], ClientResult]
   sgd: tuple[local_optimizers.LocalSgd, Any] | None = None
-  report: Callable[[Tree], Tree] = lambda unused_view: ()
+  report: Callable[[Tree], Tree] = no_report
+  memory: Callable[[Tree], Tree] = lambda unused_view: ()
+  message: Callable[[Tree], Tree] = lambda update: update
 
 
 def masked(

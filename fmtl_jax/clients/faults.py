@@ -94,7 +94,8 @@ def watched(
     ignored = client.client >= context.data.data.num_clients
     result = client_update.run(context)
     if skips:
-      result = skip(result, context.state, context.data.balancing, ignored)
+      kept = context.data.balancing, context.memory
+      result = skip(result, context.state, *kept, is_padding=ignored)
     found = finite(federation, result.update, result.state)
     if trusts is not None:
       ignored |= trusts(client)
@@ -107,7 +108,8 @@ def watched(
 def skip(
   result: client_updates.ClientResult,
   state: Tree,
-  memory: Tree,
+  balancing: Tree,
+  memory: Tree = (),
   is_padding: jax.Array | bool = False,
 ) -> client_updates.ClientResult:
   """Replaces a client's result that is not finite by one without effect.
@@ -115,7 +117,8 @@ def skip(
   Args:
     result: Of one client.
     state: What the client kept before.
-    memory: What its balancer kept before.
+    balancing: What its balancer kept before.
+    memory: What wrappers of its update kept before.
     is_padding: Whether the client is padding.
 
   Returns:
@@ -124,15 +127,17 @@ def skip(
   """
   metrics = result.metrics
   own = {k: v for k, v in metrics.items() if k in ('loss_sum', 'balancing')}
-  all_finite = is_finite((result.update, result.state, result.report, own))
+  kept = result.state, result.memory
+  all_finite = is_finite((result.update, kept, result.report, own))
   zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
   nothing = client_updates.ClientResult(
     update=zeros(result.update),
     state=state,
     metrics=metrics
     | {name: zeros(metrics[name]) for name in ('loss_sum', 'count')}
-    | ({'balancing': memory} if 'balancing' in metrics else {}),
+    | ({'balancing': balancing} if 'balancing' in metrics else {}),
     report=zeros(result.report),
+    memory=memory,
   )
   chosen = jax.tree.map(
     lambda x, y: jnp.where(all_finite, x, y), result, nothing

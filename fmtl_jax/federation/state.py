@@ -24,6 +24,8 @@ class FederationState:
     key: The seed's key; rounds and clients fold their numbers into it.
     round: `[]` int32, the number of rounds that were run.
     balancing: The states of balancers.
+    memory: What wrappers of client updates keep of each client, `[M, ...]`,
+      such as residuals of compression.
   """
 
   params: Tree
@@ -32,6 +34,7 @@ class FederationState:
   key: jax.Array
   round: jax.Array
   balancing: balancing_lib.Memory = balancing_lib.Memory()
+  memory: Tree = ()
 
 
 def num_bytes(tree: Tree) -> int:

@@ -17,8 +17,10 @@ State = federation_lib.FederationState
 class Messages(NamedTuple):
   """The messages of one client, with all of its slots, in a round: shapes.
 
-  Each tree has the structure of a view, None where nothing is moved. How many
-  examples a client has, its metrics and its choices are not in them.
+  Each tree has the structure of a view, None where nothing is moved; a leaf's
+  place may hold a tree, which is sent for all leaves of its layer type that
+  have None (`ClientUpdate.message`). How many examples a client has, its
+  metrics and its choices are not in them.
 
   Attributes:
     up: The client message: its update, and what is averaged beside it.

@@ -143,6 +143,8 @@ def choose(
     why = 'no kernel is factored'
     if balancer is not None:
       why = 'the gradients of the tasks of a client are balanced'
+    elif sgd is None and settings.compression:
+      why = 'updates are compressed, which needs all of their values'
     elif sgd is None:
       why = 'clients do more than local SGD, or their updates are compared'
     reasons = {placement.execution: f'not taken, {name} is: {why}'} | reasons

@@ -19,6 +19,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import compressing
 from fmtl_jax.clients import faults
 from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
@@ -96,6 +97,7 @@ class Trained(NamedTuple):
     state: Its state.
     metrics: Of its training.
     balancing: The state of its balancer.
+    memory: What wrappers of its update keep.
   """
 
   held: aggregation_lib.Parts
@@ -103,6 +105,7 @@ class Trained(NamedTuple):
   state: Tree
   metrics: dict[str, jax.Array]
   balancing: Tree
+  memory: Tree
 
 
 def _with_owners(cohort, index):
@@ -141,6 +144,7 @@ class Phases:
 
   Attributes:
     aggregation: Weights, aggregators and servers of all layer types.
+    client_update: What one client computes and sends.
   """
 
   def __init__(
@@ -157,10 +161,19 @@ class Phases:
       federation, settings, rule, holds_all=regroup_fn is not None
     )
     client_update = attacks.attacked(federation, client_update, settings.attack)
+    compressing.check(
+      settings.compression,
+      client_update,
+      accumulates=rule.accumulates,
+      compares=choose_fn is not None or regroup_fn is not None,
+    )
+    client_update = compressing.compressed(
+      federation, client_update, settings.compression
+    )
     if regroup_fn is not None:
       client_update = client_update._replace(sgd=None)  # It needs all updates.
     self._federation = federation
-    self._client_update = client_update
+    self.client_update = client_update
     self._settings = settings
     self._choose_fn = choose_fn
     self._regroup_fn = regroup_fn
@@ -171,7 +184,7 @@ class Phases:
     """How the clients of a round are run."""
     return execution_modes.choose(
       self._federation,
-      self._client_update,
+      self.client_update,
       self._settings,
       data,
       self.aggregation.takes_factors,
@@ -185,17 +198,20 @@ class Phases:
 
     def init_client(client):
       view = self._federation.broadcast(params, client.index)
-      memory = balancer.init(self._federation.num_slots) if balancer else ()
-      return self._client_update.init(view), memory
+      balanced = balancer.init(self._federation.num_slots) if balancer else ()
+      own = self.client_update.init(view)
+      return own, balanced, self.client_update.memory(view)
 
-    clients, memory = jax.vmap(init_client)(cohorts.everyone(data))
+    everyone = cohorts.everyone(data)
+    clients, balanced, memory = jax.vmap(init_client)(everyone)
     return State(
       params=params,
       server=self.aggregation.init(params),
       clients=clients,
       key=key,
       round=jnp.int32(0),
-      balancing=balancing.Memory(memory, self.aggregation.init_balancing()),
+      balancing=balancing.Memory(balanced, self.aggregation.init_balancing()),
+      memory=memory,
     )
 
   def sample(
@@ -263,6 +279,7 @@ class Phases:
         data=self._settings.local_data(state, data, client),
         round=state.round,
         broadcast=view(sent, client.index) if sent else None,
+        memory=cohorts.take(state.memory, client.client),
       )
 
     return context, sampled
@@ -292,12 +309,16 @@ class Phases:
         aggregation.owned(context.view),
         aggregation.owned(result.update),
       )
-      found = _split_metrics(result.metrics, settings.balancing.client)
-      return parts, Trained(held, owned, result.state, *found)
+      metrics, balanced = _split_metrics(
+        result.metrics, settings.balancing.client
+      )
+      return parts, Trained(
+        held, owned, result.state, metrics, balanced, result.memory
+      )
 
     client = jax.tree.map(lambda x: x[0], sampled.cohort)
     report = jax.eval_shape(
-      lambda: self._client_update.report(context_fn(client).view)
+      lambda: self.client_update.report(context_fn(client).view)
     )
     zeros = aggregation.zeros(state.params, sampled.cohort, report)
     total, trained = mode.map_clients(
@@ -382,4 +403,5 @@ class Phases:
       balancing=balancing.Memory(
         keep(state.balancing.client, trained.balancing), memory
       ),
+      memory=keep(state.memory, trained.memory),
     )

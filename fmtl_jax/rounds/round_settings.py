@@ -11,6 +11,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import client_batches
+from fmtl_jax.clients import compressing
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
@@ -68,6 +69,8 @@ class RoundSettings:
       or a `servers.Server` over all of them; by default the mean replaces the
       value.
     attack: Of the attackers of the data set; None for no attack.
+    compression: The codec of the updates of each averaged layer type; by
+      default they are sent as they are.
     balancing: Where gradients or updates of several tasks or clients are
       balanced; nowhere by default.
     participation: Dropouts, stragglers and partial work; None for full
@@ -92,6 +95,7 @@ class RoundSettings:
     dataclasses.field(default_factory=dict)
   )
   attack: attacks.Attack | None = None
+  compression: compressing.Codecs = dataclasses.field(default_factory=dict)
   balancing: balancing_lib.Places = balancing_lib.Places()
   participation: participation_lib.Participation | None = None
   skip_nonfinite: bool = False
@@ -103,12 +107,30 @@ class RoundSettings:
       raise ValueError(
         f"Expected `slots` to be 'drawn' or 'all', got {self.slots!r}."
       )
+    self._check_compression()
     for layer_type, weighting in self.weighting.items():
       weights_lib.check(weighting, f"`weighting['{layer_type}']`")
     if self.matmul_precision is not None:
       precision.check(
         'matmul_precision', self.matmul_precision, precision.MATMUL
       )
+
+  def _check_compression(self):
+    """Raises a ValueError for a biased codec where updates are compared."""
+    for layer_type, codec in self.compression.items():
+      compared = {
+        f"`reducer['{layer_type}']`": self.reducer.get(layer_type),
+        '`balancing.group`': self.balancing.group,
+        '`balancing.server`': self.balancing.server,
+      }
+      for argument, value in compared.items():
+        if value is not None and not codec.unbiased:
+          raise ValueError(
+            f"Expected `compression['{layer_type}']` to be unbiased with "
+            f'{argument}, which compares what clients send in a round, got '
+            f'{codec.name}, whose errors cancel over rounds only; take eden or '
+            'qsgd.'
+          )
 
   def local_data(
     self,

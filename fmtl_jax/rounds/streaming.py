@@ -66,7 +66,8 @@ class StreamedRounds:
 
   Attributes:
     store: What each client keeps, once `init` was called: a dict of its
-      personal layers, `params`, its `state`, and that of its `balancing`.
+      personal layers, `params`, its `state`, that of its `balancing`, and the
+      `memory` of wrappers of its update.
   """
 
   store: client_store.ClientStore
@@ -373,13 +374,15 @@ class StreamedRounds:
       'params': part(False),
       'state': state.clients,
       'balancing': state.balancing.client,
+      'memory': state.memory,
     }
-    return _state(state, part(True), (), ()), rows
+    empty = dict.fromkeys(rows, ())
+    return _state(state, part(True), empty), rows
 
   def _join(self, state, rows):
     """The inverse of `_split`."""
     params = layer_types.merge(state.params, rows['params'])
-    return _state(state, params, rows['state'], rows['balancing'])
+    return _state(state, params, rows)
 
 
 def _check_federation(
@@ -403,14 +406,15 @@ def _check_federation(
 
 
 def _state(
-  state: algorithm_lib.State, params: Tree, clients: Tree, memory: Tree
+  state: algorithm_lib.State, params: Tree, rows: Mapping[str, Tree]
 ) -> algorithm_lib.State:
-  """Another state of the same round."""
+  """Another state of the same round, with what clients keep."""
   return dataclasses.replace(
     state,
     params=params,
-    clients=clients,
-    balancing=balancing.Memory(memory, state.balancing.server),
+    clients=rows['state'],
+    balancing=balancing.Memory(rows['balancing'], state.balancing.server),
+    memory=rows['memory'],
   )
 
 

@@ -137,6 +137,7 @@ def start(
     key=key,
     round=jnp.asarray(np.int32(0)),
     balancing=memory,
+    memory=jax.tree.map(zeros, shapes.memory),
   )
 
 

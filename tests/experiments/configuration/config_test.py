@@ -130,6 +130,7 @@ class IdentityTest(parameterized.TestCase):
     'balancing': 'what tasks weigh',
     'aggregation': 'what clients weigh',
     'reducer': 'how updates are combined',
+    'compression': 'what of them arrives',
     'server': 'by the server',
     'attack': 'who sends something else',
     'participation': 'who drops out',

@@ -54,6 +54,7 @@ from fmtl_jax import balancing
 from fmtl_jax import models
 from fmtl_jax import predictors
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax import compression
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import face_folder
 from fmtl_jax.data import images
@@ -499,6 +500,28 @@ MISTAKES = {
     'server.common.optimizer to be SGD .*set those of algorithm.fedavgm',
     '--cases=fedavgm',
   ),
+  'unknown_codec': of('compression.task', 'zip', 'none, eden, qsgd, top_k'),
+  'too_many_bits': of('compression.bits', 9, r'bits in \[1, 8\], got 9'),
+  'bits_of_eden': of(
+    'compression.bits',
+    5,
+    'compression.bits of eden from 1 to 4, got 5',
+    '--config.compression.common=eden',
+  ),
+  'no_share': of('compression.share', 0, r'share in \(0, 1\], got 0'),
+  'no_rank': of('compression.rank', 0, r'rank in \[1, 4\], got 0'),
+  'signs_and_medians': of(
+    'compression.common',
+    'sign',
+    'compression.common to be unbiased with reducer.common, .* got sign',
+    '--config.reducer.common=median',
+  ),
+  'codecs_and_sums': of(
+    'compression.common',
+    'eden',
+    'no compression with an algorithm whose server adds up',
+    '--cases=feddyn',
+  ),
   'unknown_attack': of('attack.name', 'flip', 'none, sign_flip, noise'),
   'attack_of_all': of('attack.share', 1, r'attack.share in \[0, 1\), got 1'),
   'attack_of_nobody': of(
@@ -866,6 +889,7 @@ NAMES = sorted(
     *cases_lib.CASES,
     *algorithms.ALGORITHMS,
     *attacks.NAMES,
+    *compression.NAMES,
     *balancing.METHODS,
     *robust_aggregators.ROBUST_AGGREGATORS,
     *datasets.SOURCES,

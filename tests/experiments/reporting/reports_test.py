@@ -57,6 +57,16 @@ class TablesTest(absltest.TestCase):
       (table, *_) = reports.build_tables([first, second], config)
       self.assertEqual('Balancing: client: dwa.' in table.notes, told)
 
+  def test_codecs_are_noted_with_their_settings(self):
+    settings = dict.fromkeys(
+      ('aggregation.common', 'aggregation.task'), 'examples'
+    ) | {'compression.common': 'eden', 'compression.bits': 2.0}
+    record = toy_records.last('toy', 90.0, settings=settings)
+    said = 'Updates are sent compressed: common eden (bits 2.0).'
+    self.assertIn(said, reports.notes([record]))
+    settings['compression.common'] = 'none'
+    self.assertNotIn(said, reports.notes([record]))
+
   def test_weights_are_noted_with_cases_where_they_differ(self):
     records = [_records()[0] | {'label': label} for label in 'abcd']
     usual = 'common layers examples, task-specific layers examples'
