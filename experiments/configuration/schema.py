@@ -172,7 +172,9 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
   # none, eden, qsgd, top_k, sign, power_sgd: how clients send their updates,
   # see fmtl_jax/compression.
   config.compression = ml_collections.ConfigDict()
-  config.compression.update(compression.SETTINGS)
+  config.compression.bits = 2.0  # Of a value: eden 1 to 4, qsgd 2 to 8.
+  config.compression.share = 0.05  # Of the values, those that top_k sends.
+  config.compression.rank = 2  # Of the factors of power_sgd, 1 to 4.
   config.server = ml_collections.ConfigDict()
   for layer_type in ('common', 'task'):
     config.aggregation[layer_type] = 'examples'
