@@ -27,6 +27,12 @@ _CASES = (
   'mr_mtl',
   'ditto',
   'fedu',
+  'mocha',
+  'fedamp',
+  'fedem',
+  'mat_fl',
+  'fedhca2',
+  'virtual',
 )
 
 
@@ -190,7 +196,10 @@ def get_config(variants=''):
   config.execution.compile_effort = 'low'  # Rounds take milliseconds.
   config.overrides = ml_collections.ConfigDict(
     {
+      # These need a layer in front of the last one.
       'multi_task_fl': {'model': {'hidden': (8,)}},
+      'mat_fl': {'model': {'hidden': (8,)}},
+      'fedhca2': {'model': {'hidden': (8,)}},
       'centralized_joint': {'client': {'batch_size': 64}},
     }
   )

@@ -11,6 +11,8 @@ _DECAYS = {
   'client': {'weight_decay': (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0)}
 }
 _WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0)
+_RIDGES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_VARIANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def get_config():
@@ -27,5 +29,11 @@ def get_config():
     'fedu': {
       'algorithm': {'fedu': {'eta': (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 6.0)}}
     },
+    'mocha': {'algorithm': {'mocha': {'lam': _RIDGES}}},
+    'fedamp': {'algorithm': {'fedamp': {'lam': _WEIGHTS}}},
+    'fedem': _DECAYS,
+    'mat_fl': _DECAYS,
+    'fedhca2': _DECAYS,
+    'virtual': {'algorithm': {'virtual': {'prior_variance': _VARIANCES}}},
   }
   return sweep
