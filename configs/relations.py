@@ -33,8 +33,9 @@ _CASES = (
 def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu):
   """Sets what pulls models together, or towards zero, by case.
 
-  The best at the last round on validation data (configs/sweeps/relations.py);
-  math3 and star have those of readk, and heart has some that were not searched.
+  The best at the last round on validation data (configs/sweeps/relations.py),
+  exam and math_achieve by a coarser grid. math3 and star have those of readk,
+  and heart has some that were not searched.
   One model of all data needs nothing.
   """
   for field, value in {
