@@ -39,8 +39,9 @@ _CASES = (
 def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu):
   """Sets what pulls models together, or towards zero, by case.
 
-  The best at the last round on validation data (configs/sweeps/relations.py);
-  math3 and star have those of readk, and heart has some that were not searched.
+  The best at the last round on validation data (configs/sweeps/relations.py),
+  exam and math_achieve by a coarser grid. math3 and star have those of readk,
+  and heart has some that were not searched.
   One model of all data needs nothing.
   """
   for field, value in {
@@ -51,6 +52,22 @@ def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu):
     'fedu.algorithm.fedu.eta': fedu,
   }.items():
     config_lib.put_field(config, f'overrides.{field}', value)
+
+
+def _several_tasks(config, count):
+  """Clients have all tasks, and rows are those with outputs for each.
+
+  Others have one model of a client for all of its tasks, which would answer
+  them with the same outputs.
+  """
+  config.data.tasks_per_client = count
+  config.cohort.slots = 'all'
+  config.cases = (
+    'distributed_separate',
+    'centralized_joint',
+    'separate_fl',
+    'multi_task_fl',
+  )
 
 
 def exam(config):
@@ -78,14 +95,12 @@ def star(config):
   """Schools in Tennessee: eight tests, of which most pupils have a part."""
   config.data.name = 'star'
   config.data.kind = ''
-  config.data.tasks_per_client = 8
-  config.cohort.slots = 'all'
+  _several_tasks(config, 8)
   _chosen(config, separate=1.0, multi_task=0.1, mr_mtl=1.0, ditto=1.0, fedu=3.0)
-  # Layers that tasks share see the sum of their losses: smaller steps.
-  for case in ('fedavg', 'multi_task_fl'):
-    config_lib.put_field(
-      config, f'overrides.{case}.client.learning_rate', 0.004
-    )
+  # The common layer sees the sum of eight losses: smaller steps.
+  config_lib.put_field(
+    config, 'overrides.multi_task_fl.client.learning_rate', 0.005
+  )
   config.report.title = 'STAR, 80 schools, 8 tests: RMSE in deviations'
 
 
@@ -139,8 +154,8 @@ def heart(config):
   _classes(config)
   config.data.name = 'heart_disease'
   config.data.kind = ''
-  config.data.tasks_per_client = 2
-  config.cohort.slots = 'all'
+  _several_tasks(config, 2)
+  config.cases = ('majority', *config.cases)
   config.report.metric = 'accuracy'
   config.report.more_metrics = ('balanced_accuracy', 'auc')
   _chosen(
