@@ -17,7 +17,7 @@ jax.config.update('jax_num_cpu_devices', _DEVICES)
 # A compiled program on a toy is traced and lowered once, and kept: a fifth of
 # that time would go to where its lines are and to looking for garbage.
 jax.config.update('jax_traceback_in_locations_limit', 0)
-gc.set_threshold(200_000, 50, 1_000)
+gc.set_threshold(50_000, 20, 1_000)
 
 # Many tests train the same toys: what one of them has compiled, no other one
 # compiles again, and no later session on this machine. TESTS_COMPILED=FOLDER
