@@ -26,7 +26,7 @@ SITE = 'python docs/build.py'
 # of the test.
 TOOLS = (
   *('bash', 'cat', 'chmod', 'cp', 'dirname', 'env', 'mkdir', 'mktemp'),
-  *('rm', 'tail'),
+  *('rm', 'sleep', 'tail'),
 )
 
 # In place of Python, ruff and mypy. As `python -m venv --clear FOLDER` it makes

@@ -241,6 +241,13 @@ def _dependent(command_line):
   return [*config_lib.command_line_identity(command_line), *unseen]
 
 
+def _names(case, splits):
+  """The training tasks; by number where other ones train for each seed."""
+  names = {tuple(t.name for t in split.train.tasks) for split in splits}
+  [same] = names if len(names) == 1 else [None]
+  return same or [f'task {i}' for i in range(len(case.test_data.tasks))]
+
+
 def _run(plan, source, splits, workdir, flag):
   """Trains an algorithm and lets held-out clients adapt: its record."""
   folder = workdir / 'checkpoints' / plan.name
@@ -248,7 +255,7 @@ def _run(plan, source, splits, workdir, flag):
     raise interrupts.Interrupted(flag.signal_number)
   head = {
     'label': plan.label,
-    'tasks': [task.name for task in source.tasks],
+    'tasks': _names(plan.case, splits),
     'seeds': case_runs.seeds_of(plan.config),
   }
   history = tracked_runs.run_case(

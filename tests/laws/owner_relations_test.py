@@ -18,7 +18,11 @@ import cases
 import renumbering
 
 # As in a row of the table; more for which the toy is another one.
-OWN = {'cfl': {'eps1': 100.0, 'eps2': 0.0}, 'nearest': {'graph': 'nearest:2'}}
+OWN = {
+  'cfl': {'eps1': 100.0, 'eps2': 0.0},
+  'nearest': {'graph': 'nearest:2'},
+  **dict.fromkeys(cases.LINEAR, {'every': 1}),
+}
 CLIENTS = 6
 
 

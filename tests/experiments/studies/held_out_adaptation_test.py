@@ -17,6 +17,7 @@ from experiments.studies import case_runs
 from experiments.studies import held_out
 from experiments.studies import held_out_adaptation
 from fmtl_jax import adaptation
+from fmtl_jax import algorithms
 from fmtl_jax import cohorts
 from fmtl_jax import precision
 from fmtl_jax import testing
@@ -207,7 +208,12 @@ class AdaptationTest(program_test.ToyTestCase):
     )
   )
   def test_held_out_clients_of_any_algorithm_have_a_model(self, name):
-    config = toy.config({'cases': (name,), 'cohort.clients_per_task': 0})
+    spec = algorithms.ALGORITHMS.get(name)
+    network = dict(spec.network) if spec else {}
+    config = toy.config(
+      {'cases': (name,), 'cohort.clients_per_task': 0}
+      | {f'model.{field}': value for field, value in network.items()}
+    )
     source = program_test.toy_source()
     held = toy.splits_of(source, config)
     (plan,) = held_out.plans_of(config, source, held)

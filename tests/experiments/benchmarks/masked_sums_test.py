@@ -2,17 +2,17 @@
 
 from absl.testing import absltest
 
-from experiments.benchmarks import secure_sums
+from experiments.benchmarks import masked_sums
 
 from tests.secure_aggregation import needs_cryptography
 
 
-class SecureSumsTest(absltest.TestCase):
+class MaskedSumsTest(absltest.TestCase):
   @needs_cryptography
   def test_four_bytes_a_parameter(self):
-    case = secure_sums.setting(1000, 9, 4, 3, 2)
+    case = masked_sums.setting(1000, 9, 4, 3, 2)
     self.assertEqual(case.dropped, {0, 4})
-    found = secure_sums.own(case)
+    found = masked_sums.own(case)
     self.assertAlmostEqual(found['bytes_per_parameter'], 4, delta=0.01)
     self.assertLess(found['largest_error'], 1e-7)
     self.assertContainsSubset(('keys', 'clients', 'server'), found)
