@@ -36,12 +36,12 @@ _CASES = (
 )
 
 
-def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu):
+def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu, mocha=0.1):
   """Sets what pulls models together, or towards zero, by case.
 
   The best at the last round on validation data (configs/sweeps/relations.py),
   exam and math_achieve by a coarser grid. math3 and star have those of readk,
-  and heart has some that were not searched.
+  and heart and MOCHA of Parkinsons have some that were not searched.
   One model of all data needs nothing.
   """
   for field, value in {
@@ -50,6 +50,7 @@ def _chosen(config, *, separate, multi_task, mr_mtl, ditto, fedu):
     'mr_mtl.algorithm.mr_mtl.lam': mr_mtl,
     'ditto.algorithm.ditto.lam': ditto,
     'fedu.algorithm.fedu.eta': fedu,
+    'mocha.algorithm.mocha.lam': mocha,
   }.items():
     config_lib.put_field(config, f'overrides.{field}', value)
 
@@ -73,21 +74,45 @@ def _several_tasks(config, count):
 def exam(config):
   """Schools in London."""
   config.data.name = 'exam'
-  _chosen(config, separate=0.3, multi_task=0.1, mr_mtl=3.0, ditto=3.0, fedu=2.0)
+  _chosen(
+    config,
+    separate=0.3,
+    multi_task=0.1,
+    mr_mtl=3.0,
+    ditto=3.0,
+    fedu=2.0,
+    mocha=0.03,
+  )
   config.report.title = 'Exam, 65 schools: test RMSE in standard deviations'
 
 
 def math_achieve(config):
   """High schools in the United States."""
   config.data.name = 'math_achieve'
-  _chosen(config, separate=0.3, multi_task=0.3, mr_mtl=3.0, ditto=3.0, fedu=6.0)
+  _chosen(
+    config,
+    separate=0.3,
+    multi_task=0.3,
+    mr_mtl=3.0,
+    ditto=3.0,
+    fedu=6.0,
+    mocha=0.3,
+  )
   config.report.title = 'MathAchieve, 160 schools: test RMSE in deviations'
 
 
 def bdf(config):
   """Schools in the Netherlands."""
   config.data.name = 'bdf'
-  _chosen(config, separate=1.0, multi_task=0.3, mr_mtl=9.0, ditto=9.0, fedu=6.0)
+  _chosen(
+    config,
+    separate=1.0,
+    multi_task=0.3,
+    mr_mtl=9.0,
+    ditto=9.0,
+    fedu=6.0,
+    mocha=0.03,
+  )
   config.report.title = 'bdf, 131 schools: test RMSE in standard deviations'
 
 
@@ -144,7 +169,13 @@ def landmine(config):
   config.report.metric = 'auc'
   config.report.more_metrics = ('balanced_accuracy', 'accuracy')
   _chosen(
-    config, separate=0.0, multi_task=0.01, mr_mtl=0.01, ditto=0.01, fedu=0.03
+    config,
+    separate=0.0,
+    multi_task=0.01,
+    mr_mtl=0.01,
+    ditto=0.01,
+    fedu=0.03,
+    mocha=0.3,
   )
   config.report.title = 'Land mines, 29 sites: test AUC'
 
@@ -205,6 +236,8 @@ def get_config(variants=''):
   config.client.batch_size = 0
   config.client.local_epochs = 5
   config.algorithm.ditto.personal_epochs = 5
+  config.algorithm.mocha.every = 10
+  config.algorithm.mocha.share = 1.0
   config.run.rounds = 60
   config.run.seeds = 10
   config.run.evaluate_every = 10
@@ -213,8 +246,11 @@ def get_config(variants=''):
     {
       # These need a layer in front of the last one.
       'multi_task_fl': {'model': {'hidden': (8,)}},
-      'mat_fl': {'model': {'hidden': (8,)}},
-      'fedhca2': {'model': {'hidden': (8,)}},
+      # Best on validation data of exam; the other data have these, too.
+      'fedem': {'client': {'weight_decay': 0.1}},
+      'mat_fl': {'model': {'hidden': (8,)}, 'client': {'weight_decay': 0.1}},
+      'fedhca2': {'model': {'hidden': (8,)}, 'client': {'weight_decay': 0.1}},
+      'virtual': {'algorithm': {'virtual': {'prior_variance': 0.01}}},
       'centralized_joint': {'client': {'batch_size': 64}},
     }
   )
