@@ -122,7 +122,7 @@ def feddyn(
 
   return federated_averaging.federated_averaging(
     federation,
-    client_updates.ClientUpdate(zeros, run),
+    client_updates.ClientUpdate(zeros, run, mirrors=True),
     settings,
     server_optimizers.ServerRule(
       lambda params: jax.tree.map(jnp.zeros_like, params),

@@ -279,7 +279,7 @@ def build(
   )
   rounds = federated_averaging.federated_averaging(
     federation,
-    client_updates.ClientUpdate(lambda unused_view: (), run),
+    client_updates.ClientUpdate(lambda unused_view: (), run, mirrors=True),
     settings,
   )
 

@@ -157,7 +157,7 @@ def mr_mtl(
 
   rounds = federated_averaging.federated_averaging(
     federation,
-    client_updates.ClientUpdate(init, run),
+    client_updates.ClientUpdate(init, run, mirrors=True),
     settings,
     server_optimizers.ServerRule(lambda params: (), apply, accumulates=True),
   )

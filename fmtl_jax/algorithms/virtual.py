@@ -252,7 +252,7 @@ def virtual(
   names = [n for n, owner in federation.owners.items() if owner.averaged]
   rounds = federated_averaging.federated_averaging(
     federation,
-    client_updates.ClientUpdate(sites.init, sites.run),
+    client_updates.ClientUpdate(sites.init, sites.run, mirrors=True),
     dataclasses.replace(
       settings,
       server=dict.fromkeys(names, _posterior(prior_variance)),

@@ -96,6 +96,8 @@ class ClientUpdate(NamedTuple):
     message: `update -> what is sent of it`, of which the shapes count: a tree
       with the structure of a view. At the place of a leaf may stand a tree that
       is sent for it, and for others of its layer type, which are None then.
+    mirrors: Whether the client's state moves by what it sends, and the server's
+      by the same: it must arrive as it is.
   """
 
   init: Callable[[Tree], Tree]
@@ -104,6 +106,7 @@ class ClientUpdate(NamedTuple):
   report: Callable[[Tree], Tree] = no_report
   memory: Callable[[Tree], Tree] = lambda unused_view: ()
   message: Callable[[Tree], Tree] = lambda update: update
+  mirrors: bool = False
 
 
 def masked(

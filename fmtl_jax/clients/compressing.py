@@ -146,7 +146,6 @@ def check(
   codecs: Codecs,
   client_update: client_updates.ClientUpdate,
   *,
-  accumulates: bool,
   compares: bool,
 ) -> None:
   """Raises a ValueError where an algorithm cannot be right with codecs.
@@ -154,13 +153,10 @@ def check(
   Args:
     codecs: By layer type.
     client_update: Of the algorithm.
-    accumulates: Whether its server keeps a sum of what clients send, as
-      `server_optimizers.ServerRule` says.
     compares: Whether clients get owners by their data or by their updates.
   """
   biased = [codec.name for codec in codecs.values() if not codec.unbiased]
-  has_report = client_update.report is not client_updates.no_report
-  if codecs and accumulates and not has_report:
+  if codecs and client_update.mirrors:
     raise ValueError(
       'Expected no `compression` with an algorithm whose server adds up the '
       'updates that its clients keep a sum of, too, because both sums would '

@@ -164,7 +164,6 @@ class Phases:
     compressing.check(
       settings.compression,
       client_update,
-      accumulates=rule.accumulates,
       compares=choose_fn is not None or regroup_fn is not None,
     )
     client_update = compressing.compressed(
