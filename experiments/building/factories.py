@@ -17,6 +17,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import compression
 from fmtl_jax import execution as execution_lib
+from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
 from fmtl_jax.clients import local_optimizers
@@ -102,11 +103,9 @@ def make_algorithm(
     task_axis=program.TASK_AXIS if task_devices > 1 else None,
   )
   entry = own_code.spec(algorithm)
-  added = (
-    layer_types.CLIENT,
-    layer_types.DECODER,
-    *networks.further_owners(config, algorithm)[1],
-  )
+  averaged = [n for n, o in federation_lib.OWNERS.items() if o.averaged]
+  added = [n for n in averaged if n not in config.server]
+  added += networks.further_owners(config, algorithm)[1]
 
   def make(federation, settings: Settings):
     def value(field):

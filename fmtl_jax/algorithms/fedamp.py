@@ -47,7 +47,6 @@ import jax
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.algorithms import federated_averaging
-from fmtl_jax.algorithms import fedu
 from fmtl_jax.algorithms import related_clients
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import local_optimizers
@@ -59,7 +58,7 @@ from fmtl_jax.server import mixing
 from fmtl_jax.server import servers
 
 CLIENT = layer_types.CLIENT
-label_rules = fedu.label_rules
+label_rules = related_clients.client_copies
 
 
 class Memory(NamedTuple):

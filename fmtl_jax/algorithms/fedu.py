@@ -34,8 +34,6 @@ References:
   https://arxiv.org/abs/2102.07148 (unchecked against its text).
 """
 
-from collections.abc import Sequence
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -45,6 +43,7 @@ import jax.numpy as jnp
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import local_steps
+from fmtl_jax.algorithms import related_clients
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
@@ -53,17 +52,11 @@ from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import relations
-from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 
 
-def label_rules(layers: Sequence[str]) -> layer_types.Rules:
-  """Every layer has a copy for each client, at the server.
-
-  Args:
-    layers: The network's layers in the order of their use.
-  """
-  return layer_types.by_depth(layers, [(layer_types.CLIENT, len(layers))])
+CLIENT = layer_types.CLIENT
+label_rules = related_clients.client_copies
 
 
 class _ServerState(NamedTuple):
@@ -74,19 +67,20 @@ class _ServerState(NamedTuple):
 
 
 def _related(
-  asked: server_optimizers.ServerOptimizer | servers.Server,
+  federation: federation_lib.Federation,
   rule: relations.Rule,
   eta: float | jax.Array,
+  before: servers.Server,
 ) -> servers.Server:
   """Steps for each client as asked, then on the regularizer."""
-  before = server_optimizers.of(asked)
 
   def init(params, num_owners):
     return _ServerState(before.init(params, num_owners), rule.init())
 
   def step(key, params, state, aggregate, round_number):
     new, steps = before.step(key, params, state.steps, aggregate, round_number)
-    related = rule.step(state.related, new, aggregate.share > 0)
+    models = federation.without_statistics(new)
+    related = rule.step(state.related, models, aggregate.share > 0)
 
     def draw(leaf, pull, moved):
       rate = jnp.where(aggregate.share > 0, 0.5 * eta * moved, 0)
@@ -124,7 +118,6 @@ def fedu(
   """
   SPEC.check(eta=eta)
   rule = relations.rule(graph, federation.num_owners['client'])
-  name = layer_types.CLIENT
   optimizer = local_steps.sgd_of(local, 'fedu')
   sgd = training.local_sgd(federation, local)
   report = functools.partial(local_steps.report, federation)
@@ -136,12 +129,11 @@ def fedu(
     rate = local_optimizers.rate(local.learning_rate, context.round)
     return result._replace(report=report(context.view, rate * amount))
 
-  asked = settings.server.get(name, server_optimizers.ServerOptimizer())
-  server = {**settings.server, name: _related(asked, rule, eta)}
+  related = functools.partial(_related, federation, rule, eta)
   rounds = federated_averaging.federated_averaging(
     federation,
     client_updates.ClientUpdate(sgd.init, run, report=report),
-    dataclasses.replace(settings, server=server),
+    related_clients.with_servers(settings, {CLIENT: related}),
   )
 
   def init(key, data):
@@ -149,9 +141,9 @@ def fedu(
     return rounds.init(key, data)
 
   def matrix(state):
-    return rule.graph(state.server[name].optimizer.related).matrix
+    return rule.graph(related_clients.memory(state, CLIENT).related).matrix
 
-  has_models = name in jax.tree.leaves(federation.layer_types)
+  has_models = related_clients.has(federation, CLIENT)
   return rounds._replace(init=init, relations=matrix if has_models else None)
 
 
@@ -201,12 +193,7 @@ SPEC = specs.Spec(
     ),
   },
   degenerate=(
-    specs.Degenerate(
-      "relates no clients without layers of the type 'client'",
-      where=lambda federation: (
-        layer_types.CLIENT not in jax.tree.leaves(federation.layer_types)
-      ),
-    ),
+    related_clients.UNRELATED,
     specs.Degenerate('is isolated training', {'eta': 0}),
   ),
 )

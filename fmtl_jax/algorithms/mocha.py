@@ -40,7 +40,6 @@ References:
   https://arxiv.org/abs/1705.10467, Algorithm 1 (unchecked against its text).
 """
 
-from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -53,6 +52,7 @@ from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import related_clients
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
@@ -66,11 +66,10 @@ from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import relationships
-from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
-from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
+label_rules = related_clients.client_copies
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -112,15 +111,6 @@ class Duality(NamedTuple):
   def gap(self) -> jax.Array:
     """How far the models are from the best ones, at most."""
     return self.primal - self.dual
-
-
-def label_rules(layers: Sequence[str]) -> layer_types.Rules:
-  """The layer has a copy for each client, at the server.
-
-  Args:
-    layers: The network's layers in the order of their use.
-  """
-  return layer_types.by_depth(layers, [(layer_types.CLIENT, len(layers))])
 
 
 def _mixed(sigma: jax.Array, sums: Tree) -> Tree:
@@ -176,20 +166,12 @@ def _server(linear, own) -> servers.Server:
 def _check_settings(settings: round_settings.RoundSettings, name: str) -> None:
   """Raises a ValueError unless what clients send is added as it is."""
   layer = layer_types.CLIENT
-  server = settings.server.get(layer, server_optimizers.ServerOptimizer())
-  rate = getattr(server, 'learning_rate', None)
-  is_one = isinstance(rate, (int, float)) and rate == 1
-  if not server_optimizers.is_plain(server) or not is_one:
+  because = 'whose sums are those of the dual variables'
+  round_settings.check_unscaled(settings, layer, name, because)
+  if settings.reducer.get(layer) is not None:
     raise ValueError(
-      f"Expected `server['{layer}'].optimizer` to be SGD without momentum and "
-      f"`server['{layer}'].learning_rate`=1 with {name}, whose server mixes "
-      f'the models itself, got {server!r}; set them so.'
-    )
-  if settings.weighting.get(layer) == weights_lib.PAPER:
-    raise ValueError(
-      f"Expected `weighting['{layer}']` other than 'paper' with {name}, whose "
-      'sums are those of the dual variables, because these weights do not add '
-      "up to one; set 'examples'."
+      f"Expected no `reducer['{layer}']` with {name}, {because}, got one; set "
+      'it to None.'
     )
 
 
@@ -308,7 +290,7 @@ def build(
 
 def relations(state: algorithm_lib.State) -> jax.Array:
   """Sigma of a state, `[m, m]`: the mean over classes where each has one."""
-  return state.server[layer_types.CLIENT].optimizer.sigma.mean(0)
+  return related_clients.memory(state, layer_types.CLIENT).sigma.mean(0)
 
 
 def duality(
@@ -329,7 +311,7 @@ def duality(
     loss: As in the algorithm.
   """
   linear = linear_models.of(federation, SPEC.name)
-  related = state.server[layer_types.CLIENT].optimizer
+  related = related_clients.memory(state, layer_types.CLIENT)
 
   def one(row):
     client, alpha, params = row

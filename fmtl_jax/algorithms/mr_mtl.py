@@ -53,7 +53,6 @@ from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
-from fmtl_jax.server import weights
 
 Tree = Any
 label_rules = fedavg.label_rules
@@ -72,29 +71,6 @@ class ClientState(NamedTuple):
   params: Tree
   opt_state: Tree
   reported: Tree
-
-
-def _check_server(federation, settings):
-  """Raises a ValueError unless the server applies changes unscaled."""
-  default = server_optimizers.ServerOptimizer()
-  for name in set(jax.tree.leaves(federation.layer_types)):
-    if not federation.owners[name].averaged:
-      continue
-    asked = settings.server.get(name, default)
-    rate = getattr(asked, 'learning_rate', None)
-    is_one = isinstance(rate, (int, float)) and rate == 1
-    if not server_optimizers.is_plain(asked) or not is_one:
-      raise ValueError(
-        f"Expected `server['{name}'].optimizer` to be SGD without momentum and "
-        f"`server['{name}'].learning_rate`=1 with mr_mtl, whose server keeps "
-        f'the mean of all models, got {asked!r}; set them so.'
-      )
-    if settings.weighting.get(name) == weights.PAPER:
-      raise ValueError(
-        f"Expected `weighting['{name}']` other than 'paper' with mr_mtl, whose "
-        'server keeps the mean of all models, because these weights do not add '
-        "up to one; set 'examples'."
-      )
 
 
 def mr_mtl(
@@ -116,7 +92,10 @@ def mr_mtl(
     ValueError: If `lam` is negative, or the server does not take a mean.
   """
   SPEC.check(lam=lam)
-  _check_server(federation, settings)
+  for layer_type in set(jax.tree.leaves(federation.layer_types)):
+    if federation.owners[layer_type].averaged:
+      because = 'whose server keeps the mean of all models'
+      round_settings.check_unscaled(settings, layer_type, 'mr_mtl', because)
   # With one slot, a client without labels never has one.
   is_missed = settings.participation is not None or federation.num_slots > 1
   train = personal_models.training(federation, local)

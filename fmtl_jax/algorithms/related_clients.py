@@ -4,7 +4,7 @@ Copies of layers of the type `client` are at the server, one for each client.
 What the server makes of them, and whom it relates by that, is the algorithm's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -19,6 +19,15 @@ from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 
 Tree = Any
+
+
+def client_copies(layers: Sequence[str]) -> layer_types.Rules:
+  """Every layer has a copy for each client, at the server.
+
+  Args:
+    layers: The network's layers in the order of their use.
+  """
+  return layer_types.by_depth(layers, [(layer_types.CLIENT, len(layers))])
 
 
 def has(federation: federation_lib.Federation, name: str) -> bool:

@@ -70,7 +70,6 @@ from fmtl_jax.federation import posteriors
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import aggregators
-from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import servers
 
 label_rules = fedavg.label_rules
@@ -318,25 +317,20 @@ def _check(federation, settings, private):
       f'private layers (`private`={private}), got another; create it with what '
       'virtual.network returns.'
     )
-  plain = all(
-    server_optimizers.is_plain(server) and _is_one(server.learning_rate)
-    for server in settings.server.values()
-  )
-  if not plain or settings.balancing.group is not None:
+  for name, owner in federation.owners.items():
+    if owner.averaged:
+      because = 'whose server adds up what clients send'
+      round_settings.check_unscaled(settings, name, 'virtual', because)
+  if settings.balancing.group is not None:
     raise ValueError(
-      'Expected SGD of learning rate 1 without momentum for servers, and no '
-      'balancing of groups, with virtual, whose server adds up what clients '
-      'send, got others; leave them out.'
+      'Expected no `balancing.group` with virtual, whose server adds up what '
+      'clients send, got one; leave it out.'
     )
   if any(reducer is not None for reducer in settings.reducer.values()):
     raise ValueError(
       'Expected no robust aggregators with virtual, whose server adds up what '
       'clients send, got some; set `reducer` to means.'
     )
-
-
-def _is_one(rate):
-  return isinstance(rate, (int, float)) and rate == 1
 
 
 SPEC = specs.Spec(

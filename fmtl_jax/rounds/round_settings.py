@@ -147,3 +147,32 @@ class RoundSettings:
     """
     memory = cohorts.take(state.balancing.client, client.client)
     return client_batches.LocalData(data, client, self.balancing.client, memory)
+
+
+def check_unscaled(
+  settings: RoundSettings, layer_type: str, algorithm: str, because: str
+) -> None:
+  """Raises a ValueError unless a server applies updates as they are.
+
+  Args:
+    settings: Of the round.
+    layer_type: That of the server.
+    algorithm: Its name, for the error.
+    because: Why, for the error, such as `whose server ...`.
+  """
+  default = server_optimizers.ServerOptimizer()
+  server = settings.server.get(layer_type, default)
+  rate = getattr(server, 'learning_rate', None)
+  is_one = isinstance(rate, (int, float)) and rate == 1
+  if not server_optimizers.is_plain(server) or not is_one:
+    raise ValueError(
+      f"Expected `server['{layer_type}'].optimizer` to be SGD without momentum "
+      f"and `server['{layer_type}'].learning_rate`=1 with {algorithm}, "
+      f'{because}, got {server!r}; set them so.'
+    )
+  if settings.weighting.get(layer_type) == weights_lib.PAPER:
+    raise ValueError(
+      f"Expected `weighting['{layer_type}']` other than 'paper' with "
+      f'{algorithm}, {because}, because these weights do not add up to one; '
+      "set 'examples'."
+    )

@@ -22,6 +22,7 @@ from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
 
 FIXED_POINT = 'test_the_gap_closes_whoever_takes_part'
@@ -293,8 +294,9 @@ class MochaTest(parameterized.TestCase):
       ({'weighting': {'client': 'paper'}}, "other than 'paper'"),
       (
         {'server': {'client': server_optimizers.ServerOptimizer(optax.adam)}},
-        'whose server mixes',
+        'whose sums are those of the dual',
       ),
+      ({'reducer': {'client': robust_aggregators.median}}, 'no `reducer'),
     ):
       with self.assertRaisesRegex(ValueError, sentence):
         mocha.mocha(linear, settings=round_settings.RoundSettings(**settings))

@@ -269,7 +269,7 @@ class VirtualTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({'private': True}, {}, 'federation of Gaussians with private layers'),
-    ({'private': False}, {'server': 'momentum'}, 'SGD of learning rate 1'),
+    ({'private': False}, {'server': 'momentum'}, 'to be SGD without momentum'),
     ({'private': False}, {'reducer': 'median'}, 'no robust aggregators'),
   )
   def test_what_does_not_add_up_is_refused(self, own, settings, sentence):
