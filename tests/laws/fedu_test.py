@@ -145,6 +145,20 @@ class FedUTest(parameterized.TestCase):
     np.testing.assert_allclose(found, models, rtol=1e-5)
     np.testing.assert_array_equal(algorithm.relations(state), related)
 
+  def test_the_nearest_are_not_those_of_running_statistics(self):
+    data = testing.toy_data(6, 2)
+    own = {'eta': 0.0, 'graph': 'nearest:1'}  # Models are not drawn then.
+    federation, data, algorithm = cases.named(
+      'fedu', data, own=own, normalization='batch'
+    )
+    _, state, _, _ = cases.run(algorithm, data, 1)
+    apart = federation.without_statistics(state.params)
+    found = algorithm.relations(state)
+    expected = relations.nearest(apart, 1).matrix
+    np.testing.assert_array_equal(found, expected)
+    together = relations.nearest(state.params, 1).matrix
+    self.assertGreater(np.abs(np.asarray(together) - expected).max(), 0)
+
   def test_a_step_that_drives_models_apart_is_refused(self):
     # Four clients of weight 1 / 4: a degree of 3 / 4.
     limit = 2 / (RATE * STEPS * 0.75)

@@ -73,6 +73,19 @@ def _clients(case, values):
 
 
 class GainsTest(parameterized.TestCase):
+  @parameterized.parameters((1.9, False), (2.1, True))
+  def test_clearly_is_above_two_standard_errors(self, ratio, is_clear):
+    spread = 3**0.5 / ratio * np.array([-1, 0, 1])
+    for sign in (-1, 1):
+      gain = sign * (1 + spread)[:, None]
+      records = [_record('isolated', BASE), _record('fedu', BASE + gain)]
+      found = transfer.build(transfer.gains(records, SHOWN), SHOWN)
+      [entry] = found['negative_transfer']['comparisons']
+      self.assertEqual(entry['helps'], is_clear and sign > 0)
+      self.assertEqual(entry['share_that_loses'], sign < 0)
+      clearly = entry['share_that_loses_clearly']
+      self.assertEqual(clearly, is_clear and sign < 0)
+
   def test_methods_are_compared_with_every_reference(self):
     found = transfer.gains(_records(), SHOWN)
     pairs = [

@@ -252,6 +252,12 @@ class LearningTest(program_test.ToyTestCase):
     self.assertLess(few, 0.7)
     self.assertGreater(some, few + 0.05)
     self.assertGreater(many, 0.9)
+    # Other people train for each seed, under one number of a task.
+    people = [[t.name for t in split.train.tasks] for split in held]
+    self.assertNotEqual(*people)
+    self.assertEqual(held_out._names(plan.case, held[:1]), tuple(people[0]))
+    numbers = [f'task {number}' for number, _ in enumerate(people[0])]
+    self.assertEqual(held_out._names(plan.case, held), numbers)
 
 
 class MistakesTest(program_test.ToyTestCase):
