@@ -55,6 +55,7 @@ _ARGUMENTS: Mapping[str, str] = {
   'window': 'model.window',
 }
 _ARGUMENT = re.compile(r"`([a-z_]\w*(?:\.\w+|\['\w+'\])*)`")
+_LAYER_TYPE = re.compile(r"\['(\w+)'\]")
 
 
 def of_algorithm(name: str) -> dict[str, str]:
@@ -76,8 +77,13 @@ def translated(sentence: str, more: Mapping[str, str] | None = None) -> str:
   """
   known = {**_ARGUMENTS, **(more or {})}
 
+  def of_type(match: re.Match[str]) -> str:
+    has_fields = match[1] in schema.LAYER_TYPES
+    return f'.{match[1] if has_fields else "common"}'
+
   def field(match: re.Match[str]) -> str:
-    parts = re.findall(r'\w+', match[1])
+    argument = _LAYER_TYPE.sub(of_type, match[1])
+    parts = re.findall(r'\w+', argument)
     for end in range(len(parts), 0, -1):
       start = known.get('.'.join(parts[:end]))
       if start is not None:

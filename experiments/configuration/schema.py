@@ -31,6 +31,9 @@ _SEVERAL_HAVE: Mapping[str, Any] = {
   'finetune_learning_rate': 0.0,
 }
 
+# With fields of their own; other ones that are averaged have those of common.
+LAYER_TYPES = ('common', 'task')
+
 
 def default_config() -> ml_collections.ConfigDict:
   """Every field with its default; configs/ change what they need."""
@@ -176,7 +179,7 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
   config.compression.share = 0.05  # Of the values, those that top_k sends.
   config.compression.rank = 2  # Of the factors of power_sgd, 1 to 4.
   config.server = ml_collections.ConfigDict()
-  for layer_type in ('common', 'task'):
+  for layer_type in LAYER_TYPES:
     config.aggregation[layer_type] = 'examples'
     config.reducer[layer_type] = 'mean'
     config.compression[layer_type] = compression.NONE

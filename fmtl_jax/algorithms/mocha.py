@@ -171,7 +171,7 @@ def _check_settings(settings: round_settings.RoundSettings, name: str) -> None:
   if settings.reducer.get(layer) is not None:
     raise ValueError(
       f"Expected no `reducer['{layer}']` with {name}, {because}, got one; set "
-      'it to None.'
+      'take the mean.'
     )
 
 

@@ -85,6 +85,8 @@ class FieldsTest(parameterized.TestCase):
     ('Expected `slots` to be', 'Expected cohort.slots to be'),
     ("`weighting['task']` other", 'aggregation.task other'),
     ("`server['common'].optimizer`", 'server.common.optimizer'),
+    ("`server['client'].optimizer`", 'server.common.optimizer'),
+    ("`reducer['cluster']` is", 'reducer.common is'),
     ('`local.optimizer` and', 'client.optimizer and'),
     ('`local.optimizer.momentum`=0', 'client.momentum=0'),
     ('`local.epochs`', 'client.local_epochs'),
