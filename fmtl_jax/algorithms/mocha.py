@@ -170,7 +170,7 @@ def _check_settings(settings: round_settings.RoundSettings, name: str) -> None:
   round_settings.check_unscaled(settings, layer, name, because)
   if settings.reducer.get(layer) is not None:
     raise ValueError(
-      f"Expected no `reducer['{layer}']` with {name}, {because}, got one; set "
+      f"Expected no `reducer['{layer}']` with {name}, {because}, got one; "
       'take the mean.'
     )
 
