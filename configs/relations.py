@@ -180,6 +180,27 @@ def landmine(config):
   config.report.title = 'Land mines, 29 sites: test AUC'
 
 
+def landmine_hinge(config):
+  """As the authors of MOCHA: hinge losses, features as they are, no intercept.
+
+  CoCoA that relates nobody is a support vector machine for each site.
+  """
+  landmine(config)
+  config.cases = ('majority', 'cocoa', 'fedavg', 'mocha')
+  config.data.standardize = False
+  config.model.intercept = False
+  config.report.metric = 'accuracy'
+  config.report.more_metrics = ('auc', 'balanced_accuracy')
+  for name, every in (('cocoa', 0), ('mocha', 10)):
+    for field, value in {'lam': 1e-5, 'share': 1.0, 'every': every}.items():
+      config_lib.put_field(
+        config, f'overrides.{name}.algorithm.{name}.{field}', value
+      )
+    config_lib.put_field(config, f'overrides.{name}.client.local_epochs', 20)
+  config.report.labels = {'cocoa': 'Separate, hinge'}
+  config.report.title = 'Land mines as they are, 29 sites: test accuracy (%)'
+
+
 def heart(config):
   """Hospitals: who is ill, and how severely where that is known."""
   _classes(config)
@@ -201,6 +222,33 @@ def _classes(config):
   config.data.standardize_targets = 'none'
   config.data.metrics = ()
   config.client.learning_rate = 0.2
+
+
+def activity(config):
+  """Thirty people and their six activities, by linear models."""
+  _classes(config)
+  config.data.name = 'uci_har'
+  config.client.learning_rate = 0.05
+  config.report.metric = 'accuracy'
+  config.report.more_metrics = ()
+  _chosen(
+    config,
+    separate=0.0,
+    multi_task=0.0,
+    mr_mtl=0.3,
+    ditto=0.3,
+    fedu=0.3,
+    mocha=0.01,
+  )
+  config.report.title = 'UCI HAR (recomputed features): test accuracy (%)'
+
+
+def sitting(config):
+  """One of these activities against the rest: errors are few."""
+  activity(config)
+  config.data.kind = 'sitting'
+  config.report.more_metrics = ('balanced_accuracy', 'auc')
+  config.report.title = 'UCI HAR, sitting or not: test accuracy (%)'
 
 
 def grid(config):
@@ -273,7 +321,10 @@ def get_config(variants=''):
       'math3': math3,
       'parkinsons': parkinsons,
       'landmine': landmine,
+      'landmine_hinge': landmine_hinge,
       'heart': heart,
+      'activity': activity,
+      'sitting': sitting,
       'grid': grid,
       'smoke': smoke,
     },

@@ -16,6 +16,7 @@ COMMANDS = {
   'sweep': 'sweeps a grid of settings',
   'compare': 'compares algorithms, each with a search',
   'unseen': 'trains without some clients, which adapt afterwards',
+  'gather': 'puts finished runs side by side',
   'export': 'saves one trained model',
 }
 _HELP = ('--help', '-h', '--helpshort', '--helpfull')

@@ -36,6 +36,8 @@ def load_uci_har(
 ) -> sources.Source:
   """Human activity: each person is a task; `data.kind` says which features.
 
+  With the name of an activity, people tell it from the rest by the features.
+
   Args:
     data: The config's `data`.
     allow_nonfinite: Whether features may be NaN or infinite.
@@ -44,27 +46,41 @@ def load_uci_har(
 
   _disable_progress_bars()
 
-  kind = data.kind or 'features'
+  kind = data.kind or uci_har.FEATURES
+  is_one = kind in uci_har.ACTIVITIES
+  known = (uci_har.FEATURES, uci_har.SIGNALS, *uci_har.ACTIVITIES)
+  if kind not in known:
+    raise ValueError(
+      f'Expected data.kind to be one of {", ".join(known)}, got {kind!r}.'
+    )
   loaded = uci_har.load(
-    data.manual_dir or None, data.data_dir or None, kind, allow_nonfinite
+    data.manual_dir or None,
+    data.data_dir or None,
+    uci_har.FEATURES if is_one else kind,
+    allow_nonfinite,
   )
+  labels, classes = loaded.activity, len(uci_har.ACTIVITIES)
+  if is_one:
+    labels, classes = labels == uci_har.ACTIVITIES.index(kind), 2
   people = np.unique(loaded.subject)
   tasks = tuple(
     tasks_lib.Task(
-      name=f'person {person}', kind=tasks_lib.MULTICLASS, num_classes=6
+      name=f'person {person}',
+      kind=tasks_lib.BINARY if is_one else tasks_lib.MULTICLASS,
+      num_classes=classes,
     )
     for person in people
   )
   return sources.Source(
     features=loaded.features,
-    labels=loaded.activity[:, None].astype(np.float32),
+    labels=labels[:, None].astype(np.float32),
     tasks=tasks,
     strata=loaded.activity,
     keys=loaded.subject,
     runs=loaded.activity,
     shared_labels=False,
     task_keys={f'person {person}': person for person in people},
-    standardized_axes=(0,) if kind == 'signals' else (),
+    standardized_axes=(0,) if kind == uci_har.SIGNALS else (),
   )
 
 
