@@ -133,7 +133,7 @@ class RemoteRounds:
 
     Args:
       state: Of which nothing that clients keep is read.
-      data: Of which the tables are read, and no example.
+      data: Of which the tables are read and which labels there are, no example.
 
     Returns:
       The sample, of C clients, and what each is sent, `[C, ...]`.
@@ -166,7 +166,7 @@ class RemoteRounds:
     """Runs one client, where its data are.
 
     Args:
-      key: That of the state, which the run has from its seed; not consumed.
+      key: That of the state, the same in all rounds; not consumed.
       round_number: `[]` int32.
       client: Its row of the cohort: a `Cohort` without the leading axis.
       sent: What it was sent.
