@@ -53,8 +53,8 @@ def write(folder: pathlib.Path, run: Mapping[str, str | int | float]) -> None:
   Args:
     folder: Of the app, which is there and empty.
     run: Its config: `flags` of the experiment, how many `nodes`, the `timeout`
-      of a round in seconds, `workdir` at the server, `resume`, and `outcome`, a
-      file for how it ended, or ''.
+      of a round in seconds, `workdir` at the server, `resume`, and
+      files for its output, `log`, and how it ended, `outcome`, or ''.
   """
   config = {'package': _PACKAGE, **run}
   (folder / 'pyproject.toml').write_text(

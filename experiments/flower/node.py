@@ -272,4 +272,3 @@ class Node:
     session, case, run, client = place
     folder = self._folder / str(session) / case / f'run_{run}'
     return folder / f'{client}.{round_number}'
-

@@ -109,6 +109,8 @@ def num_bytes(tree: Tree) -> int:
 
 def _host(leaf: Any) -> np.ndarray:
   """An array on the host; of a key its words."""
-  if jax.dtypes.issubdtype(getattr(leaf, 'dtype', np.int32), jax.dtypes.prng_key):
+  if jax.dtypes.issubdtype(
+    getattr(leaf, 'dtype', np.int32), jax.dtypes.prng_key
+  ):
     leaf = jax.random.key_data(leaf)
   return np.asarray(leaf)

@@ -79,9 +79,7 @@ def built(
   return resolved, build.build(name, resolved, source, seeds)
 
 
-def rounds_of(
-  case: program_lib.Case, name: str
-) -> remote_rounds.RemoteRounds:
+def rounds_of(case: program_lib.Case, name: str) -> remote_rounds.RemoteRounds:
   """The parts of a case's rounds; a ValueError if it has none."""
   return remote_rounds.of(case.make_algorithm(case.federation, {}), name)
 

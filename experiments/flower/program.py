@@ -80,7 +80,10 @@ class FlowerProgram(program.Program):
     effort = config.execution.compile_effort
     super().__init__(case, config.run.evaluate_every, effort)
     jit = functools.partial(parts.jit, case, effort)
-    self._begin, self._finish = jit(self._remote.begin), jit(self._remote.finish)
+    self._begin, self._finish = (
+      jit(self._remote.begin),
+      jit(self._remote.finish),
+    )
     federation = case.test_federation
     algorithm = case.make_algorithm(federation, {})
     self._personal = algorithm.personal
@@ -243,15 +246,14 @@ class FlowerProgram(program.Program):
       averaged |= packing.named(params, f'{run}/params/')
     packed = packing.pack(averaged)
     requests = {
-      node: (self._about('evaluate') | {
-        'split': split, 'lasts': self._lasts(node)
-      }, packed)
+      node: (
+        self._about('evaluate') | {'split': split, 'lasts': self._lasts(node)},
+        packed,
+      )
       for node in range(self._exchange.count)
     }
     answers = self._exchange(requests)
-    arrays = {
-      node: packing.unpack(data) for node, (_, data) in answers.items()
-    }
+    arrays = {node: packing.unpack(data) for node, (_, data) in answers.items()}
     rows = program.rows_of(self._case.runs.test)[split]
     found = []
     with jax.debug_nans(False):  # A metric without examples is NaN.
@@ -265,8 +267,7 @@ class FlowerProgram(program.Program):
       node, self._exchange.count, self._case.data.num_clients
     )
     return [
-      [(client, int(last[client])) for client in clients]
-      for last in self._last
+      [(client, int(last[client])) for client in clients] for last in self._last
     ]
 
   def _summarized(self, run, state, rows, arrays):

@@ -1,5 +1,6 @@
 """The ServerApp: the study of an experiment, whose rounds are messages."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -111,6 +112,8 @@ class GridExchange:
 
   def _ask(self, requests):
     """Answers by Flower's number, of all who answer in time."""
+    if not requests:
+      return {}
     start = time.monotonic()
     waiting = dict(
       zip(
@@ -159,19 +162,30 @@ class GridExchange:
 def main(grid: Grid, context: Context) -> None:
   """Runs the study that the run's config names."""
   run = context.run_config
-  outcome = pathlib.Path(str(run['outcome'])) if run['outcome'] else None
-  code, message = 1, 'The server has ended before the study.'
-  try:
-    _study(grid, context.run_id, run)
-    code, message = 0, ''
-  except (ValueError, OSError) as error:
-    code, message = 2, command_line.one_sentence(str(error))
-    print(f'error: {message}', file=sys.stderr)
-  finally:
-    if outcome is not None:
-      text = json.dumps({'code': code, 'message': message})
-      outcome.with_suffix('.tmp').write_text(text, encoding='utf-8')
-      outcome.with_suffix('.tmp').replace(outcome)
+  with contextlib.ExitStack() as stack:
+    if run['log']:
+      log = stack.enter_context(
+        open(str(run['log']), 'w', encoding='utf-8', buffering=1)
+      )
+      stack.enter_context(contextlib.redirect_stdout(log))
+      stack.enter_context(contextlib.redirect_stderr(log))
+    code, message = 1, 'The server has ended before the study.'
+    try:
+      _study(grid, context.run_id, run)
+      code, message = 0, ''
+    except (ValueError, OSError) as error:
+      code, message = 2, command_line.one_sentence(str(error))
+      if not run['outcome']:
+        print(f'error: {message}', file=sys.stderr)
+    except Exception as error:
+      message = command_line.one_sentence(f'{type(error).__name__}: {error}')
+      raise
+    finally:
+      if run['outcome']:
+        outcome = pathlib.Path(str(run['outcome']))
+        text = json.dumps({'code': code, 'message': message})
+        outcome.with_suffix('.tmp').write_text(text, encoding='utf-8')
+        outcome.with_suffix('.tmp').replace(outcome)
 
 
 def _study(grid: Grid, run_id: int, run: Any) -> None:

@@ -147,9 +147,7 @@ class RemoteRounds:
 
       def one(client):
         context = context_fn(client)
-        return Sent(
-          self._federation.averaged(context.view), context.broadcast
-        )
+        return Sent(self._federation.averaged(context.view), context.broadcast)
 
       return sampled, jax.vmap(one)(sampled.cohort)
 

@@ -54,9 +54,7 @@ class _Elsewhere:
   def run_round(self, state, arrives=lambda client: True):
     """As `Algorithm.round`; what clients keep is nowhere in the state."""
     data, rounds = self._data, self._rounds
-    hidden = jax.tree.map(
-      lambda x: jnp.full_like(x, -1), rounds.kept(state)
-    )
+    hidden = jax.tree.map(lambda x: jnp.full_like(x, -1), rounds.kept(state))
     state = rounds.with_kept(state, hidden)
     sampled, sent = self._begin(state, data)
     sent, cohort = _plain((sent, sampled.cohort))
