@@ -115,21 +115,17 @@ class GridExchange:
     if not requests:
       return {}
     start = time.monotonic()
-    waiting = dict(
-      zip(
-        self._grid.push_messages(
-          Message(
-            client_app.record(about, data),
-            dst_node_id=address,
-            message_type=_TYPES[about['kind']],
-            ttl=self._timeout + 60,
-          )
-          for address, (about, data) in requests.items()
-        ),
-        requests,
-        strict=True,
+    messages = [
+      Message(
+        client_app.record(about, data),
+        dst_node_id=address,
+        message_type=_TYPES[about['kind']],
+        ttl=self._timeout + 60,
       )
-    )
+      for address, (about, data) in requests.items()
+    ]
+    pushed = zip(self._grid.push_messages(messages), requests, strict=False)
+    waiting = {name: address for name, address in pushed if name}
     found = {}
     while waiting and time.monotonic() - start < self._timeout:
       for reply in self._grid.pull_messages(list(waiting)):
