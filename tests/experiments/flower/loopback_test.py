@@ -29,12 +29,13 @@ from fmtl_jax.storage import checkpoints
 NODES = int(os.environ.get('FLOWER_NODES', '2'))
 CASES = os.environ.get('FLOWER_CASES', 'fedper').split(',')
 RESTART = bool(os.environ.get('FLOWER_RESTART'))
-ROUNDS = 3 if RESTART or len(CASES) > 1 else 2
+ROUNDS = 3 if RESTART or len(CASES) > 1 else 1
 FLAGS = {
   'run.rounds': ROUNDS,
   'run.evaluate_every': ROUNDS,
   'run.seeds': 1,
   'data.clients': 10,
+  'data.validation_fraction': 0.0,
   'cohort.clients_per_task': 1,
 }
 testing.use_cpu_devices(2)
