@@ -1,6 +1,7 @@
 """Runs an experiment: python -m experiments.main --config=configs/digits.py"""
 
 import pathlib
+import sys
 
 from absl import flags
 
@@ -38,6 +39,18 @@ _DISTRIBUTED_TIMEOUT = flags.DEFINE_float(
   'Seconds to wait for the others, and after which one that is silent has gone '
   f'away; by default {meeting.WITHIN:g}, or as JAX does on a cluster.',
 )
+_ENGINE = flags.DEFINE_enum(
+  'engine',
+  'simulator',
+  ('simulator', 'flower'),
+  'simulator runs clients in this process, flower on nodes of Flower.',
+)
+_NODES = flags.DEFINE_integer(
+  'nodes', 2, 'Nodes to start here with --engine=flower; each has clients.'
+)
+_NODE_TIMEOUT = flags.DEFINE_float(
+  'node_timeout', 300.0, 'Seconds after which a node dropped out of a round.'
+)
 
 
 def main() -> int:
@@ -49,6 +62,8 @@ def main() -> int:
     return 0
   if _CONFIG.value is None:
     raise ValueError('Expected --config, got none; --list shows what there is.')
+  if _ENGINE.value == 'flower' and not _DRY_RUN.value:
+    return _run_on_nodes()
   if not _DISTRIBUTED.value:
     return _run(first=True)
   from .running import processes
@@ -67,6 +82,26 @@ def main() -> int:
     if code == exits.USER_ERROR:  # The others have not seen it.
       raise SystemExit(code)
     return code
+
+
+def _run_on_nodes() -> int:
+  """Runs the experiment on nodes of Flower that are started here."""
+  from .flower import loopback
+  from .folders import workdirs
+
+  if _DISTRIBUTED.value:
+    raise ValueError(
+      'Expected one of --engine=flower and --distributed, got both; nodes of '
+      'Flower are other processes anyhow.'
+    )
+  workdir = pathlib.Path(_WORKDIR.value or workdirs.default(_CONFIG.value.name))
+  return loopback.run(
+    config_files.experiment_flags(sys.argv),
+    workdir,
+    _NODES.value,
+    _NODE_TIMEOUT.value,
+    _RESUME.value,
+  )
 
 
 def _run(first: bool) -> int:

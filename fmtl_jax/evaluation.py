@@ -195,22 +195,49 @@ class Evaluator:
     frozen: Any = None,
   ) -> dict[str, Metrics]:
     """Evaluates in one program, a few models at a time."""
-    frozen = self._frozen(frozen)
     rows = {CLIENT: client_rows, POOLED: pooled_rows}
-
-    def one(name):
-      def measured(row):
-        entity, client = row
-        params = self._model(state, data, entity, client, frozen)
-        return self._measured(params, entity, rows[name], data, frozen)
-
-      return measured
-
     found = {
-      name: self._map(one(name), (entities, self._clients(entities, data)))
-      for name, entities in self._entities(data).items()
+      name: self.some(state, data, name, None, rows[name], frozen)
+      for name in self._entities(data)
     }
     return self.summary(found, data)
+
+  def some(
+    self,
+    state: Any,
+    data: dataset_lib.FederatedDataset,
+    name: str,
+    numbers: jax.Array | None,
+    rows: partitions.Rows,
+    frozen: Any = None,
+  ) -> dict[str, Any]:
+    """What the models of some entities answer, as of `measure`.
+
+    Args:
+      state: Of the algorithm.
+      data: The data set to evaluate on.
+      name: The view, `client` or `pooled`.
+      numbers: `[n]` int32, which entities of the view; None for all.
+      rows: Examples by client, or by task.
+      frozen: The pre-trained leaves, by default the federation's.
+    """
+    frozen = self._frozen(frozen)
+    entities = self._entities(data)[name]
+    if numbers is not None:
+      entities = jax.tree.map(lambda x: jnp.asarray(x)[numbers], entities)
+
+    def measured(row):
+      entity, client = row
+      params = self._model(state, data, entity, client, frozen)
+      return self._measured(params, entity, rows, data, frozen)
+
+    return self._map(measured, (entities, self._clients(entities, data)))
+
+  def clients_of(
+    self, data: dataset_lib.FederatedDataset, name: str
+  ) -> jax.Array:
+    """The clients whose models the entities of a view are, `[E]` int32."""
+    return self._entities(data)[name].member // self.federation.num_slots
 
   def models(
     self, state: Any, data: dataset_lib.FederatedDataset, frozen: Any = None

@@ -27,7 +27,7 @@ ROOMS = {
   ),
   'experiments': (
     *('configuration', 'running', 'folders', 'building', 'reporting'),
-    *('studies', 'console', 'benchmarks', ''),
+    *('studies', 'console', 'flower', 'benchmarks', ''),
   ),
 }
 BESIDE = ('checkout', 'startup', '__main__')

@@ -146,6 +146,18 @@ def given_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
   return given
 
 
+def experiment_flags(argv: Sequence[str]) -> list[str]:
+  """The flags of an experiment: its config, fields of it, and its cases."""
+  found = []
+  for flag, value in given_flags(argv):
+    if flag == 'config':
+      path, variants = split_config(value)
+      value = ':'.join([str(pathlib.Path(path).absolute()), *variants])
+    if flag.partition('.')[0] == 'config' or flag == 'cases':
+      found.append(f'--{flag}={value}')
+  return found
+
+
 def load(program: str, section: str, value: str) -> Any:
   """What a config file returns, without overrides."""
   holder = flags.FlagValues()

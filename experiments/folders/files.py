@@ -66,3 +66,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file so that it is either the old or the new one."""
   with replacing(path) as unfinished:
     unfinished.write_text(text, encoding=ENCODING)
+
+
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file so that it is either the old or the new one."""
+  with replacing(path) as unfinished:
+    unfinished.write_bytes(data)

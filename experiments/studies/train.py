@@ -31,6 +31,9 @@ from fmtl_jax.algorithms import clusters as clusters_lib
 from fmtl_jax.running import owner_relations
 from fmtl_jax.running import program as program_lib
 
+MakeProgram = Callable[
+  [str, program_lib.Case, ml_collections.ConfigDict], program_lib.Program
+]
 _Built = tuple[ml_collections.ConfigDict, program_lib.Case | None]
 
 
@@ -41,6 +44,7 @@ def train_and_evaluate(
   only: Sequence[str] = (),
   command_line: Mapping[str, Any] | None = None,
   resume: str = 'auto',
+  make_program: MakeProgram | None = None,
 ) -> dict[str, Any]:
   """Runs the cases of a table; an unfinished run is resumed.
 
@@ -51,6 +55,8 @@ def train_and_evaluate(
     only: A part of the cases; () is all of them.
     command_line: Fields that come after the cases' own settings.
     resume: Whether there must or must not be a run, see `workdirs.check`.
+    make_program: `(name, case, config) -> Program`, for cases whose clients are
+      elsewhere; by default they are all compiled here.
 
   Returns:
     What `results.json` holds; nothing in a process that is not the first.
@@ -75,7 +81,7 @@ def train_and_evaluate(
     built = {
       name: build_case(name, config, command_line, source) for name in names
     }
-    return _prepare(config, built, source, workdir)
+    return _prepare(config, built, source, workdir, make_program)
 
   study = driver.Study(
     config,
@@ -93,6 +99,7 @@ def _prepare(
   built: Mapping[str, _Built],
   source: datasets.Source,
   workdir: pathlib.Path,
+  make_program: MakeProgram | None,
 ) -> driver.Work:
   """The parts, report and first files; prints warnings of the data."""
   for _, found in built.values():
@@ -122,6 +129,8 @@ def _prepare(
   compiled: dict[str, program_lib.Program] = {}
 
   def program_of(name, case_config, case, flag):
+    if make_program is not None:
+      return make_program(name, case, case_config)
     if name not in compiled:  # All cases at once, when one is asked for.
       missing = {
         other: (of_other, found)

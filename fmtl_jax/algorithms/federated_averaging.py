@@ -20,12 +20,12 @@ References:
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_updates
 from fmtl_jax.rounds import algorithm as algorithm_lib
+from fmtl_jax.rounds import remote_rounds
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import server_optimizers
@@ -75,12 +75,7 @@ def federated_averaging(
         state, data, sampled, total, trained
       )
       new = phases.serve(state, sampled, trained, means, grouping, memory)
-    cohort = sampled.cohort
-    task = jnp.where(cohort.active, cohort.tasks, len(federation.tasks))
-    observed = {'client': cohort.client, 'task': task} | {
-      name: grouping.owners[name] for name in sampled.chosen
-    }
-    return new, trained.metrics | sampled.observed | observed
+    return new, trained.metrics | phases.observed(sampled, grouping)
 
   def view(state, data, client, frozen):
     with precision.products(settings.matmul_precision):
@@ -124,4 +119,5 @@ def federated_averaging(
     state_version=2 if rule.accumulates else 1,
     matmul_precision=settings.matmul_precision,
     client_axis=settings.placement.client_axis,
+    remote=remote_rounds.RemoteRounds(federation, phases, settings, round_fn),
   )

@@ -165,7 +165,8 @@ def apply_participation(
       participation.clock, key, cohort, drops, late, work
     )
     metrics['simulated_seconds'] = jnp.where(there, seconds, 0)
-  return _without(cohort, drops, late, work, num_clients), metrics
+  cohort = dataclasses.replace(cohort, work=work)
+  return without(cohort, drops, num_clients, late), metrics
 
 
 def _by_the_clock(clock, key, cohort, drops, late, work):
@@ -192,8 +193,20 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
   return drops, late, work, jnp.where(drops | late, missing, seconds)
 
 
-def _without(cohort, drops, late, work, num_clients):
-  """The cohort with dropouts as padding and without stragglers."""
+def without(
+  cohort: cohorts.Cohort,
+  drops: jax.Array,
+  num_clients: int,
+  late: jax.Array | bool = False,
+) -> cohorts.Cohort:
+  """The cohort with dropouts as padding and without stragglers.
+
+  Args:
+    cohort: C clients.
+    drops: `[C]` bool, who drops out.
+    num_clients: M.
+    late: `[C]` bool, whose update comes too late to count.
+  """
   client = jnp.where(drops, num_clients, cohort.client)
   index: dict[str, Any] = {**cohort.index, 'client': client}
   return dataclasses.replace(
@@ -202,5 +215,4 @@ def _without(cohort, drops, late, work, num_clients):
     active=cohort.active & ~drops[:, None],
     size=jnp.where(drops, 0, cohort.size),
     index=index,
-    work=work,
   )

@@ -7,6 +7,7 @@
 `aggregation`       weights, aggregators and servers of all layer types
 `server_balancing`  one update of common layers out of those of the tasks
 `execution_modes`   how and where the clients of a round are run
+`remote_rounds`     rounds whose clients are in other processes
 `streaming`         rounds whose clients live on the host
 `client_store`      rows of all clients on the host
 `communication`     bytes and parameters of the messages, by layer type
@@ -16,6 +17,7 @@ from fmtl_jax.rounds.algorithm import Algorithm
 from fmtl_jax.rounds.algorithm import Messages
 from fmtl_jax.rounds.client_store import ClientStore
 from fmtl_jax.rounds.execution_modes import ExecutionMode
+from fmtl_jax.rounds.remote_rounds import RemoteRounds
 from fmtl_jax.rounds.round_phases import Grouping
 from fmtl_jax.rounds.round_phases import Phases
 from fmtl_jax.rounds.round_settings import Placement
@@ -30,6 +32,7 @@ __all__ = (
   'Messages',
   'Phases',
   'Placement',
+  'RemoteRounds',
   'RoundSettings',
   'StreamedRounds',
 )

@@ -62,6 +62,8 @@ class Algorithm(NamedTuple):
       None where an algorithm relates none.
     adapt: `(view, frozen, local_data, epochs) -> view`: how a held-out client
       adapts, of which `epochs` may be traced; None for local SGD.
+    remote: The same round with clients that are elsewhere, a
+      `remote_rounds.RemoteRounds`; see `remote_rounds.of`.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]
@@ -75,3 +77,4 @@ class Algorithm(NamedTuple):
   client_axis: str | None = None
   relations: Callable[[State], jax.Array] | None = None
   adapt: Callable[..., Tree] | None = None
+  remote: Any = None

@@ -283,24 +283,25 @@ class Phases:
 
     return context, sampled
 
-  def train(
-    self,
-    state: State,
-    context_fn: ContextFn,
-    sampled: Sample,
-    mode: execution_modes.ExecutionMode,
-  ) -> tuple[aggregation_lib.Parts, Trained]:
-    """Trains the clients: sums of their messages, and the results of each."""
+  def client_fn(
+    self, client_update: client_updates.ClientUpdate
+  ) -> Callable[
+    [client_updates.ClientContext], tuple[aggregation_lib.Parts, Trained]
+  ]:
+    """What one client does: parts of its message to add up, and what is kept.
+
+    Args:
+      client_update: That of the algorithm, in the form that it is run in.
+    """
     aggregation, settings = self.aggregation, self._settings
     update = faults.watched(
       self._federation,
-      client_updates.masked(self._federation, mode.client_update),
+      client_updates.masked(self._federation, client_update),
       skips=settings.skip_nonfinite,
       trusts=attacks.is_attacker if settings.attack else None,
     )
 
-    def train_one(row):
-      context = context_fn(row[0])
+    def run(context):
       result = update.run(context)
       parts, held = aggregation.split(result.update, result.report)
       owned = jax.tree.map(
@@ -315,13 +316,25 @@ class Phases:
         held, owned, result.state, metrics, balanced, result.memory
       )
 
+    return run
+
+  def train(
+    self,
+    state: State,
+    context_fn: ContextFn,
+    sampled: Sample,
+    mode: execution_modes.ExecutionMode,
+  ) -> tuple[aggregation_lib.Parts, Trained]:
+    """Trains the clients: sums of their messages, and the results of each."""
+    aggregation = self.aggregation
+    run = self.client_fn(mode.client_update)
     client = jax.tree.map(lambda x: x[0], sampled.cohort)
     report = jax.eval_shape(
       lambda: self.client_update.report(context_fn(client).view)
     )
     zeros = aggregation.zeros(state.params, sampled.cohort, report)
     total, trained = mode.map_clients(
-      train_one,
+      lambda row: run(context_fn(row[0])),
       (sampled.cohort, sampled.weights),
       functools.partial(aggregation.add, state.params),
       {} if aggregation.holds_all else zeros,
@@ -404,3 +417,17 @@ class Phases:
       ),
       memory=keep(state.memory, trained.memory),
     )
+
+  def observed(
+    self, sampled: Sample, grouping: Grouping
+  ) -> dict[str, jax.Array]:
+    """Metrics of who took part, `[C, ...]`, beside those of training."""
+    cohort = sampled.cohort
+    task = jnp.where(cohort.active, cohort.tasks, len(self._federation.tasks))
+    owners = {name: grouping.owners[name] for name in sampled.chosen}
+    return sampled.observed | {'client': cohort.client, 'task': task} | owners
+
+  @property
+  def compares(self) -> bool:
+    """Whether clients choose owners, or are given them by their updates."""
+    return self._choose_fn is not None or self._regroup_fn is not None

@@ -144,7 +144,7 @@ class Program:
     """Sets other runs of the same shapes; nothing is compiled again."""
     self._runs = self._put(runs)
     self._rows = {
-      split: self._put(rows) for split, rows in _rows(runs.test).items()
+      split: self._put(rows) for split, rows in rows_of(runs.test).items()
     }
     self.splits = splits_of(runs.test)
 
@@ -465,7 +465,7 @@ def splits_of(partition: partitions.Partition) -> list[str]:
   ]
 
 
-def _rows(partition: partitions.Partition) -> dict[str, dict[str, Any]]:
+def rows_of(partition: partitions.Partition) -> dict[str, dict[str, Any]]:
   """Rows by client and by task of each split, padded to the same shapes."""
 
   def same(a, b):

@@ -1,0 +1,1 @@
+"""The engine Flower: the same experiments with clients on other machines."""

@@ -1,0 +1,231 @@
+"""Clients on nodes give the numbers of the simulator; nodes may come and go."""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from configs import digits
+from experiments.building import backbones
+from experiments.flower import node as node_lib
+from experiments.flower import parts
+from experiments.flower import program as program_lib
+from fmtl_jax import evaluation
+from fmtl_jax import execution
+from fmtl_jax import testing
+from fmtl_jax.running import program
+
+ROUNDS = 2
+testing.use_cpu_devices(2)
+
+
+@functools.cache
+def _config():
+  config = digits.get_config('smoke')
+  config.data.clients = 10
+  config.cohort.clients_per_task = 1
+  config.model.hidden = (8, 6)
+  config.run.rounds = ROUNDS
+  config.run.seeds = 1
+  config.run.evaluate_every = ROUNDS
+  config.cases = ('fedper', 'scaffold')
+  return config
+
+
+@functools.cache
+def _source():
+  return backbones.load_source(_config())
+
+
+@functools.cache
+def _simulated(name):
+  """Config and case, and state and metrics of the rounds in one program."""
+  config, case = parts.built(name, _config(), {}, _source())
+  algorithm = case.make_algorithm(case.federation, {})
+  run = parts.of_run(case.runs, 0)
+  data = dataclasses.replace(case.data, partition=run.train)
+  state, found = testing.jit(algorithm.init)(run.key, data), []
+  mesh = execution.mesh({program.CLIENT_AXIS: 1}, jax.devices()[:1])
+  round_fn = lambda state: algorithm.round(state, data)
+  round_fn = testing.jit(execution.over_devices(round_fn, mesh, (jax.P(),)))
+  for _ in range(ROUNDS):
+    state, metrics = round_fn(state)
+    found.append(metrics)
+  return config, case, state, jax.tree.map(lambda *x: np.stack(x), *found)
+
+
+_BUILT = {}
+_build = node_lib.Node._build
+
+
+def _work(node, name):
+  """What nodes build is the same at all of them, and compiled once."""
+  if name not in _BUILT:
+    _BUILT[name] = _build(node, name)
+  return _BUILT[name]
+
+
+@functools.cache
+def _program(name):
+  """Compiled once; tests give it nodes."""
+  config, case, *_ = _simulated(name)
+  return program_lib.FlowerProgram(name, case, config, InProcess(2, '.'))
+
+
+class InProcess:
+  """Nodes in this process; `silent` ones do nothing, `deaf` ones are late."""
+
+  session = 'session'
+
+  def __init__(self, count, folder):
+    self.count, self.moved = count, {}
+    self.folder = pathlib.Path(folder)
+    self.silent, self.deaf = (), ()
+    self.nodes = {}
+    for number in range(count):
+      self.start(number)
+
+  def start(self, number):
+    """Starts a node, which knows nothing but its folder."""
+    self.nodes[number] = node_lib.Node(
+      _config(), {}, number, self.count, self.folder / str(number)
+    )
+
+  def __call__(self, requests):
+    found = {
+      number: self.nodes[number].answer(*request)
+      for number, request in requests.items()
+      if number not in self.silent
+    }
+    return {n: answer for n, answer in found.items() if n not in self.deaf}
+
+  def kept(self, name, case, last):
+    """What all clients have, `[R, M, ...]`, by their last rounds."""
+    work = _work(self.nodes[0], name)
+    kept = jax.tree.map(np.array, work.initial)
+    for (run, client), number in np.ndenumerate(last):
+      node = self.nodes[client % self.count]
+      request = {'session': self.session, 'case': name}
+      own = node._kept_of(work, request, run, client, number)
+      for table, value in zip(
+        jax.tree.leaves(kept), jax.tree.leaves(own), strict=True
+      ):
+        table[run, client] = value
+    return kept
+
+
+class ProgramTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = folder.name
+    shared = mock.patch.object(node_lib.Node, '_build', _work)
+    shared.start()
+    self.addCleanup(shared.stop)
+
+  def _start(self, name, count=2):
+    _, case, *_ = _simulated(name)
+    exchange, run = InProcess(count, self.folder), _program(name)
+    run._exchange = exchange
+    run._last[:] = node_lib.NEVER
+    run.splits = []  # Nothing is compiled to evaluate at the server.
+    return case, exchange, run, run.init()
+
+  def _whole(self, name, case, exchange, run, state):
+    """The state of everything, of the only run."""
+    kept = exchange.kept(name, case, run._last)
+    whole = parts.rounds_of(case, name).with_kept(run.host_state(state), kept)
+    return parts.of_run(whole, 0)
+
+  @parameterized.parameters(('fedper', 2), ('scaffold', 4))
+  def test_numbers_are_those_of_one_program(self, name, count):
+    _, case, expected, expected_metrics = _simulated(name)
+    _, exchange, run, state = self._start(name, count)
+    metrics = []
+    for _ in range(ROUNDS):  # As between two checkpoints.
+      state, found = run.run_rounds(state, 1)
+      metrics.append(found)
+    joined = jax.tree.map(lambda *x: np.concatenate(x, 1), *metrics)
+    testing.assert_trees_close(parts.of_run(joined, 0), expected_metrics)
+    whole = self._whole(name, case, exchange, run, state)
+    testing.assert_trees_close(whole, expected)
+
+  def test_models_of_clients_are_measured_where_they_are(self):
+    _, case, expected, _ = _simulated('fedper')
+    _, _, run, state = self._start('fedper')
+    state, _ = run.run_rounds(state, ROUNDS)
+    test = parts.of_run(case.runs.test, 0)
+    rows = parts.of_run(program.rows_of(case.runs.test)['test'], 0)
+    federation = case.test_federation
+    evaluate = evaluation.evaluator(
+      federation, case.make_algorithm(federation, {})
+    )
+    found = testing.jit(evaluate)(
+      expected,
+      dataclasses.replace(case.test_data, partition=test),
+      rows[evaluation.CLIENT],
+      rows[evaluation.POOLED],
+    )
+    measured = parts.of_run(run.evaluate(state, 'test'), 0)
+    testing.assert_trees_close(measured, found, atol=1e-5)
+    run._exchange.silent = (1,)
+    each = run.evaluate(state, 'test')['each']['accuracy'][0]
+    np.testing.assert_array_equal(np.isnan(each[:, 0]), np.arange(10) % 2)
+
+  def test_a_node_that_starts_again_has_what_its_clients_kept(self):
+    _, _, expected, _ = _simulated('fedper')
+    case, exchange, run, state = self._start('fedper')
+    state, _ = run.run_rounds(state, 1)
+    exchange.start(1)
+    state, _ = run.run_rounds(state, 1)
+    whole = self._whole('fedper', case, exchange, run, state)
+    testing.assert_trees_close(whole, expected)
+
+  def test_a_lost_folder_is_an_error(self):
+    _, exchange, run, state = self._start('fedper')
+    state, _ = run.run_rounds(state, 1)
+    exchange.folder = exchange.folder / 'other'
+    exchange.start(1)
+    with self.assertRaisesRegex(ValueError, 'node 1 to have what client'):
+      run.evaluate(state, 'test')
+
+  def test_a_message_that_was_too_late_never_happened(self):
+    case, exchange, run, state = self._start('scaffold')
+    exchange.deaf = (1,)
+    state, metrics = run.run_rounds(state, 1)
+    drawn = metrics['client'][metrics['client'] < case.data.num_clients]
+    np.testing.assert_array_equal(drawn % 2, 0)
+    kept = exchange.kept('scaffold', case, run._last)
+    initial = _work(exchange.nodes[0], 'scaffold').initial
+    odd = lambda tree: jax.tree.map(lambda x: x[:, 1::2], tree)
+    testing.assert_trees_equal(odd(kept), odd(initial))
+
+  def test_another_federation_is_refused(self):
+    _, _, run, state = self._start('fedper')
+    with (
+      mock.patch.object(run, '_digest', 'another'),
+      self.assertRaisesRegex(ValueError, 'the federation of the server'),
+    ):
+      run.run_rounds(state, 1)
+
+  @parameterized.parameters(
+    ('centralized_joint', {}, 'moves the data'),
+    ('fedavg', {'execution.clients_on': 'host'}, 'on the host'),
+    ('ifca', {}, 'choose owners'),
+    ('fedavg', {'compression.common': 'eden'}, 'compressed updates'),
+  )
+  def test_refusals(self, name, settings, why):
+    with self.assertRaisesRegex(ValueError, why):
+      _, case = parts.built(name, _config(), settings, _source())
+      parts.rounds_of(case, name)
+
+
+if __name__ == '__main__':
+  absltest.main()

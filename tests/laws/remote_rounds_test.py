@@ -1,0 +1,124 @@
+"""Law: clients that are elsewhere change no number; messages are arrays."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import testing
+from fmtl_jax.cohorts import participation
+from fmtl_jax.rounds import remote_rounds
+
+import cases
+
+ROUNDS = 2
+# One for each kind of what is sent, kept and averaged: a client's state and the
+# server's broadcast, reports, servers that mix, models that clients keep.
+NAMES = ('scaffold', 'fednova', 'fedamp', 'apfl')
+LATE = participation.Participation(late=0.3)
+DROPS = participation.Participation(dropout=0.5)
+
+
+@functools.cache
+def _data():
+  """Clients with several slots, of which some are drawn twice."""
+  return testing.toy_data(7, 3, 2, missing=0.3)
+
+
+def _start(name, **settings):
+  settings = {'clients_per_task': 2, **settings}
+  _, data, algorithm = cases.named(name, _data(), **settings)
+  state = testing.jit(algorithm.init)(jax.random.key(2), data)
+  return data, algorithm, state
+
+
+def _plain(tree):
+  """Arrays as another process gets them."""
+  return jax.tree.map(lambda x: np.array(x), tree)
+
+
+class _Elsewhere:
+  """Rounds in a loop over clients, each with nothing but its own rows."""
+
+  def __init__(self, name, algorithm, data, state):
+    rounds = remote_rounds.of(algorithm, name)
+    self._rounds, self._data = rounds, data
+    self._kept = _plain(rounds.kept(state))
+    self._begin = testing.jit(rounds.begin)
+    self._train = testing.jit(rounds.train)
+    self._finish = testing.jit(rounds.finish)
+
+  def run_round(self, state, arrives=lambda client: True):
+    """As `Algorithm.round`; what clients keep is nowhere in the state."""
+    data, rounds = self._data, self._rounds
+    hidden = jax.tree.map(lambda x: jnp.full_like(x, -1), rounds.kept(state))
+    state = rounds.with_kept(state, hidden)
+    sampled, sent = self._begin(state, data)
+    sent, cohort = _plain((sent, sampled.cohort))
+    replies, arrived = [], []
+    for number, client in enumerate(cohort.client):
+      row = lambda tree, n=number: jax.tree.map(lambda x: x[n], tree)
+      own = min(int(client), data.num_clients - 1)
+      kept = jax.tree.map(lambda x, n=own: x[n], self._kept)
+      reply, kept = _plain(
+        self._train(state.key, state.round, row(cohort), row(sent), kept, data)
+      )
+      arrived.append(client < data.num_clients and arrives(int(client)))
+      if not arrived[-1]:
+        reply = jax.tree.map(lambda x: np.full_like(x, 7), reply)
+      else:
+        for table, value in zip(
+          jax.tree.leaves(self._kept), jax.tree.leaves(kept), strict=True
+        ):
+          table[own] = value
+      replies.append(reply)
+    replies = jax.tree.map(lambda *x: np.stack(x), *replies)
+    return self._finish(state, data, sampled, replies, np.array(arrived))
+
+  def everything(self, state):
+    """The state with what clients keep."""
+    return self._rounds.with_kept(state, self._kept)
+
+
+class RemoteRoundsTest(parameterized.TestCase):
+  @parameterized.parameters(*NAMES)
+  def test_loop_over_plain_arrays_is_the_round(self, name):
+    participates = LATE if name == 'scaffold' else None
+    data, algorithm, state = _start(name, participation=participates)
+    elsewhere = _Elsewhere(name, algorithm, data, state)
+    round_fn, other = testing.jit(algorithm.round), state
+    for _ in range(ROUNDS):
+      state, expected = round_fn(state, data)
+      other, metrics = elsewhere.run_round(other)
+      testing.assert_trees_close(metrics, expected)
+    testing.assert_trees_close(elsewhere.everything(other), state)
+
+  def test_who_sends_nothing_dropped_out(self):
+    data, algorithm, state = _start('scaffold', participation=DROPS)
+    new, expected = testing.jit(algorithm.round)(state, data)
+    there = set(np.asarray(expected['client']))
+    data, algorithm, _ = _start('scaffold')
+    elsewhere = _Elsewhere('scaffold', algorithm, data, state)
+    other, metrics = elsewhere.run_round(state, there.__contains__)
+    drawn = np.asarray(metrics['client'])
+    self.assertTrue((drawn == data.num_clients).any())
+    np.testing.assert_array_equal(drawn, expected['client'])
+    testing.assert_trees_close(elsewhere.everything(other), new)
+
+  @parameterized.parameters(
+    ('ifca', 'models of all of them'),
+    ('cfl', 'models of all of them'),
+    ('soft_sharing', 'do more than clients'),
+    ('mocha', 'do more than clients'),
+  )
+  def test_what_needs_everyone_in_one_place_is_refused(self, name, why):
+    algorithm = cases.named(name, testing.toy_data(7, 3, kinds=('binary',)))[2]
+    with self.assertRaisesRegex(ValueError, f'got {name}, .*{why}'):
+      remote_rounds.of(algorithm, name)
+
+
+if __name__ == '__main__':
+  absltest.main()
