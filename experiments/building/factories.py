@@ -213,6 +213,7 @@ def _round_settings(
     server=of_types(server),
     attack=attacks.get(config.attack.name, config.attack.scale),
     compression={n: c for n, c in of_types(codecs).items() if c is not None},
+    secure=checks.secure_sums(config),
     balancing=balancing.places(
       {place: config.balancing[place] for place in balancing.PLACES},
       {name: value(f'balancing.{name}') for name in balancing.SETTINGS},

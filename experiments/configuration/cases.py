@@ -49,6 +49,7 @@ _CENTRALIZED = {
   'attack.name': 'none',
   'compression.common': 'none',  # Nor messages.
   'compression.task': 'none',
+  'secure.aggregation': False,
   'cohort.clients_per_task': 0,
 }
 _TWO_TASKS = {'data.tasks_per_client': 2, 'cohort.slots': 'all'}

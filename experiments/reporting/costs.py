@@ -85,3 +85,19 @@ def codecs(settings: Mapping[str, Any]) -> str:
         f'{layer_type} {name}' + (f' ({", ".join(given)})' if given else '')
       )
   return ', '.join(found)
+
+
+def secure_sums(settings: Mapping[str, Any]) -> str:
+  """How the updates of a case are summed securely, in words; '' if not.
+
+  Args:
+    settings: Of a case, config fields by dotted name.
+  """
+  if not settings.get('secure.aggregation', False):
+    return ''
+  of = lambda name: settings[f'secure.{name}']
+  return (
+    f'numbers of {of("bits")} bits, norms of at most {of("clip"):g}, weights '
+    f'of at most {of("max_weight"):g} (1 where they are uniform), sums over '
+    f'more than {of("threshold"):.0%} of a group'
+  )

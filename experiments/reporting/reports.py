@@ -207,10 +207,13 @@ def notes(records: Sequence[results.Record]) -> list[str]:
 def _of_clients(record: Mapping[str, Any]) -> list[str]:
   """What is not usual about the clients of a case, and what they send."""
   notes = [*_robustness(record), *_participation(record)]
-  codecs = costs.codecs(record.get('settings', {}))
-  return (
-    [*notes, f'Updates are sent compressed: {codecs}.'] if codecs else notes
-  )
+  settings = record.get('settings', {})
+  for what, words in (
+    ('Updates are sent compressed', costs.codecs(settings)),
+    ('Updates are summed securely', costs.secure_sums(settings)),
+  ):
+    notes += [f'{what}: {words}.'] if words else []
+  return notes
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from fmtl_jax.clients import client_updates
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import secure_sums
 from fmtl_jax.server import server_optimizers
 
 
@@ -59,6 +60,12 @@ def federated_averaging(
   Raises:
     ValueError: If K exceeds a task group, or updates cannot be balanced.
   """
+  settings = secure_sums.applied(
+    federation,
+    client_update,
+    settings,
+    compares=choose_fn is not None or regroup_fn is not None,
+  )
   phases = round_phases.Phases(
     federation, client_update, settings, rule, choose_fn, regroup_fn
   )
@@ -111,7 +118,10 @@ def federated_averaging(
     update = federation.averaged(own)
     sent = jax.eval_shape(phases.client_update.message, update)
     up = [sent, *([] if report == () else [report])]
-    return algorithm_lib.Messages(tuple(up), tuple(down), tuple(all_copies))
+    keys_up, keys_down = secure_sums.messages(federation, settings)
+    return algorithm_lib.Messages(
+      (*up, *keys_up), (*down, *keys_down), tuple(all_copies)
+    )
 
   return algorithm_lib.Algorithm(
     phases.init,

@@ -15,6 +15,7 @@ from fmtl_jax.clients import compressing
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.secure_aggregation import settings as secure_lib
 from fmtl_jax.server import aggregators
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
@@ -71,6 +72,8 @@ class RoundSettings:
     attack: Of the attackers of the data set; None for no attack.
     compression: The codec of the updates of each averaged layer type; by
       default they are sent as they are.
+    secure: The bounds and thresholds of secure sums, see `secure_sums`; None
+      for a server that sees what each client sends.
     balancing: Where gradients or updates of several tasks or clients are
       balanced; nowhere by default.
     participation: Dropouts, stragglers and partial work; None for full
@@ -96,6 +99,7 @@ class RoundSettings:
   )
   attack: attacks.Attack | None = None
   compression: compressing.Codecs = dataclasses.field(default_factory=dict)
+  secure: secure_lib.SecureSums | None = None
   balancing: balancing_lib.Places = balancing_lib.Places()
   participation: participation_lib.Participation | None = None
   skip_nonfinite: bool = False
