@@ -219,6 +219,21 @@ def codec_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {name: config.compression[name] for name in compression.SETTINGS}
 
 
+def codec(
+  config: ml_collections.ConfigDict, field: str
+) -> compression.Codec | None:
+  """The codec that a field names, see `compression.get`."""
+  name = config_lib.flatten(config)[field]
+  return compression.get(name, field, **codec_settings(config))
+
+
+def codecs(
+  config: ml_collections.ConfigDict, section: str
+) -> dict[str, compression.Codec | None]:
+  """The codecs of the layer types that have fields, in one direction."""
+  return {name: codec(config, f'{section}.{name}') for name in config.server}
+
+
 def secure_sums(
   config: ml_collections.ConfigDict,
 ) -> secure_aggregation.SecureSums | None:
@@ -377,11 +392,10 @@ def _check_names(config):
     optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
     robust_aggregators.get(config.reducer[layer_type], f'reducer.{layer_type}')
     weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
-    compression.get(
-      config.compression[layer_type],
-      f'compression.{layer_type}',
-      **codec_settings(config),
-    )
+  codecs(config, 'compression')
+  codecs(config, 'compression.down')
+  if config.compression.client:
+    codec(config, 'compression.client')
   with fields.named():
     secure_sums(config)
   rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)

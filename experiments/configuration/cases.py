@@ -49,6 +49,8 @@ _CENTRALIZED = {
   'attack.name': 'none',
   'compression.common': 'none',  # Nor messages.
   'compression.task': 'none',
+  'compression.down.common': 'none',
+  'compression.down.task': 'none',
   'secure.aggregation': False,
   'cohort.clients_per_task': 0,
 }

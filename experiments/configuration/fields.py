@@ -15,6 +15,7 @@ from . import schema
 # Of `RoundSettings`.
 OF_ROUNDS: Mapping[str, str] = {
   'balancing': 'balancing',
+  'broadcast': 'compression.down',
   'compression': 'compression',
   'clients_per_task': 'cohort.clients_per_task',
   'execution': 'execution.name',

@@ -15,6 +15,7 @@ from ..building import data_notes
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
+from . import byte_figures
 from . import case_tables
 from . import confusions
 from . import costs
@@ -37,7 +38,7 @@ FEATURES = 'features.json'  # How long a backbone took.
 # In the order in which a page shows them.
 FIGURES = (
   *('curves', 'cases', 'time', 'clients', 'gains', relations.RELATIONS),
-  *('confusion', 'communication'),
+  *('confusion', 'communication', byte_figures.NAME),
 )
 FIGURES_EVERY = 60.0  # Seconds, while cases are missing.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
@@ -362,4 +363,9 @@ def write_figures(
   )
   relations.heat_maps(path(relations.RELATIONS), records, workdir)
   figures.communication(path('communication'), trained)
+  byte_figures.by_bytes(
+    path(byte_figures.NAME),
+    byte_figures.of_cases(trained, **shown),
+    results.describe('test', report.metric, trained),
+  )
   confusions.matrices(path('confusion'), of_tasks or trained, view=report.view)

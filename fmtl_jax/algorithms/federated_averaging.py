@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import broadcasting
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
@@ -60,12 +61,9 @@ def federated_averaging(
   Raises:
     ValueError: If K exceeds a task group, or updates cannot be balanced.
   """
-  settings = secure_sums.applied(
-    federation,
-    client_update,
-    settings,
-    compares=choose_fn is not None or regroup_fn is not None,
-  )
+  compares = choose_fn is not None or regroup_fn is not None
+  for apply in (secure_sums.applied, broadcasting.applied):
+    settings = apply(federation, client_update, settings, compares=compares)
   phases = round_phases.Phases(
     federation, client_update, settings, rule, choose_fn, regroup_fn
   )
@@ -108,7 +106,9 @@ def federated_averaging(
       own,
       params,
     )
-    down = [federation.averaged(view)]
+    down = [
+      broadcasting.message(federation, settings, federation.averaged(view))
+    ]
     sent = jax.eval_shape(
       lambda x: aggregation.sent(aggregation.init(x)), params
     )
