@@ -500,6 +500,9 @@ MISTAKES = {
     'server.common.optimizer to be SGD .*set those of algorithm.fedavgm',
     '--cases=fedavgm',
   ),
+  'coarse_broadcast': of(
+    'compression.down.common', 'qsgd', 'compression.down.common to lose less'
+  ),
   'short_updates': of('secure.clip', 0.0, 'Expected secure.clip > 0'),
   'odd_bits': of('secure.bits', 20, 'secure.bits .* from 2 to 16, or 32'),
   'secure_median': of(
