@@ -44,6 +44,10 @@ CORE = (
   *('data.client_sources', 'data.dataset', 'data.examples'),
   *('data.feature_checks', 'data.label_checks', 'data.partitions'),
   'data.precision',
+  *(f'secure_aggregation.{name}' for name in ('fixed_point', 'messages')),
+  *(f'secure_aggregation.{name}' for name in ('protocol', 'reducers')),
+  *(f'secure_aggregation.{name}' for name in ('settings', 'shamir', 'sizes')),
+  'secure_aggregation.whole_numbers',
 )
 CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 

@@ -32,6 +32,7 @@ from fmtl_jax import execution
 from fmtl_jax import federation
 from fmtl_jax import metrics
 from fmtl_jax import precision
+from fmtl_jax import secure_aggregation
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
@@ -218,6 +219,31 @@ def codec_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {name: config.compression[name] for name in compression.SETTINGS}
 
 
+def codec(
+  config: ml_collections.ConfigDict, field: str
+) -> compression.Codec | None:
+  """The codec that a field names, see `compression.get`."""
+  name = config_lib.flatten(config)[field]
+  return compression.get(name, field, **codec_settings(config))
+
+
+def codecs(
+  config: ml_collections.ConfigDict, section: str
+) -> dict[str, compression.Codec | None]:
+  """The codecs of the layer types that have fields, in one direction."""
+  return {name: codec(config, f'{section}.{name}') for name in config.server}
+
+
+def secure_sums(
+  config: ml_collections.ConfigDict,
+) -> secure_aggregation.SecureSums | None:
+  """The settings of secure sums, None where the config asks for none."""
+  settings = config.secure.to_dict()
+  asked = settings.pop('aggregation')
+  found = secure_aggregation.SecureSums(**settings)  # Checks them anyway.
+  return found if asked else None
+
+
 def _check_algorithms(config, flat):
   """Raises a ValueError for a setting of any algorithm that is out of range."""
   for name in [*algorithms.ALGORITHMS, *own_code.names_in(config)]:
@@ -366,11 +392,12 @@ def _check_names(config):
     optimizers.get(f'server.{layer_type}.optimizer', server.optimizer, 0.0)
     robust_aggregators.get(config.reducer[layer_type], f'reducer.{layer_type}')
     weights.check(config.aggregation[layer_type], f'aggregation.{layer_type}')
-    compression.get(
-      config.compression[layer_type],
-      f'compression.{layer_type}',
-      **codec_settings(config),
-    )
+  codecs(config, 'compression')
+  codecs(config, 'compression.down')
+  if config.compression.client:
+    codec(config, 'compression.client')
+  with fields.named():
+    secure_sums(config)
   rows = ('', *cases_lib.CASES, cases_lib.MAJORITY)
   rows += tuple(own_code.names_in(config))
   labelled = cases_lib.keys(config)

@@ -15,7 +15,6 @@ from . import checks
 from . import networks
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
-from fmtl_jax import compression
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import attacks
@@ -31,6 +30,7 @@ from fmtl_jax.server import server_optimizers
 
 Settings = Mapping[str, Any]
 Value = Callable[[str], Any]  # A field's value, by dotted name.
+_OF_CLIENTS = ('client', 'decoder')  # Every client's, and the server has them.
 _SHARES = ('dropout', 'late', 'partial', 'least_work')
 _OF_CLOCK = (
   'steps_per_second',
@@ -196,14 +196,11 @@ def _round_settings(
     )
     for name in config.server
   }
-  codecs = {
-    name: compression.get(
-      config.compression[name],
-      f'compression.{name}',
-      **checks.codec_settings(config),
-    )
-    for name in config.server
-  }
+  codecs = of_types(checks.codecs(config, 'compression'))
+  if config.compression.client:
+    for name in _OF_CLIENTS:
+      codecs[name] = checks.codec(config, 'compression.client')
+  down = checks.codecs(config, 'compression.down')
   return round_settings.RoundSettings(
     clients_per_task=config.cohort.clients_per_task,
     slots=config.cohort.slots,
@@ -212,7 +209,9 @@ def _round_settings(
     reduce_within_tasks=config.reducer.within_tasks,
     server=of_types(server),
     attack=attacks.get(config.attack.name, config.attack.scale),
-    compression={n: c for n, c in of_types(codecs).items() if c is not None},
+    compression={n: c for n, c in codecs.items() if c is not None},
+    broadcast={n: c for n, c in down.items() if c is not None},
+    secure=checks.secure_sums(config),
     balancing=balancing.places(
       {place: config.balancing[place] for place in balancing.PLACES},
       {name: value(f'balancing.{name}') for name in balancing.SETTINGS},

@@ -49,6 +49,9 @@ _CENTRALIZED = {
   'attack.name': 'none',
   'compression.common': 'none',  # Nor messages.
   'compression.task': 'none',
+  'compression.down.common': 'none',
+  'compression.down.task': 'none',
+  'secure.aggregation': False,
   'cohort.clients_per_task': 0,
 }
 _TWO_TASKS = {'data.tasks_per_client': 2, 'cohort.slots': 'all'}

@@ -15,6 +15,7 @@ from . import schema
 # Of `RoundSettings`.
 OF_ROUNDS: Mapping[str, str] = {
   'balancing': 'balancing',
+  'broadcast': 'compression.down',
   'compression': 'compression',
   'clients_per_task': 'cohort.clients_per_task',
   'execution': 'execution.name',
@@ -22,6 +23,7 @@ OF_ROUNDS: Mapping[str, str] = {
   'matmul_precision': 'precision.matmul',
   'reduce_within_tasks': 'reducer.within_tasks',
   'reducer': 'reducer',
+  'secure': 'secure.aggregation',
   'server': 'server',
   'slots': 'cohort.slots',
   'task_axis': 'execution.task_devices',
@@ -46,6 +48,9 @@ _ARGUMENTS: Mapping[str, str] = {
   'num_devices': 'execution.task_devices',
   'partition': 'data.partition',
   'rank': 'compression.rank',
+  **{f'secure.{n}': f'secure.{n}' for n in ('bits', 'clip', 'report_clip')},
+  **{f'secure.{n}': f'secure.{n}' for n in ('largest', 'max_weight')},
+  'secure.threshold': 'secure.threshold',
   'share': 'attack.share',
   'shards_per_client': 'data.shards_per_client',
   'task_weights': 'client.task_weights',

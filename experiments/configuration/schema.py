@@ -178,8 +178,22 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
   config.compression.bits = 2.0  # Of a value: eden 1 to 4, qsgd 2 to 8.
   config.compression.share = 0.05  # Of the values, those that top_k sends.
   config.compression.rank = 2  # Of the factors of power_sgd, 1 to 4.
+  # How the server sends what is new, with the same settings.
+  config.compression.down = ml_collections.ConfigDict()
+  # The server sees sums over clients alone, see fmtl_jax/rounds/secure_sums.py.
+  config.secure = ml_collections.ConfigDict()
+  config.secure.aggregation = False
+  config.secure.clip = 10.0  # Largest norm of an update of a layer type,
+  config.secure.report_clip = 100.0  # of what is reported beside it.
+  config.secure.max_weight = 1000.0  # More examples count as that many.
+  config.secure.bits = 32  # Of a number; 2 to 16 with uniform weights.
+  config.secure.largest = 0.0  # Coordinate with fewer bits; 0: clip.
+  config.secure.threshold = 2 / 3  # More than this share has to stay.
   config.server = ml_collections.ConfigDict()
+  # Of layers of which the server mixes every client's copy, as in FedU; '' is
+  config.compression.client = ''  # compression.common.
   for layer_type in LAYER_TYPES:
+    config.compression.down[layer_type] = compression.NONE
     config.aggregation[layer_type] = 'examples'
     config.reducer[layer_type] = 'mean'
     config.compression[layer_type] = compression.NONE

@@ -137,6 +137,7 @@ def _case(
   algorithm = case.make_algorithm(federation, {})
   form, reasons = program.form
   codecs = costs.codecs(config_lib.flatten(config))
+  secure = costs.secure_sums(config_lib.flatten(config))
   deviations = own_code.spec(case.algorithm).deviations
   return [
     *before,
@@ -146,6 +147,7 @@ def _case(
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
     *_messages(federation, algorithm.messages()),
     *([f'compression of updates: {codecs}'] if codecs else []),
+    *([f'secure sums of updates: {secure}'] if secure else []),
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',

@@ -70,18 +70,36 @@ def moved(
 
 
 def codecs(settings: Mapping[str, Any]) -> str:
-  """How clients send updates: `common eden (bits 2.0)`; '' if as they are.
+  """How messages are encoded: `common eden (bits 2.0)`; '' if as they are.
 
   Args:
     settings: Of a case, config fields by dotted name.
   """
   found = []
-  for layer_type in (layer_types.COMMON, layer_types.TASK):
+  types = layer_types.COMMON, layer_types.TASK
+  for layer_type in (*types, 'client', *(f'down.{name}' for name in types)):
     name = settings.get(f'compression.{layer_type}', compression.NONE)
-    if name != compression.NONE:
+    layer_type = layer_type.replace('down.', 'down, ')
+    if name and name != compression.NONE:
       own = inspect.signature(compression.CODECS[name]).parameters
       given = [f'{key} {settings[f"compression.{key}"]}' for key in own]
       found.append(
         f'{layer_type} {name}' + (f' ({", ".join(given)})' if given else '')
       )
   return ', '.join(found)
+
+
+def secure_sums(settings: Mapping[str, Any]) -> str:
+  """How the updates of a case are summed securely, in words; '' if not.
+
+  Args:
+    settings: Of a case, config fields by dotted name.
+  """
+  if not settings.get('secure.aggregation', False):
+    return ''
+  of = lambda name: settings[f'secure.{name}']
+  return (
+    f'numbers of {of("bits")} bits, norms of at most {of("clip"):g}, weights '
+    f'of at most {of("max_weight"):g} (1 where they are uniform), sums over '
+    f'more than {of("threshold"):.0%} of a group'
+  )

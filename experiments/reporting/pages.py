@@ -31,6 +31,7 @@ _CAPTIONS = {
   'gains': 'The gain over local training against the number of examples.',
   'relations': 'How much owners of models are related, those alike together.',
   'communication': 'Bytes of a round by layer type.',
+  'bytes': 'The metric against the bytes that a client moves in a round.',
   'confusion': 'What examples of each class are taken for.',
   'comparison': 'The mean over clients and the worst tenth of them.',
   'sweep': 'All points of the grid, and the best ones.',

@@ -15,6 +15,7 @@ from ..building import data_notes
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
+from . import byte_figures
 from . import case_tables
 from . import confusions
 from . import costs
@@ -37,7 +38,7 @@ FEATURES = 'features.json'  # How long a backbone took.
 # In the order in which a page shows them.
 FIGURES = (
   *('curves', 'cases', 'time', 'clients', 'gains', relations.RELATIONS),
-  *('confusion', 'communication'),
+  *('confusion', 'communication', byte_figures.NAME),
 )
 FIGURES_EVERY = 60.0  # Seconds, while cases are missing.
 _AVERAGED = (layer_types.COMMON, layer_types.TASK)
@@ -207,10 +208,13 @@ def notes(records: Sequence[results.Record]) -> list[str]:
 def _of_clients(record: Mapping[str, Any]) -> list[str]:
   """What is not usual about the clients of a case, and what they send."""
   notes = [*_robustness(record), *_participation(record)]
-  codecs = costs.codecs(record.get('settings', {}))
-  return (
-    [*notes, f'Updates are sent compressed: {codecs}.'] if codecs else notes
-  )
+  settings = record.get('settings', {})
+  for what, words in (
+    ('Updates are sent compressed', costs.codecs(settings)),
+    ('Updates are summed securely', costs.secure_sums(settings)),
+  ):
+    notes += [f'{what}: {words}.'] if words else []
+  return notes
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:
@@ -359,4 +363,9 @@ def write_figures(
   )
   relations.heat_maps(path(relations.RELATIONS), records, workdir)
   figures.communication(path('communication'), trained)
+  byte_figures.by_bytes(
+    path(byte_figures.NAME),
+    byte_figures.of_cases(trained, **shown),
+    results.describe('test', report.metric, trained),
+  )
   confusions.matrices(path('confusion'), of_tasks or trained, view=report.view)

@@ -40,6 +40,39 @@ def head(
   }
 
 
+def bytes_of_client(
+  name: str, case: program_lib.Case, history: histories.History
+) -> dict[str, float]:
+  """What one client moves in a round, up and down, mean over rounds.
+
+  Args:
+    name: Of the case.
+    case: What was run.
+    history: Of it.
+  """
+  of_cohort = _moved(name, case, history)
+  clients = history.totals['clients'] / max(history.totals['rounds'], 1)
+  return {
+    way: sum(sizes.values()) / clients if clients else 0.0
+    for way, sizes in zip(('up', 'down'), of_cohort, strict=True)
+  }
+
+
+def _moved(name, case, history):
+  """Bytes of a round's cohort by layer type, up and down."""
+  rounds = max(history.totals['rounds'], 1)
+  messages = case.make_algorithm(case.federation, {}).messages()
+  up, down = costs.moved(
+    case,
+    messages,
+    history.totals['clients'] / rounds,
+    history.totals['slots'] / rounds,
+  )
+  if cases_lib.get(name).centralized:
+    up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
+  return up, down
+
+
 def of_case(
   name: str,
   case: program_lib.Case,
@@ -49,11 +82,7 @@ def of_case(
   """The record of a finished case, JSON values throughout."""
   run_rounds = max(history.totals['rounds'], 1)
   clients = history.totals['clients'] / run_rounds
-  slots = history.totals['slots'] / run_rounds
-  messages = case.make_algorithm(case.federation, {}).messages()
-  up, down = costs.moved(case, messages, clients, slots)
-  if cases_lib.get(name).centralized:
-    up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
+  up, down = _moved(name, case, history)
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()
   }

@@ -15,6 +15,7 @@ from ..configuration import config as config_lib
 from ..folders import environments
 from ..folders import files
 from ..folders import workdirs
+from ..reporting import byte_figures
 from ..reporting import drawing
 from ..reporting import events
 from ..reporting import pages
@@ -35,6 +36,7 @@ def rows_of(
   history: histories.History,
   seconds: float,
   own_metrics: Mapping[str, Any] = types.MappingProxyType({}),
+  moved: Mapping[str, float] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
   """A row for each mapped point: settings, and validation values by round.
 
@@ -42,7 +44,7 @@ def rows_of(
   seed diverged; `final` and `std` belong to the last round, `best` and
   `best_round` to the best one; `seconds` is the time of the whole program, and
   `environments` says what it was run with. `own_metrics` is of
-  `results.own_metrics`.
+  `results.own_metrics`, `moved` what a client moves in a round, up and down.
   """
   metric = f'validation/{config.report.view}/{config.report.metric}'
   values = np.array(history.values[metric], np.float64)[:, :, -1]
@@ -74,6 +76,7 @@ def rows_of(
         'diverged_round': _first(ended.reshape(len(points), -1)[i]),
         'seconds': seconds,
         environments.KEY: history.environments,
+        'bytes': dict(moved),
         'runs_in_program': values.shape[1] * values.shape[2],
         **own_metrics,
       }
@@ -179,12 +182,18 @@ def write(
   study_figures.grid(
     drawing.paths(workdir, 'sweep', formats), rows, labels, f'Validation {view}'
   )
+  byte_figures.by_bytes(
+    drawing.paths(workdir, byte_figures.NAME, formats),
+    byte_figures.of_points(rows, labels),
+    f'validation {view}',
+  )
   events.write_points(
     workdir / 'tensorboard',
     parts,
     f'validation/{config.report.view}/{config.report.metric}',
   )
-  pages.write(workdir, 'sweep', config, [table], made_with)
+  shown = ('sweep', byte_figures.NAME)
+  pages.write(workdir, 'sweep', config, [table], made_with, shown)
   if missing:
     return rows
   for name, row in best_of(rows).items():

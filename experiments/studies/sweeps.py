@@ -24,6 +24,7 @@ from ..folders import environments
 from ..folders import logs
 from ..folders import records
 from ..reporting import results
+from . import case_records
 from . import case_runs
 from . import driver
 from . import grids
@@ -201,9 +202,10 @@ def _finished(plans, workdir):
 def _run(plan, config, source, workdir, flag):
   """Runs one program: its rows."""
   start = time.perf_counter()
+  case = plan.build(source)
   history = case_runs.run_case(
     cases_lib.label(plan.name, config),
-    plan.build(source),
+    case,
     plan.config,
     workdir / 'checkpoints' / plan.stem,
     flag,
@@ -213,5 +215,6 @@ def _run(plan, config, source, workdir, flag):
   seconds = time.perf_counter() - start
   own = results.own_metrics(source.tasks)
   return sweep_reports.rows_of(
-    plan.name, plan.point, plan.points, plan.config, history, seconds, own
+    *(plan.name, plan.point, plan.points, plan.config, history, seconds, own),
+    moved=case_records.bytes_of_client(plan.name, case, history),
   )

@@ -24,10 +24,12 @@ import jax
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_updates
+from fmtl_jax.rounds import broadcasting
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import remote_rounds
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import secure_sums
 from fmtl_jax.server import server_optimizers
 
 
@@ -59,6 +61,9 @@ def federated_averaging(
   Raises:
     ValueError: If K exceeds a task group, or updates cannot be balanced.
   """
+  compares = choose_fn is not None or regroup_fn is not None
+  for apply in (secure_sums.applied, broadcasting.applied):
+    settings = apply(federation, client_update, settings, compares=compares)
   phases = round_phases.Phases(
     federation, client_update, settings, rule, choose_fn, regroup_fn
   )
@@ -96,7 +101,9 @@ def federated_averaging(
       own,
       params,
     )
-    down = [federation.averaged(view)]
+    down = [
+      broadcasting.message(federation, settings, federation.averaged(view))
+    ]
     sent = jax.eval_shape(
       lambda x: aggregation.sent(aggregation.init(x)), params
     )
@@ -106,7 +113,10 @@ def federated_averaging(
     update = federation.averaged(own)
     sent = jax.eval_shape(phases.client_update.message, update)
     up = [sent, *([] if report == () else [report])]
-    return algorithm_lib.Messages(tuple(up), tuple(down), tuple(all_copies))
+    keys_up, keys_down = secure_sums.messages(federation, settings)
+    return algorithm_lib.Messages(
+      (*up, *keys_up), (*down, *keys_down), tuple(all_copies)
+    )
 
   return algorithm_lib.Algorithm(
     phases.init,

@@ -27,6 +27,8 @@ class Codec(NamedTuple):
       encoded.
     feedback: Whether a client keeps what was lost and adds it to its next
       update (error feedback).
+    contracts: Whether less is lost than was encoded, in the mean, so that a
+      reference which adds up messages follows.
   """
 
   name: str
@@ -34,6 +36,7 @@ class Codec(NamedTuple):
   decode: Callable[[jax.Array, Tree, Leaves], list[jax.Array]]
   unbiased: bool = False
   feedback: bool = True
+  contracts: bool = True
 
 
 def num_bytes(tree: Tree) -> int:

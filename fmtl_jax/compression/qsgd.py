@@ -67,4 +67,10 @@ def qsgd(bits: float = 2.0) -> codecs.Codec:
     blocks = codecs.times(signed, message.norms / levels)
     return codecs.to_leaves(blocks.reshape(-1), shapes)
 
-  return codecs.Codec('qsgd', encode, decode, unbiased=True, feedback=False)
+  most = min(BUCKET / levels**2, BUCKET**0.5 / levels)
+  return codecs.Codec(
+    *('qsgd', encode, decode),
+    unbiased=True,
+    feedback=False,
+    contracts=most < 1,
+  )

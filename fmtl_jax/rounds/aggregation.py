@@ -247,10 +247,12 @@ class Aggregation:
 
     def one(name):
       base, owner = self._of(name, params), self._owner(cohort, name)
+      aggregator, count = self._aggregators[name], self._count(name, params)
       reports = report
       if report != ():
-        reports = aggregators.zero_reports(self._of(name, report), base, owner)
-      aggregator, count = self._aggregators[name], self._count(name, params)
+        reports = aggregator.of_reports.init(
+          self._of(name, report), base, owner, count
+        )
       return Part(aggregator.init(base, count), reports)
 
     return {name: one(name) for name in self.averaged}
@@ -276,12 +278,12 @@ class Aggregation:
     def add_one(name):
       clients = self._clients(name, params, cohort, weights)
       aggregator, base = self._aggregators[name], self._of(name, params)
-      add_report = lambda value, sum_: federation_lib.owner_sum(
-        value, clients.weights, clients.owner, sum_
-      )
+      report = parts[name].report
+      if report != ():
+        report = aggregator.of_reports.add(total[name].report, report, clients)
       return Part(
         aggregator.add(total[name].update, parts[name].update, clients, base),
-        jax.tree.map(add_report, parts[name].report, total[name].report),
+        report,
       )
 
     return {name: add_one(name) for name in parts}
@@ -325,9 +327,12 @@ class Aggregation:
       if aggregator.counted is not None:
         counted = aggregator.counted(total[name].update, updates, clients)
         share = jnp.where(counted > 0, share, 0)
+      report = total[name].report
+      if report != ():
+        report = aggregator.of_reports.finish(report, weight_sum)
       return servers.Aggregate(
         aggregator.finish(key, total[name].update, updates, clients),
-        aggregators.divide(total[name].report, weight_sum),
+        report,
         share,
         scale,
         weight_sum,

@@ -15,6 +15,7 @@ from fmtl_jax.clients import compressing
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.secure_aggregation import settings as secure_lib
 from fmtl_jax.server import aggregators
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
@@ -71,6 +72,10 @@ class RoundSettings:
     attack: Of the attackers of the data set; None for no attack.
     compression: The codec of the updates of each averaged layer type; by
       default they are sent as they are.
+    broadcast: The codec of what servers send of each averaged layer type, see
+      `encoding`; by default it is sent as it is.
+    secure: The bounds and thresholds of secure sums, see `secure_sums`; None
+      for a server that sees what each client sends.
     balancing: Where gradients or updates of several tasks or clients are
       balanced; nowhere by default.
     participation: Dropouts, stragglers and partial work; None for full
@@ -96,6 +101,8 @@ class RoundSettings:
   )
   attack: attacks.Attack | None = None
   compression: compressing.Codecs = dataclasses.field(default_factory=dict)
+  broadcast: compressing.Codecs = dataclasses.field(default_factory=dict)
+  secure: secure_lib.SecureSums | None = None
   balancing: balancing_lib.Places = balancing_lib.Places()
   participation: participation_lib.Participation | None = None
   skip_nonfinite: bool = False
@@ -116,7 +123,14 @@ class RoundSettings:
       )
 
   def _check_compression(self):
-    """Raises a ValueError for a biased codec where updates are compared."""
+    """Raises a ValueError for a codec where it would be wrong."""
+    for layer_type, codec in self.broadcast.items():
+      if not codec.contracts:
+        raise ValueError(
+          f"Expected `broadcast['{layer_type}']` to lose less than it is "
+          'given, or clients never get what the server has, got '
+          f'{codec.name} with too few bits; take eden, or qsgd with 6 or more.'
+        )
     for layer_type, codec in self.compression.items():
       compared = {
         f"`reducer['{layer_type}']`": self.reducer.get(layer_type),

@@ -10,6 +10,9 @@
 `server`       what the server makes of it
 `driver`       whole runs in one process, by layer type and group
 `reducers`     the same sums inside compiled rounds
+`settings`     bounds and thresholds of rounds
+`whole_numbers`  numbers of a few bits, as a codec
+`sizes`        bytes of keys and shares
 
 In four stages clients advertise keys, share secrets, send masked numbers, and
 give the shares by which masks are removed from the sum. Whoever drops out, at
@@ -56,6 +59,7 @@ from fmtl_jax.secure_aggregation.protocol import two_thirds
 from fmtl_jax.secure_aggregation.reducers import reducer
 from fmtl_jax.secure_aggregation.server import Server
 from fmtl_jax.secure_aggregation.server import Sum
+from fmtl_jax.secure_aggregation.settings import SecureSums
 
 __all__ = (
   'Advertisement',
@@ -69,6 +73,7 @@ __all__ = (
   'RefusedError',
   'Roster',
   'STAGES',
+  'SecureSums',
   'Server',
   'Shares',
   'Sum',

@@ -22,6 +22,17 @@ The clamp changes nothing. |x_j| <= ||x|| <= C and w <= W, thus |v 2^k| <= C W
 2^k <= S for every coordinate; S is whole, so that rounding stays within it. An
 update that was not clipped saturates; it cannot change what others sent.
 
+Fewer bits. With b bits a number, S is 2^(b-1) - 1, and sums are of b + ceil(
+log2 n) bits, since n S < 2^(b - 1 + ceil(log2 n)): what is sent needs no more.
+So few steps are spent on what coordinates are rather than on what they could
+be: R in the place of C says which are not clamped. Rounding at random makes a
+step that is large right in the mean; who adds exact steps, as one whose clients
+have rounded them, loses nothing more.
+
+The error. With numbers rounded to the nearest, a mean differs from that of
+clipped updates by at most n / 2^(k+1) over the sum of weights; rounded at
+random, by less than twice that.
+
 Everything is computed in float32 by operations that IEEE 754 determines: one
 product, a product with a power of two, floor or rint, a comparison. NumPy and
 compiled functions of JAX therefore give the same bits, and sums mod 2^32 are
@@ -39,6 +50,7 @@ import numpy as np
 
 Array = Any
 
+WORD = 32
 MOST_CLIENTS = 2**20  # Of one sum: 11 bits and the sign remain for each.
 _LARGEST_SUM = 2**31 - 1
 _FLOAT_BITS = 24  # Significant bits of float32.
@@ -53,6 +65,9 @@ class FixedPoint:
     clip: C, the largest L2 norm of an update.
     num_clients: n, how many updates are added at most.
     max_weight: W, the largest weight.
+    bits: b of a number, in [2, 16]; None for as many as 32 bits of the sum
+      leave.
+    largest: R, the largest coordinate that is not clamped; by default C.
 
   Example:
     The mean of three updates of weight one, at most of norm two:
@@ -65,6 +80,8 @@ class FixedPoint:
   clip: float
   num_clients: int
   max_weight: float = 1.0
+  bits: int | None = None
+  largest: float | None = None
 
   def __post_init__(self):
     if not 1 <= self.num_clients <= MOST_CLIENTS:
@@ -72,24 +89,43 @@ class FixedPoint:
         f'Expected `num_clients` in [1, {MOST_CLIENTS}], got '
         f'{self.num_clients}; form smaller groups.'
       )
-    for name in ('clip', 'max_weight'):
+    for name in ('clip', 'max_weight', 'largest'):
       value = getattr(self, name)
-      if not 1 / _MOST <= value <= _MOST:
+      if value is not None and not 1 / _MOST <= value <= _MOST:
         raise ValueError(
           f'Expected `{name}` in [{1 / _MOST:.0e}, {_MOST:.0e}], got {value}.'
         )
+    if self.bits is not None and (
+      self.bits not in range(2, 17) or self.sum_bits > WORD
+    ):
+      raise ValueError(
+        'Expected `bits` to be a whole number in [2, 16] whose sums over '
+        f'{self.num_clients} clients have at most {WORD} bits, got {self.bits}.'
+      )
 
   @property
   def limit(self) -> int:
     """S, the largest whole number that a client sends."""
+    if self.bits is not None:
+      return 2 ** (self.bits - 1) - 1
     most = _LARGEST_SUM // self.num_clients
     spare = max(most.bit_length() - _FLOAT_BITS, 0)
     return most >> spare << spare
 
   @property
+  def sum_bits(self) -> int:
+    """How many bits a number of the sum has, and one that is masked."""
+    if self.bits is None:
+      return WORD
+    return self.bits + (self.num_clients - 1).bit_length()
+
+  @property
   def scale(self) -> float:
     """2^k of updates; two numbers of a client are 1 / scale apart."""
-    return _power(self.limit, self.clip * self.max_weight)
+    largest = self.clip
+    if self.largest is not None:
+      largest = min(self.largest, largest)
+    return _power(self.limit, largest * self.max_weight)
 
   @property
   def weight_scale(self) -> float:

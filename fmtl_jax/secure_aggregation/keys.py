@@ -11,8 +11,10 @@ import functools
 import os
 from typing import Any, NamedTuple
 
-KEY_BYTES = 32
-_NONCE_BYTES = 12
+from fmtl_jax.secure_aggregation import protocol
+
+KEY_BYTES = protocol.KEY_BYTES
+_NONCE_BYTES = protocol.NONCE_BYTES
 
 
 class RefusedError(ValueError):

@@ -12,6 +12,9 @@ server that tells holders different things can get both.
 from collections.abc import Sequence
 import dataclasses
 
+KEY_BYTES = 32  # Of every key, public ones too.
+NONCE_BYTES = 12  # Of a sealed message,
+SEAL_BYTES = NONCE_BYTES + 16  # and all that sealing adds, with the tag.
 LEAST = 3  # The sum of two tells each what the other one sent.
 
 

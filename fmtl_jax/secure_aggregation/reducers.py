@@ -17,7 +17,12 @@ from fmtl_jax.server import aggregators
 Tree = Any
 
 
-def reducer(point: fixed_point.FixedPoint) -> aggregators.Aggregator:
+def reducer(
+  point: fixed_point.FixedPoint,
+  report: fixed_point.FixedPoint | None = None,
+  least: np.ndarray | int = 0,
+  clips: bool = True,
+) -> aggregators.Aggregator:
   """The mean of clipped updates in fixed-point numbers.
 
   Weights larger than `point.max_weight` are capped; with `uniform` ones they
@@ -26,6 +31,12 @@ def reducer(point: fixed_point.FixedPoint) -> aggregators.Aggregator:
 
   Args:
     point: Norm, largest weight, and how many clients a group has at most.
+    report: As `point`, of what messages hold beside updates, which is clipped
+      and added up in the same run; None for an algorithm that adds it up as it
+      is, if there is any.
+    least: How many clients have to send, for each owner `[owners]` or for all:
+      the run of a group of fewer is given up, as if nobody had reported.
+    clips: Whether updates are clipped; otherwise they are already.
 
   Example:
     Common layers as secure aggregation of 10 clients has them:
@@ -40,40 +51,97 @@ def reducer(point: fixed_point.FixedPoint) -> aggregators.Aggregator:
   def init(params, num_owners):
     shape = () if num_owners is None else (num_owners,)
     zeros = lambda x: jnp.zeros(x.shape, np.uint32)
-    return jax.tree.map(zeros, params), jnp.zeros(shape, np.uint32)
+    of_clients = jnp.zeros(shape, np.uint32), jnp.zeros(shape, np.uint32)
+    return jax.tree.map(zeros, params), *of_clients
 
   def add(total, updates, clients, unused_params):
-    sums, of_weights = total
-    weights, owner, count = clients.weights, clients.owner, clients.num_owners
-    norms = jnp.zeros(weights.shape)
-    for leaf in jax.tree.leaves(updates):
-      axes = tuple(range(weights.ndim, leaf.ndim))
-      norms += jnp.square(leaf.astype(jnp.float32)).sum(axes)
-    finite = jnp.isfinite(norms)
-    sent = jnp.where(finite, weights, 0)
-    # Also where the sum of squares is rounded down.
-    norms = jnp.sqrt(norms) * np.float32(1 + 1e-6)
-    clip = np.float32(point.clip)
-    scale = clip / jnp.where(finite, jnp.maximum(norms, clip), clip)
-
-    def one(leaf, sum_):
-      shape = scale.shape + (1,) * (leaf.ndim - scale.ndim)
-      clipped = leaf.astype(jnp.float32) * scale.reshape(shape)
-      numbers, _ = point.quantize(clipped, sent)
-      return sum_ + fixed_point.owner_sums(numbers, owner, count)
-
-    numbers = point.quantize(jnp.zeros(weights.shape), sent)[1]
-    return (
-      jax.tree.map(one, updates, sums),
-      of_weights + fixed_point.owner_sums(numbers, owner, count),
+    sums, of_weights, senders = total
+    norms = _norms(updates, clients)
+    sent = jnp.where(jnp.isfinite(norms), clients.weights, 0)
+    sums, whole = _add(
+      point, sums, updates, norms if clips else None, sent, clients
     )
+    sums_of = lambda x: fixed_point.owner_sums(
+      x, clients.owner, clients.num_owners
+    )
+    counts = (sent > 0).astype(np.uint32)
+    return sums, of_weights + sums_of(whole), senders + sums_of(counts)
 
   def finish(unused_key, total, unused_updates, unused_clients):
-    sums, of_weights = total
-    return jax.tree.map(lambda x: point.mean(x, of_weights), sums)
+    sums, of_weights, senders = total
+    known = jnp.where(senders >= least, of_weights, 0)
+
+    def mean(x):
+      shape = known.shape + (1,) * (x.ndim - known.ndim)
+      kept = jnp.where(known.reshape(shape) > 0, x, 0)
+      return point.mean(kept, of_weights)
+
+    return jax.tree.map(mean, sums)
 
   def counted(total, unused_updates, clients):
     # None of those counted was sent if the sum of weights is zero.
-    return jnp.where(total[1] > 0, clients.total(), 0)
+    known = (total[1] > 0) & (total[2] >= least)
+    return jnp.where(known, clients.total(), 0)
 
-  return aggregators.Aggregator(init, add, finish, counted=counted)
+  return aggregators.Aggregator(
+    init,
+    add,
+    finish,
+    counted=counted,
+    reports=None if report is None else _reports(report),
+  )
+
+
+def _reports(point: fixed_point.FixedPoint) -> aggregators.Reports:
+  """The means of reports in fixed-point numbers."""
+
+  def init(report, params, owner, num_owners):
+    sums = aggregators.zero_reports(report, params, owner)
+    shape = () if num_owners is None else (num_owners,)
+    zeros = lambda x: jnp.zeros(x.shape, np.uint32)
+    return jax.tree.map(zeros, sums), jnp.zeros(shape, np.uint32)
+
+  def add(total, report, clients):
+    sums, of_weights = total
+    norms = _norms(report, clients)
+    sent = jnp.where(jnp.isfinite(norms), clients.weights, 0)
+    sums, whole = _add(point, sums, report, norms, sent, clients)
+    return sums, of_weights + fixed_point.owner_sums(
+      whole, clients.owner, clients.num_owners
+    )
+
+  def finish(total, unused_weights):
+    sums, of_weights = total
+    return jax.tree.map(lambda x: point.mean(x, of_weights), sums)
+
+  return aggregators.Reports(init, add, finish)
+
+
+def _norms(trees, clients):
+  """The norms of the clients' trees, as their weights; rounded up."""
+  squares = jnp.zeros(clients.weights.shape)
+  for leaf in jax.tree.leaves(trees):
+    axes = tuple(range(clients.weights.ndim, leaf.ndim))
+    squares += jnp.square(leaf.astype(jnp.float32)).sum(axes)
+  # Also where the sum of squares is rounded down.
+  return jnp.sqrt(squares) * np.float32(1 + 1e-6)
+
+
+def _add(point, sums, trees, norms, sent, clients):
+  """The sums with those of clients, scaled down to the norm, and weights."""
+  scale = jnp.ones(sent.shape, np.float32)
+  if norms is not None:
+    clip = np.float32(point.clip)
+    finite = jnp.isfinite(norms)
+    scale = clip / jnp.where(finite, jnp.maximum(norms, clip), clip)
+
+  def one(leaf, sum_):
+    shape = scale.shape + (1,) * (leaf.ndim - scale.ndim)
+    clipped = leaf.astype(jnp.float32) * scale.reshape(shape)
+    numbers, _ = point.quantize(clipped, sent)
+    return sum_ + fixed_point.owner_sums(
+      numbers, clients.owner, clients.num_owners
+    )
+
+  whole = point.quantize(jnp.zeros(sent.shape), sent)[1]
+  return jax.tree.map(one, trees, sums), whole

@@ -47,6 +47,22 @@ class Clients(NamedTuple):
     )
 
 
+class Reports(NamedTuple):
+  """How what messages hold beside updates is averaged.
+
+  Attributes:
+    init: `(report, params, owner, num_owners) -> total`, the sums over no
+      client, see `zero_reports`.
+    add: `(total, report, clients) -> total`, of K `Clients`.
+    finish: `(total, weights) -> report`, the means of owners; `weights` is as
+      of `Clients.total`.
+  """
+
+  init: Callable[[Tree, Tree, jax.Array | None, int | None], Tree]
+  add: Callable[[Tree, Tree, Clients], Tree]
+  finish: Callable[[Tree, jax.Array], Tree]
+
+
 class Aggregator(NamedTuple):
   """How the updates of one layer type are averaged.
 
@@ -72,6 +88,8 @@ class Aggregator(NamedTuple):
     counted: `(total, updates, clients) -> weights`, as `Clients.total`, of the
       clients whose updates were not dropped; an owner of which all were is one
       without reporting clients. None if none is ever dropped.
+    reports: How what messages hold beside updates is averaged; `REPORTS`, by
+      weights, if None.
 
   Example:
     The weighted mean of signs:
@@ -96,6 +114,12 @@ class Aggregator(NamedTuple):
   takes_factors: bool = False
   scales: bool = False
   counted: Callable[[Tree, Tree, Clients], jax.Array] | None = None
+  reports: Reports | None = None
+
+  @property
+  def of_reports(self) -> Reports:
+    """How reports are averaged."""
+    return REPORTS if self.reports is None else self.reports
 
 
 def divide(total: Tree, weights: jax.Array) -> Tree:
@@ -125,6 +149,24 @@ def zero_reports(report: Tree, params: Tree, owner: jax.Array | None) -> Tree:
     return jnp.zeros(shape, precision.wide(leaf.dtype))
 
   return jax.tree.map(zeros, report, params)
+
+
+def _add_reports(total, report, clients):
+  """The sums with those of the reports of clients."""
+  return jax.tree.map(
+    lambda x, sum_: federation_lib.owner_sum(
+      x, clients.weights, clients.owner, sum_
+    ),
+    report,
+    total,
+  )
+
+
+REPORTS = Reports(
+  lambda report, params, owner, _: zero_reports(report, params, owner),
+  _add_reports,
+  divide,
+)
 
 
 def mean() -> Aggregator:

@@ -175,8 +175,9 @@ class CompiledSumTest(parameterized.TestCase):
   def test_sums_are_the_plain_ones_in_any_order(self):
     point = secure_aggregation.FixedPoint(10.0, 9, 2.0)
     updates, owner, weights = self._clients()
-    (sums, of_weights), _ = self._compiled(point, 4)
-    testing.assert_trees_equal(self._compiled(point, 7)[0], (sums, of_weights))
+    (sums, of_weights, _), _ = self._compiled(point, 4)
+    again, found, _ = self._compiled(point, 7)[0]
+    testing.assert_trees_equal((again, found), (sums, of_weights))
     numbers, whole = point.quantize(updates['head'], weights)
     for group in range(3):
       of_group = owner == group
@@ -199,7 +200,7 @@ class CompiledSumTest(parameterized.TestCase):
     sizes = [np.sum((owner == group) & (weights > 0)) for group in range(3)]
     for group, size in enumerate(sizes):
       point = secure_aggregation.FixedPoint(10.0, int(size), 2.0)
-      (sums, of_weights), _ = self._compiled(point, 4)
+      (sums, of_weights, _), _ = self._compiled(point, 4)
       outcome = found['task', group].outcome
       np.testing.assert_array_equal(outcome.values[:-1], sums['head'][group])
       self.assertEqual(outcome.values[-1], of_weights[group])

@@ -2,9 +2,11 @@
 
 from absl.testing import absltest
 
+from experiments.building import checks
 from experiments.building import factories
 from experiments.configuration import config as config_lib
 from experiments.reporting import costs
+from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
 from fmtl_jax.rounds import communication
 
@@ -32,6 +34,25 @@ class CompressionTest(absltest.TestCase):
       ],
     )
     self.assertEqual(data.num_slots, 1)
+
+
+class SecureSumsTest(absltest.TestCase):
+  def test_fields_are_those_of_the_settings(self):
+    federation, _ = testing.toy_federation(width=64)
+    config = config_lib.default_config()
+    self.assertIsNone(checks.secure_sums(config))
+    self.assertEqual(costs.secure_sums(config_lib.flatten(config)), '')
+    config.secure.aggregation = True
+    self.assertEqual(
+      checks.secure_sums(config), secure_aggregation.SecureSums()
+    )
+    make = factories.make_algorithm(config, 'multi_task_fl')
+    with self.assertRaisesRegex(ValueError, 'at least 3 clients in the cohort'):
+      make(federation, {})  # Tasks of two clients.
+    config.secure.threshold = 0.75
+    config.secure.bits = 8
+    self.assertIn('8 bits', costs.secure_sums(config_lib.flatten(config)))
+    self.assertEqual(checks.secure_sums(config).threshold, 0.75)
 
 
 if __name__ == '__main__':

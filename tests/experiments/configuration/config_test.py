@@ -131,6 +131,7 @@ class IdentityTest(parameterized.TestCase):
     'aggregation': 'what clients weigh',
     'reducer': 'how updates are combined',
     'compression': 'what of them arrives',
+    'secure': 'what the server sees',
     'server': 'by the server',
     'attack': 'who sends something else',
     'participation': 'who drops out',

@@ -500,6 +500,23 @@ MISTAKES = {
     'server.common.optimizer to be SGD .*set those of algorithm.fedavgm',
     '--cases=fedavgm',
   ),
+  'coarse_broadcast': of(
+    'compression.down.common', 'qsgd', 'compression.down.common to lose less'
+  ),
+  'short_updates': of('secure.clip', 0.0, 'Expected secure.clip > 0'),
+  'odd_bits': of('secure.bits', 20, 'secure.bits .* from 2 to 16, or 32'),
+  'secure_median': of(
+    'reducer.common',
+    'median',
+    'no reducer.common with secure.aggregation sums',
+    '--config.secure.aggregation=true',
+  ),
+  'secure_codec': of(
+    'compression.task',
+    'eden',
+    'no compression.task .* set secure.bits',
+    '--config.secure.aggregation=true',
+  ),
   'unknown_codec': of('compression.task', 'zip', 'none, eden, qsgd, top_k'),
   'too_many_bits': of('compression.bits', 9, r'bits in \[1, 8\], got 9'),
   'bits_of_eden': of(
