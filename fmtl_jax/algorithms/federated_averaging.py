@@ -20,7 +20,6 @@ References:
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
@@ -70,17 +69,7 @@ def federated_averaging(
       mode = phases.execution_mode(data)
       sampled = phases.sample(state, data, mode)
       context_fn, sampled = phases.broadcast(state, data, frozen, sampled, mode)
-      total, trained = phases.train(state, context_fn, sampled, mode)
-      means, grouping, memory = phases.aggregate(
-        state, data, sampled, total, trained
-      )
-      new = phases.serve(state, sampled, trained, means, grouping, memory)
-    cohort = sampled.cohort
-    task = jnp.where(cohort.active, cohort.tasks, len(federation.tasks))
-    observed = {'client': cohort.client, 'task': task} | {
-      name: grouping.owners[name] for name in sampled.chosen
-    }
-    return new, trained.metrics | sampled.observed | observed
+      return phases.complete(state, data, context_fn, sampled, mode)
 
   def view(state, data, client, frozen):
     with precision.products(settings.matmul_precision):

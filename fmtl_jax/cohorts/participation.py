@@ -170,13 +170,9 @@ def apply_participation(
 
 def _by_the_clock(clock, key, cohort, drops, late, work):
   """Dropouts, stragglers, work and seconds under a simulated clock."""
-  devices = jax.random.fold_in(random_bits.narrow(key), jnp.uint32(_DEVICES))
-  draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
-  fast, wide = jax.vmap(draw)(cohort.client_id).T
-  speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)
-  bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)
-  slots = cohort.active.sum(1)
-  moving = (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
+  speed, moving = _devices(
+    clock, key, cohort.client_id, cohort.active.sum(1)
+  )
   steps = clock.epochs * cohorts.num_steps(cohort.size, clock.batch_size)
   deadline = jnp.where(clock.deadline > 0, clock.deadline, jnp.inf)
   limit = deadline * (1 + 1e-6)  # Tolerance for rounding.
@@ -190,6 +186,37 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
   # Without a deadline, the server does not wait for excluded clients.
   missing = jnp.where(jnp.isinf(deadline), 0, deadline)
   return drops, late, work, jnp.where(drops | late, missing, seconds)
+
+
+def _devices(clock, key, client_id, slots):
+  """Steps a second of clients, and the seconds that their messages take."""
+  devices = jax.random.fold_in(random_bits.narrow(key), jnp.uint32(_DEVICES))
+  draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
+  fast, wide = jax.vmap(draw)(client_id).T
+  speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)
+  bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)
+  return speed, (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
+
+
+def durations(
+  clock: Clock,
+  key: jax.Array,
+  client_id: jax.Array,
+  size: jax.Array,
+  slots: jax.Array,
+) -> jax.Array:
+  """How long clients need for all of their steps and messages, `[C]`.
+
+  Args:
+    clock: Whose deadline does not count.
+    key: Of the run.
+    client_id: `[C]` uint32.
+    size: `[C]` int32, their training examples.
+    slots: `[C]`, how many of their slots are active.
+  """
+  speed, moving = _devices(clock, key, client_id, slots)
+  steps = clock.epochs * cohorts.num_steps(size, clock.batch_size)
+  return moving + steps / speed
 
 
 def _without(cohort, drops, late, work, num_clients):
