@@ -318,6 +318,8 @@ def target_table(
 ) -> tables.Table:
   """Builds the table of rounds and bytes until targets are reached.
 
+  Where a case had a clock, it has the simulated time, too.
+
   Args:
     records: Of the cases, in the order of the rows; those without rounds get no
       row.
@@ -333,8 +335,11 @@ def target_table(
   _check(records, split, view, metric)
   lower = results.lower_is_better(metric, records)
   unit = ' %' if results.in_percent(metric, records) else ''
+  simulated = [results.simulated_seconds(record) for record in records]
+  has_clock = any(until is not None for until in simulated)
+  missing = [texts.MISSING] * (1 + has_clock)
   rows = []
-  for record in records:
+  for record, until in zip(records, simulated, strict=True):
     if not record['rounds']:
       continue
     cells = []
@@ -342,13 +347,18 @@ def target_table(
     for target in targets:
       reached = curve[:, -1] <= target if lower else curve[:, -1] >= target
       if not reached.any():
-        cells += [_NOT_REACHED, texts.MISSING]
+        cells += [_NOT_REACHED, *missing]
         continue
-      number = record['curve']['round'][int(reached.argmax())]
+      place = int(reached.argmax())
+      number = record['curve']['round'][place]
       cost = record['cost']
       a_round = sum(cost['bytes_up_per_round'].values())
       a_round += sum(cost['bytes_down_per_round'].values())
       cells += [str(number), texts.human_bytes(number * a_round)]
+      if has_clock:
+        cells.append(
+          texts.MISSING if until is None else texts.seconds(until[place])
+        )
     rows.append((record['label'], *cells))
   words = results.without_unit(split, metric, records)
   return tables.Table(
@@ -358,13 +368,14 @@ def target_table(
       *(
         f'{what} to {round(target, 2):g}{unit}'
         for target in targets
-        for what in ('rounds', 'bytes')
+        for what in ('rounds', 'bytes', *(('simulated',) if has_clock else ()))
       ),
     ),
     rows=tuple(rows),
     notes=(
       'The first evaluated round at which the mean, averaged over seeds, '
-      'reaches the target; bytes of all clients until then, up and down.',
+      'reaches the target; bytes of all clients until then, up and down'
+      + (', and time by the clock of participation.' if has_clock else '.'),
       texts.runs_note(records),
       texts.view_note(view),
     ),

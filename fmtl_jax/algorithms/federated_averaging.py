@@ -75,12 +75,7 @@ def federated_averaging(
       mode = phases.execution_mode(data)
       sampled = phases.sample(state, data, mode)
       context_fn, sampled = phases.broadcast(state, data, frozen, sampled, mode)
-      total, trained = phases.train(state, context_fn, sampled, mode)
-      means, grouping, memory = phases.aggregate(
-        state, data, sampled, total, trained
-      )
-      new = phases.serve(state, sampled, trained, means, grouping, memory)
-    return new, trained.metrics | phases.observed(sampled, grouping)
+      return phases.complete(state, data, context_fn, sampled, mode)
 
   def view(state, data, client, frozen):
     with precision.products(settings.matmul_precision):

@@ -29,6 +29,7 @@ References:
   https://arxiv.org/abs/1902.01046, section 2, dropouts and stragglers.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -44,6 +45,7 @@ LATE = 'late'
 _ROUND_KEY = 3
 # Folded into the key of a run instead of a round, which never has this number.
 _DEVICES = 2**32 - 1
+CostFn = Callable[[cohorts.Cohort], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,9 @@ class Clock:
     at_deadline: How a client acts that would miss the deadline: `partial`, it
       takes the steps that it has time for, or drops out if there is none;
       `late`, it is a straggler.
+    relative_fn: `client -> (bytes, seconds of a step)`, `[]` each, against those
+      above, of a `Cohort` without the leading axis, where clients differ by
+      what they compute; None where they do not.
   """
 
   steps_per_second: jax.Array | float = 100.0
@@ -76,6 +81,7 @@ class Clock:
   batch_size: int = 0
   epochs: jax.Array | float = 1
   at_deadline: str = PARTIAL
+  relative_fn: CostFn | None = None
 
   def __post_init__(self):
     if self.at_deadline not in (PARTIAL, LATE):
@@ -121,6 +127,21 @@ def with_steps(
   clock = dataclasses.replace(
     participation.clock, batch_size=batch_size, epochs=epochs
   )
+  return dataclasses.replace(participation, clock=clock)
+
+
+def relative_to(
+  participation: Participation | None, relative_fn: CostFn
+) -> Participation | None:
+  """The participation of clients that differ by what they compute.
+
+  Args:
+    participation: Of the clients.
+    relative_fn: See `Clock`.
+  """
+  if participation is None or participation.clock is None:
+    return participation
+  clock = dataclasses.replace(participation.clock, relative_fn=relative_fn)
   return dataclasses.replace(participation, clock=clock)
 
 
@@ -171,13 +192,12 @@ def apply_participation(
 
 def _by_the_clock(clock, key, cohort, drops, late, work):
   """Dropouts, stragglers, work and seconds under a simulated clock."""
-  devices = jax.random.fold_in(random_bits.narrow(key), jnp.uint32(_DEVICES))
-  draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
-  fast, wide = jax.vmap(draw)(cohort.client_id).T
-  speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)
-  bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)
-  slots = cohort.active.sum(1)
-  moving = (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
+  speed, moving = _devices(
+    clock, key, cohort.client_id, cohort.active.sum(1)
+  )
+  if clock.relative_fn is not None:
+    bytes_, step = jax.vmap(clock.relative_fn)(cohort)
+    speed, moving = speed / step, moving * bytes_
   steps = clock.epochs * cohorts.num_steps(cohort.size, clock.batch_size)
   deadline = jnp.where(clock.deadline > 0, clock.deadline, jnp.inf)
   limit = deadline * (1 + 1e-6)  # Tolerance for rounding.
@@ -191,6 +211,37 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
   # Without a deadline, the server does not wait for excluded clients.
   missing = jnp.where(jnp.isinf(deadline), 0, deadline)
   return drops, late, work, jnp.where(drops | late, missing, seconds)
+
+
+def _devices(clock, key, client_id, slots):
+  """Steps a second of clients, and the seconds that their messages take."""
+  devices = jax.random.fold_in(random_bits.narrow(key), jnp.uint32(_DEVICES))
+  draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
+  fast, wide = jax.vmap(draw)(client_id).T
+  speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)
+  bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)
+  return speed, (clock.bytes_once + slots * clock.bytes_each_slot) / bandwidth
+
+
+def durations(
+  clock: Clock,
+  key: jax.Array,
+  client_id: jax.Array,
+  size: jax.Array,
+  slots: jax.Array,
+) -> jax.Array:
+  """How long clients need for all of their steps and messages, `[C]`.
+
+  Args:
+    clock: Whose deadline does not count.
+    key: Of the run.
+    client_id: `[C]` uint32.
+    size: `[C]` int32, their training examples.
+    slots: `[C]`, how many of their slots are active.
+  """
+  speed, moving = _devices(clock, key, client_id, slots)
+  steps = clock.epochs * cohorts.num_steps(size, clock.batch_size)
+  return moving + steps / speed
 
 
 def without(

@@ -35,6 +35,8 @@ class Federation(objectives.ClientObjective):
     initialization: `shared`: one draw, copied to all owners; `per_owner`.
     client_numbers: `[M]` int32, folded into the keys of clients' own initial
       values; by default 0 to M - 1.
+    use_order: The paths of all leaves in the order in which the network uses
+      them.
   """
 
   init_fn: Callable[[jax.Array], Tree]
@@ -44,6 +46,7 @@ class Federation(objectives.ClientObjective):
   group_sizes: tuple[int, ...]
   initialization: str
   client_numbers: jax.Array | None = None
+  use_order: tuple[str, ...] = ()
 
   @classmethod
   def create(
@@ -127,9 +130,10 @@ class Federation(objectives.ClientObjective):
       outputs = jax.eval_shape(answer_fn, outputs, jnp.int32(0))
     checks.outputs(outputs, features, data, own_loss=loss is not None)
     index_ndim = {k: np.ndim(v) for k, v in data.partition.owner_index.items()}
+    order = layer_types_lib.use_order(apply_fn, shapes, features)
     per_slot = owners_lib.per_slot(
       labels,
-      layer_types_lib.use_order(apply_fn, shapes, features),
+      order,
       owners,
       index_ndim | {'task': 2, 'client': 1},
     )
@@ -155,6 +159,7 @@ class Federation(objectives.ClientObjective):
       train_fn=train_fn,
       answer_fn=answer_fn,
       statistics=checks.statistics(train_fn, shapes, labels, features),
+      use_order=tuple(order),
     )
 
   def of_clients(

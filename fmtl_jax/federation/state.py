@@ -26,6 +26,8 @@ class FederationState:
     balancing: The states of balancers.
     memory: What wrappers of client updates keep of each client, `[M, ...]`,
       such as residuals of compression.
+    pending: What an algorithm whose clients do not wait for each other keeps
+      of those that are at work; `()` elsewhere.
   """
 
   params: Tree
@@ -35,6 +37,7 @@ class FederationState:
   round: jax.Array
   balancing: balancing_lib.Memory = balancing_lib.Memory()
   memory: Tree = ()
+  pending: Tree = ()
 
 
 def num_bytes(tree: Tree) -> int:

@@ -234,6 +234,16 @@ class Phases:
       cohort,
       data.num_clients,
     )
+    return self.weighed(data, mode, cohort, observed)
+
+  def weighed(
+    self,
+    data: dataset_lib.FederatedDataset,
+    mode: execution_modes.ExecutionMode,
+    cohort: cohorts.Cohort,
+    observed: dict[str, jax.Array],
+  ) -> Sample:
+    """A cohort with its weights, and what is observed of it."""
     weighting = self.aggregation.weighting
     totals = weighting.totals(data)
     cohort = weighting.share_tasks(data, cohort, totals)
@@ -382,6 +392,22 @@ class Phases:
     )
     return aggregates, grouping, memory
 
+  def complete(
+    self,
+    state: State,
+    data: dataset_lib.FederatedDataset,
+    context_fn: ContextFn,
+    sampled: Sample,
+    mode: execution_modes.ExecutionMode,
+  ) -> tuple[State, dict[str, Any]]:
+    """Trains, aggregates and serves: the new state, and the round's metrics."""
+    total, trained = self.train(state, context_fn, sampled, mode)
+    means, grouping, memory = self.aggregate(
+      state, data, sampled, total, trained
+    )
+    new = self.serve(state, sampled, trained, means, grouping, memory)
+    return new, trained.metrics | self.observed(sampled, grouping)
+
   def serve(
     self,
     state: State,
@@ -416,6 +442,7 @@ class Phases:
         keep(state.balancing.client, trained.balancing), memory
       ),
       memory=keep(state.memory, trained.memory),
+      pending=state.pending,
     )
 
   def observed(

@@ -138,6 +138,7 @@ def start(
     round=jnp.asarray(np.int32(0)),
     balancing=memory,
     memory=jax.tree.map(zeros, shapes.memory),
+    pending=jax.tree.map(zeros, shapes.pending),
   )
 
 

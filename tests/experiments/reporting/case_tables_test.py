@@ -205,6 +205,22 @@ class TargetTableTest(absltest.TestCase):
       ),
     )
 
+  def test_with_a_clock_there_is_the_simulated_time_until_then(self):
+    record = toy_records.record('toy', [[[50, 50]], [[96, 96]], [[98, 98]]])
+    plain = toy_records.last('plain', 99.0)
+    count = max(record['curve']['round'])
+    record['per_round'] = {'simulated_seconds': [[2.0]] * count}
+    table = case_tables.target_table([record, plain], (97, 99.5))
+    number = record['curve']['round'][2]
+    self.assertEqual(
+      toy_records.cells(table, 'simulated to 97 %'),
+      {'Toy': f'{2 * number} s', 'Plain': '–'},
+    )
+    self.assertEqual(
+      toy_records.cells(table, 'simulated to 99.5 %'),
+      {'Toy': '–', 'Plain': '–'},
+    )
+
   def test_a_loss_is_reached_from_above(self):
     record = toy_records.record('toy', [[[2, 2]], [[1, 1]], [[0.5, 0.5]]])
     values = record['curve']['values']

@@ -1,0 +1,148 @@
+"""FedBuff: the server steps when K updates have arrived, however old they are.
+
+M clients are at work at any time, each as long as it needs. When one is done,
+another one starts from the newest model, and its update D_i waits in a buffer.
+When there are K of them, with the server's rate gamma,
+
+  w <- w + gamma sum_i p_i (1 + tau_i)^-a D_i / sum_i p_i,
+
+where tau_i counts the steps of the server since client i started and p_i is its
+weight, for each layer type. A round is a step of the server; time is that of
+`participation`'s clock. With K = M and clients that need the same time it is
+FedAvg. Layers of tasks and personal ones are as in any federated averaging: a
+client works on all of its tasks, and its own layers move in the step that its
+update enters.
+
+Deviations: p_i are numbers of examples by default; the paper's are equal
+(`uniform`). K is half of M by default (10 in the paper). A client is not
+started again before the step that its update enters.
+
+References:
+  Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba (2022), Federated
+  learning with buffered asynchronous aggregation,
+  https://arxiv.org/abs/2106.06639, Algorithm 1 (unchecked).
+"""
+
+from fmtl_jax import federation as federation_lib
+from fmtl_jax.algorithms import fedavg
+from fmtl_jax.algorithms import federated_averaging
+from fmtl_jax.algorithms import specs
+from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import training
+from fmtl_jax.rounds import algorithm as algorithm_lib
+from fmtl_jax.rounds import buffered
+from fmtl_jax.rounds import round_settings
+
+label_rules = fedavg.label_rules
+
+
+def fedbuff(
+  federation: federation_lib.Federation,
+  local: local_optimizers.LocalSgd = local_optimizers.LocalSgd(),
+  settings: round_settings.RoundSettings = round_settings.RoundSettings(),
+  *,
+  concurrency: int = 0,
+  buffer: int = 0,
+  staleness_exponent: float = 0.5,
+) -> algorithm_lib.Algorithm:
+  """Builds FedBuff, for any layer types.
+
+  Args:
+    federation: Network, layer types and tasks.
+    local: Settings of local training.
+    settings: Settings of the round; of its participation, the clock.
+    concurrency: M, the clients at work; 0 for as many as a synchronous round
+      has.
+    buffer: K, the updates of a step; 0 for half of M.
+    staleness_exponent: a; may be traced.
+
+  Raises:
+    ValueError: If a buffer would never be full, or settings of the round mean
+      nothing without rounds.
+  """
+  SPEC.check(
+    concurrency=concurrency,
+    buffer=buffer,
+    staleness_exponent=staleness_exponent,
+  )
+  return asynchronous(
+    federation,
+    local,
+    settings,
+    concurrency,
+    buffer,
+    staleness_exponent,
+    by_task=False,
+  )
+
+
+def asynchronous(
+  federation: federation_lib.Federation,
+  local: local_optimizers.LocalSgd,
+  settings: round_settings.RoundSettings,
+  concurrency: int,
+  buffer: int,
+  staleness_exponent: float,
+  *,
+  by_task: bool,
+) -> algorithm_lib.Algorithm:
+  """Builds local SGD in buffered rounds, see `buffered`.
+
+  Args:
+    federation: Network, layer types and tasks.
+    local: Settings of local training.
+    settings: Settings of the round.
+    concurrency: Clients at work of each buffer; 0 for those of a round.
+    buffer: K; 0 for half of those.
+    staleness_exponent: a.
+    by_task: Whether each task has a buffer.
+  """
+  at_work, size = buffered.sizes(
+    federation, settings, concurrency, buffer, by_task=by_task
+  )
+  update = training.local_sgd(federation, local)._replace(sgd=None)
+  init, round_fn = buffered.buffered(
+    federation,
+    update,
+    local,
+    settings,
+    buffered.Buffering(
+      concurrency=at_work,
+      buffer=size,
+      exponent=staleness_exponent,
+      by_task=by_task,
+    ),
+  )
+  synchronous = federated_averaging.federated_averaging(
+    federation, update, settings
+  )
+  return synchronous._replace(init=init, round=round_fn)
+
+
+SETTINGS = {
+  'concurrency': specs.Setting(
+    help='M: clients at work at once; 0: as many as a synchronous round has.',
+    least=0,
+    examples=(0, 2),
+  ),
+  'buffer': specs.Setting(
+    help='K: updates of a step of the server; 0: half of M.',
+    least=0,
+    examples=(0, 2),
+  ),
+  'staleness_exponent': specs.Setting(
+    help='a: an update counts (1 + staleness)^-a.',
+    least=0,
+    examples=(0.5, 3.0),
+  ),
+}
+SPEC = specs.Spec(
+  name='fedbuff',
+  label='FedBuff',
+  doc=__doc__,
+  family=specs.GLOBAL,
+  year=2022,
+  build=fedbuff,
+  label_rules=label_rules,
+  settings=SETTINGS,
+)
