@@ -132,7 +132,12 @@ def label_rules(
     }
     with fields.named(fields.of_algorithm(algorithm)):
       of_leaves = entry.leaf_rules(**own)
-    free = [p for p in paths if p.split('/')[0] in layers[count:]]
+    of_adapters = set(adapters.trained_paths(paths))
+    free = [
+      path
+      for path in paths
+      if path.split('/')[0] in layers[count:] and path not in of_adapters
+    ]
     by_depth = entry.label_rules(layers[count:], **depths)
     rules = [
       *_of_adapters(of_leaves, by_depth, paths),
@@ -149,7 +154,7 @@ def label_rules(
 
 
 def _of_adapters(of_leaves, by_depth, paths):
-  """Rules of adapters: the algorithm's, then those of the layers behind them."""
+  """Rules of adapters: the algorithm's, then those of the layers behind."""
   free = adapters.trained_paths(paths)
   if not free:
     return []
@@ -252,7 +257,7 @@ def build_network(
       jax.random.key(0), jax.eval_shape(plain.init, jax.random.key(0))
     )
     pretrained = adapters.put(pretrained, drawn)
-  prefix, rest = models.base.split_prefix(model, labels)
+  prefix, rest = models.base.split_prefix(model, _without_adapters(labels))
   if not prefix.stages:
     return Network(
       full, model, rules, pretrained, source.features, params, merged
@@ -300,6 +305,16 @@ def _adapted(config, backbone, behind):
   with fields.named(fields.OF_ADAPTERS):
     given = adapters.Adapters(**config.model.adapters.to_dict())
     return plain, given.wrap(plain), given
+
+
+def _without_adapters(labels):
+  """Labels by which no stage with adapters is frozen, whatever theirs are."""
+
+  def label(path, own):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return layer_types.COMMON if adapters.trained_paths([name]) else own
+
+  return jax.tree.map_with_path(label, labels)
 
 
 def _check_adapters(labels):

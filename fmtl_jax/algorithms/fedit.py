@@ -7,20 +7,20 @@ each factor,
   A <- sum_m p_m A_m,   B <- sum_m p_m B_m,
 
 though the product of means is not the mean of products, by which clients that
-differ disturb each other. Kernels stay as they are and are never sent.
+differ disturb each other. Kernels stay as they are and are never sent. The
+layers behind them are common, task-specific and personal by depth.
 
 References:
   Zhang et al. (2024), Towards building the federated GPT: federated instruction
   tuning, https://arxiv.org/abs/2305.05644, Algorithm 1 (unchecked).
 """
 
-from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.federation import layer_types
 from fmtl_jax.models import adapters
 
-label_rules = fedavg.label_rules
+label_rules = multi_task_fl.label_rules
 
 
 def leaf_rules() -> layer_types.Rules:
@@ -39,7 +39,7 @@ def without_adapters(federation) -> bool:
 # Of all kernels that are not trained.
 NETWORK = {'adapters.targets': ('.*kernel',)}
 NOT_ADAPTED = specs.Degenerate(
-  'is fedavg: the network has no adapters; set `adapters.targets`',
+  'is multi_task_fl: the network has no adapters; set `adapters.targets`',
   where=without_adapters,
 )
 
@@ -58,6 +58,7 @@ SPEC = specs.Spec(
   build=fedit,
   label_rules=label_rules,
   leaf_rules=leaf_rules,
+  depths=('task_layers', 'personal_layers'),
   network=NETWORK,
   degenerate=(NOT_ADAPTED,),
 )

@@ -60,10 +60,5 @@ SPEC = specs.Spec(
     )
   },
   network=fedit.NETWORK,
-  degenerate=(
-    specs.Degenerate(
-      'is multi_task_fl: the network has no adapters; set `adapters.targets`',
-      where=fedit.without_adapters,
-    ),
-  ),
+  degenerate=(fedit.NOT_ADAPTED,),
 )

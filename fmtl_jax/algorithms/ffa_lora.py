@@ -15,14 +15,13 @@ References:
   learning, https://arxiv.org/abs/2403.12313, section 4 (unchecked).
 """
 
-from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import fedit
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.federation import layer_types
 from fmtl_jax.models import adapters
 
-label_rules = fedavg.label_rules
+label_rules = multi_task_fl.label_rules
 
 
 def leaf_rules() -> layer_types.Rules:
@@ -48,6 +47,7 @@ SPEC = specs.Spec(
   build=ffa_lora,
   label_rules=label_rules,
   leaf_rules=leaf_rules,
+  depths=('task_layers', 'personal_layers'),
   network=fedit.NETWORK,
   degenerate=(fedit.NOT_ADAPTED,),
 )

@@ -11,9 +11,9 @@ of any ranks, and clients begin the next round from W + Delta, which predicts.
 Delta is a common leaf beside the kernel, `kernel_adapter/delta`, of which a
 message holds the two factors instead.
 
-With `classes` > 1 clients have unlike ranks: that of class c is r / 2^c, rounded
-up, of a client whose id is c modulo `classes`. Its other columns of A are zero,
-so that no gradient ever reaches them.
+With `classes` > 1 clients have unlike ranks: that of class c is r / 2^c,
+rounded up, of a client whose id is c modulo `classes`. Its other columns of A
+are zero, so that no gradient ever reaches them.
 
 Deviations: Clients are sent Delta, not the stack, which grows with the cohort
 and which a client that missed a round would miss. Factors of unlike ranks are
@@ -34,9 +34,9 @@ import jax.numpy as jnp
 
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import random_bits
-from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import fedit
+from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
@@ -47,7 +47,7 @@ from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 
 Tree = Any
-label_rules = fedavg.label_rules
+label_rules = multi_task_fl.label_rules
 
 
 def leaf_rules() -> layer_types.Rules:
@@ -250,6 +250,7 @@ SPEC = specs.Spec(
   build=flora,
   label_rules=label_rules,
   leaf_rules=leaf_rules,
+  depths=('task_layers', 'personal_layers'),
   settings={
     'classes': specs.Setting(
       help='Unlike ranks: each class of clients has half of that before.',

@@ -48,8 +48,8 @@ class WordPiece:
     if missing or list(vocabulary[:1]) != [PADDING]:
       raise ValueError(
         f'Expected a vocabulary that begins with {PADDING} and has '
-        f'{", ".join(needed)}, got {list(vocabulary[:4])!r}; name the vocab.txt '
-        'of an uncased BERT encoder.'
+        f'{", ".join(needed)}, got {list(vocabulary[:4])!r}; name the '
+        'vocab.txt of an uncased BERT encoder.'
       )
     self._pieces = functools.lru_cache(1 << 16)(self._of_word)
 
