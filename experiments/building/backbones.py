@@ -31,7 +31,6 @@ from fmtl_jax.clients import faults
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.data import images as images_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
 from fmtl_jax.models import bert
 from fmtl_jax.models import dlib_resnet
 from fmtl_jax.running import machine
@@ -151,7 +150,7 @@ def _split(config, model, params):
     return model, params, None, None
   shapes = jax.eval_shape(lambda: params)
   with fields.named(fields.OF_ADAPTERS):
-    given = adapters.Adapters(**config.model.adapters.to_dict())
+    given = models.Adapters(**config.model.adapters.to_dict())
     given.check(shapes)
 
   def label(path, unused_leaf):

@@ -22,7 +22,7 @@ from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.storage import checkpoints
 
 STANDARDIZE = 'standardize'
@@ -303,7 +303,7 @@ def _adapted(config, backbone, behind):
   if not config.model.adapters.targets:
     return plain, plain, None
   with fields.named(fields.OF_ADAPTERS):
-    given = adapters.Adapters(**config.model.adapters.to_dict())
+    given = models.Adapters(**config.model.adapters.to_dict())
     return plain, given.wrap(plain), given
 
 

@@ -101,8 +101,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.backbone = ''  # A published network in front: see backbones.py.
   config.model.backbone_weights = ''  # A file; '' is that of a package.
   config.model.backbone_channel_order = ''  # Of the file: RGB, BGR, '' usual.
-  # Low-rank changes of kernels that are not trained, see models/adapters.py:
-  # of those whose paths match one of the targets; () is none.
+  # Low-rank changes of kernels that are not trained, of those whose paths match
+  # one of the targets; () is none: see federation/adapters.py.
   config.model.adapters = ml_collections.ConfigDict()
   config.model.adapters.rank = 8
   config.model.adapters.alpha = 16.0  # By the rank, their factor.

@@ -24,7 +24,7 @@ from . import case_runs
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.running import program as program_lib
 from fmtl_jax.storage import checkpoints
 from fmtl_jax.storage import digests

@@ -1,8 +1,8 @@
 """FedIT: adapters of a frozen network, both factors averaged.
 
-FedAvg of low-rank adapters (`models.adapters`): clients train A and B of every
-adapted kernel and the layers behind the frozen ones, and the server averages
-each factor,
+FedAvg of low-rank adapters (`federation.adapters`): clients train A and B of
+every adapted kernel and the layers behind the frozen ones, and the server
+averages each factor,
 
   A <- sum_m p_m A_m,   B <- sum_m p_m B_m,
 
@@ -18,7 +18,7 @@ References:
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 
 label_rules = multi_task_fl.label_rules
 

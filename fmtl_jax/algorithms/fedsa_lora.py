@@ -1,7 +1,7 @@
 """FedSA-LoRA: adapters of which one factor is shared, the other is one's own.
 
-In adapters (`models.adapters`) A learns what all clients have in common and B
-what is particular: clients train both, A is averaged, and B stays with the
+In adapters (`federation.adapters`) A learns what all clients have in common and
+B what is particular: clients train both, A is averaged, and B stays with the
 client, or with its task where `owner` says so. The layers behind the frozen
 ones are common, task-specific and personal by depth.
 
@@ -18,7 +18,7 @@ from fmtl_jax.algorithms import fedit
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 
 label_rules = multi_task_fl.label_rules
 

@@ -1,6 +1,6 @@
 """FFA-LoRA: adapters whose random factor is frozen, so that means are exact.
 
-Clients train B of every adapted kernel (`models.adapters`) and the layers
+Clients train B of every adapted kernel (`federation.adapters`) and the layers
 behind the frozen ones; A stays as it was drawn, the same for all. Then
 
   sum_m p_m A B_m = A sum_m p_m B_m:
@@ -19,7 +19,7 @@ from fmtl_jax.algorithms import fedit
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.algorithms import specs
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 
 label_rules = multi_task_fl.label_rules
 

@@ -1,7 +1,7 @@
 """FLoRA: adapters whose products are averaged, by stacking their factors.
 
-In each round a client draws fresh adapters (`models.adapters`), A_m random and
-B_m zero, trains them and the layers behind the frozen ones, and sends both
+In each round a client draws fresh adapters (`federation.adapters`), A_m random
+and B_m zero, trains them and the layers behind the frozen ones, and sends both
 factors. The server stacks them, which gives the mean of the products itself,
 
   Delta <- Delta + alpha / r [A_1 ... A_M] [p_1 B_1; ...; p_M B_M]
@@ -42,7 +42,7 @@ from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 

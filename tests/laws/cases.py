@@ -26,7 +26,7 @@ from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
@@ -525,7 +525,7 @@ def _adapted(model, entry):
   Returns:
     The network, rules in front of those by depth, and values that are frozen.
   """
-  model = adapters.Adapters(rank=3, targets=('dense_0/kernel',)).wrap(model)
+  model = models.Adapters(rank=3, targets=('dense_0/kernel',)).wrap(model)
   pretrained = model.init(jax.random.key(100))
   paths = layer_types.paths(pretrained)
   rules = [

@@ -17,7 +17,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import flora
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.rounds import round_settings
 
 import cases
@@ -31,7 +31,7 @@ EVERYONE = round_settings.RoundSettings(
 def _toy(classes=1):
   """Four clients of one task, and a network with one adapted kernel."""
   data = testing.toy_data(4, 1, sizes=(6, 3, 5))
-  model = adapters.Adapters(rank=3, targets=('dense_0/kernel',)).wrap(
+  model = models.Adapters(rank=3, targets=('dense_0/kernel',)).wrap(
     models.mlp((3,), (4, 4), 3)
   )
   model = adapters.with_delta(model)

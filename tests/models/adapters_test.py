@@ -9,7 +9,7 @@ import numpy as np
 from fmtl_jax import models
 from fmtl_jax import testing
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.models import bert
 
 SIZES = bert.Sizes(
@@ -43,7 +43,7 @@ class WrapTest(parameterized.TestCase):
   @parameterized.parameters(*NETWORKS)
   def test_it_begins_as_the_network_and_merged_weights_are_its_own(self, name):
     model, targets, shape = NETWORKS[name]
-    wrapped = adapters.Adapters(rank=2, alpha=3.0, targets=targets).wrap(model)
+    wrapped = models.Adapters(rank=2, alpha=3.0, targets=targets).wrap(model)
     x = jax.random.randint(jax.random.key(2), (3, *shape), 1, 9)
 
     def compute(key, x):  # One program: of eager steps each is compiled.
@@ -79,7 +79,7 @@ class WrapTest(parameterized.TestCase):
 
   def test_a_kernel_gets_alpha_by_rank_times_the_product(self):
     model, targets, _ = NETWORKS['convolution']
-    wrapped = adapters.Adapters(rank=2, alpha=3.0, targets=targets).wrap(model)
+    wrapped = models.Adapters(rank=2, alpha=3.0, targets=targets).wrap(model)
     init = testing.jit(lambda key: _moved(wrapped.init(key)))
     params = init(jax.random.key(1))
     kernel = np.asarray(params['conv_0']['kernel'])
@@ -96,7 +96,7 @@ class WrapTest(parameterized.TestCase):
 
   def test_what_was_added_for_good_counts_and_is_merged(self):
     model, targets, shape = NETWORKS['dense']
-    wrapped = adapters.Adapters(rank=1, targets=targets).wrap(model)
+    wrapped = models.Adapters(rank=1, targets=targets).wrap(model)
     with_delta = adapters.with_delta(wrapped)
     key, x = jax.random.key(1), jnp.ones((2, *shape))
 
@@ -117,7 +117,7 @@ class WrapTest(parameterized.TestCase):
 
   def test_statistics_of_batches_are_written_beside_adapters(self):
     model = models.mlp((5,), (4,), 2, 'batch')
-    wrapped = adapters.Adapters(targets=('dense_0/kernel',)).wrap(model)
+    wrapped = models.Adapters(targets=('dense_0/kernel',)).wrap(model)
     key, x = jax.random.key(1), jax.random.normal(jax.random.key(2), (6, 5))
     everything = lambda params: jax.tree.map(lambda _: True, params)
     found = []
@@ -142,7 +142,7 @@ class WrapTest(parameterized.TestCase):
   )
   def test_what_is_no_adapter_is_refused(self, given, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
-      adapters.Adapters(**given).wrap(NETWORKS['dense'][0])
+      models.Adapters(**given).wrap(NETWORKS['dense'][0])
 
 
 if __name__ == '__main__':

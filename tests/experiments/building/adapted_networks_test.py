@@ -21,7 +21,7 @@ from experiments.studies import train
 from fmtl_jax import models
 from fmtl_jax import testing
 from fmtl_jax.federation import layer_types
-from fmtl_jax.models import adapters
+from fmtl_jax.federation import adapters
 from fmtl_jax.models import bert
 from fmtl_jax.storage import checkpoints
 from tests.data import play_lines_test
