@@ -36,9 +36,11 @@ from fmtl_jax import testing
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from tests.data import play_lines_test
 from tests.data import small_tables
 from tests.data import uci_har_test
 from tests.experiments.running import program_test
+from tests.models import bert_test
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 NAMES = [p.stem for p in sorted(FOLDER.glob('*.py')) if p.stem != '__init__']
@@ -124,6 +126,8 @@ class ConfigsTestCase(parameterized.TestCase):
         vgg_face=_small_backbone(224, 4096),
       )
     )
+    play_lines_test.write(cls.folder / 'manual')
+    bert_test.write(cls.folder / 'encoder', num_hidden_layers=6)
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
@@ -134,6 +138,10 @@ class ConfigsTestCase(parameterized.TestCase):
     if config.algorithm.pretrained_layers:
       config.model.pretrained = str(self.folder / 'pretrained')
     config.data.feature_dir = str(self.folder / 'features')
+    if config.model.backbone == 'minilm':
+      config.model.backbone_weights = str(self.folder / 'encoder')
+      config.data.encoder_dir = str(self.folder / 'encoder')
+      config.data.max_tokens = min(config.data.max_tokens, 8)
     return config
 
 

@@ -1,7 +1,9 @@
 """Backbones: published networks in front of the one that is trained.
 
-A backbone is frozen, so that it runs once on each image, before the first
-round; rounds run on its outputs. A file caches them for the next run.
+A backbone is frozen, so that it runs once on each example, before the first
+round; rounds run on its outputs. A file caches them for the next run. Where it
+has adapters, it runs up to the first stage that has one, and rounds run on what
+follows.
 """
 
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from ..configuration import fields
 from ..configuration import hints
 from ..folders import progress as progress_lib
 from ..running import hardware
@@ -27,6 +30,8 @@ from fmtl_jax import models
 from fmtl_jax.clients import faults
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.data import images as images_lib
+from fmtl_jax.federation import layer_types
+from fmtl_jax.models import bert
 from fmtl_jax.models import dlib_resnet
 from fmtl_jax.running import machine
 
@@ -38,19 +43,24 @@ class _Entry(NamedTuple):
   """A published network.
 
   Attributes:
-    model: Builds it.
+    model: Builds it; of the file, where `is_sized` says so.
     load: `(file, model, channel order) -> params`; '' is the file of a package.
     weights: What the file is, for a user who has none; '' if a package has it.
+    is_sized: Whether the file says how large the network is.
   """
 
-  model: Callable[[], models.Model]
+  model: Callable[..., models.Model]
   load: Callable[[str, models.Model, str | None], Any]
   weights: str = ''
+  is_sized: bool = False
 
 
 BACKBONES = {
   'dlib_resnet': _Entry(
     dlib_resnet.model, lambda path, *_: dlib_resnet.load(path or None)
+  ),
+  'minilm': _Entry(
+    bert.of_folder, lambda path, *_: bert.load(path), is_sized=True
   ),
   'vgg_face': _Entry(
     models.vgg_face,
@@ -92,12 +102,9 @@ def load_source(
       return source._replace(features=_decode(source.features, compute))
     return standardizing.centered(source)
   entry = _entry(config.model)
-  model = entry.model()
-  params = entry.load(
-    config.model.backbone_weights,
-    model,
-    config.model.backbone_channel_order or None,
-  )
+  file = config.model.backbone_weights
+  model = entry.model(file) if entry.is_sized else entry.model()
+  params = entry.load(file, model, config.model.backbone_channel_order or None)
   batch = jax.ShapeDtypeStruct(
     (_BATCH, *source.features.shape[1:]), source.features.dtype
   )
@@ -107,6 +114,7 @@ def load_source(
       'model.backbone_weights': features_lib.fingerprint(params),
     }
   )
+  model, params, rest, rest_params = _split(config, model, params)
   # Raises for images of another size.
   jaxpr = jax.make_jaxpr(model.apply)(params, batch)
   [output] = jaxpr.out_avals
@@ -126,8 +134,34 @@ def load_source(
   else:
     found = np.zeros((len(source.features), *output.shape[1:]), np.float32)
   return source._replace(
-    features=found, backbone=sources.Backbone(name, model, params, cost)
+    features=found,
+    backbone=sources.Backbone(name, model, params, cost, rest, rest_params),
   )
+
+
+def _split(config, model, params):
+  """A backbone up to its first stage with an adapter, and the rest if any.
+
+  Returns:
+    The network that runs once and its parameters; those of the rest, None
+    without adapters.
+  """
+  if not config.model.adapters.targets:
+    return model, params, None, None
+  shapes = jax.eval_shape(lambda: params)
+  with fields.named(fields.OF_ADAPTERS):
+    given = models.Adapters(**config.model.adapters.to_dict())
+    given.check(shapes)
+
+  def label(path, unused_leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    is_target = given.matches(name)
+    return layer_types.COMMON if is_target else layer_types.PRETRAINED
+
+  labels = jax.tree.map_with_path(label, shapes)
+  prefix, rest = models.base.split_prefix(model, labels)
+  part = lambda of: {name: params[name] for name, _ in of.stages}
+  return prefix, part(prefix), rest, part(rest)
 
 
 def _entry(model: ml_collections.ConfigDict) -> _Entry:

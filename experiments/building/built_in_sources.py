@@ -8,6 +8,9 @@ import numpy as np
 from . import sources
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import images
+from fmtl_jax.data import play_lines
+from fmtl_jax.models import bert
+from fmtl_jax.models import word_piece
 
 
 def load_digits(data: ml_collections.ConfigDict) -> sources.Source:
@@ -133,6 +136,35 @@ def load_celeb_a(data: ml_collections.ConfigDict) -> sources.Source:
   faces = celeb_a.load(data.data_dir or None, data.manual_dir or None)
   return _photographs(
     data, faces.encoded, faces.labels, faces.tasks, '', faces.identity
+  )
+
+
+def load_play_lines(data: ml_collections.ConfigDict) -> sources.Source:
+  """Lines of plays as tokens of an encoder: which play each is from."""
+  if not data.manual_dir:
+    raise ValueError(
+      f'Expected data.manual_dir to be the folder with {play_lines.FILE}, got '
+      f'none; get it from {play_lines.URL}.'
+    )
+  loaded = play_lines.load(data.manual_dir)
+  folder = bert.folder_of(data.encoder_dir)
+  tokenizer = word_piece.WordPiece.read(folder / bert.VOCABULARY)
+  rows = np.arange(len(loaded.text))
+  if 0 < data.max_texts < len(rows):
+    rows = np.linspace(0, len(rows) - 1, data.max_texts).astype(np.int64)
+  play = loaded.play[rows]
+  return sources.Source(
+    features=tokenizer([loaded.text[i] for i in rows], data.max_tokens),
+    labels=play[:, None].astype(np.float32),
+    tasks=(
+      tasks_lib.Task(
+        name='play',
+        kind=tasks_lib.MULTICLASS,
+        num_classes=len(play_lines.PLAYS),
+      ),
+    ),
+    strata=play,
+    keys=loaded.speaker[rows],
   )
 
 

@@ -62,6 +62,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'client.learning_rate',
       'client.weight_decay',
       'data.max_images',
+      'data.max_texts',
       'execution.low_rank_below',
       'execution.memory_mb',
       'participation.bandwidth_spread',
@@ -82,6 +83,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'data.shards_per_client',
       'data.tasks_per_client',
       'execution.task_devices',
+      'model.adapters.rank',
       'faults.diverged_above',
       'model.window',
       'run.evaluate_every',
@@ -95,6 +97,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (
       'balancing.temperature',
       'data.alpha',
+      'model.adapters.alpha',
       'faults.clip_norm',
       'participation.bytes_per_second',
       'participation.steps_per_second',
@@ -129,6 +132,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
   ('in [1, 8]', lambda x: 1 <= x <= 8, ('compression.bits',)),
   ('in [1, 4]', lambda x: 1 <= x <= 4, ('compression.rank',)),
   ('in [1, 10000]', lambda x: 1 <= x <= 10**4, ('data.image_size',)),
+  ('in [2, 512]', lambda x: 2 <= x <= 512, ('data.max_tokens',)),
   ('<= 10000', lambda x: x <= 10**4, ('run.seeds', 'compare.seeds')),
 )
 _SEEDS = ('run.first_seed', 'compare.first_seed')
@@ -141,6 +145,7 @@ _NUMBERS = (
 _PATHS = (
   'data.manual_dir',
   'data.data_dir',
+  'data.encoder_dir',
   'data.feature_dir',
   'model.backbone_weights',
   'model.pretrained',

@@ -37,9 +37,13 @@ SETTINGS = (
   'data.image_crop',
   'data.grey',
   'data.max_images',
+  'data.max_texts',
+  'data.max_tokens',
+  'data.encoder_dir',
   'model.backbone',
   'model.backbone_weights',
   'model.backbone_channel_order',
+  'model.adapters.targets',
 )
 _OWN_SETTINGS = 'data.own.'
 SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
@@ -48,6 +52,7 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'utkface': built_in_sources.load_utkface,
   'face_folder': built_in_sources.load_face_folder,
   'celeb_a': built_in_sources.load_celeb_a,
+  'play_lines': built_in_sources.load_play_lines,
   **{
     name: functools.partial(table_sources.load_school, name=name)
     for name in ('exam', 'math_achieve', 'bdf')

@@ -1,6 +1,7 @@
 """Networks: built from a config, with label rules and pre-trained layers."""
 
 from collections.abc import Callable, Sequence
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.federation import layer_types
+from fmtl_jax.federation import adapters
 from fmtl_jax.storage import checkpoints
 
 STANDARDIZE = 'standardize'
@@ -36,6 +38,8 @@ class Network(NamedTuple):
     pretrained: Values of the pre-trained layers, None if there are none.
     features: `[N, ...]`, the input of `model`.
     prefix_params: Parameters of the stages that were split off.
+    merged: `full` without adapters, whose parameters are those of `full` merged
+      (`adapters.merge_adapters`); None where there are no adapters.
   """
 
   full: models.Model
@@ -44,6 +48,7 @@ class Network(NamedTuple):
   pretrained: Any
   features: np.ndarray
   prefix_params: dict[str, Any]
+  merged: models.Model | None = None
 
   def whole(self, apply_fn: Callable[[Any, Any], Any]) -> Any:
     """The apply function of `full`, with another one for that of `model`."""
@@ -94,6 +99,7 @@ def label_rules(
   layers: Sequence[str],
   centralized: bool = False,
   paths: Sequence[str] = (),
+  frozen_layers: int | None = None,
 ) -> layer_types.Rules:
   """The rules in `layer_types`, or the algorithm's own by depth.
 
@@ -101,7 +107,10 @@ def label_rules(
   `hard_sharing`, which is its centralized form; an algorithm that is a label
   rule keeps its own, behind the layers that are pre-trained. A centralized
   model has no clients: what would be personal belongs to the task there.
-  Rules for leaves inside layers need the `paths` of the parameters.
+  Rules for leaves inside layers need the `paths` of the parameters. Adapters in
+  pre-trained layers are of the type of the first layer behind these, unless the
+  algorithm says otherwise. `frozen_layers`, the number of pre-trained layers,
+  is that of the config by default.
   """
   rules: layer_types.Rules
   if config.layer_types and algorithm in ('multi_task_fl', 'hard_sharing'):
@@ -111,6 +120,7 @@ def label_rules(
     depths = {name: config.algorithm[name] for name in entry.depths}
     # Whatever the algorithm: they belong to the network.
     count = config.algorithm.pretrained_layers
+    count = count if frozen_layers is None else frozen_layers
     trained = len(layers) - count
     pretrained = layer_types.by_depth(
       layers, [(layer_types.PRETRAINED, count), (layer_types.COMMON, trained)]
@@ -122,17 +132,40 @@ def label_rules(
     }
     with fields.named(fields.of_algorithm(algorithm)):
       of_leaves = entry.leaf_rules(**own)
-    free = [p for p in paths if p.split('/')[0] in layers[count:]]
+    of_adapters = set(adapters.trained_paths(paths))
+    free = [
+      path
+      for path in paths
+      if path.split('/')[0] in layers[count:] and path not in of_adapters
+    ]
+    by_depth = entry.label_rules(layers[count:], **depths)
     rules = [
+      *_of_adapters(of_leaves, by_depth, paths),
       *pretrained[:count],
       *layer_types.matching(of_leaves, free),
-      *entry.label_rules(layers[count:], **depths),
+      *by_depth,
     ]
   if not centralized:
     return rules
   return [
     (p, layer_types.TASK if label == layer_types.PERSONAL else label)
     for p, label in rules
+  ]
+
+
+def _of_adapters(of_leaves, by_depth, paths):
+  """Rules of adapters: the algorithm's, then those of the layers behind."""
+  free = adapters.trained_paths(paths)
+  if not free:
+    return []
+  own = layer_types.matching(of_leaves, free)
+  patterns = [pattern for pattern, _ in own]
+  others = [p for p in free if not any(re.fullmatch(r, p) for r in patterns)]
+  first = by_depth[0][1] if by_depth else layer_types.COMMON
+  return [
+    *own,
+    *((adapters.TRAINED, first) for _ in others[:1]),
+    (adapters.OF_SCALE, layer_types.PRETRAINED),
   ]
 
 
@@ -182,18 +215,27 @@ def build_network(
         f'Expected the same {field} for all cases and points, which share the '
         f'data, got {flat.get(field)!r} beside {value!r}; run two experiments.'
       )
-  model = build_model(config, source)
+  behind = build_model(config, source)
+  plain, model, given = _adapted(config, source.backbone, behind)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   example = jax.ShapeDtypeStruct((1, *source.features.shape[1:]), np.float32)
   order = layer_types.use_order(model.apply, shapes, example)
   layers = layer_types.modules(order)
-  paths = layer_types.paths(shapes)
-  rules = label_rules(config, algorithm, layers, centralized, paths)
+  frozen_layers = None
+  if source.backbone is not None and source.backbone.rest is not None:
+    frozen_layers = sum(name in source.backbone.rest_params for name in layers)
+  rules = label_rules(
+    *(config, algorithm, layers, centralized),
+    layer_types.paths(shapes),
+    frozen_layers,
+  )
   labels = layer_types.label_params(
     shapes,
     rules,
     [*further_owners(config, algorithm)[0], layer_types.PRETRAINED],
   )
+  if given is not None:
+    _check_adapters(labels)
   if layer_types.PRETRAINED not in jax.tree.leaves(labels):
     if source.backbone is None:
       return Network(model, model, rules, None, source.features, {})
@@ -201,26 +243,25 @@ def build_network(
       source.backbone, model, config.data.standardize
     )
     return Network(full, model, rules, None, source.features, params)
+  pretrained = _pretrained(config, source.backbone)
+  full, merged, params = model, plain, {}
   if source.backbone is not None:
-    raise ValueError(
-      'Expected no pretrained layers behind a backbone, which is pre-trained '
-      f'itself, got both (model.backbone is {source.backbone.name!r}); set '
-      'algorithm.pretrained_layers=0.'
+    (full, params), (merged, _) = (
+      _with_backbone(source.backbone, network, False)
+      for network in (model, plain)
     )
-  if not config.model.pretrained:
-    raise ValueError(
-      'Some layers are labelled pretrained; name the folder with their '
-      f'parameters in model.pretrained ({hints.module("export")} makes one).'
+  if given is None:
+    merged = None
+  else:
+    drawn = given.initial(
+      jax.random.key(0), jax.eval_shape(plain.init, jax.random.key(0))
     )
-  if config.data.standardize:
-    raise ValueError(
-      'Expected data.standardize=False with pretrained layers, whose outputs '
-      'are computed once for all seeds, got True.'
-    )
-  pretrained, _ = checkpoints.load_params(config.model.pretrained)
-  prefix, rest = models.base.split_prefix(model, labels)
+    pretrained = adapters.put(pretrained, drawn)
+  prefix, rest = models.base.split_prefix(model, _without_adapters(labels))
   if not prefix.stages:
-    return Network(model, model, rules, pretrained, source.features, {})
+    return Network(
+      full, model, rules, pretrained, source.features, params, merged
+    )
   frozen = federation_lib.pretrained_values(
     {name: shapes[name] for name, _ in prefix.stages}, pretrained
   )
@@ -232,13 +273,89 @@ def build_network(
   outputs = features_lib.precompute(apply, source.features)
   rest_labels = {name: labels[name] for name, _ in rest.stages}
   return Network(
-    model,
+    full,
     rest,
     layer_types.exact_rules(rest_labels),
     pretrained,
     outputs,
-    frozen,
+    {**params, **frozen},
+    merged,
   )
+
+
+def _adapted(config, backbone, behind):
+  """A network with the rest of a backbone, without and with adapters.
+
+  Args:
+    config: Of the case.
+    backbone: Of the source, None if there is none.
+    behind: The network that the config describes.
+
+  Returns:
+    The network without adapters, with them, and the adapters, None if none.
+  """
+  plain = behind
+  if backbone is not None and backbone.rest is not None:
+    rest = backbone.rest
+    init = lambda key: {**rest.init(key), **behind.init(key)}
+    stages = (*rest.stages, *behind.stages)
+    plain = models.base.chain(init, stages, behind.train_stages)
+  if not config.model.adapters.targets:
+    return plain, plain, None
+  with fields.named(fields.OF_ADAPTERS):
+    given = models.Adapters(**config.model.adapters.to_dict())
+    return plain, given.wrap(plain), given
+
+
+def _without_adapters(labels):
+  """Labels by which no stage with adapters is frozen, whatever theirs are."""
+
+  def label(path, own):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return layer_types.COMMON if adapters.trained_paths([name]) else own
+
+  return jax.tree.map_with_path(label, labels)
+
+
+def _check_adapters(labels):
+  """Raises a ValueError for adapters of kernels that are trained themselves."""
+  found = dict(
+    zip(layer_types.paths(labels), jax.tree.leaves(labels), strict=True)
+  )
+  for path, _ in adapters.pairs(labels):
+    if found[path] != layer_types.PRETRAINED:
+      raise ValueError(
+        'Expected model.adapters.targets to be kernels of pretrained layers, '
+        f'got {path!r}, which is {found[path]}; set '
+        'algorithm.pretrained_layers or narrow the patterns.'
+      )
+
+
+def _pretrained(config, backbone):
+  """Values of pre-trained layers: of a folder, or the rest of a backbone.
+
+  Raises:
+    ValueError: If there are none, or what they are for is refused.
+  """
+  if backbone is not None and backbone.rest is None:
+    raise ValueError(
+      'Expected no pretrained layers behind a backbone, which is pre-trained '
+      f'itself, got both (model.backbone is {backbone.name!r}); set '
+      'algorithm.pretrained_layers=0.'
+    )
+  if backbone is None and not config.model.pretrained:
+    raise ValueError(
+      'Some layers are labelled pretrained; name the folder with their '
+      f'parameters in model.pretrained ({hints.module("export")} makes one).'
+    )
+  if config.data.standardize:
+    raise ValueError(
+      'Expected data.standardize=False with pretrained layers, whose outputs '
+      'are computed once for all seeds, got True.'
+    )
+  if backbone is not None:
+    return backbone.rest_params
+  return checkpoints.load_params(config.model.pretrained)[0]
 
 
 def _with_backbone(

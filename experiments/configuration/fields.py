@@ -33,6 +33,7 @@ OF_ROUNDS: Mapping[str, str] = {
 # `local.optimizer`, has that of the longest part that is here.
 _ARGUMENTS: Mapping[str, str] = {
   **OF_ROUNDS,
+  'adapters.targets': 'model.adapters.targets',
   'at_deadline': 'participation.at_deadline',
   'bits': 'compression.bits',
   'by_task': 'attack.by_task',
@@ -58,6 +59,12 @@ _ARGUMENTS: Mapping[str, str] = {
   'test_fraction': 'data.test_fraction',
   'validation_fraction': 'data.validation_fraction',
   'window': 'model.window',
+}
+# Of adapters.
+OF_ADAPTERS: Mapping[str, str] = {
+  'alpha': 'model.adapters.alpha',
+  'rank': 'model.adapters.rank',
+  'targets': 'model.adapters.targets',
 }
 _ARGUMENT = re.compile(r"`([a-z_]\w*(?:\.\w+|\['\w+'\])*)`")
 _LAYER_TYPE = re.compile(r"\['(\w+)'\]")

@@ -67,6 +67,9 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.image_crop = 1.0  # The central fraction that is kept of them.
   config.data.grey = False  # One channel instead of three.
   config.data.max_images = 0  # Photographs to use, evenly spaced; 0 is all.
+  config.data.max_texts = 0  # Texts to use, evenly spaced; 0 is all.
+  config.data.max_tokens = 32  # Of a text for an encoder; longer ones are cut.
+  config.data.encoder_dir = ''  # With an encoder's vocab.txt; '': a package's.
   config.data.feature_dir = ''  # Where outputs of backbones are kept.
   config.data.clients = 50
   config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
@@ -98,6 +101,12 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.backbone = ''  # A published network in front: see backbones.py.
   config.model.backbone_weights = ''  # A file; '' is that of a package.
   config.model.backbone_channel_order = ''  # Of the file: RGB, BGR, '' usual.
+  # Low-rank changes of kernels that are not trained, of those whose paths match
+  # one of the targets; () is none: see federation/adapters.py.
+  config.model.adapters = ml_collections.ConfigDict()
+  config.model.adapters.rank = 8
+  config.model.adapters.alpha = 16.0  # By the rank, their factor.
+  config.model.adapters.targets = ()
   # A folder with trained parameters: values of layers labelled pretrained.
   config.model.pretrained = ''
   # (regex, layer type) pairs; () lets the algorithm label layers by depth.

@@ -24,6 +24,7 @@ from . import case_runs
 from fmtl_jax import predictors
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
+from fmtl_jax.federation import adapters
 from fmtl_jax.running import program as program_lib
 from fmtl_jax.storage import checkpoints
 from fmtl_jax.storage import digests
@@ -160,7 +161,42 @@ def load(
     model = predictors.task_predictor(*arguments, task)
   else:
     model = predictors.client_predictor(*arguments, place, slot)
-  return _whole(network, source, model)
+  return _merged(network, _whole(network, source, model))
+
+
+def _merged(
+  network: networks.Network, model: predictors.Predictor
+) -> predictors.Predictor:
+  """A model whose adapters are added to their kernels, where it has any.
+
+  A kernel is then of the type of its adapter, and whose that is.
+
+  Args:
+    network: Of its case.
+    model: On examples as they come.
+  """
+  pairs = adapters.pairs(model.params)
+  names = [name for name, _ in network.merged.stages] if network.merged else []
+  # Networks of several networks, and what computes in another type, stay.
+  if not pairs or not set(model.params) <= set(names):
+    return model
+  types, owners = dict(model.layer_types), dict(model.owners)
+  for path, adapter in pairs:
+    for leaf in adapter:
+      name = f'{path}{adapters.SUFFIX}/{leaf}'
+      layer_type, owner = types.pop(name), owners.pop(name)
+      is_own = owner.startswith(('client ', 'task '))
+      if owner != predictors.NOBODY and (
+        is_own or owners[path] == predictors.NOBODY
+      ):
+        types[path], owners[path] = layer_type, owner
+  return dataclasses.replace(
+    model,
+    params=adapters.merge_adapters(model.params),
+    apply_fn=network.merged.apply,
+    layer_types=types,
+    owners=owners,
+  )
 
 
 def _whole(

@@ -1,5 +1,7 @@
 """Networks for federations; any `(init, apply)` pair works as well."""
 
+from fmtl_jax.federation.adapters import merge_adapters
+from fmtl_jax.models.adapters import Adapters
 from fmtl_jax.models.base import from_nnx
 from fmtl_jax.models.base import Model
 from fmtl_jax.models.base import sequential
@@ -10,11 +12,13 @@ from fmtl_jax.models.vgg import vgg_face
 from fmtl_jax.models.weight_files import load_vgg
 
 __all__ = (
+  'Adapters',
   'Model',
   'cnn',
   'from_nnx',
   'linear',
   'load_vgg',
+  'merge_adapters',
   'mlp',
   'sequential',
   'vgg_face',

@@ -25,6 +25,8 @@ from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.federation import layer_types
+from fmtl_jax.federation import adapters
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
@@ -471,6 +473,9 @@ def named(
   if name in LINEAR:
     model = models.linear(features, outputs)
   layers = [stage for stage, _ in model.stages]
+  frozen, pretrained = (), None
+  if 'adapters.targets' in entry.network:
+    model, frozen, pretrained = _adapted(model, entry)
   if dtype is not None:
     plain = model
     by_layer = (
@@ -486,7 +491,12 @@ def named(
       ),
     )
   rules = [
-    *(entry.leaf_rules() if normalization != 'none' else ()),
+    *frozen,
+    *(
+      entry.leaf_rules()
+      if normalization != 'none' and 'normalization' in entry.network
+      else ()
+    ),
     *entry.label_rules(layers, **{d: _DEPTHS[d] for d in entry.depths}),
   ]
   model, rules = entry.wraps(model, rules, data.tasks, own)
@@ -498,6 +508,7 @@ def named(
     owners={**federation_lib.OWNERS, **more},
     num_owners=num_owners,
     compute=compute,
+    pretrained=pretrained,
   )
   placement = round_settings.Placement(low_rank_below=np.inf, execution='scan')
   algorithm = entry.build(
@@ -507,6 +518,23 @@ def named(
     **{name: own[name] for name in entry.own},
   )
   return federation, data, algorithm
+
+
+def _adapted(model, entry):
+  """A network with an adapter of its first kernel, which is not trained.
+
+  Returns:
+    The network, rules in front of those by depth, and values that are frozen.
+  """
+  model = models.Adapters(rank=3, targets=('dense_0/kernel',)).wrap(model)
+  pretrained = model.init(jax.random.key(100))
+  paths = layer_types.paths(pretrained)
+  rules = [
+    *layer_types.matching(entry.leaf_rules(), paths),
+    (adapters.OF_SCALE, layer_types.PRETRAINED),
+    ('dense_0/kernel', layer_types.PRETRAINED),
+  ]
+  return model, rules, pretrained
 
 
 def unlike_clients(

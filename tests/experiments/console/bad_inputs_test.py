@@ -423,7 +423,9 @@ MISTAKES = {
   'window_too_wide': of('model.window', 9, 'model.window from 1 to 8', *CNN),
   'unknown_convolution': of('model.convolution', 'fft', 'auto, patches, lax'),
   'unknown_normalization': of('model.normalization', 'layer', 'none, batch'),
-  'unknown_backbone': of('model.backbone', 'dlib', 'dlib_resnet, vgg_face'),
+  'unknown_backbone': of(
+    'model.backbone', 'dlib', 'dlib_resnet, minilm, vgg_face'
+  ),
   'backbone_without_weights': of(
     'model.backbone', 'vgg_face', 'name a file: vgg_face.mat from'
   ),

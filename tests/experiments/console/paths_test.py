@@ -109,6 +109,7 @@ class HomeTest(parameterized.TestCase):
   @parameterized.parameters(
     'data.manual_dir',
     'data.data_dir',
+    'data.encoder_dir',
     'data.feature_dir',
     'model.backbone_weights',
     'model.pretrained',

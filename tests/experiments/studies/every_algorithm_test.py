@@ -14,6 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from configs import adapters
 from configs import compare
 from configs import digits
 from configs import har
@@ -32,7 +33,7 @@ from tests.experiments.studies import clusters_test
 # Smoke runs of configs run these by their names, and tests of clusters.
 ELSEWHERE = {
   name
-  for module in (compare, digits, har, unseen)
+  for module in (adapters, compare, digits, har, unseen)
   for name in module.get_config('smoke').cases
 } | {*clusters_test.CONFIG['cases']}
 
