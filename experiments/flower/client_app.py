@@ -18,33 +18,28 @@ import subprocess
 import sys
 import time
 
-from flwr.app import Array
-from flwr.app import ArrayRecord
-from flwr.app import ConfigRecord
-from flwr.app import Context
-from flwr.app import Message
-from flwr.app import RecordDict
-from flwr.clientapp import ClientApp
+from flwr import app as records
+from flwr import clientapp
 
 BUFFER = 'packed'  # One array of bytes, as `packing.pack` makes them.
 _LENGTHS = struct.Struct('<QQ')
 _START_SECONDS = 600.0  # For a worker: it imports JAX.
 
-app = ClientApp()
+app = clientapp.ClientApp()
 
 
-def record(about: dict, data: bytes) -> RecordDict:
+def record(about: dict, data: bytes) -> records.RecordDict:
   """The content of a message."""
-  packed = Array('uint8', (len(data),), 'bytes', data)
-  return RecordDict(
+  packed = records.Array('uint8', (len(data),), 'bytes', data)
+  return records.RecordDict(
     {
-      'about': ConfigRecord({'json': json.dumps(about)}),
-      'arrays': ArrayRecord({BUFFER: packed}),
+      'about': records.ConfigRecord({'json': json.dumps(about)}),
+      'arrays': records.ArrayRecord({BUFFER: packed}),
     }
   )
 
 
-def opened(content: RecordDict) -> tuple[dict, bytes]:
+def opened(content: records.RecordDict) -> tuple[dict, bytes]:
   """The inverse of `record`."""
   about = json.loads(str(content.config_records['about']['json']))
   return about, content.array_records['arrays'][BUFFER].data
@@ -77,7 +72,9 @@ def _exactly(connection, size):
 @app.query()
 @app.train()
 @app.evaluate()
-def forward(message: Message, context: Context) -> Message:
+def forward(
+  message: records.Message, context: records.Context
+) -> records.Message:
   """Answers a message with what the worker says."""
   imported = _age()
   about, data = opened(message.content)
@@ -88,7 +85,7 @@ def forward(message: Message, context: Context) -> Message:
   if 'error' in answer:
     raise ValueError(answer['error'])
   answer |= {'process': imported, 'worker': time.monotonic() - start}
-  return Message(record(answer, packed), reply_to=message)
+  return records.Message(record(answer, packed), reply_to=message)
 
 
 def _age() -> float:
@@ -102,7 +99,7 @@ def _age() -> float:
   return uptime - started
 
 
-def _worker(context: Context) -> socket.socket:
+def _worker(context: records.Context) -> socket.socket:
   """A connection to the worker of this node, which is started if need be."""
   folder = pathlib.Path(str(context.node_config.get('folder', '')))
   if not folder.name:
@@ -143,7 +140,9 @@ def _connected(folder: pathlib.Path, run_id: int) -> socket.socket | None:
   return None
 
 
-def _started(folder: pathlib.Path, context: Context) -> subprocess.Popen:
+def _started(
+  folder: pathlib.Path, context: records.Context
+) -> subprocess.Popen:
   """A new worker, which ends with the process that starts ClientApps."""
   run, node = context.run_config, context.node_config
   command = [

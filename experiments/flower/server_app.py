@@ -9,11 +9,8 @@ import sys
 import time
 from typing import Any
 
-from flwr.app import Context
-from flwr.app import Message
-from flwr.app import MessageType
-from flwr.serverapp import Grid
-from flwr.serverapp import ServerApp
+from flwr import app as records
+from flwr import serverapp
 
 from ..console import command_line
 from ..console import config_files
@@ -22,12 +19,12 @@ from ..running import jax_settings
 from . import client_app
 from . import program as program_lib
 
-app = ServerApp()
+app = serverapp.ServerApp()
 _POLL = 0.1  # Seconds between two looks for answers.
 _TYPES = {
-  'hello': MessageType.QUERY,
-  'train': MessageType.TRAIN,
-  'evaluate': MessageType.EVALUATE,
+  'hello': records.MessageType.QUERY,
+  'train': records.MessageType.TRAIN,
+  'evaluate': records.MessageType.EVALUATE,
 }
 
 
@@ -45,7 +42,9 @@ class GridExchange:
       the process of the ClientApp, at the worker, and of its computation.
   """
 
-  def __init__(self, grid: Grid, session: str, count: int, timeout: float):
+  def __init__(
+    self, grid: serverapp.Grid, session: str, count: int, timeout: float
+  ):
     """Asks nobody yet.
 
     Args:
@@ -116,7 +115,7 @@ class GridExchange:
       return {}
     start = time.monotonic()
     messages = [
-      Message(
+      records.Message(
         client_app.record(about, data),
         dst_node_id=address,
         message_type=_TYPES[about['kind']],
@@ -155,7 +154,7 @@ class GridExchange:
 
 
 @app.main()
-def main(grid: Grid, context: Context) -> None:
+def main(grid: serverapp.Grid, context: records.Context) -> None:
   """Runs the study that the run's config names."""
   run = context.run_config
   with contextlib.ExitStack() as stack:
@@ -184,7 +183,7 @@ def main(grid: Grid, context: Context) -> None:
         outcome.with_suffix('.tmp').replace(outcome)
 
 
-def _study(grid: Grid, run_id: int, run: Any) -> None:
+def _study(grid: serverapp.Grid, run_id: int, run: Any) -> None:
   """Runs the experiment of a run's config."""
   from ..studies import train
   from fmtl_jax.running import machine
