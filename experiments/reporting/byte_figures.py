@@ -20,14 +20,16 @@ class Dot(NamedTuple):
   Attributes:
     label: In the legend; dots of one label are joined.
     note: Beside the dot.
-    num_bytes: What one client moves in a round, up and down.
+    up: Bytes that one client sends in a round.
+    down: Bytes that it is sent.
     mean: Of the metric, over seeds; NaN is not drawn.
     std: Over seeds; NaN for one.
   """
 
   label: str
   note: str
-  num_bytes: float
+  up: float
+  down: float
   mean: float
   std: float
 
@@ -44,21 +46,17 @@ def of_cases(
   """
   found = []
   for record in records:
-    if record['rounds'] and _bytes_of(record) > 0:
+    cost = record['cost']
+    up, down = (
+      sum(cost[f'bytes_{way}_per_client'].values()) for way in ('up', 'down')
+    )
+    if record['rounds'] and up + down > 0:
       mean, std = results.mean_and_std(
         results.curve(record, 'test', view, metric)[-1:, :, -1:]
       )
-      found.append(
-        Dot(record['label'], '', _bytes_of(record), *map(float, (mean, std)))
-      )
+      values = np.ravel(mean)[0], np.ravel(std)[0]
+      found.append(Dot(record['label'], '', up, down, *map(float, values)))
   return found
-
-
-def _bytes_of(record: results.Record) -> float:
-  """What one client moves in a round."""
-  cost = record['cost']
-  ways = (cost[f'bytes_{way}_per_client'] for way in ('up', 'down'))
-  return sum(sum(of_type.values()) for of_type in ways)
 
 
 def of_points(
@@ -79,17 +77,17 @@ def of_points(
     label = ', '.join(filter(None, (labels[row['case']], codec)))
     note = ', '.join(config_lib.shown(value) for value in settings.values())
     std = np.nan if row['std'] is None else row['std']
-    found.append(
-      Dot(label, note, sum(row['bytes'].values()), row['final'], std)
-    )
+    ways = (row['bytes'][way] for way in ('up', 'down'))
+    found.append(Dot(label, note, *ways, row['final'], std))
   return found
 
 
 def by_bytes(path: drawing.Paths, dots: Sequence[Dot], words: str) -> bool:
   """Draws a metric against the bytes that one client moves in a round.
 
-  Bars are one standard deviation over seeds to either side; the axis of bytes
-  is logarithmic.
+  They are those up where all are sent as much, else those up and down. Bars
+  are one standard deviation over seeds to either side; the axis of bytes is
+  logarithmic.
 
   Args:
     path: Where the picture goes, or several; see `drawing.figure`.
@@ -100,17 +98,20 @@ def by_bytes(path: drawing.Paths, dots: Sequence[Dot], words: str) -> bool:
     Whether there are dots with different bytes; nothing is written otherwise.
   """
   dots = [dot for dot in dots if np.isfinite(dot.mean)]
-  if len({dot.num_bytes for dot in dots}) < 2:
+  differs = len({dot.down for dot in dots}) > 1
+  ways = 'up and down' if differs else 'up'
+  bytes_of = lambda dot: dot.up + dot.down if differs else dot.up
+  if len({bytes_of(dot) for dot in dots}) < 2:
     return False
   with drawing.figure(path, height=4.7) as figure:
     axes = figure.subplots()
     for number, label in enumerate(dict.fromkeys(dot.label for dot in dots)):
       chosen = sorted(
         (dot for dot in dots if dot.label == label),
-        key=lambda dot: (dot.num_bytes, dot.mean),
+        key=lambda dot: (bytes_of(dot), dot.mean),
       )
       axes.errorbar(
-        [dot.num_bytes for dot in chosen],
+        [bytes_of(dot) for dot in chosen],
         [dot.mean for dot in chosen],
         yerr=np.nan_to_num([dot.std for dot in chosen]),
         fmt='o-',
@@ -122,26 +123,26 @@ def by_bytes(path: drawing.Paths, dots: Sequence[Dot], words: str) -> bool:
       )
       notes: dict[float, list[str]] = {}
       for dot in chosen:
-        notes.setdefault(dot.num_bytes, []).append(dot.note)
+        notes.setdefault(bytes_of(dot), []).append(dot.note)
       for dot in chosen:
-        several = notes.pop(dot.num_bytes, [])
+        several = notes.pop(bytes_of(dot), [])
         if len(several) == 1 and several[0]:  # Else its field changes nothing.
           axes.annotate(
             several[0],
-            (dot.num_bytes, dot.mean),
+            (bytes_of(dot), dot.mean),
             (5, -10),
             textcoords='offset points',
             fontsize=8,
           )
     axes.set_xscale('log', base=2)
-    sizes = [dot.num_bytes for dot in dots]
+    sizes = [bytes_of(dot) for dot in dots]
     ticks = 2.0 ** np.arange(
       np.floor(np.log2(min(sizes))), np.ceil(np.log2(max(sizes))) + 1
     )
     axes.set_xticks(ticks, [texts.human_bytes(tick) for tick in ticks])
     axes.minorticks_off()
     axes.margins(x=0.08)
-    axes.set_xlabel('bytes of one client in a round, up and down')
+    axes.set_xlabel(f'bytes of one client in a round, {ways}')
     axes.set_ylabel(texts.capitalized(words))
     figure.legend(loc='outside lower center', ncols=3)
     drawing.title(figure, f'{texts.capitalized(words)} against bytes')

@@ -7,10 +7,10 @@ from experiments.reporting import byte_figures
 from tests.experiments.reporting import drawn_figures
 
 _DOTS = [
-  byte_figures.Dot('a', '', 4096.0, 90.0, 1.0),
-  byte_figures.Dot('b', '4', 512.0, 89.0, np.nan),
-  byte_figures.Dot('b', '2', 256.0, 88.0, 0.5),
-  byte_figures.Dot('b', '1', 128.0, np.nan, 0.5),
+  byte_figures.Dot('a', '', 4096.0, 7.0, 90.0, 1.0),
+  byte_figures.Dot('b', '4', 512.0, 7.0, 89.0, np.nan),
+  byte_figures.Dot('b', '2', 256.0, 7.0, 88.0, 0.5),
+  byte_figures.Dot('b', '1', 128.0, 7.0, np.nan, 0.5),
 ]
 
 
@@ -28,9 +28,17 @@ class ByBytesTest(drawn_figures.DrawnTestCase):
     self.check_nothing_overlaps(figure)
 
   def test_where_all_move_as_much_there_is_none(self):
-    dots = [dot._replace(num_bytes=1.0) for dot in _DOTS]
+    dots = [dot._replace(up=1.0) for dot in _DOTS]
     self.assertFalse(byte_figures.by_bytes(self.path, dots, 'accuracy'))
     self.assertFalse(self.path.exists())
+
+  def test_where_some_are_sent_less_both_ways_count(self):
+    dots = [_DOTS[0]._replace(down=0.0), *_DOTS[1:]]
+    figure = self.drawn(byte_figures.by_bytes, dots, 'accuracy (%)')
+    (axes,) = figure.axes
+    self.assertEndsWith(axes.get_xlabel(), 'up and down')
+    line = axes.containers[1].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [263, 519])
 
   def test_points_that_differ_by_a_field_that_does_nothing_have_no_note(self):
     dots = [*_DOTS[:3], _DOTS[2]._replace(note='3')]
@@ -49,7 +57,7 @@ class DotsTest(absltest.TestCase):
     }
     rows = [row, row | {'final': None}, row | {'bytes': {}}]
     (dot,) = byte_figures.of_points(rows, {'fedavg': 'FedAvg'})
-    self.assertEqual(dot[:4], ('FedAvg, eden', '2.0', 30.0, 90.0))
+    self.assertEqual(dot[:5], ('FedAvg, eden', '2.0', 10.0, 20.0, 90.0))
     self.assertTrue(np.isnan(dot.std))
 
 
