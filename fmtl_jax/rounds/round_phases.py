@@ -394,9 +394,7 @@ class Phases:
     )
     new = self.serve(state, sampled, trained, means, grouping, memory)
     cohort = sampled.cohort
-    task = jnp.where(
-      cohort.active, cohort.tasks, len(self._federation.tasks)
-    )
+    task = jnp.where(cohort.active, cohort.tasks, len(self._federation.tasks))
     observed = {'client': cohort.client, 'task': task} | {
       name: grouping.owners[name] for name in sampled.chosen
     }
