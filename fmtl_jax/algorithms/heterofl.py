@@ -12,8 +12,8 @@ as large as those of the whole network; in predictions they are not. A client
 predicts with the part that it holds. With all shares 1 it is FedAvg.
 
 Classes are given for each client, or drawn: a client has one of them by its
-own number and `class_seed`, whatever the seed of the run. Layers of tasks, and those
-that clients own, are slices, too. Which axes are cut is derived, see
+own number and `class_seed`, whatever the seed of the run. Layers of tasks, and
+those that clients own, are slices, too. Which axes are cut is derived, see
 `federation.widths`.
 
 Deviations: Running statistics of batch normalization are averaged as other

@@ -167,8 +167,8 @@ def _check(federation, settings):
     if weighting == weights_lib.PAPER:
       raise ValueError(
         f"Expected `weighting['{name}']` to be another one than "
-        f'{weights_lib.PAPER!r} with buffered rounds, which draw no cohort; take '
-        'examples or uniform.'
+        f'{weights_lib.PAPER!r} with buffered rounds, which draw no cohort; '
+        'take examples or uniform.'
       )
   given = settings.participation
   if given is None:
