@@ -12,6 +12,7 @@ Command: python -m experiments.main --config=configs/uneven.py \
     --config.data.manual_dir=DIR
 where DIR holds the zip of UCI data set 240; without it the data are downloaded.
 time.png has accuracy against simulated time, results.md the time to 98 %.
+Expected: multi-task FL reaches 98 % after 15 simulated seconds, FedBuff after 36.
 Variants: global, devices, smoke; they combine.
 """
 
@@ -28,8 +29,8 @@ _OVERRIDES = {
   'fedbuff': {
     'client': {'local_epochs': 2},
     'layer_types': (('dense_[01]/.*', 'common'), ('.*', 'task')),
-    # As many updates as those of 40 rounds of thirty clients, half again.
-    'run': {'rounds': 360, 'evaluate_every': 20},
+    # As long, by the clock, as 40 rounds of thirty clients.
+    'run': {'rounds': 600, 'evaluate_every': 20},
   },
 }
 
