@@ -12,7 +12,8 @@ Command: python -m experiments.main --config=configs/uneven.py \
     --config.data.manual_dir=DIR
 where DIR holds the zip of UCI data set 240; without it the data are downloaded.
 time.png has accuracy against simulated time, results.md the time to 98 %.
-Expected: multi-task FL reaches 98 % after 15 simulated seconds, FedBuff after 36.
+Expected: multi-task FL reaches 98 % after 15 simulated seconds, FedBuff after
+36.
 Variants: global, devices, smoke; they combine.
 """
 
