@@ -83,7 +83,7 @@ SPEC = specs.Spec(
     'concurrency': specs.Setting(
       help='M: clients at work for each task; 0: those of a synchronous round.',
       least=0,
-      examples=(0, 2),
+      examples=(0, 1),
     ),
     'buffer': specs.Setting(
       help="K: updates of a step of a task's layers; 0: half of M.",

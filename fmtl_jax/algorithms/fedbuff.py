@@ -128,7 +128,7 @@ SETTINGS = {
   'buffer': specs.Setting(
     help='K: updates of a step of the server; 0: half of M.',
     least=0,
-    examples=(0, 2),
+    examples=(0, 1),
   ),
   'staleness_exponent': specs.Setting(
     help='a: an update counts (1 + staleness)^-a.',

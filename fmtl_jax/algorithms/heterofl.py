@@ -11,9 +11,9 @@ outputs of hidden layers are divided by f (the paper's scaler), so that they are
 as large as those of the whole network; in predictions they are not. A client
 predicts with the part that it holds. With all shares 1 it is FedAvg.
 
-Classes are given for each client, or drawn: a client has one of them by its own
-number and `class_seed`, whatever the seed of the run. Layers of tasks, and those
-that clients own, are slices, too. Which axes are cut is derived, see
+Classes are given for each client, or drawn: a client has one of them by its
+own number and `class_seed`, whatever the seed of the run. Layers of tasks, and
+those that clients own, are slices, too. Which axes are cut is derived, see
 `federation.widths`.
 
 Deviations: Running statistics of batch normalization are averaged as other
@@ -52,6 +52,10 @@ from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import aggregators
 
 Tree = Any
+
+_FRACTIONS = 'to be numbers in (0, 1]'
+_SHARES = 'to be a number >= 0 for each class'
+_CLASSES = 'to be a class for each client'
 
 label_rules = fedavg.label_rules
 
@@ -141,7 +145,9 @@ class Devices:
     def part(params):
       def one(leaf, held, value):
         value = jnp.where(held, value, jnp.zeros((), value.dtype))
-        return (value / fraction).astype(value.dtype) if leaf.is_hidden else value
+        return (
+          (value / fraction).astype(value.dtype) if leaf.is_hidden else value
+        )
 
       return jax.tree.map(one, self._cuts, mask, params)
 
@@ -228,8 +234,8 @@ def _check(federation, fractions, shares, classes):
   is_share = lambda x: isinstance(x, (int, float)) and 0 < x <= 1
   if not fractions or not all(map(is_share, fractions)):
     raise ValueError(
-      'Expected `fractions` to be numbers in (0, 1], the shares of widths of '
-      f'device classes, got {tuple(fractions)}.'
+      f'Expected `fractions` {_FRACTIONS}, got {fractions!r}, which are the '
+      'shares of widths of device classes.'
     )
   is_weight = lambda x: isinstance(x, (int, float)) and x >= 0
   if shares and (
@@ -238,8 +244,8 @@ def _check(federation, fractions, shares, classes):
     or not sum(shares)
   ):
     raise ValueError(
-      f'Expected `shares` to be {len(fractions)} numbers >= 0 that are not all '
-      f'0, one for each of `fractions`, got {tuple(shares)}.'
+      f'Expected `shares` {_SHARES}, got {shares!r}; there are '
+      f'{len(fractions)} classes, and one needs more than 0.'
     )
   if not classes:
     return
@@ -248,8 +254,8 @@ def _check(federation, fractions, shares, classes):
   is_whole = federation.client_numbers is None  # Else it is a part of one.
   if not all(map(is_class, classes)) or is_whole and len(classes) != count:
     raise ValueError(
-      f'Expected `classes` to be {count} numbers below {len(fractions)}, the '
-      f'class of each client, got {tuple(classes)}.'
+      f'Expected `classes` {_CLASSES}, got {classes!r}; there are {count} '
+      f'clients and {len(fractions)} classes, numbered from 0.'
     )
 
 
@@ -404,22 +410,23 @@ SPEC = specs.Spec(
   settings={
     'fractions': specs.Setting(
       help='The share of widths of each device class.',
-      says='to be numbers in (0, 1]',
+      says=_FRACTIONS,
       examples=((1.0, 0.5, 0.25), (1.0, 0.5)),
     ),
     'shares': specs.Setting(
       help='Of clients, those drawn for each class; (): all classes alike.',
-      says='to be a number >= 0 for each class',
+      says=_SHARES,
       examples=((), (0.0, 0.0, 1.0)),
     ),
     'classes': specs.Setting(
       help='The class of each client, by number from 0; (): drawn.',
-      says='to be a class for each client',
-      examples=((), (2,) * 6),
+      says=_CLASSES,
+      examples=((), (2, 2, 2, 2)),
     ),
     'class_seed': specs.Setting(
       help='Of the draw of classes.', least=0, examples=(0, 1)
     ),
   },
+  adapt=specs.all_layers,
   degenerate=(specs.Degenerate('is fedavg', {'fractions': (1.0,)}),),
 )

@@ -66,9 +66,9 @@ class Clock:
     at_deadline: How a client acts that would miss the deadline: `partial`, it
       takes the steps that it has time for, or drops out if there is none;
       `late`, it is a straggler.
-    relative_fn: `client -> (bytes, seconds of a step)`, `[]` each, against those
-      above, of a `Cohort` without the leading axis, where clients differ by
-      what they compute; None where they do not.
+    relative_fn: `client -> (bytes, seconds of a step)`, `[]` each, against
+      those above, of a `Cohort` without the leading axis, where clients differ
+      by what they compute; None where they do not.
   """
 
   steps_per_second: jax.Array | float = 100.0
@@ -192,9 +192,7 @@ def apply_participation(
 
 def _by_the_clock(clock, key, cohort, drops, late, work):
   """Dropouts, stragglers, work and seconds under a simulated clock."""
-  speed, moving = _devices(
-    clock, key, cohort.client_id, cohort.active.sum(1)
-  )
+  speed, moving = _devices(clock, key, cohort.client_id, cohort.active.sum(1))
   if clock.relative_fn is not None:
     bytes_, step = jax.vmap(clock.relative_fn)(cohort)
     speed, moving = speed / step, moving * bytes_

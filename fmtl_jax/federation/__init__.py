@@ -6,6 +6,7 @@
 `objectives`   outputs and losses of a client's view
 `mixtures`     networks side by side, and how much a client uses each
 `posteriors`   networks of normal distributions, private layers beside shared
+`widths`       slices of a network that is a chain of layers
 `definition`   `Federation`: network, layer types and tasks put together
 `state`        the state between two rounds
 `checks`       what networks and layers must be

@@ -1,4 +1,4 @@
-"""Widths: which axes of which parameters a narrower copy of a network has less of.
+"""Widths: which axes of which parameters are cut in a narrower network.
 
 A network whose layers follow each other is as wide as its hidden layers are.
 A narrower one with the share f of the widths has the first ceil(f n) units of
@@ -148,7 +148,9 @@ def sliced(cuts: Tree, params: Tree, fraction: float) -> Tree:
         kept = jax.lax.slice_in_dim(kept, 0, held, axis=axis + 1)
         merged = value.shape[:axis] + (places * held,)
         value = kept.reshape(merged + value.shape[axis + 1 :])
-    return jax.ShapeDtypeStruct(tuple(shape), value.dtype) if is_shape else value
+    return (
+      jax.ShapeDtypeStruct(tuple(shape), value.dtype) if is_shape else value
+    )
 
   return jax.tree.map(one, cuts, params)
 

@@ -8,6 +8,7 @@
 `server_balancing`  one update of common layers out of those of the tasks
 `execution_modes`   how and where the clients of a round are run
 `remote_rounds`     rounds whose clients are in other processes
+`buffered`          rounds without waiting: a step of the server is one
 `streaming`         rounds whose clients live on the host
 `client_store`      rows of all clients on the host
 `communication`     bytes and parameters of the messages, by layer type

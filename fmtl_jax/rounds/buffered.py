@@ -155,7 +155,7 @@ def _check(federation, settings):
   """Raises a ValueError for settings that mean nothing without rounds."""
   if federation.client_numbers is not None:
     raise ValueError(
-      'Expected clients on the device with buffered rounds, which start clients '
+      'Expected clients on the device with buffered rounds, which start some '
       'while others are at work, got them on the host; keep them on the device.'
     )
   if settings.placement.task_axis is not None:
@@ -167,8 +167,8 @@ def _check(federation, settings):
     if weighting == weights_lib.PAPER:
       raise ValueError(
         f"Expected `weighting['{name}']` to be another one than "
-        f'{weights_lib.PAPER!r} with buffered rounds, which have no cohort that '
-        'is drawn; take examples or uniform.'
+        f'{weights_lib.PAPER!r} with buffered rounds, which draw no cohort; '
+        'take examples or uniform.'
       )
   given = settings.participation
   if given is None:

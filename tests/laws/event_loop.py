@@ -1,4 +1,4 @@
-"""Asynchronous rounds as a loop over events, and as loops over their clients."""
+"""Asynchronous rounds as a loop over events."""
 
 from collections.abc import Callable, Sequence
 import dataclasses

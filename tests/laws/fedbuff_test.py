@@ -22,7 +22,9 @@ from fmtl_jax.rounds import round_settings
 import cases
 import event_loop
 
-FIXED_POINT = 'that of fedavg where all arrive together; else the fast count more'
+FIXED_POINT = (
+  'that of fedavg where all arrive together; else the fast count more'
+)
 
 LOCAL = cases.Local(rate=0.2, momentum=0.5, batch_size=2, epochs=2)
 # Of clients whose speeds differ more than tenfold.
@@ -233,7 +235,13 @@ class StatisticsTest(absltest.TestCase):
 
 class RefusalsTest(parameterized.TestCase):
   @parameterized.parameters(
-    (fedbuff.fedbuff, 1, {'buffer': 8}, {}, '`buffer` <= 7, the clients that there'),
+    (
+      fedbuff.fedbuff,
+      1,
+      {'buffer': 8},
+      {},
+      '`buffer` <= 7, the clients that there',
+    ),
     (fedast.fedast, 1, {'buffer': 3}, {}, '`buffer` <= 2, .* smallest task'),
     (fedast.fedast, 2, {'buffer': 3}, {}, 'at most 6, are fewer .* 5'),
     (fedbuff.fedbuff, 1, {'buffer': -1}, {}, '`buffer` >= 0'),

@@ -51,9 +51,7 @@ class WidthsTest(parameterized.TestCase):
     params = init(jax.random.key(0))
     features = np.random.default_rng(0).normal(size=(7, *shape))
     features = features.astype(np.float32)
-    cuts = widths.derive(
-      params, layer_types.use_order(apply, params, features)
-    )
+    cuts = widths.derive(params, layer_types.use_order(apply, params, features))
     mask = widths.masks(cuts, params, fraction)
     small = widths.sliced(cuts, params, fraction)
     for kept, held in zip(
@@ -179,9 +177,7 @@ class HeteroFLTest(parameterized.TestCase):
     held = widths.masks(cuts, federation.shapes, fraction)
     for layer in ('layer_0', 'layer_1'):  # What nobody holds never moves.
       for name, mask in held[layer].items():
-        old, new = (
-          np.asarray(x[layer][name]) for x in (start.params, found)
-        )
+        old, new = (np.asarray(x[layer][name]) for x in (start.params, found))
         np.testing.assert_array_equal(old[~mask], new[~mask])
         self.assertTrue((old[np.asarray(mask)] != new[mask]).all())
 
@@ -244,9 +240,17 @@ class HeteroFLTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'fractions': ()}, {}, r'`fractions` to be numbers in \(0, 1\]'),
     ({'fractions': (1.5,)}, {}, r'`fractions` .*got \(1.5,\)'),
-    ({'shares': (1.0,)}, {}, '`shares` to be 3 numbers'),
-    ({'classes': (0, 1)}, {}, '`classes` to be 6 numbers below 3'),
-    ({}, {'reducer': {'common': jnp.median}}, r"`reducer\['common'\]` to be le"),
+    ({'shares': (1.0,)}, {}, '`shares` .*; there are 3 classes'),
+    (
+      {'classes': (0, 1)},
+      {},
+      '`classes` .*; there are 6 clients and 3 classes',
+    ),
+    (
+      {},
+      {'reducer': {'common': jnp.median}},
+      r"`reducer\['common'\]` to be le",
+    ),
   )
   def test_what_does_not_fit_is_refused(self, own, settings, message):
     with self.assertRaisesRegex(ValueError, message):
