@@ -19,7 +19,8 @@ ROOMS = {
     *('version', 'compatibility', 'precision', 'random_bits', 'compression'),
     'storage',
     *('metrics', 'tasks', 'data'),
-    *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
+    *('balancing', 'federation', 'models', 'privacy', 'cohorts', 'execution'),
+    'clients',
     *('server', 'secure_aggregation', 'rounds', 'algorithms'),
     *('adaptation', 'summaries'),
     *('evaluation', 'predictors', 'testing', 'running', 'results', 'fitting'),
@@ -48,12 +49,14 @@ CORE = (
   *(f'secure_aggregation.{name}' for name in ('protocol', 'reducers')),
   *(f'secure_aggregation.{name}' for name in ('settings', 'shamir', 'sizes')),
   'secure_aggregation.whole_numbers',
+  'privacy.settings',
 )
 CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 
 # The only folder or file that may import a library.
 HOMES = {
   'cryptography': 'secure_aggregation',
+  'dp_accounting': 'privacy',
   'flax': 'models',
   'orbax': 'storage',
   'sklearn': 'data',

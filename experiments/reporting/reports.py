@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from ..building import data_notes
+from ..building import private
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
@@ -214,6 +215,9 @@ def _of_clients(record: Mapping[str, Any]) -> list[str]:
     ('Updates are summed securely', costs.secure_sums(settings)),
   ):
     notes += [f'{what}: {words}.'] if words else []
+  ledger = private.describe(record.get('privacy', {}))
+  if ledger:
+    notes.append(f'{record["label"]}: {" ".join(x.strip() for x in ledger)}')
   return notes
 
 

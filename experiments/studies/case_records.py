@@ -9,6 +9,7 @@ import numpy as np
 from ..building import build
 from ..building import datasets
 from ..building import federating
+from ..building import private
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import environments
@@ -83,6 +84,9 @@ def of_case(
   run_rounds = max(history.totals['rounds'], 1)
   clients = history.totals['clients'] / run_rounds
   up, down = _moved(name, case, history)
+  ledger = {}
+  if not cases_lib.get(name).centralized:
+    ledger = private.ledger(config, case.federation, config.run.rounds)
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()
   }
@@ -93,6 +97,7 @@ def of_case(
     'train_examples': _train_examples(case),
     **history.curves(),
     'client_values': history.client_values,
+    **({'privacy': ledger} if ledger else {}),
     environments.KEY: history.environments,
     'settings': {
       field: value

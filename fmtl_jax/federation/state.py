@@ -28,6 +28,7 @@ class FederationState:
       such as residuals of compression.
     pending: What an algorithm whose clients do not wait for each other keeps
       of those that are at work; `()` elsewhere.
+    privacy: The state of private rounds; `()` without.
   """
 
   params: Tree
@@ -38,6 +39,7 @@ class FederationState:
   balancing: balancing_lib.Memory = balancing_lib.Memory()
   memory: Tree = ()
   pending: Tree = ()
+  privacy: Tree = ()
 
 
 def num_bytes(tree: Tree) -> int:

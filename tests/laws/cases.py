@@ -127,6 +127,9 @@ def start(
     memory = testing.jit(algorithm.init)(key, data).balancing
   if algorithm.relations is not None and jax.tree.leaves(server):
     server = testing.jit(algorithm.init)(key, data).server
+  privacy = shapes.privacy
+  if jax.tree.leaves(privacy):
+    privacy = testing.jit(algorithm.init)(key, data).privacy
   return algorithm_lib.State(
     params=jax.tree.map(
       lambda x: jax.device_put(
@@ -141,6 +144,7 @@ def start(
     balancing=memory,
     memory=jax.tree.map(zeros, shapes.memory),
     pending=jax.tree.map(zeros, shapes.pending),
+    privacy=privacy,
   )
 
 
