@@ -23,6 +23,7 @@ References:
   https://arxiv.org/abs/2106.06639, Algorithm 1 (unchecked).
 """
 
+from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import fedavg
 from fmtl_jax.algorithms import federated_averaging
@@ -97,7 +98,7 @@ def asynchronous(
     staleness_exponent: a.
     by_task: Whether each task has a buffer.
   """
-  at_work, size = buffered.sizes(
+  at_work, size = _sizes(
     federation, settings, concurrency, buffer, by_task=by_task
   )
   update = training.local_sgd(federation, local)._replace(sgd=None)
@@ -117,6 +118,54 @@ def asynchronous(
     federation, update, settings
   )
   return synchronous._replace(init=init, round=round_fn)
+
+
+def _sizes(
+  federation: federation_lib.Federation,
+  settings: round_settings.RoundSettings,
+  concurrency: int,
+  buffer: int,
+  *,
+  by_task: bool,
+) -> tuple[tuple[int, ...], int]:
+  """The clients at work of each buffer, and the updates that fill one.
+
+  Args:
+    federation: Says how many clients there are.
+    settings: Of the round; says how many clients a synchronous round has.
+    concurrency: Of each buffer; 0 for those of a synchronous round.
+    buffer: K; 0 for half of those at work, of the buffer with the fewest.
+    by_task: Whether each task has a buffer.
+
+  Raises:
+    ValueError: If a buffer would never be full.
+  """
+  groups = federation.group_sizes
+  counts = cohorts.check_clients_per_task(
+    settings.clients_per_task, groups, [task.name for task in federation.tasks]
+  )
+  # A client in several groups counts in each: there are as many at least.
+  there = -(-sum(groups) // federation.num_slots)
+  at_work = counts if by_task else (min(sum(counts), there),)
+  if concurrency:
+    at_work = (concurrency,) * len(at_work)
+  most = min(groups) if by_task else there
+  size = buffer or max(1, min(min(at_work), most) // 2)
+  whose = 'of the smallest task group' if by_task else 'that there surely are'
+  if size > most:
+    raise ValueError(
+      f'Expected `buffer` <= {most}, the clients {whose}, because a client is '
+      f'in a buffer once, got {size}.'
+    )
+  waiting = len(groups) * (size - 1)
+  if by_task and federation.num_slots > 1 and waiting >= max(groups):
+    raise ValueError(
+      'Expected `buffer` such that the updates that wait for others, at most '
+      f'{waiting}, are fewer than the clients of the largest task group, '
+      f'{max(groups)}, or no client would be left to start, got {size}; take '
+      'a smaller one.'
+    )
+  return at_work, size
 
 
 SETTINGS = {

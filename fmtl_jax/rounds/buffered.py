@@ -103,54 +103,6 @@ class Pending:
   steps: jax.Array
 
 
-def sizes(
-  federation: federation_lib.Federation,
-  settings: round_settings.RoundSettings,
-  concurrency: int,
-  buffer: int,
-  *,
-  by_task: bool,
-) -> tuple[tuple[int, ...], int]:
-  """The clients at work of each buffer, and the updates that fill one.
-
-  Args:
-    federation: Says how many clients there are.
-    settings: Of the round; says how many clients a synchronous round has.
-    concurrency: Of each buffer; 0 for those of a synchronous round.
-    buffer: K; 0 for half of those at work, of the buffer with the fewest.
-    by_task: Whether each task has a buffer.
-
-  Raises:
-    ValueError: If a buffer would never be full.
-  """
-  groups = federation.group_sizes
-  counts = cohorts.check_clients_per_task(
-    settings.clients_per_task, groups, [task.name for task in federation.tasks]
-  )
-  # A client in several groups counts in each: there are as many at least.
-  there = -(-sum(groups) // federation.num_slots)
-  at_work = counts if by_task else (min(sum(counts), there),)
-  if concurrency:
-    at_work = (concurrency,) * len(at_work)
-  most = min(groups) if by_task else there
-  size = buffer or max(1, min(min(at_work), most) // 2)
-  whose = 'of the smallest task group' if by_task else 'that there surely are'
-  if size > most:
-    raise ValueError(
-      f'Expected `buffer` <= {most}, the clients {whose}, because a client is '
-      f'in a buffer once, got {size}.'
-    )
-  waiting = len(groups) * (size - 1)
-  if by_task and federation.num_slots > 1 and waiting >= max(groups):
-    raise ValueError(
-      'Expected `buffer` such that the updates that wait for others, at most '
-      f'{waiting}, are fewer than the clients of the largest task group, '
-      f'{max(groups)}, or no client would be left to start, got {size}; take '
-      'a smaller one.'
-    )
-  return at_work, size
-
-
 def _check(federation, settings):
   """Raises a ValueError for settings that mean nothing without rounds."""
   if federation.client_numbers is not None:
@@ -229,21 +181,7 @@ def buffered(
       lambda x: jnp.zeros(x.shape, x.dtype), federation.index_shapes()
     )
     view = federation.averaged(federation.broadcast(state.params, index))
-    number = jnp.zeros(num_places, jnp.int32)
-    pending = Pending(
-      stage=number,
-      client_id=number.astype(jnp.uint32),
-      buffer=number,
-      finish=number.astype(jnp.float32),
-      order=number,
-      version=number,
-      own_version=number,
-      views=jax.tree.map(
-        lambda x: jnp.zeros((num_places, *x.shape), x.dtype), view
-      ),
-      arrivals=jnp.int32(0),
-      steps=jnp.zeros(len(buffering.concurrency), jnp.int32),
-    )
+    pending = _nobody(view, num_places, len(buffering.concurrency))
     return dataclasses.replace(state, pending=pending)
 
   def round_fn(state, data, frozen=None):
@@ -295,6 +233,24 @@ def buffered(
     return new, {**metrics, 'measured': measured}
 
   return init, round_fn
+
+
+def _nobody(view, num_places, num_buffers):
+  """What is pending before the first round."""
+  number = jnp.zeros(num_places, jnp.int32)
+  zeros = lambda x: jnp.zeros((num_places, *x.shape), x.dtype)
+  return Pending(
+    stage=number,
+    client_id=number.astype(jnp.uint32),
+    buffer=number,
+    finish=number.astype(jnp.float32),
+    order=number,
+    version=number,
+    own_version=number,
+    views=jax.tree.map(zeros, view),
+    arrivals=jnp.int32(0),
+    steps=jnp.zeros(num_buffers, jnp.int32),
+  )
 
 
 def _where(chosen, new, old):
