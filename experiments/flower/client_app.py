@@ -91,9 +91,15 @@ def forward(
 def _age() -> float:
   """Seconds since this process was started, 0 where nobody knows."""
   try:
-    fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2]
+    fields = (
+      pathlib.Path('/proc/self/stat')
+      .read_text(encoding='ascii')
+      .rpartition(')')[2]
+    )
     started = int(fields.split()[19]) / os.sysconf('SC_CLK_TCK')
-    uptime = float(pathlib.Path('/proc/uptime').read_text().split()[0])
+    uptime = float(
+      pathlib.Path('/proc/uptime').read_text(encoding='ascii').split()[0]
+    )
   except (OSError, ValueError, IndexError):
     return 0.0
   return uptime - started
