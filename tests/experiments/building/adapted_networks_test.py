@@ -168,7 +168,7 @@ class BackboneTest(AdaptedTestCase):
 
 class LayersTest(AdaptedTestCase):
   def test_layers_of_ones_own_have_adapters_too(self):
-    model = models.mlp((4,), (5, 4), 2)
+    model = models.mlp((3,), (5, 4), 2)
     params = model.init(jax.random.key(2))
     checkpoints.save_params(self.folder / 'weights', params)
     config = program_test.toy_config(
