@@ -11,7 +11,6 @@ from docs.making import markdown
 from fmtl_jax import algorithms
 from fmtl_jax import privacy
 from fmtl_jax import rounds
-from fmtl_jax import testing
 
 NAME = 'leaving'
 _PRIVATE = privacy.ClientPrivacy(noise_multiplier=1.0)

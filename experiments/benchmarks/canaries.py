@@ -5,6 +5,7 @@ settings are: clients of two tasks, with common and task-specific layers, all of
 which have large updates in directions that the attacker knows.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -87,7 +88,8 @@ def releases(
 ) -> np.ndarray:
   """All that a server releases in many trainings, with a canary or without.
 
-  The canary is the last client, and the only one in its direction.
+  The canary is the last client, and the only one in its direction. Without it
+  all that is public stays, such as the sizes of groups: it sends zero.
 
   Args:
     settings: Of the rounds.
@@ -102,18 +104,26 @@ def releases(
   """
   directions = 1 + np.arange(clients) % (_DIRECTIONS - 1)
   directions[-1] = 0
-  count = clients if has_canary else clients - 1
-  found = federation(directions[:count], _DIRECTIONS)
-  train = _training(*found, settings, rounds)
+  found, data = federation(directions, _DIRECTIONS)
+  features = np.array(data.examples.features)
+  if not has_canary:
+    features[-1] = 0  # Its update is zero, whatever the parameters are.
 
-  def one(key):
+  def one(key, features):
+    examples = dataclasses.replace(data.examples, features=features)
+    with_features = dataclasses.replace(data, examples=examples)
+    train = _training(found, with_features, settings, rounds)
     leaves = jax.tree.leaves(train(key))
     return jnp.concatenate([x.ravel() for x in leaves])
 
   keys = jax.random.split(jax.random.key(2 * seed + has_canary), trials)
   batch = min(trials, 1000)
-  run = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=batch))
-  return np.asarray(run(keys))
+  run = jax.jit(
+    lambda keys, features: jax.lax.map(
+      lambda key: one(key, features), keys, batch_size=batch
+    )
+  )
+  return np.asarray(run(keys, features))
 
 
 def one_run(

@@ -42,10 +42,18 @@ def protections(clip: float, noises: Sequence[float]) -> list[Any]:
   from . import inversion
   from fmtl_jax import RoundSettings
   from fmtl_jax import compression
+  from fmtl_jax import privacy
 
   def coded(name, codec, **settings):
     codecs = {'common': compression.get(codec, **settings)}
     return inversion.Protection(name, RoundSettings(compression=codecs))
+
+  def private(noise):
+    name = f'clipped, noise {noise:g}' if noise else 'clipped'
+    of_rounds = privacy.ClientPrivacy(
+      clipping_norm=clip, noise_multiplier=noise, sampling='fixed'
+    )
+    return inversion.Protection(name, RoundSettings(privacy=of_rounds))
 
   return [
     inversion.Protection('as it is', RoundSettings()),
@@ -57,6 +65,7 @@ def protections(clip: float, noises: Sequence[float]) -> list[Any]:
       inversion.Protection(f'secure sum of {count}', RoundSettings(), count)
       for count in (4, 20, 100)
     ),
+    *map(private, noises),
   ]
 
 
