@@ -13,6 +13,7 @@ from ..configuration import own_code
 from ..configuration import schema
 from . import checks
 from . import networks
+from . import private
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import compression
@@ -117,6 +118,10 @@ def make_algorithm(
     local = _local_sgd(config, value)
     own = {name: value(schema.own_field(algorithm, name)) for name in entry.own}
     of_round = _round_settings(config, value, added, placement)
+    if not centralized:
+      of_round = dataclasses.replace(
+        of_round, privacy=private.settings(config, federation)
+      )
     built = entry.build(federation, local, of_round, **own)
     if centralized:
       return built

@@ -212,6 +212,24 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
   config.participation.deadline = 0.0  # Seconds a round; 0 waits for everyone.
   config.participation.at_deadline = 'partial'  # Or late: nothing counts.
 
+  # Differential privacy of what clients send, see fmtl_jax/rounds/
+  # private_rounds.py; aggregation.common and .task are uniform then.
+  config.privacy = ml_collections.ConfigDict()
+  config.privacy.clipping_norm = 0.0  # Of all that a client sends; 0: none.
+  config.privacy.noise_multiplier = 0.0  # In clipping norms, or
+  config.privacy.epsilon = 0.0  # what the noise is calibrated for; 0: as given.
+  config.privacy.delta = 1e-5
+  config.privacy.sampling = 'poisson'  # Or fixed: K clients of each task.
+  config.privacy.cap = 0  # Clients of a task in a Poisson cohort; 0: by rule.
+  config.privacy.noise = 'central'  # Or local: clients add it.
+  config.privacy.seed = 0  # Of the noise; -1: the operating system's.
+  # Whether means and scales of data.standardize are taken as public.
+  config.privacy.public_scales = False
+  config.privacy.adaptive = ml_collections.ConfigDict()
+  config.privacy.adaptive.quantile = 0.0  # That the norm follows; 0: none.
+  config.privacy.adaptive.learning_rate = 0.2
+  config.privacy.adaptive.count_noise = 0.0  # 0: 1/20 of the expected cohort.
+
   config.faults = ml_collections.ConfigDict()
   # stop; skip_client leaves clients out of a round; clip bounds gradients.
   config.faults.nonfinite = 'stop'

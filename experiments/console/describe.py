@@ -9,6 +9,7 @@ import ml_collections
 from ..building import backbones
 from ..building import data_notes
 from ..building import networks
+from ..building import private
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -146,6 +147,7 @@ def _case(
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
     *_messages(federation, algorithm.messages()),
     *([f'compression of updates: {codecs}'] if codecs else []),
+    *private.describe(private.ledger(config, federation, config.run.rounds)),
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',

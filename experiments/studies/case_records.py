@@ -9,6 +9,7 @@ import numpy as np
 from ..building import build
 from ..building import datasets
 from ..building import federating
+from ..building import private
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import environments
@@ -54,6 +55,9 @@ def of_case(
   up, down = costs.moved(case, messages, clients, slots)
   if cases_lib.get(name).centralized:
     up = down = dict.fromkeys(up, 0.0)  # The data were moved instead.
+  ledger = {}
+  if not cases_lib.get(name).centralized:
+    ledger = private.ledger(config, case.federation, config.run.rounds)
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()
   }
@@ -64,6 +68,7 @@ def of_case(
     'train_examples': _train_examples(case),
     **history.curves(),
     'client_values': history.client_values,
+    **({'privacy': ledger} if ledger else {}),
     environments.KEY: history.environments,
     'settings': {
       field: value

@@ -56,6 +56,7 @@ class ClientContext(NamedTuple):
       the parameters, None if that is nothing.
     memory: What wrappers of its update keep, as of `ClientUpdate.memory` or of
       its last round.
+    privacy: What clips and noises messages, see `clipping`; `()` if nothing.
   """
 
   key: jax.Array
@@ -66,6 +67,7 @@ class ClientContext(NamedTuple):
   round: jax.Array | np.integer
   broadcast: Tree = None
   memory: Tree = ()
+  privacy: Tree = ()
 
   @property
   def active(self) -> jax.Array:

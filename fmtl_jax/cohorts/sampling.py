@@ -2,7 +2,8 @@
 
 In every round K clients are drawn from each task group without replacement
 (Algorithm 1). Drawing costs O(K), whatever the size of the federation, and
-depends on the seed and the round alone.
+depends on the seed and the round alone. In a Poisson cohort each client takes
+part by itself instead, K of a group in expectation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -368,6 +369,7 @@ def sample(
   clients_per_task: Sequence[int],
   group_sizes: Sequence[int],
   slots: str = DRAWN,
+  caps: Sequence[int] | None = None,
 ) -> Cohort:
   """Draws a cohort and looks up everything about it, see `draw_clients`.
 
@@ -377,11 +379,45 @@ def sample(
     clients_per_task: K of each task.
     group_sizes: The number of clients that hold each task.
     slots: `drawn` or `all`.
+    caps: Of Poisson cohorts, None for K clients.
   """
-  if tuple(clients_per_task) == tuple(group_sizes):
+  if _takes_all(clients_per_task, group_sizes, caps):
     return everyone(data)  # As below, and no table has to be gathered.
-  drawn = draw_clients(key, data, clients_per_task, group_sizes, slots)
+  drawn = draw_clients(key, data, clients_per_task, group_sizes, slots, caps)
   return select(data, *drawn)
+
+
+def _takes_all(clients_per_task, group_sizes, caps):
+  """Whether all clients of all groups are drawn in every round."""
+  sizes = tuple(group_sizes)
+  return tuple(clients_per_task) == sizes and caps in (None, sizes)
+
+
+def poisson_counts(
+  key: jax.Array,
+  clients_per_task: Sequence[int],
+  group_sizes: Sequence[int],
+  caps: Sequence[int],
+) -> jax.Array:
+  """How many clients take part where each does by itself, `[T]` int32.
+
+  Each of N clients of a group takes part with the rate K / N; those above the
+  cap do not. Which ones they are is drawn like any subset of that size.
+
+  Args:
+    key: Consumed.
+    clients_per_task: K of each task.
+    group_sizes: N of each task.
+    caps: The most clients of each task.
+  """
+  sizes = np.array(group_sizes)
+  rates = np.array(clients_per_task) / sizes
+  shape = (len(sizes), int(sizes.max()))
+  draws = jax.random.uniform(random_bits.narrow(key), shape)
+  there = np.arange(shape[1]) < sizes[:, None]
+  takes_part = (draws < rates.astype(np.float32)[:, None]) & there
+  counts = takes_part.sum(1, dtype=jnp.int32)
+  return jnp.minimum(counts, np.array(caps, np.int32))
 
 
 def draw_clients(
@@ -390,6 +426,7 @@ def draw_clients(
   clients_per_task: Sequence[int],
   group_sizes: Sequence[int],
   slots: str = DRAWN,
+  caps: Sequence[int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws K clients of each task group without replacement.
 
@@ -402,28 +439,34 @@ def draw_clients(
     group_sizes: The number of clients that hold each task.
     slots: `drawn`: a client takes part with the tasks it was drawn for
       (Algorithm 1); `all`: with all tasks it holds (MT-FedAvg).
+    caps: Where each client takes part by itself, see `poisson_counts`, the most
+      of each task; None for K clients.
 
   Returns:
     `[C]` int32 clients and `[C, S]` bool, their active slots, with C the
-    smaller one of the sum of K and M; M is padding, where clients were drawn
-    for several tasks. An empty slot may be active.
+    smaller one of the sum of K, or of caps, and M; M is padding, where clients
+    were drawn for several tasks, or fewer than the cap. An empty slot may be
+    active.
   """
-  counts = np.array(clients_per_task)
-  if tuple(clients_per_task) == tuple(group_sizes):
+  if _takes_all(clients_per_task, group_sizes, caps):
     return _all_clients(data)
-  keys = random_bits.split(key, len(counts))
+  counts = jnp.array(clients_per_task, jnp.int32)
+  if caps is not None:
+    key, counts_key = random_bits.split(key)
+    counts = poisson_counts(counts_key, clients_per_task, group_sizes, caps)
+  most = np.array(clients_per_task if caps is None else caps)
+  keys = random_bits.split(key, len(most))
   chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
-    keys,
-    jnp.array(group_sizes, jnp.int32),
-    jnp.array(counts, jnp.int32),
-    int(counts.max()),
+    keys, jnp.array(group_sizes, jnp.int32), counts, int(most.max())
   )
-  task = np.repeat(np.arange(len(counts)), counts)
-  number = np.concatenate([np.arange(count) for count in counts])
+  task = np.repeat(np.arange(len(most)), most)
+  number = np.concatenate([np.arange(count) for count in most])
   members = data.partition.members
   starts = jnp.asarray(members.offsets)[task]
   drawn = members.at(starts + chosen[task, number])  # client * S + slot.
   num_slots, num_clients = data.num_slots, data.num_clients
+  if caps is not None:
+    drawn = jnp.where(number < counts[task], drawn, num_clients * num_slots)
   if num_slots == 1:
     return drawn, jnp.ones((len(task), 1), bool)
   size = min(len(task), num_clients)

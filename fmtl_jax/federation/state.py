@@ -26,6 +26,7 @@ class FederationState:
     balancing: The states of balancers.
     memory: What wrappers of client updates keep of each client, `[M, ...]`,
       such as residuals of compression.
+    privacy: The state of private rounds; `()` without.
   """
 
   params: Tree
@@ -35,6 +36,7 @@ class FederationState:
   round: jax.Array
   balancing: balancing_lib.Memory = balancing_lib.Memory()
   memory: Tree = ()
+  privacy: Tree = ()
 
 
 def num_bytes(tree: Tree) -> int:

@@ -23,6 +23,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import private_rounds
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import round_weights
 from fmtl_jax.rounds import server_balancing
@@ -69,6 +70,7 @@ class Aggregation:
     settings: round_settings.RoundSettings,
     rule: server_optimizers.ServerRule = server_optimizers.PLAIN,
     *,
+    private: private_rounds.PrivateRounds | None = None,
     holds_all: bool = False,
   ):
     """Puts aggregation together.
@@ -77,6 +79,7 @@ class Aggregation:
       federation: Network, layer types and tasks.
       settings: Weights, robust aggregators, servers, balancing.
       rule: The algorithm's.
+      private: What private rounds add; by default of these settings.
       holds_all: Whether the updates of all clients are needed before any is
         added up.
 
@@ -106,7 +109,11 @@ class Aggregation:
       accumulates=rule.accumulates,
     )
     self.holds_all = holds_all
-    self._aggregators = {name: self._aggregator(name) for name in self.averaged}
+    self._aggregators = {
+      name: self._aggregator(name) for name in self.averaged
+    } | (
+      private or private_rounds.PrivateRounds(federation, settings)
+    ).aggregators()
     self._servers = self._servers_of(rule)
 
   @property

@@ -26,6 +26,7 @@ from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import aggregation as aggregation_lib
 from fmtl_jax.rounds import execution_modes
+from fmtl_jax.rounds import private_rounds
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import round_weights
 from fmtl_jax.server import server_optimizers
@@ -157,8 +158,18 @@ class Phases:
     regroup_fn: RegroupFn | None,
   ):
     """Puts them together, of arguments as of `federated_averaging`."""
+    self._private = private_rounds.PrivateRounds(federation, settings)
+    self._private.check(
+      client_update,
+      rule,
+      compares=choose_fn is not None or regroup_fn is not None,
+    )
     self.aggregation = aggregation_lib.Aggregation(
-      federation, settings, rule, holds_all=regroup_fn is not None
+      federation,
+      settings,
+      rule,
+      private=self._private,
+      holds_all=regroup_fn is not None,
     )
     client_update = attacks.attacked(federation, client_update, settings.attack)
     compressing.check(
@@ -211,6 +222,7 @@ class Phases:
       round=jnp.int32(0),
       balancing=balancing.Memory(balanced, self.aggregation.init_balancing()),
       memory=memory,
+      privacy=self._private.init(key),
     )
 
   def sample(
@@ -226,6 +238,7 @@ class Phases:
       self.aggregation.clients_per_task,
       self._federation.group_sizes,
       self._settings.slots,
+      self._private.caps,
     )
     cohort, observed = participation.apply_participation(
       self._settings.participation,
@@ -279,6 +292,7 @@ class Phases:
         round=state.round,
         broadcast=view(sent, client.index) if sent else None,
         memory=cohorts.take(state.memory, client.client),
+        privacy=state.privacy,
       )
 
     return context, sampled
@@ -294,7 +308,9 @@ class Phases:
     aggregation, settings = self.aggregation, self._settings
     update = faults.watched(
       self._federation,
-      client_updates.masked(self._federation, mode.client_update),
+      self._private.clipped(
+        client_updates.masked(self._federation, mode.client_update)
+      ),
       skips=settings.skip_nonfinite,
       trusts=attacks.is_attacker if settings.attack else None,
     )
@@ -361,9 +377,10 @@ class Phases:
       cohort,
       weights,
       num_examples=data.total_size,
-      key=key,
+      key=self._private.noise_key(state, key),
       totals=sampled.totals,
     )
+    aggregates = self._private.released(aggregates, state.privacy)
     aggregates, memory = aggregation.balance(
       aggregates, cohort, trained.metrics, key, state.balancing.server
     )
@@ -403,4 +420,5 @@ class Phases:
         keep(state.balancing.client, trained.balancing), memory
       ),
       memory=keep(state.memory, trained.memory),
+      privacy=self._private.step(state, sampled.cohort, trained.metrics),
     )

@@ -15,6 +15,7 @@ from fmtl_jax.clients import compressing
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.privacy import settings as privacy_settings
 from fmtl_jax.server import aggregators
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
@@ -79,6 +80,8 @@ class RoundSettings:
       is excluded from the round: nothing is averaged of it, and its state and
       the layers that it owns stay unchanged. The weights of the others are
       those that they have with it.
+    privacy: Clipping and noise of what clients send, and how they are drawn,
+      see `private_rounds`: weights are `uniform` then. None for none.
     matmul_precision: Of all matrix products of rounds and of models that they
       train, one of `precision.MATMUL`; None for JAX's own setting.
     placement: Where and in which execution mode clients are trained.
@@ -99,6 +102,7 @@ class RoundSettings:
   balancing: balancing_lib.Places = balancing_lib.Places()
   participation: participation_lib.Participation | None = None
   skip_nonfinite: bool = False
+  privacy: privacy_settings.ClientPrivacy | None = None
   matmul_precision: str | None = precision.HIGHEST
   placement: Placement = Placement()
 

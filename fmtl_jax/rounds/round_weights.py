@@ -50,7 +50,10 @@ class RoundWeights:
 
   def of(self, name: str) -> str:
     """How a layer type is weighted, see `weights`."""
-    return self._settings.weighting.get(name, weights_lib.EXAMPLES)
+    default = weights_lib.EXAMPLES
+    if self._settings.privacy is not None:
+      default = weights_lib.UNIFORM
+    return self._settings.weighting.get(name, default)
 
   def _is_by_slot(self, name: str) -> bool:
     leaves = self._federation.of_type(name, self._federation.view_per_slot)

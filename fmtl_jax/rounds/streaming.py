@@ -107,6 +107,11 @@ class StreamedRounds:
       federation.group_sizes,
       [task.name for task in federation.tasks],
     )
+    if settings.privacy is not None:
+      raise ValueError(
+        'Expected clients on the device with `privacy`, got clients on the '
+        'host, whose cohorts have a fixed size; keep them on the device.'
+      )
     settings = dataclasses.replace(settings, clients_per_task=counts)
     self._federation = federation
     self._source = source

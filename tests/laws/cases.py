@@ -125,6 +125,9 @@ def start(
     memory = testing.jit(algorithm.init)(key, data).balancing
   if algorithm.relations is not None and jax.tree.leaves(server):
     server = testing.jit(algorithm.init)(key, data).server
+  privacy = shapes.privacy
+  if jax.tree.leaves(privacy):
+    privacy = testing.jit(algorithm.init)(key, data).privacy
   return algorithm_lib.State(
     params=jax.tree.map(
       lambda x: jax.device_put(
@@ -138,6 +141,7 @@ def start(
     round=jnp.asarray(np.int32(0)),
     balancing=memory,
     memory=jax.tree.map(zeros, shapes.memory),
+    privacy=privacy,
   )
 
 

@@ -1,0 +1,346 @@
+"""Private rounds: clipping, sums with noise, and an adaptive clipping norm.
+
+Neighbouring federations differ by one client. What leaves it is clipped as one
+vector, the sums of owners get noise, and are divided by numbers that no client
+changes: all that servers do behind it costs nothing more. Every owner gets
+noise, and every server steps, in every round, whoever reported. What cannot be
+bounded so is refused (`check`).
+
+Losses and other metrics of a round are not a part of it: a simulation has them
+for those who experiment. A release of the state's parameters is private, one of
+metrics is not; validation that chooses a round or a setting is not charged.
+
+References:
+  McMahan et al. (2018), Learning differentially private recurrent language
+  models, https://arxiv.org/abs/1710.06963, Algorithm 1; Andrew et al. (2021),
+  Differentially private learning with adaptive clipping,
+  https://arxiv.org/abs/1905.03871, Algorithm 1.
+"""
+
+from collections.abc import Mapping
+import os
+from typing import Any, NoReturn
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmtl_jax import cohorts
+from fmtl_jax import federation as federation_lib
+from fmtl_jax import random_bits
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import clipping
+from fmtl_jax.privacy import accounting
+from fmtl_jax.privacy import ledgers
+from fmtl_jax.privacy import settings as privacy_settings
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import aggregators
+from fmtl_jax.server import private_aggregators
+from fmtl_jax.server import server_optimizers
+from fmtl_jax.server import servers
+from fmtl_jax.server import weights as weights_lib
+
+Tree = Any
+
+_KEY = np.uint32(zlib.crc32(b'privacy'))
+_COUNT = np.uint32(zlib.crc32(b'count of clients below the norm'))
+
+
+class PrivateRounds:
+  """What private rounds add; nothing without `RoundSettings.privacy`.
+
+  Attributes:
+    caps: The most clients of each group in a Poisson cohort; None for others.
+    groups: What is public of the task groups.
+  """
+
+  caps: tuple[int, ...] | None = None
+
+  def __init__(
+    self,
+    federation: federation_lib.Federation,
+    settings: round_settings.RoundSettings,
+  ):
+    """Reads rates and sizes of groups, and nothing else of the data.
+
+    Raises:
+      ValueError: If K exceeds a task group, or caps or norms do not fit.
+    """
+    self._federation, self._settings = federation, settings
+    self._privacy = settings.privacy
+    present = sorted(set(jax.tree.leaves(federation.layer_types)))
+    self._averaged = [n for n in present if federation.owners[n].averaged]
+    if self._privacy is None:
+      return
+    names = [task.name for task in federation.tasks]
+    counts = cohorts.check_clients_per_task(
+      settings.clients_per_task, federation.group_sizes, names
+    )
+    self.groups = ledgers.Groups(
+      names=names,
+      sizes=federation.group_sizes,
+      clients_per_task=counts,
+      num_slots=federation.num_slots,
+    )
+    self.caps = ledgers.caps(self._privacy, self.groups)
+    self._norms = clipping.norms(self._privacy, self._averaged)
+    self._multiplier = self._privacy.noise_multiplier
+    self._count_noise = 0.0
+    if self._privacy.adaptive is not None:
+      self._set_adaptive(self._privacy.adaptive)
+
+  def _set_adaptive(self, adaptive):
+    """Splits the noise between the updates and the count of those clipped."""
+    if isinstance(self._privacy.clipping_norm, Mapping):
+      raise ValueError(
+        'Expected one `clipping_norm` with `adaptive`, got one for each layer '
+        'type; set one number, or no `adaptive`.'
+      )
+    if self._privacy.noise == privacy_settings.LOCAL:
+      raise ValueError(
+        "Expected `noise`='central' with `adaptive`, which counts clients at a "
+        "trusted server, got 'local'; set one of them."
+      )
+    expected = self._expected('')[0]
+    count_noise = adaptive.count_noise or expected / 20
+    if self._multiplier:
+      self._multiplier = accounting.update_noise(self._multiplier, count_noise)
+      self._count_noise = count_noise
+
+  def _expected(self, name: str) -> tuple[float, ...]:
+    """The expected weights of owners of a layer type, '' for one copy.
+
+    Where clients hold several tasks, they are bounds by public numbers.
+    """
+    counts, sizes = self.groups.clients_per_task, self.groups.sizes
+    slots = self._federation.num_slots
+    several = accounting.union_rate(
+      sorted(self.groups.rates, reverse=True)[:slots]
+    )
+    if name and self._federation.owners[name].index == 'task':
+      if self._settings.slots == cohorts.ALL and slots > 1:
+        return tuple(size * several for size in sizes)
+      return tuple(float(count) for count in counts)
+    num_clients = self._federation.num_owners['client']
+    total = float(sum(counts))
+    return (min(total, num_clients * several) if slots > 1 else total,)
+
+  def check(
+    self,
+    client_update: client_updates.ClientUpdate,
+    rule: server_optimizers.ServerRule,
+    *,
+    compares: bool,
+  ) -> None:
+    """Raises a ValueError for what cannot be bounded.
+
+    Args:
+      client_update: Of the algorithm.
+      rule: The algorithm's.
+      compares: Whether clients get owners by their data or by their updates.
+    """
+    if self._privacy is None:
+      return
+    federation, settings = self._federation, self._settings
+    if compares:
+      _refuse(
+        'an algorithm that gives clients other clusters',
+        'because their choices leave them and are not bounded',
+        'choose another algorithm',
+      )
+    if client_update.mirrors:
+      _refuse(
+        'an algorithm whose server adds up the updates that its clients keep a '
+        'sum of, too',
+        'because clipping would let both sums drift apart',
+        'choose another algorithm',
+      )
+    if rule.accumulates:
+      _refuse(
+        "an algorithm whose server's memory is a mean over all clients",
+        'because its weights depend on who took part',
+        'choose another algorithm',
+      )
+    if self._report(client_update) != ():
+      _refuse(
+        'an algorithm whose clients send more than an update',
+        'which is not clipped',
+        'choose another algorithm',
+      )
+    for name in self._averaged:
+      index = federation.owners[name].index
+      if index not in (None, 'task'):
+        _refuse(
+          f'{name} layers with a copy for each {index}',
+          'because sums over so few clients would be noise, and who has which '
+          'copy is not public',
+          'use layers with one copy, or one for each task',
+        )
+      self._check_weighting(name)
+      if settings.reducer.get(name) is not None:
+        _refuse(
+          f"`reducer['{name}']`",
+          'because only a sum has a bound that is known',
+          'set none',
+        )
+    statistics = federation.running_statistics(federation.layer_types)
+    if set(jax.tree.leaves(statistics)) & set(self._averaged):
+      _refuse(
+        'running statistics that are averaged',
+        'because noise may make variances negative',
+        'let clients own them, as FedBN does, or use a network without',
+      )
+    if settings.balancing.server or settings.balancing.group:
+      _refuse(
+        '`balancing` at the server or in a group',
+        'because losses and single updates are not bounded',
+        'balance inside clients, or nowhere',
+      )
+    if settings.placement.task_axis is not None:
+      _refuse(
+        '`task_axis`',
+        'because the noise of an owner would depend on its device',
+        'spread clients instead',
+      )
+    if min(self.groups.sizes) < 2:
+      name = self.groups.names[int(np.argmin(self.groups.sizes))]
+      _refuse(
+        f'a task group of one client ({name!r})',
+        'because its sum is what that client sent',
+        'leave this task out, or its layers with their clients',
+      )
+
+  def _check_weighting(self, name):
+    """Weights must not depend on data."""
+    weighting = self._settings.weighting.get(name, weights_lib.UNIFORM)
+    if weighting != weights_lib.UNIFORM:
+      raise ValueError(
+        f"Expected `weighting['{name}']`='uniform' with `privacy`, because "
+        f'other weights have no bound, got {weighting!r}; set it so.'
+      )
+
+  def _report(self, client_update):
+    """The shapes of what messages hold beside the update."""
+    federation = self._federation
+    params = jax.eval_shape(federation.init_params, jax.random.key(0))
+    view = jax.eval_shape(
+      federation.broadcast, params, federation.index_shapes()
+    )
+    return jax.eval_shape(client_update.report, view)
+
+  def aggregators(self) -> dict[str, aggregators.Aggregator]:
+    """Those of the layer types that are averaged, none without privacy."""
+    if self._privacy is None:
+      return {}
+    central = self._privacy.noise == privacy_settings.CENTRAL
+    adaptive = self._privacy.adaptive is not None
+
+    def deviation(name):
+      bound = 1.0 if adaptive else self._norms[name]
+      return self._multiplier * bound if central and self._multiplier else 0.0
+
+    return {
+      name: private_aggregators.gaussian(
+        name, deviation(name), self._expected(name)
+      )
+      for name in self._averaged
+    }
+
+  def init(self, key: jax.Array) -> Tree:
+    """The state before the first round, `()` without privacy.
+
+    Args:
+      key: Of the run, not consumed. Without a seed of the settings, that of
+        noise comes from the operating system where this is traced.
+    """
+    if self._privacy is None:
+      return ()
+    key = jax.random.fold_in(key, _KEY)
+    words = [self._privacy.seed or 0]
+    if self._privacy.seed is None:
+      words = np.frombuffer(os.urandom(16), np.uint32).tolist()
+    for word in words:
+      key = jax.random.fold_in(key, np.uint32(word))
+    norm = None
+    if self._privacy.adaptive is not None:
+      norm = jnp.float32(self._privacy.clipping_norm)
+    return clipping.State(key, norm)
+
+  def clipped(
+    self, client_update: client_updates.ClientUpdate
+  ) -> client_updates.ClientUpdate:
+    """The client update whose message is clipped."""
+    if self._privacy is None:
+      return client_update
+    return clipping.clipped(self._federation, client_update, self._privacy)
+
+  def noise_key(
+    self, state: federation_lib.FederationState, key: jax.Array
+  ) -> jax.Array:
+    """The key of the noise of a round; `key` without privacy."""
+    if self._privacy is None:
+      return key
+    return jax.random.fold_in(state.privacy.key, state.round)
+
+  def released(
+    self, aggregates: dict[str, servers.Aggregate], state: Tree
+  ) -> dict[str, servers.Aggregate]:
+    """Aggregates that say nothing about who reported.
+
+    Args:
+      aggregates: As of `Aggregation.means`.
+      state: As of `init`.
+    """
+    if self._privacy is None:
+      return aggregates
+
+    def one(name, aggregate):
+      update, weight = aggregate.update, jnp.array(self._expected(name))
+      if state.clipping_norm is not None:
+        update = jax.tree.map(
+          lambda x: x * state.clipping_norm.astype(x.dtype), update
+        )
+      shape = aggregate.share.shape
+      return aggregate._replace(
+        update=update,
+        share=jnp.ones_like(aggregate.share),
+        weight=weight.reshape(shape).astype(jnp.float32),
+      )
+
+    return {name: one(name, found) for name, found in aggregates.items()}
+
+  def step(
+    self,
+    state: federation_lib.FederationState,
+    cohort: cohorts.Cohort,
+    metrics: Mapping[str, jax.Array],
+  ) -> Tree:
+    """The state after a round: an adaptive norm follows its quantile.
+
+    Args:
+      state: Of the federation, before the round.
+      cohort: C clients.
+      metrics: Theirs.
+    """
+    old = state.privacy
+    if old == () or old.clipping_norm is None:
+      return old
+    adaptive = self._privacy.adaptive
+    expected = self._expected('')[0]
+    # Those that send nothing are below any norm; who drops out is not counted.
+    there = cohort.size > 0
+    total = jnp.where(there, metrics[clipping.BELOW] - 0.5, 0).sum()
+    key = jax.random.fold_in(self.noise_key(state, state.key), _COUNT)
+    noise = jax.random.normal(random_bits.narrow(key), (), jnp.float32)
+    share = 0.5 + (total + self._count_noise * noise) / expected
+    rate = adaptive.learning_rate
+    step = jnp.exp(-rate * (share - adaptive.quantile))
+    return old._replace(clipping_norm=old.clipping_norm * step)
+
+
+def _refuse(what: str, why: str, cure: str) -> NoReturn:
+  """Raises a ValueError."""
+  raise ValueError(
+    f'Expected `privacy` without {what}, {why}, got both; {cure}.'
+  )
