@@ -31,6 +31,7 @@ def write_sources(folder: pathlib.Path) -> None:
   from docs.making import algorithm_pages
   from docs.making import api_pages
   from docs.making import law_pages
+  from docs.making import leaving_pages
   from docs.making import notebook_pages
   from docs.making import pictures
   from docs.making import settings_pages
@@ -48,6 +49,7 @@ def write_sources(folder: pathlib.Path) -> None:
     **algorithm_pages.pages(laws),
     **api_pages.pages(),
     **law_pages.pages(laws),
+    **leaving_pages.pages(),
     **settings_pages.pages(),
     **notebook_pages.pages(ROOT / 'notebooks', source / 'notebooks'),
   }

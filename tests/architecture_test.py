@@ -58,6 +58,7 @@ HOMES = {
   'cryptography': 'secure_aggregation',
   'dp_accounting': 'privacy',
   'flax': 'models',
+  'jax_privacy': 'privacy',
   'orbax': 'storage',
   'sklearn': 'data',
   'tensorflow_datasets': 'data',

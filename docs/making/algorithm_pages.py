@@ -22,6 +22,7 @@ from fmtl_jax import models
 from fmtl_jax import testing
 from experiments.configuration import config as config_lib
 from experiments.configuration import schema
+from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -173,14 +174,27 @@ def _settings(name: str, spec: algorithms.Spec) -> str:
   return '\n\n'.join(filter(None, [markdown.table(head, rows), said]))
 
 
-def _federation(
-  spec: algorithms.Spec,
-) -> tuple[federation_lib.Federation, list[str]]:
-  """A small federation under its label rules, and the layers' names."""
+def small_data(spec: algorithms.Spec) -> dataset_lib.FederatedDataset:
+  """The data of a small federation."""
   counts = spec.owners(spec.defaults)
-  data = testing.toy_data(_CLIENTS, _TASKS).with_owners(counts)
+  return testing.toy_data(_CLIENTS, _TASKS).with_owners(counts)
+
+
+def small_federation(
+  spec: algorithms.Spec, **network: Any
+) -> tuple[federation_lib.Federation, list[str]]:
+  """A small federation under its label rules, and the layers' names.
+
+  Args:
+    spec: Of the algorithm.
+    **network: Settings of its network that the algorithm leaves open.
+  """
+  counts = spec.owners(spec.defaults)
+  data = small_data(spec)
   width = max(task.num_outputs for task in data.tasks)
-  network = dict(spec.network)
+  if spec.network.get('name', '') == 'linear':
+    network = {}
+  network = {**network, **spec.network}
   network.pop('adapters.targets', None)
   if network.pop('name', '') == 'linear':
     model = models.linear((3,), width, **network)
@@ -194,9 +208,9 @@ def _federation(
     *layer_types.matching(spec.leaf_rules(**leaf), layer_types.paths(shapes)),
     *spec.label_rules(layers),
   ]
-  network, rules = spec.wraps(model, rules, data.tasks, spec.defaults)
+  wrapped, rules = spec.wraps(model, rules, data.tasks, spec.defaults)
   federation = federation_lib.Federation.create(
-    network,
+    wrapped,
     rules,
     data,
     owners=dict(federation_lib.OWNERS)
@@ -208,7 +222,7 @@ def _federation(
 
 def _messages(spec: algorithms.Spec) -> str:
   """Layer types of a small network, and what a client moves of each."""
-  federation, layers = _federation(spec)
+  federation, layers = small_federation(spec)
   labels = {
     layer: dict.fromkeys(jax.tree.leaves(federation.labels[layer]))
     for layer in layers

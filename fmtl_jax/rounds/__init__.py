@@ -12,12 +12,15 @@
 `streaming`         rounds whose clients live on the host
 `client_store`      rows of all clients on the host
 `communication`     bytes and parameters of the messages, by layer type
+`leaving`           what leaves a client, read off the algorithm
 """
 
 from fmtl_jax.rounds.algorithm import Algorithm
 from fmtl_jax.rounds.algorithm import Messages
 from fmtl_jax.rounds.client_store import ClientStore
 from fmtl_jax.rounds.execution_modes import ExecutionMode
+from fmtl_jax.rounds.leaving import Leaving
+from fmtl_jax.rounds.leaving import what_leaves
 from fmtl_jax.rounds.remote_rounds import RemoteRounds
 from fmtl_jax.rounds.round_phases import Grouping
 from fmtl_jax.rounds.round_phases import Phases
@@ -30,10 +33,12 @@ __all__ = (
   'ClientStore',
   'ExecutionMode',
   'Grouping',
+  'Leaving',
   'Messages',
   'Phases',
   'Placement',
   'RemoteRounds',
   'RoundSettings',
   'StreamedRounds',
+  'what_leaves',
 )
