@@ -16,6 +16,7 @@ from . import checks
 from . import factories
 from . import federating
 from . import networks
+from . import private_examples
 from . import sources
 from . import standardizing
 from fmtl_jax import balancing
@@ -104,6 +105,7 @@ def build(
   ]
   train = test
   if case.centralized:
+    private_examples.check_centralized(config, name, case.centralized)
     train = [
       federating.centralize(
         data, case.centralized, source.shared_labels, source.unsound
@@ -146,7 +148,17 @@ def build(
   _check_task_devices(config, federation, task_devices)
   runs = _runs(train, test, seeds, points)
   make = factories.make_algorithm(
-    config, algorithm, task_devices, _runs_at_once(len(runs.key)), centralized
+    config,
+    algorithm,
+    task_devices,
+    _runs_at_once(len(runs.key)),
+    centralized,
+    private_examples.settings(
+      config,
+      algorithm,
+      private_examples.sizes_of(train),
+      tuple(points[0]),
+    ),
   )
   names = fields.of_algorithm(algorithm)
   with fields.named(names):  # Before anything is compiled.

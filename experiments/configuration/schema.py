@@ -43,7 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.cases = ()
   for add in (
     *(_add_data, _add_model, _add_precision, _add_training, _add_clients),
-    _add_studies,
+    *(_add_privacy, _add_studies),
     *(_add_execution, _add_report),
   ):
     add(config)
@@ -218,6 +218,22 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
   config.faults.clip_norm = 10.0  # Of gradients, with clip.
   # A point of a sweep ends where its loss is so many times its first one.
   config.faults.diverged_above = 100.0
+
+
+def _add_privacy(config: ml_collections.ConfigDict) -> None:
+  """Differential privacy of training."""
+  config.privacy = ml_collections.ConfigDict()
+  # none; example: every local step is one of DP-SGD on the client's examples.
+  config.privacy.unit = 'none'
+  config.privacy.clipping_norm = 1.0  # C, of the gradient of an example.
+  config.privacy.noise_multiplier = 0.0  # z, of the noise in units of C.
+  # The largest of all silos that z is found for; 0 leaves z as it is.
+  config.privacy.epsilon = 0.0
+  config.privacy.delta = 1e-5
+  # Of the noise; -1 takes it from the operating system: for a release.
+  config.privacy.seed = 0
+  # Whether means and deviations of features count as known to everybody.
+  config.privacy.standardization_is_public = False
 
 
 def _add_studies(config: ml_collections.ConfigDict) -> None:

@@ -9,6 +9,7 @@ import ml_collections
 from ..building import backbones
 from ..building import data_notes
 from ..building import networks
+from ..building import private_examples
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -137,6 +138,7 @@ def _case(
   algorithm = case.make_algorithm(federation, {})
   form, reasons = program.form
   codecs = costs.codecs(config_lib.flatten(config))
+  ledger = private_examples.ledger(config, case)
   deviations = own_code.spec(case.algorithm).deviations
   return [
     *before,
@@ -146,6 +148,7 @@ def _case(
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
     *_messages(federation, algorithm.messages()),
     *([f'compression of updates: {codecs}'] if codecs else []),
+    *filter(None, [private_examples.in_words('privacy', ledger)]),
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from ..building import data_notes
+from ..building import private_examples
 from ..configuration import cases
 from ..folders import environments
 from ..folders import records as records_lib
@@ -208,9 +209,10 @@ def _of_clients(record: Mapping[str, Any]) -> list[str]:
   """What is not usual about the clients of a case, and what they send."""
   notes = [*_robustness(record), *_participation(record)]
   codecs = costs.codecs(record.get('settings', {}))
-  return (
-    [*notes, f'Updates are sent compressed: {codecs}.'] if codecs else notes
-  )
+  if codecs:
+    notes.append(f'Updates are sent compressed: {codecs}.')
+  said = private_examples.in_words(record['label'], record)
+  return [*notes, said] if said else notes
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from ..building import build
 from ..building import datasets
 from ..building import federating
+from ..building import private_examples
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import environments
@@ -65,6 +66,7 @@ def of_case(
     **history.curves(),
     'client_values': history.client_values,
     environments.KEY: history.environments,
+    **private_examples.ledger(config, case),
     'settings': {
       field: value
       for field, value in config_lib.flatten(config).items()

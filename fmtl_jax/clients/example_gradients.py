@@ -169,8 +169,9 @@ def add_noise(tree: Tree, key: jax.Array, deviation: Any) -> Tree:
   key = random_bits.narrow(key)
   noised = [
     leaf
-    + (deviation * jax.random.normal(jax.random.fold_in(key, i), leaf.shape))
-    .astype(leaf.dtype)
+    + (
+      deviation * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+    ).astype(leaf.dtype)
     for i, leaf in enumerate(leaves)
   ]
   return treedef.unflatten(noised)

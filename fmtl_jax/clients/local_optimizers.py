@@ -135,8 +135,8 @@ class LocalSgd:
     """
     if self.privacy is not None:
       raise ValueError(
-        f'Expected `local.privacy`=None with {algorithm}, whose clients use '
-        'their examples in other ways than by local steps of DP-SGD, which '
-        'nothing protects; take one of fedavg, fedprox, fedper, multi_task_fl, '
-        'mr_mtl, ditto or isolated.'
+        f'Expected no `local.privacy` with {algorithm}, whose clients use their '
+        'examples in other ways than by local steps of DP-SGD, which nothing '
+        'protects, got some; take one of fedavg, fedprox, fedper, '
+        'multi_task_fl, mr_mtl, ditto or isolated.'
       )

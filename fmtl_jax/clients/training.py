@@ -198,8 +198,8 @@ def _check_private(federation, gradient_fn, draws):
   """Raises a ValueError where DP-SGD is not all that uses examples."""
   if gradient_fn is not None or draws != 1:
     raise ValueError(
-      'Expected `local.privacy`=None with an algorithm whose local steps are '
-      'not those of SGD on one batch, got some; take fedavg, fedprox, fedper, '
+      'Expected no `local.privacy` with an algorithm whose local steps are not '
+      'those of SGD on one batch, got some; take fedavg, fedprox, fedper, '
       'multi_task_fl, mr_mtl, ditto or isolated.'
     )
   if federation.has_statistics:

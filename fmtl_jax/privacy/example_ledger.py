@@ -103,9 +103,7 @@ def _epsilon(z, delta, most, work, size):
     accounting.NeighboringRelation.REPLACE_SPECIAL,
     value_discretization_interval=_INTERVAL,
   )
-  accountant.compose(
-    _event(z, most, work.batch_size, size), work.steps(size)
-  )
+  accountant.compose(_event(z, most, work.batch_size, size), work.steps(size))
   return float(accountant.get_epsilon(delta))
 
 
@@ -156,9 +154,7 @@ def calibrate(
     )
 
   def of(z, size):
-    return epsilon(
-      dataclasses.replace(privacy, noise_multiplier=z), work, size
-    )
+    return epsilon(dataclasses.replace(privacy, noise_multiplier=z), work, size)
 
   chosen = 0.0
   # The largest epsilons first: the others then need one look each.

@@ -60,9 +60,7 @@ def _conv():
 
 
 def _data(**settings):
-  return testing.toy_data(
-    5, 3, SLOTS, sizes=(9, 5, 7), missing=0.4, **settings
-  )
+  return testing.toy_data(5, 3, SLOTS, sizes=(9, 5, 7), missing=0.4, **settings)
 
 
 def _federation(network):
@@ -226,9 +224,7 @@ class SensitivityTest(parameterized.TestCase):
           local,
           0,
         )
-        testing.assert_trees_close(
-          found[0], expected[0], rtol=1e-4, atol=1e-6
-        )
+        testing.assert_trees_close(found[0], expected[0], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(
           found[1]['loss_sum'], expected[1]['loss_sum'], rtol=1e-5
         )
@@ -260,8 +256,10 @@ class NoiseTest(absltest.TestCase):
     for leaf in jax.tree.leaves(found):
       self.assertAlmostEqual(np.std(leaf), 1.3, delta=0.02)
       self.assertAlmostEqual(np.mean(leaf), 0, delta=0.02)
-    a, b = (np.ravel(x[:, :30].reshape(40, -1)[:, :30]) for x in (
-      found['a'], found['b']['c']))
+    a, b = (
+      np.ravel(x[:, :30].reshape(40, -1)[:, :30])
+      for x in (found['a'], found['b']['c'])
+    )
     self.assertLess(abs(np.corrcoef(a, b)[0, 1]), 0.1)
 
   def test_all_layers_of_a_client_have_it_and_its_steps_are_unlike(self):
@@ -377,9 +375,7 @@ class RefusalsTest(parameterized.TestCase):
       refused.append(name)
       with self.subTest(name):
         with self.assertRaisesRegex(ValueError, 'privacy'):
-          federation, own = testing.toy_federation(
-            ('common', 'personal'), data
-          )
+          federation, own = testing.toy_federation(('common', 'personal'), data)
           algorithm = spec.build(federation, local)
           jax.eval_shape(algorithm.init, jax.random.key(0), own)
     self.assertContainsSubset(
