@@ -19,7 +19,8 @@ ROOMS = {
     *('version', 'compatibility', 'precision', 'random_bits', 'compression'),
     'storage',
     *('metrics', 'tasks', 'data'),
-    *('balancing', 'federation', 'models', 'cohorts', 'execution', 'clients'),
+    *('balancing', 'federation', 'models', 'privacy', 'cohorts', 'execution'),
+    'clients',
     *('server', 'secure_aggregation', 'rounds', 'algorithms'),
     *('adaptation', 'summaries'),
     *('evaluation', 'predictors', 'testing', 'running', 'results', 'fitting'),
@@ -44,12 +45,15 @@ CORE = (
   *('data.client_sources', 'data.dataset', 'data.examples'),
   *('data.feature_checks', 'data.label_checks', 'data.partitions'),
   'data.precision',
+  'privacy.example_privacy',
+  'privacy.settings',
 )
 CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 
 # The only folder or file that may import a library.
 HOMES = {
   'cryptography': 'secure_aggregation',
+  'dp_accounting': 'privacy',
   'flax': 'models',
   'orbax': 'storage',
   'sklearn': 'data',

@@ -147,18 +147,15 @@ def build(
   task_devices = 1 if centralized else config.execution.task_devices
   _check_task_devices(config, federation, task_devices)
   runs = _runs(train, test, seeds, points)
+  sizes = private_examples.sizes_of(train)
+  privacy = private_examples.settings(config, algorithm, sizes, points[0])
   make = factories.make_algorithm(
     config,
     algorithm,
     task_devices,
     _runs_at_once(len(runs.key)),
     centralized,
-    private_examples.settings(
-      config,
-      algorithm,
-      private_examples.sizes_of(train),
-      tuple(points[0]),
-    ),
+    privacy,
   )
   names = fields.of_algorithm(algorithm)
   with fields.named(names):  # Before anything is compiled.

@@ -4,7 +4,7 @@ One noise multiplier serves all silos and seeds: with `privacy.epsilon` it is
 the least one with which no silo's epsilon is above the target.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import math
 import statistics
@@ -113,7 +113,7 @@ def settings(
   config: ml_collections.ConfigDict,
   algorithm: str,
   sizes: Sequence[int],
-  swept: Sequence[str] = (),
+  swept: Iterable[str] = (),
 ) -> example_privacy.ExamplePrivacy | None:
   """The privacy of local training; None without.
 

@@ -10,11 +10,11 @@ import numpy as np
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
-from fmtl_jax import privacy as privacy_lib
 from fmtl_jax import random_bits
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import poisson_batches
 from fmtl_jax.data import examples as examples_lib
+from fmtl_jax.privacy import example_privacy
 
 Tree = Any
 
@@ -24,7 +24,9 @@ _PRIVACY = np.uint32(2**32 - 3)
 
 
 def keys(
-  privacy: privacy_lib.ExamplePrivacy, words: tuple[int, ...], key: jax.Array
+  privacy: example_privacy.ExamplePrivacy,
+  words: tuple[int, ...],
+  key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """The keys of sampling and of noise.
 
@@ -39,7 +41,7 @@ def keys(
   return jax.random.fold_in(key, _SAMPLING), jax.random.fold_in(key, _NOISE)
 
 
-def entropy(privacy: privacy_lib.ExamplePrivacy) -> tuple[int, ...]:
+def entropy(privacy: example_privacy.ExamplePrivacy) -> tuple[int, ...]:
   """Four words of the operating system, none where there is a seed."""
   if privacy.seed is not None:
     return ()
@@ -122,7 +124,7 @@ def clipped_sum(
 
 def private_gradient(
   federation: federation_lib.Federation,
-  privacy: privacy_lib.ExamplePrivacy,
+  privacy: example_privacy.ExamplePrivacy,
   key: jax.Array,
   params: Tree,
   frozen: Tree,

@@ -120,11 +120,12 @@ def local_training(
     order_key = key
     if privacy is not None:
       order_key, noise_key = example_gradients.keys(privacy, words, key)
-      if balancer is not None:
-        raise ValueError(
-          "Expected `balancing.client`='none' with privacy of examples, whose "
-          'gradients are clipped one by one, got a balancer; balance elsewhere.'
-        )
+      _check_alone(balancer)
+
+    def with_penalty(grads, params):
+      if penalty_fn is None:
+        return grads
+      return jax.tree.map(jnp.add, grads, jax.grad(penalty_fn)(params))
 
     def private(params, batch, number):
       grads, sums = example_gradients.private_gradient(
@@ -137,10 +138,7 @@ def local_training(
         local_data,
         settings.batch_size,
       )
-      if penalty_fn is not None:  # It knows no example.
-        extra = jax.grad(penalty_fn)(params)
-        grads = jax.tree.map(jnp.add, grads, extra)
-      return grads, sums
+      return with_penalty(grads, params), sums  # Which knows no example.
 
     def balanced(params, memory, batch, number):
       grads, sums, memory = client_balancing.balanced_gradient(
@@ -152,10 +150,7 @@ def local_training(
         frozen,
         batch,
       )
-      if penalty_fn is not None:
-        extra = jax.grad(penalty_fn)(params)
-        grads = jax.tree.map(jnp.add, grads, extra)
-      return grads, sums, memory
+      return with_penalty(grads, params), sums, memory
 
     def step(carry, batch, number, unused_is_step):
       params, opt_state, metrics, memory = carry
@@ -207,6 +202,15 @@ def _check_private(federation, gradient_fn, draws):
       'Expected a network without running statistics with `local.privacy`, '
       'because the statistics of a batch mix its examples and nothing clips '
       "them, got one; set `normalization`='none'."
+    )
+
+
+def _check_alone(balancer):
+  """Raises a ValueError for a balancer of gradients that are private."""
+  if balancer is not None:
+    raise ValueError(
+      "Expected `balancing.client`='none' with privacy of examples, whose "
+      'gradients are clipped one by one, got a balancer; balance elsewhere.'
     )
 
 

@@ -1,23 +1,18 @@
 """The ledger of examples: the epsilon of every silo, and noise for a target.
 
 A silo of n examples takes E times n / B steps a round, rounded up, each a
-Gaussian mechanism on a Poisson sample of rate B / n. Steps are composed as
-losses (PLD) with `dp-accounting`, an extra; a batch that its cap may cut is the
-event of a truncated sample. Losses are rounded up to thousandths, so that
-epsilons are upper bounds, mostly by less than a hundredth.
+Gaussian mechanism on a Poisson sample of rate B / n, cut at the cap where that
+is below n. For zero-out neighbours these are the events of one that is added or
+removed (`accounting`, which composes them).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import math
-from typing import Any
 
+from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import example_privacy
-
-_INTERVAL = 1e-3  # Of losses, in which they are rounded up.
-_LARGEST = 2.0**20  # Of noise multipliers that are tried.
-_TOLERANCE = 1e-3  # Of noise multipliers, relative, on the side of safety.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +35,25 @@ class LocalWork:
     return self.epochs * each * self.rounds
 
 
+def sampling(
+  privacy: example_privacy.ExamplePrivacy, work: LocalWork, size: int
+) -> accounting.Poisson:
+  """How the examples of a silo enter a step.
+
+  Args:
+    privacy: With the cap.
+    work: Of the silo.
+    size: n, at least 1.
+  """
+  if not work.batch_size or work.batch_size >= size:
+    return accounting.Poisson(rate=1.0)
+  return accounting.Poisson(
+    rate=work.batch_size / size,
+    population=size,
+    cap=privacy.most(work.batch_size),
+  )
+
+
 def epsilon(
   privacy: example_privacy.ExamplePrivacy, work: LocalWork, size: int
 ) -> float:
@@ -53,58 +67,21 @@ def epsilon(
   Raises:
     ValueError: If `dp-accounting` is not installed.
   """
-  if not work.steps(size):
+  steps = work.steps(size)
+  if not steps:
     return 0.0
-  if not privacy.has_noise or math.isinf(privacy.clipping_norm):
+  if math.isinf(privacy.clipping_norm):
     return math.inf
   return _epsilon(
     float(privacy.noise_multiplier),
+    sampling(privacy, work, size),
+    steps,
     privacy.delta,
-    privacy.most(work.batch_size),
-    work,
-    size,
   )
 
 
-def event(
-  privacy: example_privacy.ExamplePrivacy, work: LocalWork, size: int
-) -> Any:
-  """The event of `dp-accounting` of one step of a silo.
-
-  Args:
-    privacy: z and the cap.
-    work: Of the silo.
-    size: n, its training examples.
-  """
-  z = float(privacy.noise_multiplier)
-  return _event(z, privacy.most(work.batch_size), work.batch_size, size)
-
-
-def _event(z, most, batch_size, size):
-  accounting = _dp_accounting()
-  gaussian = accounting.GaussianDpEvent(z)
-  if not batch_size or batch_size >= size:
-    return gaussian
-  if most >= size:
-    return accounting.PoissonSampledDpEvent(batch_size / size, gaussian)
-  return accounting.TruncatedSubsampledGaussianDpEvent(
-    dataset_size=size,
-    sampling_probability=batch_size / size,
-    truncated_batch_size=most,
-    noise_multiplier=z,
-  )
-
-
-@functools.lru_cache(maxsize=4096)
-def _epsilon(z, delta, most, work, size):
-  """The epsilon of all steps."""
-  accounting = _dp_accounting()
-  accountant = accounting.pld.PLDAccountant(
-    accounting.NeighboringRelation.REPLACE_SPECIAL,
-    value_discretization_interval=_INTERVAL,
-  )
-  accountant.compose(_event(z, most, work.batch_size, size), work.steps(size))
-  return float(accountant.get_epsilon(delta))
+_epsilon = functools.lru_cache(maxsize=4096)(accounting.epsilon)
+_calibrated = functools.lru_cache(maxsize=256)(accounting.calibrated)
 
 
 def epsilons(
@@ -146,50 +123,19 @@ def calibrate(
   """
   if not target > 0:
     raise ValueError(f'Expected `epsilon` > 0, got {target}.')
-  if math.isinf(target) or not any(work.steps(int(size)) for size in sizes):
+  if math.isinf(target):
     return 0.0
   if math.isinf(privacy.clipping_norm):
     raise ValueError(
       'Expected a finite `clipping_norm` with `epsilon`, got infinity.'
     )
-
-  def of(z, size):
-    return epsilon(dataclasses.replace(privacy, noise_multiplier=z), work, size)
-
   chosen = 0.0
-  # The largest epsilons first: the others then need one look each.
+  # The largest epsilons first: of the others, one look at each is enough.
   for size in sorted({int(size) for size in sizes}):
-    if work.steps(size) and (not chosen or of(chosen, size) > target):
-      chosen = _least(lambda z, size=size: of(z, size) <= target, chosen)
+    steps = work.steps(size)
+    if not steps:
+      continue
+    of_silo = sampling(privacy, work, size)
+    if not chosen or _epsilon(chosen, of_silo, steps, privacy.delta) > target:
+      chosen = _calibrated(target, of_silo, steps, privacy.delta)
   return chosen
-
-
-def _least(meets: Callable[[float], bool], above: float) -> float:
-  """The least number above another with which a monotone condition holds."""
-  low, high = above, max(2 * above, 1.0)
-  while not meets(high):
-    low, high = high, 2 * high
-    if high > _LARGEST:
-      raise ValueError(
-        'Expected an `epsilon` that some noise meets, got one that '
-        f'`noise_multiplier`={_LARGEST:g} does not; take a larger one, or '
-        'fewer steps.'
-      )
-  while high - low > _TOLERANCE * high:
-    middle = (low + high) / 2
-    low, high = (low, middle) if meets(middle) else (middle, high)
-  return high
-
-
-def _dp_accounting() -> Any:
-  """The package, with its accountant of losses."""
-  try:
-    import dp_accounting
-    from dp_accounting.pld import pld_privacy_accountant
-  except ImportError as error:
-    raise ValueError(
-      'Expected the package dp-accounting, which computes epsilon, found none; '
-      "install it: pip install 'fmtl_jax[privacy]'."
-    ) from error
-  del pld_privacy_accountant  # It is a part of the package from now on.
-  return dp_accounting

@@ -65,12 +65,11 @@ class ExamplePrivacy:
       raise ValueError(
         f'Expected `clipping_norm` > 0, got {self.clipping_norm}.'
       )
-    if isinstance(self.noise_multiplier, (int, float)):
-      if not 0 <= self.noise_multiplier < math.inf:
-        raise ValueError(
-          'Expected `noise_multiplier` to be finite and >= 0, got '
-          f'{self.noise_multiplier}.'
-        )
+    z = self.noise_multiplier
+    if isinstance(z, (int, float)) and not 0 <= z < math.inf:
+      raise ValueError(
+        f'Expected `noise_multiplier` to be finite and >= 0, got {z}.'
+      )
     if self.has_noise and math.isinf(self.clipping_norm):
       raise ValueError(
         'Expected a finite `clipping_norm` with `noise_multiplier` > 0, got '
