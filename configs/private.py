@@ -101,6 +101,7 @@ def get_config(variants=''):
   config.name = 'private'
   config.cases = _CASES
   config.privacy.unit = 'example'
+  config.privacy.clipping_norm = 1.0
   config.privacy.epsilon = 3.0
   config.client.learning_rate = 0.5
   config.algorithm.task_layers = 1

@@ -137,7 +137,7 @@ def settings(
         f'privacy.unit={EXAMPLE!r}, got {field}; run a sweep for each.'
       )
   privacy = example_privacy.ExamplePrivacy(
-    clipping_norm=given.clipping_norm,
+    clipping_norm=given.clipping_norm or math.inf,
     noise_multiplier=0.0 if given.epsilon else given.noise_multiplier,
     delta=given.delta,
     seed=None if given.seed == _FROM_SYSTEM else given.seed,
@@ -186,7 +186,7 @@ def ledger(
       'silos': [known(x) for x in silos],
       'delta': privacy.delta,
       'noise_multiplier': privacy.noise_multiplier,
-      'clipping_norm': privacy.clipping_norm,
+      'clipping_norm': known(privacy.clipping_norm),
       'rounds': of_work.rounds,
       'epochs': of_work.epochs,
       'batch_size': of_work.batch_size,
@@ -221,6 +221,6 @@ def in_words(label: str, found: Mapping[str, Any]) -> str:
     f'{label}: example-level epsilon of a silo at most '
     f'{shown(it["epsilon"])}, median {shown(it["median_epsilon"])}, at delta '
     f'{it["delta"]:g} (z {it["noise_multiplier"]:.4g}, C '
-    f'{it["clipping_norm"]:g}, all {it["rounds"]} rounds); neighbours: '
+    f'{shown(it["clipping_norm"])}, all {it["rounds"]} rounds); neighbours: '
     f'{it["neighbours"]}; {it["assumption"]}.'
   )

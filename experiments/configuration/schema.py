@@ -225,7 +225,8 @@ def _add_privacy(config: ml_collections.ConfigDict) -> None:
   config.privacy = ml_collections.ConfigDict()
   # none; example: every local step is one of DP-SGD on the client's examples.
   config.privacy.unit = 'none'
-  config.privacy.clipping_norm = 1.0  # C, of the gradient of an example.
+  # C, of the gradient of an example, over all layers; 0: none.
+  config.privacy.clipping_norm = 0.0
   config.privacy.noise_multiplier = 0.0  # z, of the noise in units of C.
   # The largest of all silos that z is found for; 0 leaves z as it is.
   config.privacy.epsilon = 0.0

@@ -13,6 +13,7 @@ def _config(**fields):
   config = config_lib.default_config()
   config.cases = ('fedavg',)
   config.privacy.unit = 'example'
+  config.privacy.clipping_norm = 1.0
   config.privacy.noise_multiplier = 2.0
   for field, value in fields.items():
     config_lib.set_field(config, field.replace('__', '.'), value)
