@@ -50,6 +50,8 @@ CORE = (
   *(f'secure_aggregation.{name}' for name in ('settings', 'shamir', 'sizes')),
   'secure_aggregation.whole_numbers',
   'privacy.settings',
+  'privacy.example_privacy',
+  'privacy.settings',
 )
 CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
 

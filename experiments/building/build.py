@@ -16,6 +16,7 @@ from . import checks
 from . import factories
 from . import federating
 from . import networks
+from . import private_examples
 from . import sources
 from . import standardizing
 from fmtl_jax import balancing
@@ -104,6 +105,7 @@ def build(
   ]
   train = test
   if case.centralized:
+    private_examples.check_centralized(config, name, case.centralized)
     train = [
       federating.centralize(
         data, case.centralized, source.shared_labels, source.unsound
@@ -145,8 +147,15 @@ def build(
   task_devices = 1 if centralized else config.execution.task_devices
   _check_task_devices(config, federation, task_devices)
   runs = _runs(train, test, seeds, points)
+  sizes = private_examples.sizes_of(train)
+  privacy = private_examples.settings(config, algorithm, sizes, points[0])
   make = factories.make_algorithm(
-    config, algorithm, task_devices, _runs_at_once(len(runs.key)), centralized
+    config,
+    algorithm,
+    task_devices,
+    _runs_at_once(len(runs.key)),
+    centralized,
+    privacy,
   )
   names = fields.of_algorithm(algorithm)
   with fields.named(names):  # Before anything is compiled.

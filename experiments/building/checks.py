@@ -22,6 +22,7 @@ from ..configuration import paths
 from . import backbones
 from . import datasets
 from . import federating
+from . import private
 from . import standardizing
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
@@ -63,6 +64,9 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'client.weight_decay',
       'data.max_images',
       'data.max_texts',
+      'privacy.clipping_norm',
+      'privacy.epsilon',
+      'privacy.noise_multiplier',
       'execution.low_rank_below',
       'execution.memory_mb',
       'participation.bandwidth_spread',
@@ -129,6 +133,8 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     lambda x: 0 < x <= 1,
     ('compression.share', 'data.image_crop'),
   ),
+  ('in (0, 1)', lambda x: 0 < x < 1, ('privacy.delta',)),
+  ('>= -1', lambda x: x >= -1, ('privacy.seed',)),
   ('in [1, 8]', lambda x: 1 <= x <= 8, ('compression.bits',)),
   ('in [1, 4]', lambda x: 1 <= x <= 4, ('compression.rank',)),
   ('in [1, 10000]', lambda x: 1 <= x <= 10**4, ('data.image_size',)),
@@ -199,6 +205,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.data.name in datasets.BUILT_IN and not given:
     check_metric_names(config, evaluation.METRICS, 'one of')
   _check_fractions(config)
+  private.check(config)
 
 
 def _check_fractions(config):
@@ -420,6 +427,7 @@ def _check_names(config):
     'model.normalization': (layers.NONE, layers.BATCH),
     'precision.compute': precision.COMPUTE,
     'precision.matmul': ('', *precision.MATMUL),
+    'privacy.unit': private.UNITS,
     'participation.at_deadline': (participation.PARTIAL, participation.LATE),
     'report.baseline': rows,
     'report.curve_case': rows,

@@ -18,6 +18,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import privacy as privacy_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
 from fmtl_jax.clients import local_optimizers
@@ -85,6 +86,7 @@ def make_algorithm(
   task_devices: int = 1,
   runs_at_once: int = 1,
   centralized: bool = False,
+  privacy: privacy_lib.ExamplePrivacy | None = None,
 ) -> program.MakeAlgorithm:
   """`(federation, settings) -> Algorithm`; settings replace config fields.
 
@@ -94,6 +96,7 @@ def make_algorithm(
     task_devices: See `program.Case`.
     runs_at_once: The runs that share a device's memory.
     centralized: Whether there are no clients that could drop out.
+    privacy: Of the examples of each client.
   """
   budget = config.execution.memory_mb * 10**6 or execution_lib.memory_budget()
   placement = round_settings.Placement(
@@ -115,7 +118,7 @@ def make_algorithm(
         section = section[name]
       return settings.get(field, section)
 
-    local = _local_sgd(config, value)
+    local = _local_sgd(config, value, privacy)
     own = {name: value(schema.own_field(algorithm, name)) for name in entry.own}
     of_round = _round_settings(config, value, added, placement)
     if not centralized:
@@ -138,7 +141,9 @@ def make_algorithm(
 
 
 def _local_sgd(
-  config: ml_collections.ConfigDict, value: Value
+  config: ml_collections.ConfigDict,
+  value: Value,
+  privacy: privacy_lib.ExamplePrivacy | None,
 ) -> local_optimizers.LocalSgd:
   """How clients train locally."""
   optimizer = optimizers.get(
@@ -160,6 +165,7 @@ def _local_sgd(
     batch_size=config.client.batch_size,
     epochs=value('client.local_epochs'),
     keep_optimizer_state=config.client.keep_optimizer_state,
+    privacy=privacy,
   )
 
 

@@ -1,6 +1,10 @@
-"""Private rounds of a config: settings, calibrated noise, ledgers."""
+"""Privacy of a config: settings, calibrated noise, ledgers.
 
-from collections.abc import Callable
+`privacy.unit` says what is protected: a client, by private rounds, or an
+example, by what `private_examples` has.
+"""
+
+from collections.abc import Callable, Mapping
 import functools
 import math
 from typing import Any
@@ -8,12 +12,15 @@ from typing import Any
 import jax
 import ml_collections
 
+from ..configuration import cases
 from ..configuration import fields
+from . import private_examples
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import ledgers
 from fmtl_jax.privacy import settings as privacy_settings
+from fmtl_jax.running import program
 
 _calibrated = functools.cache(ledgers.calibrated)
 _epsilons = functools.cache(ledgers.epsilons)
@@ -21,6 +28,44 @@ _epsilons = functools.cache(ledgers.epsilons)
 # Above it, an epsilon says next to nothing.
 _LARGE = 20.0
 _SCALES = ' Means and scales of features are taken as public.'
+NONE, CLIENT = 'none', 'client'
+UNITS = (NONE, CLIENT, private_examples.EXAMPLE)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises a ValueError for settings of privacy that do not fit.
+
+  Args:
+    config: Of a case.
+  """
+  given = config.privacy
+  if given.noise_multiplier and given.epsilon:
+    raise ValueError(
+      'Expected one of privacy.noise_multiplier and privacy.epsilon, got '
+      f'{given.noise_multiplier} and {given.epsilon}; set the other one to 0.'
+    )
+  for field in ('clipping_norm', 'noise_multiplier', 'epsilon'):
+    if given.unit == NONE and given[field]:
+      raise ValueError(
+        f'Expected privacy.unit={CLIENT!r} or {private_examples.EXAMPLE!r} with '
+        f'privacy.{field}={given[field]}, got {NONE!r}.'
+      )
+  if given.unit == CLIENT and not given.clipping_norm:
+    raise ValueError(
+      f'Expected privacy.clipping_norm > 0 with privacy.unit={CLIENT!r}, got 0, '
+      'which bounds nothing; set it.'
+    )
+  if (
+    given.unit == CLIENT
+    and config.data.standardize
+    and not given.standardization_is_public
+  ):
+    raise ValueError(
+      f'Expected data.standardize=False with privacy.unit={CLIENT!r}, because '
+      'means and deviations of training examples are not protected, got True; '
+      'or take them as public: privacy.standardization_is_public=True.'
+    )
+  private_examples.check(config)
 
 
 def settings(
@@ -33,27 +78,11 @@ def settings(
     federation: Network, layer types and tasks.
 
   Raises:
-    ValueError: If noise is given twice, or no noise gives the epsilon.
+    ValueError: If no noise gives the epsilon.
   """
   given = config.privacy
-  if not given.clipping_norm:
-    if given.noise_multiplier or given.epsilon:
-      raise ValueError(
-        'Expected privacy.clipping_norm > 0 with privacy.noise_multiplier or '
-        'privacy.epsilon, got 0, which is no privacy; set it.'
-      )
+  if given.unit != CLIENT:
     return None
-  if config.data.standardize and not given.public_scales:
-    raise ValueError(
-      'Expected data.standardize=False with privacy.clipping_norm, because '
-      'means and scales of training examples are not protected, got True; set '
-      'it so, or privacy.public_scales=True, which takes them as public.'
-    )
-  if given.noise_multiplier and given.epsilon:
-    raise ValueError(
-      'Expected one of privacy.noise_multiplier and privacy.epsilon, got '
-      f'{given.noise_multiplier} and {given.epsilon}; set the other one to 0.'
-    )
   averaged = _averaged(federation)
   if not averaged:  # Nothing leaves a client.
     return None
@@ -128,6 +157,7 @@ def ledger(
   sampling = ledgers.samplings(chosen, of_tasks)[0]
   shown = lambda x: x if math.isfinite(x) else None  # There is no such JSON.
   return {
+    'unit': CLIENT,
     'epsilon': shown(max(epsilons.values())),
     'epsilon_by_task': {name: shown(x) for name, x in epsilons.items()},
     'delta': chosen.delta,
@@ -142,7 +172,37 @@ def ledger(
   }
 
 
-def describe(found: dict[str, Any]) -> list[str]:
+def of_case(
+  name: str, config: ml_collections.ConfigDict, case: program.Case
+) -> dict[str, Any]:
+  """The ledger of a case as JSON, `{}` without privacy.
+
+  Args:
+    name: Of the case.
+    config: Its config.
+    case: What is run.
+  """
+  if config.privacy.unit == private_examples.EXAMPLE:
+    return private_examples.ledger(config, case)
+  if cases.get(name).centralized:
+    return {}
+  return ledger(config, case.federation, config.run.rounds)
+
+
+def in_words(label: str, found: Mapping[str, Any]) -> str:
+  """A ledger as sentences, '' for none.
+
+  Args:
+    label: Of the case.
+    found: Of `of_case`.
+  """
+  if found.get('unit') == private_examples.EXAMPLE:
+    return private_examples.in_words(label, found)
+  lines = describe(found)
+  return f'{label}: {" ".join(x.strip() for x in lines)}' if lines else ''
+
+
+def describe(found: Mapping[str, Any]) -> list[str]:
   """A ledger in words: the largest epsilon, and those of tasks that differ."""
   if not found:
     return []

@@ -50,6 +50,7 @@ _ARGUMENTS: Mapping[str, str] = {
   'fractions': 'data.coverage',
   'local': 'client',
   'local.epochs': 'client.local_epochs',
+  'local.privacy': 'privacy.unit',
   'local.optimizer.momentum': 'client.momentum',
   'noise': 'privacy.noise',
   'noise_multiplier': 'privacy.noise_multiplier',

@@ -43,7 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.cases = ()
   for add in (
     *(_add_data, _add_model, _add_precision, _add_training, _add_clients),
-    _add_studies,
+    *(_add_privacy, _add_studies),
     *(_add_execution, _add_report),
   ):
     add(config)
@@ -237,28 +237,37 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
 
   # Differential privacy of what clients send, see fmtl_jax/rounds/
   # private_rounds.py; aggregation.common and .task are uniform then.
-  config.privacy = ml_collections.ConfigDict()
-  config.privacy.clipping_norm = 0.0  # Of all that a client sends; 0: none.
-  config.privacy.noise_multiplier = 0.0  # In clipping norms, or
-  config.privacy.epsilon = 0.0  # what the noise is calibrated for; 0: as given.
-  config.privacy.delta = 1e-5
-  config.privacy.sampling = 'poisson'  # Or fixed: K clients of each task.
-  config.privacy.cap = 0  # Clients of a task in a Poisson cohort; 0: by rule.
-  config.privacy.noise = 'central'  # Or local: clients add it.
-  config.privacy.seed = 0  # Of the noise; -1: the operating system's.
-  # Whether means and scales of data.standardize are taken as public.
-  config.privacy.public_scales = False
-  config.privacy.adaptive = ml_collections.ConfigDict()
-  config.privacy.adaptive.quantile = 0.0  # That the norm follows; 0: none.
-  config.privacy.adaptive.learning_rate = 0.2
-  config.privacy.adaptive.count_noise = 0.0  # 0: 1/20 of the expected cohort.
-
   config.faults = ml_collections.ConfigDict()
   # stop; skip_client leaves clients out of a round; clip bounds gradients.
   config.faults.nonfinite = 'stop'
   config.faults.clip_norm = 10.0  # Of gradients, with clip.
   # A point of a sweep ends where its loss is so many times its first one.
   config.faults.diverged_above = 100.0
+
+
+def _add_privacy(config: ml_collections.ConfigDict) -> None:
+  """Differential privacy."""
+  config.privacy = ml_collections.ConfigDict()
+  # What counts as one: none; client, by noise in what leaves all clients of a
+  # round; example, by steps of DP-SGD on the examples of each client.
+  config.privacy.unit = 'none'
+  # C, of all that a client sends, or of the gradient of an example; 0: none.
+  config.privacy.clipping_norm = 0.0
+  config.privacy.noise_multiplier = 0.0  # z, of the noise in units of C, or
+  config.privacy.epsilon = 0.0  # what z is calibrated for; 0 leaves z as it is.
+  config.privacy.delta = 1e-5
+  # Of the noise; -1 takes it from the operating system: for a release.
+  config.privacy.seed = 0
+  # Whether means and deviations of training data count as known to everybody.
+  config.privacy.standardization_is_public = False
+  # Of clients: poisson, or fixed: K clients of each task.
+  config.privacy.sampling = 'poisson'
+  config.privacy.cap = 0  # Clients of a task in a Poisson cohort; 0: by rule.
+  config.privacy.noise = 'central'  # Or local: clients add it.
+  config.privacy.adaptive = ml_collections.ConfigDict()
+  config.privacy.adaptive.quantile = 0.0  # That the norm follows; 0: none.
+  config.privacy.adaptive.learning_rate = 0.2
+  config.privacy.adaptive.count_noise = 0.0  # 0: 1/20 of the expected cohort.
 
 
 def _add_studies(config: ml_collections.ConfigDict) -> None:

@@ -57,7 +57,7 @@ def describe(
       lines += ['Partition (training examples of the first seed)', described]
     lines += ['', f'{cases_lib.label(name, config)} ({name})']
     own = own_settings(final, case.algorithm)
-    lines += [f'  {line}' for line in [*own, *_case(case, final)]]
+    lines += [f'  {line}' for line in [*own, *_case(name, case, final)]]
   return '\n'.join(lines)
 
 
@@ -117,7 +117,7 @@ def _messages(
 
 
 def _case(
-  case: program_lib.Case, config: ml_collections.ConfigDict
+  name: str, case: program_lib.Case, config: ml_collections.ConfigDict
 ) -> list[str]:
   """Layer types, parameters, bytes, memory, execution."""
   federation = case.federation
@@ -139,6 +139,7 @@ def _case(
   form, reasons = program.form
   codecs = costs.codecs(config_lib.flatten(config))
   secure = costs.secure_sums(config_lib.flatten(config))
+  ledger = private.of_case(name, config, case)
   deviations = own_code.spec(case.algorithm).deviations
   return [
     *before,
@@ -149,7 +150,7 @@ def _case(
     *_messages(federation, algorithm.messages()),
     *([f'compression of updates: {codecs}'] if codecs else []),
     *([f'secure sums of updates: {secure}'] if secure else []),
-    *private.describe(private.ledger(config, federation, config.run.rounds)),
+    *filter(None, [private.in_words('privacy', ledger)]),
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',

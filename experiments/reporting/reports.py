@@ -215,10 +215,8 @@ def _of_clients(record: Mapping[str, Any]) -> list[str]:
     ('Updates are summed securely', costs.secure_sums(settings)),
   ):
     notes += [f'{what}: {words}.'] if words else []
-  ledger = private.describe(record.get('privacy', {}))
-  if ledger:
-    notes.append(f'{record["label"]}: {" ".join(x.strip() for x in ledger)}')
-  return notes
+  said = private.in_words(record['label'], record.get('privacy', {}))
+  return [*notes, said] if said else notes
 
 
 def _robustness(record: Mapping[str, Any]) -> list[str]:

@@ -341,8 +341,9 @@ def build(
 
   Returns:
     What `results.json` holds: `environment`; `results`, an entry for each case,
-    split, view, metric and task (or `mean`) that any seed has a value of; and
-    `cost`, an entry for each case. Accuracies are in percent. `std` has ddof 1
+    split, view, metric and task (or `mean`) that any seed has a value of;
+    `cost`, an entry for each case; and `privacy`, the ledger of each case that
+    has one. Accuracies are in percent. `std` has ddof 1
     and is None for one seed; mean and std are None where a seed has no value.
     Precisions are None where nothing was trained, or by version 0.1.
   """
@@ -376,11 +377,15 @@ def build(
             **precisions,
           }
         )
+  ledgers = [
+    {'case': r['case'], **r['privacy']} for r in records if 'privacy' in r
+  ]
   return strict(
     {
       'environment': dict(environment),
       'results': entries,
       'cost': [{'case': r['case'], **r['cost']} for r in records],
+      **({'privacy': ledgers} if ledgers else {}),
     }
   )
 

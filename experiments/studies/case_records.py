@@ -84,9 +84,7 @@ def of_case(
   run_rounds = max(history.totals['rounds'], 1)
   clients = history.totals['clients'] / run_rounds
   up, down = _moved(name, case, history)
-  ledger = {}
-  if not cases_lib.get(name).centralized:
-    ledger = private.ledger(config, case.federation, config.run.rounds)
+  ledger = private.of_case(name, config, case)
   of_client = lambda sizes: {
     k: v / clients if clients else 0.0 for k, v in sizes.items()
   }

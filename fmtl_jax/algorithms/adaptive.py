@@ -216,6 +216,7 @@ def _spec(build, label, eta, betas):
     family=specs.GLOBAL,
     year=2021,
     build=build,
+    epochs_of_examples=specs.local_epochs,
     label_rules=label_rules,
     settings={
       'server_learning_rate': specs.Setting(

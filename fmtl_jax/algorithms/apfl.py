@@ -100,6 +100,7 @@ def apfl(
   Raises:
     ValueError: If alpha is not between 0 and 1.
   """
+  local.refuse_privacy('apfl')
   SPEC.check(alpha=alpha, adapt=adapt)
 
   def new_opt_states(view):

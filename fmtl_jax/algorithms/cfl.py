@@ -198,6 +198,7 @@ def cfl(
     ValueError: If not all clients take part, the federation has another number
       of clusters, or a server mixes them.
   """
+  local.refuse_privacy('cfl')
   SPEC.check(eps1=eps1, eps2=eps2, gamma=gamma, max_clusters=max_clusters)
   clusters_lib.check(federation, max_clusters, 'max_clusters')
   _check_settings(federation, settings)

@@ -62,6 +62,7 @@ def cocoa(
   Raises:
     ValueError: See `mocha.mocha`.
   """
+  local.refuse_privacy('cocoa')
   own = mocha.Own(lam, loss, share, every, per_class, gap)
   SPEC.check(**own._asdict())
   uneven = settings.participation

@@ -134,6 +134,7 @@ SPEC = specs.Spec(
   family=specs.PERSONALIZED,
   year=2021,
   build=ditto,
+  epochs_of_examples=lambda own, epochs: epochs + own['personal_epochs'],
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(

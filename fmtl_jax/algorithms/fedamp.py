@@ -143,6 +143,7 @@ SPEC = specs.Spec(
   family=specs.PERSONALIZED,
   year=2021,
   build=fedamp,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(

@@ -35,5 +35,6 @@ SPEC = specs.Spec(
   family=specs.GLOBAL,
   year=2017,
   build=fedavg,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
 )

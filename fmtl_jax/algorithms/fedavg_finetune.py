@@ -47,6 +47,7 @@ def fedavg_finetune(
   Raises:
     ValueError: If one of the settings is out of range.
   """
+  local.refuse_privacy('fedavg_finetune')
   SPEC.check(
     finetune_epochs=finetune_epochs,
     finetune_learning_rate=finetune_learning_rate,

@@ -72,6 +72,7 @@ SPEC = specs.Spec(
   family=specs.GLOBAL,
   year=2019,
   build=fedavgm,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   settings={
     'server_momentum': specs.Setting(

@@ -57,6 +57,7 @@ def fedbabu(
   Raises:
     ValueError: If clients own no layers, or a setting is out of range.
   """
+  local.refuse_privacy('fedbabu')
   SPEC.check(
     finetune_epochs=finetune_epochs,
     finetune_learning_rate=finetune_learning_rate,

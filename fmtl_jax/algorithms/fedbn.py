@@ -46,6 +46,7 @@ SPEC = specs.Spec(
   family=specs.PARTIAL,
   year=2021,
   build=fedbn,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   leaf_rules=leaf_rules,
   network={'normalization': 'batch'},

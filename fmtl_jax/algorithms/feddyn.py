@@ -139,6 +139,7 @@ SPEC = specs.Spec(
   family=specs.GLOBAL,
   year=2021,
   build=feddyn,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   settings={
     'alpha': specs.Setting(

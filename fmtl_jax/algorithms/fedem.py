@@ -190,6 +190,7 @@ def fedem(
   Raises:
     ValueError: If the federation has another network.
   """
+  local.refuse_privacy('fedem')
   SPEC.check(components=components)
   _check(federation, components)
   part = {

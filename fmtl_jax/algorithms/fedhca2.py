@@ -181,6 +181,7 @@ def fedhca2(
   Raises:
     ValueError: If a number is out of range.
   """
+  local.refuse_privacy('fedhca2')
   own = {
     'conflict': conflict,
     'encoder_weight': encoder_weight,

@@ -98,5 +98,6 @@ SPEC = specs.Spec(
   family=specs.GLOBAL,
   year=2020,
   build=fednova,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
 )

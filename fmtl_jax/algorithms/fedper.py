@@ -86,6 +86,7 @@ SPEC = specs.Spec(
   family=specs.PARTIAL,
   year=2019,
   build=fedper,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   depths=('personal_layers',),
 )

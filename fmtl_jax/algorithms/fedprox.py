@@ -66,6 +66,7 @@ SPEC = specs.Spec(
   family=specs.GLOBAL,
   year=2020,
   build=fedprox,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   settings={
     'mu': specs.Setting(

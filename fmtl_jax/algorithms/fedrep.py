@@ -94,6 +94,7 @@ SPEC = specs.Spec(
   family=specs.PARTIAL,
   year=2021,
   build=fedrep,
+  epochs_of_examples=lambda own, epochs: epochs + own['head_epochs'],
   label_rules=label_rules,
   depths=('personal_layers',),
   settings={

@@ -49,6 +49,7 @@ def fedsgd(
   Raises:
     ValueError: If the local optimizer is not SGD.
   """
+  local.refuse_privacy('fedsgd')
   sgd, clip = faults.unclipped(local.optimizer)
   if not isinstance(sgd, local_optimizers.Sgd):
     raise ValueError(

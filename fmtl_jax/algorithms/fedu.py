@@ -181,6 +181,7 @@ SPEC = specs.Spec(
   family=specs.PERSONALIZED,
   year=2021,
   build=fedu,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   settings={
     'eta': specs.Setting(

@@ -31,6 +31,7 @@ SPEC = specs.Spec(
   family=specs.CENTRALIZED,
   year=1997,
   build=hard_sharing,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   depths=('task_layers', 'personal_layers'),
   centralized=specs.JOINT,

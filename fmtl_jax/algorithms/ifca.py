@@ -60,6 +60,7 @@ def ifca(
   Raises:
     ValueError: If the federation has another number of clusters.
   """
+  local.refuse_privacy('ifca')
   SPEC.check(clusters=clusters)
   clusters_lib.check(federation, clusters, 'clusters')
 

@@ -36,6 +36,7 @@ SPEC = specs.Spec(
   family=specs.ALONE,
   year=2022,
   build=isolated,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   rounds={'clients_per_task': 0},
 )

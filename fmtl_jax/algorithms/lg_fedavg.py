@@ -50,6 +50,7 @@ SPEC = specs.Spec(
   family=specs.PARTIAL,
   year=2020,
   build=lg_fedavg,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   depths=('common_layers',),
 )

@@ -110,6 +110,7 @@ def mat_fl(
   Raises:
     ValueError: If that is less than one.
   """
+  local.refuse_privacy('mat_fl')
   SPEC.check(clusters=clusters)
 
   def clustered(before):

@@ -206,6 +206,7 @@ def mocha(
     ValueError: If the network is another one, tasks have losses of their own,
       or the server would do something else.
   """
+  local.refuse_privacy('mocha')
   own = Own(lam, loss, share, every, per_class, gap)
   SPEC.check(**own._asdict())
   return build(federation, local, settings, SPEC.name, own)

@@ -150,6 +150,7 @@ SPEC = specs.Spec(
   family=specs.PERSONALIZED,
   year=2022,
   build=mr_mtl,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   settings={
     'lam': specs.Setting(

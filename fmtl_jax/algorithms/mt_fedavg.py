@@ -79,6 +79,7 @@ SPEC = specs.Spec(
   family=specs.MULTI_TASK,
   year=2022,
   build=mt_fedavg,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   depths=('task_layers',),
   rounds={

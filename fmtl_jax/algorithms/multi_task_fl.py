@@ -106,6 +106,7 @@ SPEC = specs.Spec(
   family=specs.MULTI_TASK,
   year=2022,
   build=multi_task_fl,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
   depths=('task_layers', 'personal_layers'),
 )

@@ -111,6 +111,7 @@ def per_fedavg(
   Raises:
     ValueError: If one of the settings is out of range.
   """
+  local.refuse_privacy('per_fedavg')
   SPEC.check(
     alpha=alpha, order=order, delta=delta, finetune_epochs=finetune_epochs
   )

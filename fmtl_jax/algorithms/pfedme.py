@@ -83,6 +83,7 @@ def pfedme(
   Raises:
     ValueError: If one of the numbers is negative, or K below 1.
   """
+  local.refuse_privacy('pfedme')
   SPEC.check(
     lam=lam,
     inner_steps=inner_steps,

@@ -68,6 +68,7 @@ def reptile(
   Raises:
     ValueError: If one of the settings is out of range.
   """
+  local.refuse_privacy('reptile')
   SPEC.check(
     server_rate=server_rate,
     finetune_epochs=finetune_epochs,

@@ -75,6 +75,7 @@ def scaffold(
     ValueError: If the local optimizer is not SGD, or its momentum crosses
       rounds.
   """
+  local.refuse_privacy('scaffold')
   sgd = local_steps.sgd_of(local, 'scaffold')
   train = training.local_training(federation, local)
 

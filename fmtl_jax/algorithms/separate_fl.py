@@ -36,5 +36,6 @@ SPEC = specs.Spec(
   family=specs.MULTI_TASK,
   year=2022,
   build=separate_fl,
+  epochs_of_examples=specs.local_epochs,
   label_rules=label_rules,
 )

@@ -55,6 +55,7 @@ def soft_sharing(
   Raises:
     ValueError: If `lam` is negative.
   """
+  local.refuse_privacy('soft_sharing')
   SPEC.check(lam=lam)
 
   def of_tasks(tree):

@@ -175,6 +175,15 @@ def all_layers(unused_own: Mapping[str, Any], rate: float) -> Way:
   return Way(True, rate)
 
 
+# `(own settings, epochs of local training) -> epochs`.
+Epochs = Callable[[Mapping[str, Any], int], int]
+
+
+def local_epochs(unused_own: Mapping[str, Any], epochs: int) -> int:
+  """Those of local training."""
+  return epochs
+
+
 def _as_it_is(model, rules, unused_tasks, unused_own):
   """The user's network."""
   return model, rules
@@ -207,6 +216,9 @@ class Spec:
     degenerate: Its degenerate cases.
     owners: `own settings -> number of owners` of the layer types that it adds,
       by name, which is that of their index, too.
+    epochs_of_examples: How many epochs of DP-SGD clients train in a round, all
+      their models together, where they use examples in no other way; None for
+      an algorithm that refuses privacy of examples.
     wraps: `(model, rules, tasks, own settings) -> (model, rules)`: the network
       that it trains in the place of the user's, such as several of them.
   """
@@ -227,6 +239,7 @@ class Spec:
   adapt: Adapt = own_layers
   degenerate: tuple[Degenerate, ...] = ()
   owners: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda _: {}
+  epochs_of_examples: Epochs | None = None
   wraps: Callable[..., tuple[Any, layer_types.Rules]] = _as_it_is
 
   def __post_init__(self):

@@ -235,6 +235,7 @@ def virtual(
     ValueError: If the federation has another network, or the settings have
       servers or aggregators of their own.
   """
+  local.refuse_privacy('virtual')
   SPEC.check(
     damping=damping,
     prior_variance=prior_variance,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from fmtl_jax import precision
+from fmtl_jax.privacy import example_privacy
 
 Tree = Any
 Schedule = Callable[[jax.Array], jax.Array] | jax.Array | float
@@ -116,6 +117,7 @@ class LocalSgd:
     batch_size: B; 0 is one step on all examples.
     epochs: E.
     keep_optimizer_state: Whether momentum and the like cross rounds.
+    privacy: Of the examples of each client; None for none.
   """
 
   optimizer: OptimizerFn = Sgd()
@@ -123,3 +125,18 @@ class LocalSgd:
   batch_size: int = 16
   epochs: int | jax.Array = 1
   keep_optimizer_state: bool = False
+  privacy: example_privacy.ExamplePrivacy | None = None
+
+  def refuse_privacy(self, algorithm: str) -> None:
+    """Raises a ValueError if there is privacy that an algorithm would break.
+
+    Args:
+      algorithm: Its name, for the error.
+    """
+    if self.privacy is not None:
+      raise ValueError(
+        f'Expected no `local.privacy` with {algorithm}, whose clients use '
+        'their examples in other ways than by local steps of DP-SGD, which '
+        'nothing protects, got some; take one of fedavg, fedprox, fedper, '
+        'multi_task_fl, mr_mtl, ditto or isolated.'
+      )

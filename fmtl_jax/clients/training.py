@@ -1,6 +1,7 @@
 """Local training: the loop over batches that most client updates share."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,9 @@ from fmtl_jax import precision
 from fmtl_jax.clients import client_balancing
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import example_gradients
 from fmtl_jax.clients import local_optimizers
+from fmtl_jax.clients import poisson_batches
 from fmtl_jax.federation import layer_types
 
 Tree = Any
@@ -92,7 +95,15 @@ def local_training(
     optimizer's state, None for its initial one; `penalty_fn(params)`, `[]`, is
     added to the loss but not to the metrics, nor is it balanced;
     `select_fn(changes)` selects the changes of a step that are applied.
+
+  Raises:
+    ValueError: If examples are private and something else than the clipped
+      gradients of a Poisson batch would be used of them.
   """
+  privacy = settings.privacy
+  if privacy is not None:
+    _check_private(federation, gradient_fn, draws)
+    words = example_gradients.entropy(privacy)
 
   def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):
     key, frozen, active = context.key, context.frozen, context.active
@@ -106,6 +117,28 @@ def local_training(
       return (loss if penalty_fn is None else loss + penalty_fn(params)), sums
 
     grad_fn = jax.grad(objective, has_aux=True)
+    order_key = key
+    if privacy is not None:
+      order_key, noise_key = example_gradients.keys(privacy, words, key)
+      _check_alone(balancer)
+
+    def with_penalty(grads, params):
+      if penalty_fn is None:
+        return grads
+      return jax.tree.map(jnp.add, grads, jax.grad(penalty_fn)(params))
+
+    def private(params, batch, number):
+      grads, sums = example_gradients.private_gradient(
+        federation,
+        privacy,
+        jax.random.fold_in(noise_key, number),
+        params,
+        frozen,
+        batch,
+        local_data,
+        settings.batch_size,
+      )
+      return with_penalty(grads, params), sums  # Which knows no example.
 
     def balanced(params, memory, batch, number):
       grads, sums, memory = client_balancing.balanced_gradient(
@@ -117,14 +150,13 @@ def local_training(
         frozen,
         batch,
       )
-      if penalty_fn is not None:
-        extra = jax.grad(penalty_fn)(params)
-        grads = jax.tree.map(jnp.add, grads, extra)
-      return grads, sums, memory
+      return with_penalty(grads, params), sums, memory
 
     def step(carry, batch, number, unused_is_step):
       params, opt_state, metrics, memory = carry
-      if gradient_fn is not None:
+      if privacy is not None:
+        grads, sums = private(params, batch, number)
+      elif gradient_fn is not None:
         grads, sums = gradient_fn(grad_fn, params, batch)
       elif balancer is None:
         grads, sums = grad_fn(params, batch)
@@ -135,20 +167,51 @@ def local_training(
       return params, opt_state, add_metrics(metrics, sums), memory
 
     start = tx.init(params) if opt_state is None else opt_state
-    params, opt_state, metrics, memory = client_batches.for_each_batch(
+    for_each_batch = functools.partial(
+      client_batches.for_each_batch, draws=draws
+    )
+    if privacy is not None:
+      for_each_batch = functools.partial(
+        poisson_batches.for_each_batch, cap=privacy.most(settings.batch_size)
+      )
+    params, opt_state, metrics, memory = for_each_batch(
       step,
       (params, start, zero_metrics(active), local_data.balancing),
       local_data,
-      key,
+      order_key,
       batch_size=settings.batch_size,
       epochs=settings.epochs,
-      draws=draws,
     )
     if balancer is not None and gradient_fn is None:
       metrics = metrics | {'balancing': balancer.end_round(memory)}
     return Trained(params, opt_state, metrics)
 
   return train
+
+
+def _check_private(federation, gradient_fn, draws):
+  """Raises a ValueError where DP-SGD is not all that uses examples."""
+  if gradient_fn is not None or draws != 1:
+    raise ValueError(
+      'Expected no `local.privacy` with an algorithm whose local steps are not '
+      'those of SGD on one batch, got some; take fedavg, fedprox, fedper, '
+      'multi_task_fl, mr_mtl, ditto or isolated.'
+    )
+  if federation.has_statistics:
+    raise ValueError(
+      'Expected a network without running statistics with `local.privacy`, '
+      'because the statistics of a batch mix its examples and nothing clips '
+      "them, got one; set `normalization`='none'."
+    )
+
+
+def _check_alone(balancer):
+  """Raises a ValueError for a balancer of gradients that are private."""
+  if balancer is not None:
+    raise ValueError(
+      "Expected `balancing.client`='none' with privacy of examples, whose "
+      'gradients are clipped one by one, got a balancer; balance elsewhere.'
+    )
 
 
 def apply_updates(
@@ -260,6 +323,7 @@ def local_sgd(
     )
 
   is_sgd = penalty_fn is None and gradient_fn is None
+  is_sgd = is_sgd and settings.privacy is None
   return client_updates.ClientUpdate(
     init, run, sgd=(settings, proximal) if is_sgd else None
   )

@@ -6,3 +6,4 @@ client owns, and pre-trained ones, never leave it and cost nothing.
 
 from fmtl_jax.privacy.settings import AdaptiveClipping as AdaptiveClipping
 from fmtl_jax.privacy.settings import ClientPrivacy as ClientPrivacy
+from fmtl_jax.privacy.example_privacy import ExamplePrivacy as ExamplePrivacy
