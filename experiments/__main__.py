@@ -17,6 +17,7 @@ COMMANDS = {
   'compare': 'compares algorithms, each with a search',
   'unseen': 'trains without some clients, which adapt afterwards',
   'export': 'saves one trained model',
+  'generate': 'writes text by a trained language model',
 }
 _HELP = ('--help', '-h', '--helpshort', '--helpfull')
 

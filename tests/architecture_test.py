@@ -31,7 +31,7 @@ ROOMS = {
   ),
 }
 BESIDE = ('checkout', 'startup', '__main__')
-PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export')
+PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export', 'generate')
 
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (

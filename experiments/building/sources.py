@@ -39,11 +39,14 @@ class Source(NamedTuple):
     strata: `[N]`, what splits keep the proportions of.
     keys: `[N]`, a natural owner of each example (a person, a site), or None.
     runs: `[N]`, what changes where a recording is interrupted, or None.
+    gap: How many neighbours of an example in a run share something with it:
+      so many are dropped between training and test where both are blocks.
     shared_labels: Whether an example has the labels of all tasks, so that all
       tasks have the same common test set. Otherwise an example belongs to the
       task of its owner.
-    task_keys: The key of the clients that each task belongs to, by the task's
-      name; needed without shared labels.
+    task_keys: The key of the clients that each task belongs to, or a tuple of
+      keys, by the task's name; needed without shared labels.
+    key_names: What keys are called, such as speakers; by key, may lack some.
     standardized_axes: Axes of an example that share a mean and a scale.
     backbone: What the features were computed with, None if nothing.
     settings: The fields that it was loaded with, if known, see
@@ -63,8 +66,10 @@ class Source(NamedTuple):
   strata: np.ndarray
   keys: np.ndarray | None = None
   runs: np.ndarray | None = None
+  gap: int = 1
   shared_labels: bool = True
   task_keys: Mapping[str, Any] | None = None
+  key_names: Mapping[Any, str] = types.MappingProxyType({})
   standardized_axes: tuple[int, ...] = ()
   backbone: Backbone | None = None
   settings: Mapping[str, Any] = types.MappingProxyType({})
@@ -137,3 +142,9 @@ def feature_shape(source: Source) -> Sequence[int]:
   """The shape of one example."""
   shape: Any = source.features.shape[1:]
   return shape
+
+
+def feature_type(source: Source) -> Any:
+  """What networks see of examples: whole numbers as they are, or float32."""
+  dtype = getattr(source.features, 'dtype', np.dtype(np.float32))
+  return dtype if np.issubdtype(dtype, np.integer) else np.float32

@@ -67,6 +67,12 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.image_crop = 1.0  # The central fraction that is kept of them.
   config.data.grey = False  # One channel instead of three.
   config.data.max_images = 0  # Photographs to use, evenly spaced; 0 is all.
+  config.data.window = 80  # Tokens of a window of text.
+  config.data.stride = 0  # From one window to the next; 0: the window's length.
+  # The most frequent tokens (characters, or words with data.kind=word); others
+  # are unknown.
+  config.data.vocabulary = 2000
+  config.data.least_characters = 1000  # Of users; those with less are left out.
   config.data.feature_dir = ''  # Where outputs of backbones are kept.
   config.data.clients = 50
   config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
@@ -92,6 +98,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.hidden = (64, 32)
   config.model.intercept = True  # Of linear.
   config.model.channels = ()
+  config.model.embedding = 8  # Features of a token, of lstm and gru.
+  config.model.heads = 4  # Of attention in each block of transformer.
   config.model.window = 3
   config.model.convolution = 'auto'  # Or patches, lax: the same, in other time.
   config.model.normalization = 'none'  # Or batch, of all but the output layer.

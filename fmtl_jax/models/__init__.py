@@ -3,6 +3,9 @@
 from fmtl_jax.models.base import from_nnx
 from fmtl_jax.models.base import Model
 from fmtl_jax.models.base import sequential
+from fmtl_jax.models.language import gru
+from fmtl_jax.models.language import lstm
+from fmtl_jax.models.language import transformer
 from fmtl_jax.models.networks import cnn
 from fmtl_jax.models.networks import linear
 from fmtl_jax.models.networks import mlp
@@ -13,9 +16,12 @@ __all__ = (
   'Model',
   'cnn',
   'from_nnx',
+  'gru',
   'linear',
   'load_vgg',
+  'lstm',
   'mlp',
   'sequential',
+  'transformer',
   'vgg_face',
 )
