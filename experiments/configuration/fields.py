@@ -38,6 +38,8 @@ _ARGUMENTS: Mapping[str, str] = {
   'compute': 'precision.compute',
   'convolution': 'model.convolution',
   'fractions': 'data.coverage',
+  'heads': 'model.heads',
+  'hidden': 'model.hidden',
   'local': 'client',
   'local.epochs': 'client.local_epochs',
   'local.optimizer.momentum': 'client.momentum',

@@ -56,6 +56,11 @@ def generate(
       f'Expected the run in {workdir} to be one on texts ({", ".join(TEXTS)}), '
       f'got one on the data set {config.data.name!r}.'
     )
+  if config.data.window < 2:
+    raise ValueError(
+      f'Expected the run in {workdir} to have data.window >= 2, so that a '
+      f'model reads what it writes, got {config.data.window}.'
+    )
   everyone = text_sources.users(config.data)
   known = text_sources.vocabulary(config.data, everyone)
   source = text_sources.source(config.data, everyone)

@@ -146,7 +146,7 @@ class TextSourcesTest(parameterized.TestCase):
     config.model.heads = 2
     network = networks.build_network(config, source, 'multi_task_fl')
     labels = dict(network.rules)
-    self.assertEqual(labels['output/.*'], 'task')
+    self.assertEqual(labels['output(/.*)?'], 'task')
     others = {label for rule, label in labels.items() if 'output' not in rule}
     self.assertEqual(others, {'common'})
 
