@@ -18,6 +18,7 @@ COMMANDS = {
   'unseen': 'trains without some clients, which adapt afterwards',
   'gather': 'puts finished runs side by side',
   'export': 'saves one trained model',
+  'generate': 'writes text by a trained language model',
 }
 _HELP = ('--help', '-h', '--helpshort', '--helpfull')
 

@@ -314,10 +314,12 @@ class Evaluator:
       n for n, metric in known.items() if metric.lower_is_better
     ]
     roots = [name for name, metric in known.items() if metric.root]
+    exponentials = [n for n, metric in known.items() if metric.exponential]
     return {
       POOLED: summaries.pooled(found[POOLED], owner, num_tasks),
       CLIENT: summarize(
-        each, evaluated, num_tasks, defined, weights, lower_is_better, roots
+        *(each, evaluated, num_tasks, defined, weights),
+        *(lower_is_better, roots, exponentials),
       ),
       'each': each,
     }

@@ -149,7 +149,7 @@ class Predictor:
     """
     params, metadata = saved_models.load_params(folder)
     saved = params.pop(_STANDARDIZATION, None)
-    own = {kind.name: kind for kind in kinds}
+    own = {kind.name: kind for kind in (tasks_lib.TOKENS, *kinds)}
     try:
       fields = metadata['task']
       name = fields['kind']

@@ -110,6 +110,7 @@ def summarize(
   weights: Metrics | None = None,
   lower_is_better: Collection[str] = LOWER_IS_BETTER,
   roots: Collection[str] = (),
+  exponentials: Collection[str] = (),
 ) -> Metrics:
   """Summarizes clients' metrics by task and over all of them.
 
@@ -126,6 +127,8 @@ def summarize(
     lower_is_better: The metrics of which a smaller value is a better one.
     roots: The metrics that are roots of means: over examples, they are the root
       of the mean of their squares.
+    exponentials: Those that are exponentials of means: over examples, that of
+      the mean of their logarithms.
 
   Returns:
     `[T + 1]` by metric: the mean over examples; with `_client_mean`, the
@@ -144,19 +147,26 @@ def summarize(
     count = jnp.stack([by_name[name].reshape(-1) for name in names])
   lower = jnp.array([name in lower_is_better for name in names])
   sign = jnp.where(lower, 1.0, -1.0)[:, None]  # The larger, the worse.
-  is_root = np.array([name in roots for name in names])[:, None]
+  is_root, is_exponential = (
+    np.array([name in chosen_names for name in names])[:, None]
+    for chosen_names in (roots, exponentials)
+  )
 
   def columns(group, num_groups):
     """The summaries of every group, `[metrics, num_groups]` each."""
     weights = jnp.stack([chosen, jnp.where(chosen, count, 0)])
     averaged = values
-    if is_root.any():
-      averaged = jnp.stack([values, jnp.where(is_root, values**2, values)])
+    if is_root.any() or is_exponential.any():
+      of_means = jnp.where(is_root, values**2, values)
+      of_means = jnp.where(is_exponential, jnp.log(of_means), of_means)
+      averaged = jnp.stack([values, of_means])
     (mean, by_examples), (size, _) = _group_mean(
       averaged, weights, group, num_groups
     )
     if is_root.any():
       by_examples = jnp.where(is_root, jnp.sqrt(by_examples), by_examples)
+    if is_exponential.any():
+      by_examples = jnp.where(is_exponential, jnp.exp(by_examples), by_examples)
     of_each = mean if group is None else jnp.take(mean, group, 1, mode='clip')
     squares = jnp.square(values - of_each)
     variance, _ = _group_mean(squares, chosen, group, num_groups)

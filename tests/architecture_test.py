@@ -32,7 +32,15 @@ ROOMS = {
   ),
 }
 BESIDE = ('checkout', 'startup', '__main__')
-PROGRAMS = ('main', 'sweep', 'compare', 'unseen', 'export', 'gather')
+PROGRAMS = (
+  'main',
+  'sweep',
+  'compare',
+  'unseen',
+  'export',
+  'gather',
+  'generate',
+)
 
 # What a federation of plain functions needs: jax, optax and numpy, no more.
 CORE = (

@@ -38,6 +38,7 @@ from fmtl_jax.storage import checkpoints
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from tests.data import play_lines_test
 from tests.data import small_tables
+from tests.data import small_texts
 from tests.data import uci_har_test
 from tests.experiments.running import program_test
 from tests.models import bert_test
@@ -116,6 +117,9 @@ class ConfigsTestCase(parameterized.TestCase):
     _write_recordings(cls.folder / 'manual')
     _write_photographs(cls.folder / 'manual')
     small_tables.write(cls.folder / 'manual')
+    small_texts.write_plays(cls.folder / 'manual', 60)
+    (cls.folder / 'texts').mkdir()
+    small_texts.write_folder(cls.folder / 'texts')
     cls.enterClassContext(small_tables.installed())
     pretrained = models.mlp((64,), (64, 32), 5).init(jax.random.key(0))
     checkpoints.save_params(cls.folder / 'pretrained', pretrained)
@@ -133,7 +137,8 @@ class ConfigsTestCase(parameterized.TestCase):
 
   def load(self, name, variants=''):
     config = _module(name).get_config(variants)
-    config.data.manual_dir = str(self.folder / 'manual')
+    texts = config.data.name == 'text_folder'
+    config.data.manual_dir = str(self.folder / ('texts' if texts else 'manual'))
     config.data.data_dir = str(self.folder / 'prepared')
     if config.algorithm.pretrained_layers:
       config.model.pretrained = str(self.folder / 'pretrained')

@@ -14,7 +14,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from . import recurrent_layers
 from fmtl_jax import models
 from fmtl_jax.models import layers
 
@@ -334,21 +333,7 @@ def _resnet_products(sizes: Sizes) -> Products:
 
 
 def _lstm(sizes: Sizes) -> models.Model:
-  stages: dict[str, Any] = {
-    'embedding': functools.partial(
-      recurrent_layers.Embedding, sizes.outputs, EMBEDDING
-    )
-  }
-  inputs = EMBEDDING
-  for number, features in enumerate(sizes.hidden):
-    stages[f'lstm_{number}'] = functools.partial(
-      recurrent_layers.Lstm, inputs, features
-    )
-    inputs = features
-  stages['output'] = functools.partial(
-    recurrent_layers.EachPlace, inputs, sizes.outputs
-  )
-  return models.sequential(stages)
+  return models.lstm(sizes.outputs, EMBEDDING, sizes.hidden, sizes.outputs)
 
 
 def _lstm_products(sizes: Sizes) -> Products:

@@ -38,11 +38,12 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
 from fmtl_jax.cohorts import participation
+from fmtl_jax.models import language
 from fmtl_jax.models import layers
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
-MODELS = ('mlp', 'cnn', 'linear')
+MODELS = ('mlp', 'cnn', 'linear', *language.NAMES)
 _FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG.
 
 # The rule in words, whether a number is valid, and the fields that have it.
@@ -62,11 +63,13 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'client.decay',
       'client.learning_rate',
       'client.weight_decay',
+      'data.least_characters',
       'data.max_images',
       'data.max_texts',
       'privacy.clipping_norm',
       'privacy.epsilon',
       'privacy.noise_multiplier',
+      'data.stride',
       'execution.low_rank_below',
       'execution.memory_mb',
       'participation.bandwidth_spread',
@@ -86,9 +89,12 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'data.clients',
       'data.shards_per_client',
       'data.tasks_per_client',
+      'data.vocabulary',
       'execution.task_devices',
       'model.adapters.rank',
       'faults.diverged_above',
+      'model.embedding',
+      'model.heads',
       'model.window',
       'run.evaluate_every',
       'run.rounds',
@@ -137,7 +143,11 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
   ('>= -1', lambda x: x >= -1, ('privacy.seed',)),
   ('in [1, 8]', lambda x: 1 <= x <= 8, ('compression.bits',)),
   ('in [1, 4]', lambda x: 1 <= x <= 4, ('compression.rank',)),
-  ('in [1, 10000]', lambda x: 1 <= x <= 10**4, ('data.image_size',)),
+  (
+    'in [1, 10000]',
+    lambda x: 1 <= x <= 10**4,
+    ('data.image_size', 'data.window'),
+  ),
   ('in [2, 512]', lambda x: 2 <= x <= 512, ('data.max_tokens',)),
   ('<= 10000', lambda x: x <= 10**4, ('run.seeds', 'compare.seeds')),
 )

@@ -8,8 +8,8 @@ from fmtl_jax.data import partitioners
 from fmtl_jax.data import splits
 
 OVERLAP_NOTE = (
-  'The random split puts {} pairs of neighbouring windows, which share half of '
-  'their samples, on both sides of training and test (first seed); the blocked '
+  'The random split puts {} pairs of neighbouring windows, which share '
+  'samples, on both sides of training and test (first seed); the blocked '
   'protocol has none.'
 )
 
@@ -19,9 +19,9 @@ def overlapping_pairs(
 ) -> int:
   """Counts neighbouring windows of which one trains and the other tests.
 
-  Zero for a source without an order in time.
+  Zero for a source without an order in time, or whose windows share nothing.
   """
-  if source.runs is None or source.keys is None:
+  if source.runs is None or source.keys is None or not source.gap:
     return 0
   partition = dataset.partition
   split = splits.Split(

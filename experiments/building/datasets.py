@@ -18,6 +18,7 @@ from . import own_tasks
 from . import sources
 from . import standardizing
 from . import table_sources
+from . import text_sources
 
 Source = sources.Source
 Backbone = sources.Backbone
@@ -40,6 +41,10 @@ SETTINGS = (
   'data.max_texts',
   'data.max_tokens',
   'data.encoder_dir',
+  'data.window',
+  'data.stride',
+  'data.vocabulary',
+  'data.least_characters',
   'model.backbone',
   'model.backbone_weights',
   'model.backbone_channel_order',
@@ -62,8 +67,12 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'landmine': table_sources.load_landmine,
   'heart_disease': table_sources.load_heart_disease,
 }
-# Sources of this package; their tasks have its metrics alone.
+# Sources of this package whose tasks have its metrics alone.
 BUILT_IN = tuple(SOURCES)
+SOURCES |= {
+  'shakespeare': text_sources.load_shakespeare,
+  'text_folder': text_sources.load_text_folder,
+}
 # Those that refuse non-finite features unless `faults` allows them.
 _WITH_NONFINITE = {
   'uci_har': functools.partial(

@@ -82,7 +82,7 @@ def _split(
       source.runs,
       validation_fraction=data.validation_fraction,
       test_fraction=data.test_fraction,
-      gap=1,
+      gap=source.gap,
     )
   else:
     split = splits.stratified(

@@ -23,6 +23,7 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.federation import adapters
+from fmtl_jax.models import language
 from fmtl_jax.storage import checkpoints
 
 STANDARDIZE = 'standardize'
@@ -85,11 +86,38 @@ def build_model(
     )
   if config.model.name == 'linear':
     return models.linear(shape, width, config.model.intercept)
+  if config.model.name in language.NAMES:
+    return models.sequential(language_stages(config, source))
   if own_code.is_own(config.model.name):
     return own_models.build(config.model, shape, width)
   raise ValueError(
     f'Expected model.name to be one of {", ".join(checks.MODELS)}, got '
     f'{config.model.name!r}.'
+  )
+
+
+def language_stages(
+  config: ml_collections.ConfigDict, source: sources.Source
+) -> dict[str, models.base.ModuleFn]:
+  """What builds the stages of a language network.
+
+  Raises:
+    ValueError: If examples are no tokens.
+  """
+  tokens = tasks_lib.TOKENS
+  if any(task.definition is not tokens for task in source.tasks):
+    raise ValueError(
+      f'Expected model.name={config.model.name} with a data set of tokens, got '
+      f'{config.data.name!r}; choose another model.'
+    )
+  width = tasks_lib.num_outputs(source.tasks)
+  return language.stages(
+    config.model.name,
+    width,
+    config.model.embedding,
+    config.model.hidden,
+    config.model.heads,
+    width,
   )
 
 
@@ -218,7 +246,9 @@ def build_network(
   behind = build_model(config, source)
   plain, model, given = _adapted(config, source.backbone, behind)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  example = jax.ShapeDtypeStruct((1, *source.features.shape[1:]), np.float32)
+  example = jax.ShapeDtypeStruct(
+    (1, *source.features.shape[1:]), sources.feature_type(source)
+  )
   order = layer_types.use_order(model.apply, shapes, example)
   layers = layer_types.modules(order)
   frozen_layers = None

@@ -47,13 +47,13 @@ def check(config: ml_collections.ConfigDict) -> None:
   for field in ('clipping_norm', 'noise_multiplier', 'epsilon'):
     if given.unit == NONE and given[field]:
       raise ValueError(
-        f'Expected privacy.unit={CLIENT!r} or {private_examples.EXAMPLE!r} with '
-        f'privacy.{field}={given[field]}, got {NONE!r}.'
+        f'Expected privacy.unit={CLIENT!r} or {private_examples.EXAMPLE!r} '
+        f'with privacy.{field}={given[field]}, got {NONE!r}.'
       )
   if given.unit == CLIENT and not given.clipping_norm:
     raise ValueError(
-      f'Expected privacy.clipping_norm > 0 with privacy.unit={CLIENT!r}, got 0, '
-      'which bounds nothing; set it.'
+      f'Expected privacy.clipping_norm > 0 with privacy.unit={CLIENT!r}, got '
+      '0, which bounds nothing; set it.'
     )
   if (
     given.unit == CLIENT

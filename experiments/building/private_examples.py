@@ -216,8 +216,8 @@ def in_words(label: str, found: Mapping[str, Any]) -> str:
   shown = lambda x: 'infinite' if x is None else f'{x:.3g}'
   return (
     f'{label}: example-level epsilon of a silo at most '
-    f'{shown(found["epsilon"])}, median {shown(found["median_epsilon"])}, at delta '
-    f'{found["delta"]:g} (z {found["noise_multiplier"]:.4g}, C '
-    f'{shown(found["clipping_norm"])}, all {found["rounds"]} rounds); neighbours: '
-    f'{found["neighbours"]}; {found["assumption"]}.'
+    f'{shown(found["epsilon"])}, median {shown(found["median_epsilon"])}, at '
+    f'delta {found["delta"]:g} (z {found["noise_multiplier"]:.4g}, C '
+    f'{shown(found["clipping_norm"])}, all {found["rounds"]} rounds); '
+    f'neighbours: {found["neighbours"]}; {found["assumption"]}.'
   )

@@ -44,11 +44,14 @@ class Source(NamedTuple):
     strata: `[N]`, what splits keep the proportions of.
     keys: `[N]`, a natural owner of each example (a person, a site), or None.
     runs: `[N]`, what changes where a recording is interrupted, or None.
+    gap: How many neighbours of an example in a run share something with it:
+      so many are dropped between training and test where both are blocks.
     shared_labels: Whether an example has the labels of all tasks, so that all
       tasks have the same common test set. Otherwise an example belongs to the
       task of its owner.
-    task_keys: The key of the clients that each task belongs to, by the task's
-      name; needed without shared labels.
+    task_keys: The key of the clients that each task belongs to, or a tuple of
+      keys, by the task's name; needed without shared labels.
+    key_names: What keys are called, such as speakers; by key, may lack some.
     standardized_axes: Axes of an example that share a mean and a scale.
     backbone: What the features were computed with, None if nothing.
     settings: The fields that it was loaded with, if known, see
@@ -68,8 +71,10 @@ class Source(NamedTuple):
   strata: np.ndarray
   keys: np.ndarray | None = None
   runs: np.ndarray | None = None
+  gap: int = 1
   shared_labels: bool = True
   task_keys: Mapping[str, Any] | None = None
+  key_names: Mapping[Any, str] = types.MappingProxyType({})
   standardized_axes: tuple[int, ...] = ()
   backbone: Backbone | None = None
   settings: Mapping[str, Any] = types.MappingProxyType({})
@@ -144,7 +149,13 @@ def feature_shape(source: Source) -> Sequence[int]:
   backbone = source.backbone
   if backbone is None or backbone.rest is None:
     return shape
-  example = jax.ShapeDtypeStruct((1, *shape), np.float32)
+  example = jax.ShapeDtypeStruct((1, *shape), feature_type(source))
   outputs = jax.eval_shape(backbone.rest.apply, backbone.rest_params, example)
   found: Any = outputs.shape[1:]
   return found
+
+
+def feature_type(source: Source) -> Any:
+  """What networks see of examples: whole numbers as they are, or float32."""
+  dtype = getattr(source.features, 'dtype', np.dtype(np.float32))
+  return dtype if np.issubdtype(dtype, np.integer) else np.float32

@@ -83,6 +83,20 @@ SOURCES: Mapping[str, About] = {
     'CC BY 4.0 at https://archive.ics.uci.edu/dataset/189.',
     'parkinsons_updrs.data in data.manual_dir.',
   ),
+  'shakespeare': About(
+    'Nine plays of Shakespeare by speaker, the next character or word; a play '
+    'is a task. data.kind=word for words.',
+    'Public domain.',
+    'input.txt of '
+    'https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare in '
+    'data.manual_dir.',
+  ),
+  'text_folder': About(
+    'A folder of texts of your own, a file or a folder for each user; the next '
+    'character, or word with data.kind=word.',
+    'Those of your texts.',
+    'In data.manual_dir.',
+  ),
   'landmine': About(
     'Land mines: 14,820 radar images of 29 sites; a site is a task.',
     'Those of its authors, https://jmlr.org/papers/v8/xue07a.html (unchecked).',

@@ -48,6 +48,8 @@ _ARGUMENTS: Mapping[str, str] = {
   'delta': 'privacy.delta',
   'epsilon': 'privacy.epsilon',
   'fractions': 'data.coverage',
+  'heads': 'model.heads',
+  'hidden': 'model.hidden',
   'local': 'client',
   'local.epochs': 'client.local_epochs',
   'local.privacy': 'privacy.unit',

@@ -70,6 +70,12 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.max_texts = 0  # Texts to use, evenly spaced; 0 is all.
   config.data.max_tokens = 32  # Of a text for an encoder; longer ones are cut.
   config.data.encoder_dir = ''  # With an encoder's vocab.txt; '': a package's.
+  config.data.window = 80  # Tokens of a window of text.
+  config.data.stride = 0  # From one window to the next; 0: the window's length.
+  # The most frequent tokens (characters, or words with data.kind=word); others
+  # are unknown.
+  config.data.vocabulary = 2000
+  config.data.least_characters = 1000  # Of users; those with less are left out.
   config.data.feature_dir = ''  # Where outputs of backbones are kept.
   config.data.clients = 50
   config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
@@ -95,6 +101,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.hidden = (64, 32)
   config.model.intercept = True  # Of linear.
   config.model.channels = ()
+  config.model.embedding = 8  # Features of a token, of lstm and gru.
+  config.model.heads = 4  # Of attention in each block of transformer.
   config.model.window = 3
   config.model.convolution = 'auto'  # Or patches, lax: the same, in other time.
   config.model.normalization = 'none'  # Or batch, of all but the output layer.

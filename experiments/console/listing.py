@@ -19,6 +19,10 @@ MODELS: Mapping[str, str] = {
   'mlp': 'Dense layers: model.hidden.',
   'cnn': 'Convolutions and dense layers: model.channels, model.hidden.',
   'linear': 'One dense layer: model.intercept.',
+  'lstm': 'LSTMs on tokens: model.embedding, model.hidden.',
+  'gru': 'GRUs on tokens: model.embedding, model.hidden.',
+  'transformer': 'Causal attention on tokens: model.hidden (the width of each '
+  'block), model.heads.',
 }
 
 

@@ -20,6 +20,7 @@ from ..reporting import reports
 from ..reporting import results
 from . import models_of_runs
 from fmtl_jax import predictors
+from fmtl_jax.models import language
 from fmtl_jax.storage import saved_models
 
 _LIMITS = (
@@ -184,12 +185,21 @@ def _network(model, settings, data) -> str | None:
     not shape
     or settings['model.backbone']
     or settings.get('precision.compute', 'float32') != 'float32'
-    or settings['model.name'] not in ('mlp', 'cnn', 'linear')
+    or settings['model.name'] not in ('mlp', 'cnn', 'linear', *language.NAMES)
   ):
     return None
-  example = jax.ShapeDtypeStruct((1, *shape), np.float32)
+  is_language = settings['model.name'] in language.NAMES
+  dtype = np.int32 if is_language else np.float32
+  example = jax.ShapeDtypeStruct((1, *shape), dtype)
   outputs = jax.eval_shape(model.apply_fn, model.params, example)
   width = outputs.shape[-1]
+  if is_language:
+    hidden = tuple(settings['model.hidden'])
+    given = [width, settings['model.embedding'], hidden, width]
+    if settings['model.name'] == language.TRANSFORMER:
+      given = [width, hidden, settings['model.heads'], width]
+    arguments = ', '.join(map(repr, given))
+    return f'models.{settings["model.name"]}({arguments})'
   given = [tuple(shape)]
   if settings['model.name'] == 'linear':
     given += [width, settings['model.intercept']]

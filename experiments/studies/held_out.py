@@ -277,7 +277,7 @@ def _run(plan, source, splits, workdir, flag):
     saved.close()
   each = held_out_adaptation.evaluate(
     plan,
-    held_out_adaptation.clients_of(plan, source, splits),
+    held_out_adaptation.clients_of(plan, splits),
     held_out_adaptation.trained_of(plan, states, initial),
   )
   partitions = [split.held_out.partition for split in splits]

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from ..building import datasets
 from . import held_out_data
 from fmtl_jax import adaptation
 from fmtl_jax import algorithms
@@ -70,13 +69,11 @@ class HeldOutClients(NamedTuple):
 
 
 def clients_of(
-  plan: Plan,
-  source: datasets.Source,
-  splits: Sequence[held_out_data.HeldOutSplit],
+  plan: Plan, splits: Sequence[held_out_data.HeldOutSplit]
 ) -> HeldOutClients:
   """The held-out clients of all seeds, with the algorithm that adapts."""
   case, data = plan.case, splits[0].held_out
-  known = source.shared_labels
+  known = data.tasks == splits[0].train.tasks  # Not tasks of their own.
   # The store of the case: layers may have been computed on it.
   features = case.test_data.examples.features
   data = dataclasses.replace(

@@ -3,8 +3,8 @@
 They are left out of everything: of rounds, of validation, of standardization.
 Where the clients of all tasks share their examples' labels, as many clients of
 every combination of tasks are drawn for each seed, and a held-out client has
-the tasks of others. Where every client is a task of its own, so is a held-out
-one.
+the tasks of others; so it is where a task has several clients with labels of
+their own. Where every client is a task of its own, so is a held-out one.
 """
 
 import dataclasses
@@ -59,7 +59,8 @@ def hold_out(
   plain.standardize_targets = standardizing.NONE
   whole = federating.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
-  clients = _draw(whole, source.shared_labels, config.unseen.clients, rng)
+  in_groups = source.shared_labels or whole.num_tasks < whole.num_clients
+  clients = _draw(whole, in_groups, config.unseen.clients, rng)
   stay = np.setdiff1d(np.arange(whole.num_clients), clients)
   partition = whole.partition
   parts = [p.groups() for p in (partition.train, partition.validation)]
@@ -78,7 +79,7 @@ def hold_out(
     rows = np.sort(np.concatenate([part[client] for part in parts]))
     order = rng.permutation(len(rows))
     first, rest = order[:most], np.sort(order[most:])
-    if config.data.protocol == 'blocked':
+    if config.data.protocol == 'blocked' and source.gap:
       rest = rest[~_beside(rest, first, np.asarray(source.runs)[rows])]
     if not len(rest):
       raise ValueError(
@@ -101,11 +102,11 @@ def hold_out(
   )
 
 
-def _draw(whole, shared_labels, count, rng):
+def _draw(whole, in_groups, count, rng):
   """Draws held-out clients, as many of each combination of tasks."""
   tasks = whole.partition.client_tasks
   group = np.zeros(len(tasks), np.int64)
-  if shared_labels:
+  if in_groups:
     _, group = np.unique(tasks, axis=0, return_inverse=True)
     group = group.reshape(-1)
   left = np.bincount(group)
@@ -152,6 +153,13 @@ def _subset(whole, shared_labels, clients, training, validation, test):
   label_counts = np.where(client_tasks < len(tasks), label_counts, 0)
   if shared_labels:
     pool = lambda groups: [np.concatenate(groups)] * len(tasks)
+  elif len(tasks) < whole.num_clients:
+    holds = [(client_tasks == task).any(1) for task in range(len(tasks))]
+    none = np.zeros(0, np.int64)
+    pool = lambda groups: [
+      np.concatenate([none, *(groups[c] for c in np.flatnonzero(h))])
+      for h in holds
+    ]
   else:  # A task for each client.
     tasks = tuple(tasks[task] for task in client_tasks[:, 0])
     columns = np.array([task.column for task in tasks], np.int32)
@@ -181,9 +189,9 @@ def _subset(whole, shared_labels, clients, training, validation, test):
 def overlapping_pairs(source: datasets.Source, split: HeldOutSplit) -> int:
   """Pairs of neighbouring windows to adapt with and to be tested on.
 
-  Zero for a source without an order in time.
+  Zero for a source without an order in time, or whose windows share nothing.
   """
-  if source.runs is None or source.keys is None:
+  if source.runs is None or source.keys is None or not source.gap:
     return 0
   groups, _ = partitioners.by_key(source.keys)
   partition = split.held_out.partition

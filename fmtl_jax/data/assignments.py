@@ -55,23 +55,24 @@ def of_keys(
   Args:
     client_keys: `[M]`, such as those of `partitioners.by_key`.
     names: Of the T tasks.
-    task_keys: `[T]`, the key of each; in any order.
+    task_keys: `[T]`, the key of each, or a tuple of several; in any order.
 
   Returns:
     `[M]` int32 task numbers.
 
   Raises:
     ValueError: If two tasks have one key, or there is a client without a task
-      or a task without a client.
+      or a key without a client.
   """
   task_of: dict[Any, int] = {}
-  for number, key in enumerate(task_keys):
-    if key in task_of:
-      raise ValueError(
-        f'Expected tasks with different keys, got {key!r} for '
-        f'{names[task_of[key]]!r} and {names[number]!r}.'
-      )
-    task_of[key] = number
+  for number, given in enumerate(task_keys):
+    for key in given if isinstance(given, tuple) else (given,):
+      if key in task_of:
+        raise ValueError(
+          f'Expected tasks with different keys, got {key!r} for '
+          f'{names[task_of[key]]!r} and {names[number]!r}.'
+        )
+      task_of[key] = number
   keys = np.asarray(client_keys).tolist()
   lonely = [key for key in keys if key not in task_of]
   if lonely:

@@ -21,6 +21,7 @@ tasks.Task(name='glasses', metrics=(metrics.F1, *metrics.confusion(2)))
 
 `metric`      what a metric is, and those of the kinds
 `of_classes`  F1, average precision, calibration, the confusion matrix
+`of_tokens`   accuracy, perplexity and bits of the tokens of sequences
 `choices`     metrics by name, for the tasks that they fit
 """
 
@@ -50,6 +51,12 @@ from fmtl_jax.metrics.of_classes import F1
 from fmtl_jax.metrics.of_classes import MACRO_F1
 from fmtl_jax.metrics.of_classes import confusion
 from fmtl_jax.metrics.of_classes import confusion_name
+from fmtl_jax.metrics.of_tokens import BITS
+from fmtl_jax.metrics.of_tokens import BITS_PER_CHARACTER
+from fmtl_jax.metrics.of_tokens import log_likelihoods
+from fmtl_jax.metrics.of_tokens import PERPLEXITY
+from fmtl_jax.metrics.of_tokens import TOKEN_ACCURACY
+from fmtl_jax.metrics.of_tokens import TOP_ACCURACIES
 
 __all__ = (
   'ACCURACY',
@@ -57,6 +64,8 @@ __all__ = (
   'AVERAGE_PRECISION',
   'Answers',
   'BALANCED_ACCURACY',
+  'BITS',
+  'BITS_PER_CHARACTER',
   'BRIER',
   'CHOICES',
   'CLIENT_MEAN',
@@ -69,8 +78,11 @@ __all__ = (
   'MSE',
   'Metric',
   'NRMSE',
+  'PERPLEXITY',
   'RMSE',
   'SUFFIXES',
+  'TOKEN_ACCURACY',
+  'TOP_ACCURACIES',
   'Value',
   'WORST_DECILE',
   'area_under_curve',
@@ -78,4 +90,5 @@ __all__ = (
   'chosen',
   'confusion',
   'confusion_name',
+  'log_likelihoods',
 )

@@ -112,6 +112,7 @@ class Metric:
     label: As in tables and figures; by default the name with spaces.
     root: Whether the metric is the root of the mean of `values`: that over
       examples of all clients is the root of the mean over these, too.
+    exponential: The same of the exponential of the mean.
   """
 
   name: str
@@ -121,6 +122,7 @@ class Metric:
   in_percent: bool = False
   label: str = ''
   root: bool = False
+  exponential: bool = False
 
   def __post_init__(self):
     name = self.name
@@ -145,6 +147,12 @@ class Metric:
         f'Expected values (a mean over examples) of the metric {name!r}, whose '
         'root it is, got of_set; take the root there.'
       )
+    if self.exponential and (self.root or self.values is None):
+      raise ValueError(
+        f'Expected values (a mean over examples) of the metric {name!r}, whose '
+        f'exponential it is, got {"root, too" if self.root else "of_set"}; '
+        'take one of them there.'
+      )
 
   def __call__(self, answers: Answers) -> Value:
     """The metric of some answers.
@@ -167,6 +175,8 @@ class Metric:
     return Value(self._finished(total(sums) / weight), weight > 0, weight)
 
   def _finished(self, mean):
+    if self.exponential:
+      return jnp.exp(mean)
     return jnp.sqrt(mean) if self.root else mean
 
   def _check(self, shape, *arrays):

@@ -5,6 +5,9 @@ from fmtl_jax.models.adapters import Adapters
 from fmtl_jax.models.base import from_nnx
 from fmtl_jax.models.base import Model
 from fmtl_jax.models.base import sequential
+from fmtl_jax.models.language import gru
+from fmtl_jax.models.language import lstm
+from fmtl_jax.models.language import transformer
 from fmtl_jax.models.networks import cnn
 from fmtl_jax.models.networks import linear
 from fmtl_jax.models.networks import mlp
@@ -16,10 +19,13 @@ __all__ = (
   'Model',
   'cnn',
   'from_nnx',
+  'gru',
   'linear',
   'load_vgg',
+  'lstm',
   'merge_adapters',
   'mlp',
   'sequential',
+  'transformer',
   'vgg_face',
 )

@@ -1,6 +1,7 @@
 """Tasks: kinds, losses and metrics.
 
 `kinds`         kinds of tasks as values: loss, width, metrics
+`token_kind`    the kind of tasks that predict the tokens of a sequence
 `task`          one task
 `losses`        the loss of every example, on outputs as wide as all tasks need
 `task_metrics`  the metrics of tasks, and their inputs
@@ -32,6 +33,8 @@ from fmtl_jax.tasks.task import RESERVED_NAMES
 from fmtl_jax.tasks.task import Task
 from fmtl_jax.tasks.task_metrics import answers
 from fmtl_jax.tasks.task_metrics import metrics
+from fmtl_jax.tasks.token_kind import TOKENS
+from fmtl_jax.tasks.token_kind import tokens
 
 __all__ = (
   'BINARY',
@@ -41,6 +44,7 @@ __all__ = (
   'Mixing',
   'REGRESSION',
   'RESERVED_NAMES',
+  'TOKENS',
   'Task',
   'TaskLoss',
   'answers',
@@ -59,4 +63,5 @@ __all__ = (
   'own_outputs',
   'regression',
   'task_loss',
+  'tokens',
 )

@@ -11,10 +11,10 @@ import numpy as np
 
 from experiments.benchmarks import networks
 from experiments.benchmarks import placements
-from experiments.benchmarks import recurrent_layers
 from experiments.benchmarks import workloads
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.models import recurrent
 
 FEW = {'clients': 4, 'clients_per_task': 2, 'spread': None, 'pool': 30}
 SMALL = {
@@ -129,7 +129,7 @@ class LayersTest(parameterized.TestCase):
       return total
 
     def at_once(inputs, kernel):
-      return (weights * recurrent_layers.recur(inputs, kernel)).sum()
+      return (weights * recurrent.recur(inputs, kernel)).sum()
 
     both = lambda f: testing.jit(jax.value_and_grad(f, (0, 1)))(inputs, kernel)
     testing.assert_trees_close(both(at_once), both(loop))

@@ -418,7 +418,9 @@ class InterruptTest(commands.CommandTestCase):
 
 
 class HelpTest(commands.CommandTestCase):
-  @parameterized.parameters('main', 'sweep', 'compare', 'unseen', 'export')
+  @parameterized.parameters(
+    'main', 'sweep', 'compare', 'unseen', 'export', 'generate'
+  )
   def test_it_shows_what_all_programs_share(self, module):
     _, output, _ = self.run_command('--help', module=module)
     shared = ['debug', 'deterministic']
