@@ -57,11 +57,10 @@ CORE = (
   *(f'secure_aggregation.{name}' for name in ('protocol', 'reducers')),
   *(f'secure_aggregation.{name}' for name in ('settings', 'shamir', 'sizes')),
   'secure_aggregation.whole_numbers',
-  'privacy.settings',
+  *(f'privacy.{name}' for name in ('accounting', 'ledgers', 'settings')),
   'privacy.example_privacy',
-  'privacy.settings',
 )
-CORE_MAY_IMPORT = ('jax', 'numpy', 'optax')
+CORE_MAY_IMPORT = ('dp_accounting', 'jax', 'numpy', 'optax', 'scipy')
 
 # The only folder or file that may import a library.
 HOMES = {

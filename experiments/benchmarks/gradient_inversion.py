@@ -45,7 +45,7 @@ def protections(clip: float, noises: Sequence[float]) -> list[Any]:
   from fmtl_jax import privacy
 
   def coded(name, codec, **settings):
-    codecs = {'common': compression.get(codec, **settings)}
+    codecs: dict[str, Any] = {'common': compression.get(codec, **settings)}
     return inversion.Protection(name, RoundSettings(compression=codecs))
 
   def private(noise):
@@ -73,7 +73,7 @@ def draw(
   path: pathlib.Path,
   true: np.ndarray,
   rows: Mapping[str, tuple[np.ndarray, str]],
-  chosen: Sequence[int],
+  chosen: np.ndarray,
 ) -> None:
   """Draws images: the true ones, and what was read of them.
 

@@ -133,7 +133,10 @@ def updates(
     for x in (images, np.asarray(labels, np.float32)[:, None])
   ]
   first = fmtl_jax.FederatedDataset.from_clients(
-    *(x[0] for x in of_cohorts), np.zeros(copies * count, np.int32), [task]
+    of_cohorts[0][0],
+    of_cohorts[1][0],
+    np.zeros(copies * count, np.int32),
+    [task],
   )
   federation = fmtl_jax.Federation.create(network(), [('.*', 'common')], first)
   algorithm = fmtl_jax.algorithms.build('fedavg', federation, local, settings)
@@ -234,9 +237,8 @@ def _flat(tree: Tree) -> jax.Array:
 def _total_variation(images: jax.Array) -> jax.Array:
   """The mean absolute difference of neighbours, summed over images."""
   square = images.reshape(-1, SIDE, SIDE)
-  return sum(
-    jnp.abs(jnp.diff(square, axis=axis)).mean((1, 2)).sum() for axis in (1, 2)
-  )
+  along = lambda axis: jnp.abs(jnp.diff(square, axis=axis)).mean((1, 2)).sum()
+  return along(1) + along(2)
 
 
 def psnr(found: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -174,7 +174,8 @@ class Node:
 
   def _train(self, request, arrays):
     """Trains clients: a job each."""
-    work, found = self._of_case(request), {}
+    work = self._of_case(request)
+    found: dict[str, Any] = {}
     for number, job in enumerate(request['jobs']):
       run, client, last = job
       prefix = f'{number}/'
@@ -195,7 +196,8 @@ class Node:
 
   def _evaluate(self, request, arrays):
     """Measures the models of clients on a split: metrics of each."""
-    work, found = self._of_case(request), {}
+    work = self._of_case(request)
+    found: dict[str, Any] = {}
     rounds = parts.rounds_of(work.case, request['case'])
     case = work.case
     evaluator = evaluation.evaluator(

@@ -52,7 +52,9 @@ def restored(
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     array = arrays.get(name)
     if array is not None and is_key:
-      array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+      array = jax.random.wrap_key_data(
+        jnp.asarray(array), impl=jax.random.key_impl(leaf)
+      )
     expected = f'{leaf.dtype}{list(leaf.shape)}'
     got = 'none' if array is None else f'{array.dtype}{list(array.shape)}'
     if got != expected:

@@ -145,8 +145,9 @@ class GridExchange:
         time.sleep(_POLL)
     return found
 
-  def _refused(self, address: int, reason: str) -> None:
+  def _refused(self, address: int, reason: str | None) -> None:
     """Raises the error of a node, unless it is that the node is away."""
+    reason = reason or ''
     sentence = reason.partition(":<'")[2].removesuffix("'>")
     if sentence and 'ValueError' in reason:
       raise ValueError(sentence)

@@ -46,8 +46,8 @@ def main() -> int:
       _OF.value,
       _FOLDER.value,
     )
-  except ValueError as found:  # Said in the answer to the first message.
-    error = str(found)
+  except ValueError as wrong:  # Said in the answer to the first message.
+    error = str(wrong)
   with (
     tempfile.TemporaryDirectory(prefix='fmtl-node-') as place,
     contextlib.closing(socket.socket(socket.AF_UNIX)) as server,

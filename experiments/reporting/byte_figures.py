@@ -77,8 +77,8 @@ def of_points(
     label = ', '.join(filter(None, (labels[row['case']], codec)))
     note = ', '.join(config_lib.shown(value) for value in settings.values())
     std = np.nan if row['std'] is None else row['std']
-    ways = (row['bytes'][way] for way in ('up', 'down'))
-    found.append(Dot(label, note, *ways, row['final'], std))
+    up, down = (row['bytes'][way] for way in ('up', 'down'))
+    found.append(Dot(label, note, up, down, row['final'], std))
   return found
 
 

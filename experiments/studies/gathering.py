@@ -250,7 +250,8 @@ def _gains_table(runs, role):
     for case, label in _labels(runs).items()
     if any(case in gains for gains in of_runs)
   }
-  rows, bold = [], set()
+  rows: list[tables.Row] = []
+  bold = set()
   for case, label in labels.items():
     cells = [label]
     for column, (run, gains) in enumerate(

@@ -152,9 +152,9 @@ class Devices:
       return jax.tree.map(one, self._cuts, mask, params)
 
     whole = self._federation
-    train_fn = whole.train_fn
-    if train_fn is not None:
-      train_fn = lambda params, *others: whole.train_fn(part(params), *others)
+    train_fn = given = whole.train_fn
+    if given is not None:
+      train_fn = lambda params, *others: given(part(params), *others)
     return dataclasses.replace(
       whole,
       apply_fn=lambda params, x: whole.apply_fn(part(params), x),

@@ -179,6 +179,7 @@ def _noised(federation, update, key, context, privacy, bounds):
   """The message with the client's own noise."""
   key = jax.random.fold_in(key, jnp.uint32(context.round))
   key = jax.random.fold_in(key, context.data.client.client_id)
+  treedef: Any
   labels, treedef = jax.tree.flatten(federation.layer_types)
   leaves = treedef.flatten_up_to(update)
 

@@ -176,4 +176,4 @@ def add_noise(tree: Tree, key: jax.Array, deviation: Any) -> Tree:
     ).astype(leaf.dtype)
     for i, leaf in enumerate(leaves)
   ]
-  return treedef.unflatten(noised)
+  return jax.tree.unflatten(treedef, noised)

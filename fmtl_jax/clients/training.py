@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from fmtl_jax.clients import example_gradients
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import poisson_batches
 from fmtl_jax.federation import layer_types
+from fmtl_jax.privacy import example_privacy
 
 Tree = Any
 # `(grad_fn, params, batches) -> (grads, sums)`, where `grad_fn(params, batch)`
@@ -130,7 +131,7 @@ def local_training(
     def private(params, batch, number):
       grads, sums = example_gradients.private_gradient(
         federation,
-        privacy,
+        cast(example_privacy.ExamplePrivacy, privacy),
         jax.random.fold_in(noise_key, number),
         params,
         frozen,

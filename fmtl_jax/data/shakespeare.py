@@ -117,7 +117,7 @@ def by_speaker(
   Raises:
     ValueError: If a play does not begin where the table says.
   """
-  starts = []
+  starts: list[int] = []
   for play in plays:
     after = starts[-1] + 1 if starts else 0
     places = [

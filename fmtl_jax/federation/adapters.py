@@ -20,7 +20,7 @@ References:
   https://arxiv.org/abs/2106.09685, equation 3; A begins as in its code.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 import math
 import re
 from typing import Any, NamedTuple
@@ -107,7 +107,7 @@ def trained_paths(names: Iterable[str]) -> list[str]:
   return [path for path in names if re.fullmatch(TRAINED, path)]
 
 
-def with_delta(model: Sequence[Any]) -> Adapted:
+def with_delta(model: Any) -> Adapted:
   """A network with adapters, to whose kernels `delta` is added, zero at first.
 
   Args:

@@ -131,7 +131,7 @@ def _as_matrix(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _of_merged(
-  model: Sequence[Any],
+  model: Any,
   init: Callable[[jax.Array], Tree],
 ) -> base.Model:
   """A network whose adapters are merged into its kernels before it runs."""

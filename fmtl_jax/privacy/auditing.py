@@ -160,11 +160,8 @@ def lower_bound(
     return max(0.0, float(found)), threshold
 
   epsilon, threshold = bound(_epsilon_of)
-  perfect = _limits(
-    *(np.full(len(x), y) for x, y in zip(counted, (1.0, 0.0), strict=True)),
-    np.ones(1),
-    significance,
-  )
+  ones, zeros = np.ones(len(counted[0])), np.zeros(len(counted[1]))
+  perfect = _limits(ones, zeros, np.ones(1), significance)
   return Bound(
     epsilon,
     gaussian_epsilon(bound(_mu_of)[0], delta),

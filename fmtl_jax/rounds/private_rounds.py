@@ -68,7 +68,7 @@ class PrivateRounds:
       ValueError: If K exceeds a task group, or caps or norms do not fit.
     """
     self._federation, self._settings = federation, settings
-    self._privacy = settings.privacy
+    self._privacy: Any = settings.privacy
     present = sorted(set(jax.tree.leaves(federation.layer_types)))
     self._averaged = [n for n in present if federation.owners[n].averaged]
     if self._privacy is None:

@@ -75,7 +75,7 @@ def applied(
     found[name] = reducers.reducer(
       point,
       secure.report_point(max(sizes_), uniform),
-      np.uint32(least[0]) if index is None else np.array(least, np.uint32),
+      np.array(least[0] if index is None else least, np.uint32),
       clips=codec is None,
     )
   return dataclasses.replace(settings, reducer=found, compression=codecs)

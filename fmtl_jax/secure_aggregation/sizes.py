@@ -22,13 +22,13 @@ def beside(run: str, num_clients: int) -> tuple[int, int]:
   key, share = bytes(protocol.KEY_BYTES), bytes(shamir.SHARE_BYTES)
   sealed = bytes(2 * shamir.SHARE_BYTES + protocol.SEAL_BYTES)
   of_others = lambda value: (value,) * len(others)
-  up = (
+  up: tuple[messages.Message, ...] = (
     messages.Advertisement(run, 0, key, key),
     messages.Shares(run, 0, others, of_others(sealed)),
     messages.MaskedInput(run, 0, bytes(WEIGHT_BYTES)),
     messages.UnmaskReply(run, 0, everyone, (share,) * num_clients),
   )
-  down = (
+  down: tuple[messages.Message, ...] = (
     messages.Roster(run, others, of_others(key), of_others(key)),
     messages.Delivery(run, others, of_others(sealed)),
     messages.UnmaskRequest(run, everyone, ()),

@@ -83,7 +83,7 @@ def encoded(
       found = decoded(seed, lags)
     for place, lag in zip(places, found, strict=True):
       leaves[place] = leaves[place] + lag
-    received = precision.like(treedef.unflatten(leaves), params)
+    received = precision.like(jax.tree.unflatten(treedef, leaves), params)
     return received, EncodedState(precision.like(own, state.params), inner)
 
   sends = None

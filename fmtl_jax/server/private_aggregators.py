@@ -42,7 +42,7 @@ def gaussian(
     weights = jnp.array(expected, jnp.float32)
     if clients.num_owners is None:
       weights = weights[0]
-    return aggregators.divide(treedef.unflatten(leaves), weights)
+    return aggregators.divide(jax.tree.unflatten(treedef, leaves), weights)
 
   return aggregators.Aggregator(
     plain.init, plain.add, finish, takes_factors=True
