@@ -42,7 +42,7 @@ def federation(
   count = len(directions)
   data = fmtl_jax.FederatedDataset.from_clients(
     np.eye(num_directions, dtype=np.float32)[directions][:, None],
-    np.full((count, 1), _LABEL, np.float32),
+    list(np.full((count, 1), _LABEL, np.float32)),
     np.arange(count) % TASKS,
     tasks,
   )

@@ -176,9 +176,11 @@ def _merged(
     model: On examples as they come.
   """
   pairs = adapters.pairs(model.params)
-  names = [name for name, _ in network.merged.stages] if network.merged else []
+  merged = network.merged
+  if merged is None or not pairs:
+    return model
   # Networks of several networks, and what computes in another type, stay.
-  if not pairs or not set(model.params) <= set(names):
+  if not set(model.params) <= {name for name, _ in merged.stages}:
     return model
   types, owners = dict(model.layer_types), dict(model.owners)
   for path, adapter in pairs:
@@ -193,7 +195,7 @@ def _merged(
   return dataclasses.replace(
     model,
     params=adapters.merge_adapters(model.params),
-    apply_fn=network.merged.apply,
+    apply_fn=merged.apply,
     layer_types=types,
     owners=owners,
   )

@@ -159,7 +159,8 @@ def buffered(
     ValueError: If settings mean nothing without rounds.
   """
   _check(federation, settings)
-  clock = settings.participation and settings.participation.clock
+  uneven = settings.participation
+  clock = None if uneven is None else uneven.clock
   if clock is None:
     clock = participation_lib.Clock(
       batch_size=local.batch_size, epochs=local.epochs
