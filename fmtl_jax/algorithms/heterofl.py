@@ -348,16 +348,12 @@ def heterofl(
   SPEC.check(
     fractions=fractions, shares=shares, classes=classes, class_seed=class_seed
   )
-  for name, value in (
-    ('reducer', settings.reducer),
-    ('compression', settings.compression),
-  ):
-    asked = [n for n, given in value.items() if given is not None]
-    if asked:
-      raise ValueError(
-        f"Expected `{name}['{asked[0]}']` to be left out with heterofl, whose "
-        'clients send slices, which are averaged entry by entry.'
-      )
+  round_settings.check_without(
+    settings,
+    ('reducer', 'compression', 'broadcast', 'secure', 'privacy'),
+    'heterofl',
+    'whose clients send slices, which are averaged entry by entry',
+  )
   devices = Devices(federation, fractions, shares, classes, class_seed)
   reducer = {
     name: entrywise_mean(devices)

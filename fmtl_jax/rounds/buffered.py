@@ -115,6 +115,12 @@ def _check(federation, settings):
       'Expected no `task_axis` with buffered rounds, whose places are for '
       'clients of all tasks; leave it out.'
     )
+  round_settings.check_without(
+    settings,
+    ('broadcast', 'secure', 'privacy'),
+    'buffered rounds',
+    'which draw no cohort',
+  )
   for name, weighting in settings.weighting.items():
     if weighting == weights_lib.PAPER:
       raise ValueError(

@@ -167,6 +167,30 @@ class RoundSettings:
     return client_batches.LocalData(data, client, self.balancing.client, memory)
 
 
+def check_without(
+  settings: RoundSettings, arguments: Sequence[str], whose: str, because: str
+) -> None:
+  """Raises a ValueError if one of some settings is set.
+
+  Args:
+    settings: Of the round.
+    arguments: Names of settings.
+    whose: What cannot be had with them, for the error, such as `heterofl`.
+    because: Why, for the error, such as `whose server ...`.
+  """
+  for argument in arguments:
+    value = getattr(settings, argument)
+    if not isinstance(value, Mapping):
+      asked = '' if value is None else f'`{argument}`'
+    else:
+      given = [name for name, each in value.items() if each is not None]
+      asked = f"`{argument}['{given[0]}']`" if given else ''
+    if asked:
+      raise ValueError(
+        f'Expected {asked} to be left out with {whose}, {because}.'
+      )
+
+
 def check_unscaled(
   settings: RoundSettings, layer_type: str, algorithm: str, because: str
 ) -> None:

@@ -32,6 +32,9 @@ UNIFORM = dict.fromkeys(('common', 'task'), 'uniform')
 REFUSED = {
   'cfl': 'other clusters',
   'cocoa': 'both sums drift apart',
+  'fedast': 'which draw no cohort',
+  'fedbuff': 'which draw no cohort',
+  'heterofl': 'averaged entry by entry',
   'fedamp': 'client layers with a copy for each client',
   'feddyn': 'both sums drift apart',
   'fedhca2': 'client layers with a copy for each client',

@@ -41,6 +41,8 @@ _REFUSED = {
   **dict.fromkeys(('cfl', 'ifca'), 'other clusters'),
   **dict.fromkeys(('fedamp', 'fedu', 'mat_fl'), 'every client has a copy'),
   'fedhca2': 'every client has a copy',
+  **dict.fromkeys(('fedast', 'fedbuff'), 'which draw no cohort'),
+  'heterofl': 'averaged entry by entry',
 }
 needs_cryptography = unittest.skipUnless(
   importlib.util.find_spec('cryptography'),
