@@ -55,6 +55,7 @@ def folder(config):
 def smoke(config):
   """A few rounds of a small network, in seconds."""
   config.cases = ('fedavg', 'multi_task_fl')
+  config.report.baseline = ''
   config.model.embedding = 4
   config.model.hidden = (8,)
   config.data.window = 16

@@ -36,7 +36,6 @@ from fmtl_jax import testing
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from tests.data import play_lines_test
 from tests.data import small_tables
 from tests.data import small_texts
 from tests.data import uci_har_test
@@ -130,7 +129,6 @@ class ConfigsTestCase(parameterized.TestCase):
         vgg_face=_small_backbone(224, 4096),
       )
     )
-    play_lines_test.write(cls.folder / 'manual')
     bert_test.write(cls.folder / 'encoder', num_hidden_layers=6)
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
@@ -142,6 +140,7 @@ class ConfigsTestCase(parameterized.TestCase):
     config.data.data_dir = str(self.folder / 'prepared')
     if config.algorithm.pretrained_layers:
       config.model.pretrained = str(self.folder / 'pretrained')
+    config.algorithm.fedbuff.buffer = min(config.algorithm.fedbuff.buffer, 3)
     config.data.feature_dir = str(self.folder / 'features')
     if config.model.backbone == 'minilm':
       config.model.backbone_weights = str(self.folder / 'encoder')

@@ -9,6 +9,7 @@ from . import sources
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import images
 from fmtl_jax.data import play_lines
+from fmtl_jax.data import shakespeare
 from fmtl_jax.models import bert
 from fmtl_jax.models import word_piece
 
@@ -143,8 +144,8 @@ def load_play_lines(data: ml_collections.ConfigDict) -> sources.Source:
   """Lines of plays as tokens of an encoder: which play each is from."""
   if not data.manual_dir:
     raise ValueError(
-      f'Expected data.manual_dir to be the folder with {play_lines.FILE}, got '
-      f'none; get it from {play_lines.URL}.'
+      f'Expected data.manual_dir to be the folder with {shakespeare.FILE}, got '
+      f'none; get it from {shakespeare.URL}.'
     )
   loaded = play_lines.load(data.manual_dir)
   folder = bert.folder_of(data.encoder_dir)
@@ -160,7 +161,7 @@ def load_play_lines(data: ml_collections.ConfigDict) -> sources.Source:
       tasks_lib.Task(
         name='play',
         kind=tasks_lib.MULTICLASS,
-        num_classes=len(play_lines.PLAYS),
+        num_classes=len(shakespeare.PLAYS),
       ),
     ),
     strata=play,

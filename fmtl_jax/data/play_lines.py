@@ -1,36 +1,15 @@
-"""Lines of Shakespeare's plays, of the file of "Tiny Shakespeare".
+"""Lines of Shakespeare's plays, of the file of `shakespeare`.
 
-Its nine plays follow each other without a mark between them: the table says
-with which line each begins, and reading checks it. A line is what a speaker
-says up to the line's end; a user is a speaker of one play.
-
-The file is none of this package; it is in the public domain, as are the plays.
-
-References:
-  Karpathy (2015), The unreasonable effectiveness of recurrent neural networks,
-  https://karpathy.github.io/2015/05/21/rnn-effectiveness.
+A line is what a speaker says up to the line's end; a user is a speaker of one
+play.
 """
 
 import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-FILE = 'input.txt'
-URL = 'https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare'
-# Title, who begins, and with which line.
-PLAYS = (
-  ('Coriolanus', 'First Citizen', 'Before we proceed any further, hear me'),
-  ('Richard III', 'GLOUCESTER', 'Now is the winter of our discontent'),
-  ('Richard II', 'KING RICHARD II', 'Old John of Gaunt, time-honour'),
-  ('Romeo and Juliet', 'SAMPSON', "Gregory, o' my word, we'll not carry"),
-  ('Henry VI, Part 3', 'WARWICK', 'I wonder how the king escaped our hands'),
-  ("The Winter's Tale", 'ARCHIDAMUS', 'If you shall chance, Camillo, to'),
-  ('Measure for Measure', 'DUKE VINCENTIO', 'Escalus.'),
-  ('The Taming of the Shrew', 'SLY', "I'll pheeze you, in faith."),
-  ('The Tempest', 'Master', 'Boatswain!'),
-)
+from fmtl_jax.data import shakespeare
 
 
 class Lines(NamedTuple):
@@ -38,7 +17,7 @@ class Lines(NamedTuple):
 
   Attributes:
     text: N lines, none of them empty.
-    play: `[N]` int64, places in `PLAYS`.
+    play: `[N]` int64, places in `shakespeare.PLAYS`.
     speaker: `[N]` int64, a number for each speaker of each play.
   """
 
@@ -56,51 +35,27 @@ def load(manual_dir: str | os.PathLike[str]) -> Lines:
   Raises:
     ValueError: If the file is not there or is another one.
   """
-  path = pathlib.Path(manual_dir).expanduser() / FILE
-  try:
-    text = path.read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f'Could not read {path} ({error}); put {FILE} of {URL} there.'
-    ) from error
-  try:
-    return read(text)
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}') from error
+  return shakespeare.read(manual_dir, of_speeches)
 
 
-def read(text: str) -> Lines:
-  """Reads speeches, each a line `NAME:`, lines, and an empty line.
+def of_speeches(found: list[shakespeare.Speech]) -> Lines:
+  """The lines of speeches.
+
+  Args:
+    found: In the order of the file.
 
   Raises:
-    ValueError: If a speech has no name, or a play of the table is missing.
+    ValueError: If a play does not begin where the table says.
   """
-  found, plays, speakers = [], [], []
+  lines: list[str] = []
+  plays: list[int] = []
+  speakers: list[int] = []
   numbers: dict[tuple[int, str], int] = {}
-  begun = 0
-  for block in text.strip().split('\n\n'):
-    head, *lines = block.strip('\n').split('\n')
-    if not head.endswith(':'):
-      raise ValueError(
-        f'Expected a speech to begin with a line NAME:, got {head[:60]!r}; use '
-        f'the unchanged {FILE} of {URL}.'
-      )
-    name = head[:-1]
-    if begun < len(PLAYS):
-      _, first, opening = PLAYS[begun]
-      begun += name == first and bool(lines) and lines[0].startswith(opening)
-    if not begun:
-      raise ValueError(
-        f'Expected {PLAYS[0][0]} at the beginning, got a speech of {name!r}; '
-        f'use the unchanged {FILE} of {URL}.'
-      )
-    for line in filter(str.strip, lines):
-      found.append(line)
-      plays.append(begun - 1)
-      speakers.append(numbers.setdefault((begun - 1, name), len(numbers)))
-  if begun < len(PLAYS):
-    raise ValueError(
-      f'Expected {PLAYS[begun][0]} to begin with {PLAYS[begun][2]!r}, behind '
-      f'the plays before it, got none; use the unchanged {FILE} of {URL}.'
-    )
-  return Lines(found, np.array(plays), np.array(speakers))
+  for play, of_play in enumerate(shakespeare.by_play(found)):
+    for speech in of_play:
+      number = numbers.setdefault((play, speech.speaker), len(numbers))
+      said = [line for line in speech.text.split('\n') if line.strip()]
+      lines += said
+      plays += [play] * len(said)
+      speakers += [number] * len(said)
+  return Lines(lines, np.array(plays), np.array(speakers))

@@ -14,9 +14,10 @@ References:
   clients.
 """
 
+from collections.abc import Callable
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmtl_jax.data import texts
 
@@ -101,18 +102,14 @@ def speeches(text: str) -> list[Speech]:
   return found
 
 
-def by_speaker(
+def by_play(
   found: list[Speech], plays: tuple[Play, ...] = PLAYS
-) -> list[texts.UserText]:
-  """Joins the speeches of each speaker of each play.
+) -> list[list[Speech]]:
+  """The speeches of each play.
 
   Args:
     found: In the order of the file.
     plays: The table.
-
-  Returns:
-    Speakers by play, in the order in which they first speak; the group is the
-    play. A speech ends with a line's end. Who never says anything is left out.
 
   Raises:
     ValueError: If a play does not begin where the table says.
@@ -139,10 +136,29 @@ def by_speaker(
       f'begins, got {starts[0]} before it; use the unchanged {FILE} of {URL}.'
     )
   ends = [*starts[1:], len(found)]
+  return [found[i:j] for i, j in zip(starts, ends, strict=True)]
+
+
+def by_speaker(
+  found: list[Speech], plays: tuple[Play, ...] = PLAYS
+) -> list[texts.UserText]:
+  """Joins the speeches of each speaker of each play.
+
+  Args:
+    found: In the order of the file.
+    plays: The table.
+
+  Returns:
+    Speakers by play, in the order in which they first speak; the group is the
+    play. A speech ends with a line's end. Who never says anything is left out.
+
+  Raises:
+    ValueError: If a play does not begin where the table says.
+  """
   joined = []
-  for play, start, end in zip(plays, starts, ends, strict=True):
+  for play, of_play in zip(plays, by_play(found, plays), strict=True):
     said: dict[str, list[str]] = {}
-    for speech in found[start:end]:
+    for speech in of_play:
       if speech.text:
         said.setdefault(speech.speaker, []).append(f'{speech.text}\n')
     joined += [
@@ -161,6 +177,21 @@ def load(manual_dir: str | os.PathLike[str]) -> list[texts.UserText]:
   Raises:
     ValueError: If the file is not there or is another one.
   """
+  return read(manual_dir, by_speaker)
+
+
+def read(
+  manual_dir: str | os.PathLike[str], of_speeches: Callable[[list[Speech]], Any]
+) -> Any:
+  """What a function makes of the speeches of the file.
+
+  Args:
+    manual_dir: The folder with `input.txt`.
+    of_speeches: Raises a ValueError if they are others.
+
+  Raises:
+    ValueError: If the file is not there or is another one.
+  """
   path = pathlib.Path(manual_dir).expanduser() / FILE
   try:
     text = texts.read(path)
@@ -170,6 +201,6 @@ def load(manual_dir: str | os.PathLike[str]) -> list[texts.UserText]:
       'data.manual_dir.'
     ) from error
   try:
-    return by_speaker(speeches(text))
+    return of_speeches(speeches(text))
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error

@@ -24,7 +24,7 @@ from fmtl_jax.federation import layer_types
 from fmtl_jax.federation import adapters
 from fmtl_jax.models import bert
 from fmtl_jax.storage import checkpoints
-from tests.data import play_lines_test
+from tests.data import small_texts
 from tests.experiments.running import program_test
 from tests.models import bert_test
 
@@ -39,7 +39,7 @@ class AdaptedTestCase(parameterized.TestCase):
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.folder = pathlib.Path(folder)
     cls.tensors = bert_test.write(cls.folder / 'encoder')
-    play_lines_test.write(cls.folder)
+    small_texts.write_plays(pathlib.Path(cls.folder))
     cls.enterClassContext(contextlib.redirect_stderr(io.StringIO()))
     cls.enterClassContext(mock.patch.object(reports, 'write_figures'))
     cls.enterClassContext(program_test.on_devices(1))
