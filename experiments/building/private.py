@@ -198,31 +198,24 @@ def in_words(label: str, found: Mapping[str, Any]) -> str:
   """
   if found.get('unit') == private_examples.EXAMPLE:
     return private_examples.in_words(label, found)
-  lines = describe(found)
-  return f'{label}: {" ".join(x.strip() for x in lines)}' if lines else ''
-
-
-def describe(found: Mapping[str, Any]) -> list[str]:
-  """A ledger in words: the largest epsilon, and those of tasks that differ."""
   if not found:
-    return []
+    return ''
   number = lambda x: math.inf if x is None else x
   by_task = {k: number(x) for k, x in found['epsilon_by_task'].items()}
-  lines = [
-    f'privacy: epsilon {max(by_task.values()):.4g} after '
-    f'{found["rounds"]} rounds, delta {found["delta"]:g}, noise multiplier '
-    f'{found["noise_multiplier"]:.4g}, clipping norm '
-    f'{found["clipping_norm"]:g}, {found["sampling"]} sampling, accountant '
-    f'{found["accountant"]}',
-    f'  {found["assumption"]}',
+  sentences = [
+    f'{label}: epsilon of a client at most {max(by_task.values()):.4g} after '
+    f'{found["rounds"]} rounds, at delta {found["delta"]:g} (z '
+    f'{found["noise_multiplier"]:.4g}, C {found["clipping_norm"]:g}, '
+    f'{found["sampling"]} sampling, accountant {found["accountant"].upper()}).',
+    found['assumption'],
   ]
   if len(set(by_task.values())) > 1:
     shown = ', '.join(f'{name} {x:.4g}' for name, x in by_task.items())
-    lines.append(f'  epsilon by task: {shown}')
+    sentences.append(f'Epsilon by task: {shown}.')
   large = [name for name, x in by_task.items() if x > _LARGE]
   if large:
-    lines.append(
-      f'  warning: epsilon above {_LARGE:g} protects next to nobody '
-      f'({", ".join(large)}): the group is small, or its rate is high'
+    sentences.append(
+      f'Warning: an epsilon above {_LARGE:g} protects next to nobody '
+      f'({", ".join(large)}): the group is small, or its rate is high.'
     )
-  return lines
+  return ' '.join(sentences)

@@ -90,7 +90,7 @@ class AlgorithmsTest(parameterized.TestCase):
       )
       names.setdefault(seen, name)
     self.assertContainsSubset(
-      ('isolated', 'fedsgd', 'fedbn', 'ifca', 'multi_task_fl', 'pfedme'),
+      ('isolated', 'fedsgd', 'fedbn', 'ifca', 'fedast', 'pfedme'),
       names.values(),
     )
     for name in names.values():
