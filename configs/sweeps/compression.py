@@ -1,4 +1,4 @@
-"""Accuracy against bytes: codecs of common layers, on validation data.
+"""Accuracy against bytes of common layers: 10 points for every case.
 
 Command: python -m experiments.sweep --config=configs/digits.py:grid \
     --sweep=configs/sweeps/compression.py --cases=fedavg
