@@ -4,7 +4,7 @@ As FedBuff, but M clients are at work for each task t, on that task alone, and
 their updates wait in a buffer of the task. The server steps when the buffer of
 any task is full: the layers of the task by
 
-  w_t <- w_t + gamma sum_i p_i (1 + tau_i)^-a D_i / sum_i p_i,
+  w_t <- w_t + gamma sum_i p_i (1 + tau_i)^{-a} D_i / sum_i p_i,
 
 where tau_i counts the steps of task t since client i started. A task whose
 clients are fast steps more often. A round is a step of the server, for one

@@ -4,7 +4,7 @@ M clients are at work at any time, each as long as it needs. When one is done,
 another one starts from the newest model, and its update D_i waits in a buffer.
 When there are K of them, with the server's rate gamma,
 
-  w <- w + gamma sum_i p_i (1 + tau_i)^-a D_i / sum_i p_i,
+  w <- w + gamma sum_i p_i (1 + tau_i)^{-a} D_i / sum_i p_i,
 
 where tau_i counts the steps of the server since client i started and p_i is its
 weight, for each layer type. A round is a step of the server; time is that of

@@ -1,15 +1,15 @@
 """What one client computes in a round, and wrappers around it.
 
-`client_updates`    client updates as values: context, result, masked slots
-`training`          local SGD, and the loop over batches that others share
-`local_optimizers`  the local optimizer, its learning rate and settings
-`client_batches`    a client's examples, in the order in which it takes them
-`poisson_batches`   batches that each example joins by itself
-`example_gradients` the private gradient: clipped by example, with noise
-`client_balancing`  the balanced gradient of a client's tasks
-`low_rank_sgd`      local SGD with dense kernels in factored form
-`faults`            results that are not finite: detected and excluded
-`attacks`           clients that send falsified updates
+`client_updates`     client updates as values: context, result, masked slots
+`training`           local SGD, and the loop over batches that others share
+`local_optimizers`   the local optimizer, its learning rate and settings
+`client_batches`     a client's examples, in the order in which it takes them
+`poisson_batches`    batches that each example joins by itself
+`example_gradients`  the private gradient: clipped by example, with noise
+`client_balancing`   the balanced gradient of a client's tasks
+`low_rank_sgd`       local SGD with dense kernels in factored form
+`faults`             results that are not finite: detected and excluded
+`attacks`            clients that send falsified updates
 """
 
 from fmtl_jax.clients.client_updates import ClientContext

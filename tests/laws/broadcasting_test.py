@@ -26,6 +26,7 @@ import least_squares
 
 MIRRORED = ('cocoa', 'feddyn', 'mocha', 'mr_mtl', 'virtual')
 REGROUPED = ('cfl', 'ifca')
+APART = ('fedast', 'fedbuff', 'heterofl')  # Without cohorts, or of slices.
 
 
 def _step(codec, params, own, update, statistics, server=None):
@@ -149,6 +150,12 @@ class RefusalsTest(parameterized.TestCase):
     build = lambda: cases.named(name, testing.toy_data(), broadcast=codecs)
     if name in MIRRORED + REGROUPED:
       with self.assertRaisesRegex(ValueError, '`broadcast` with an algorithm'):
+        build()
+      return
+    if name in APART:
+      with self.assertRaisesRegex(
+        ValueError, r"`broadcast\['common'\]` to be left"
+      ):
         build()
       return
     build()

@@ -402,6 +402,10 @@ class RefusalsTest(parameterized.TestCase):
   def test_what_clients_and_server_both_add_up_arrives_as_it_is(self, name):
     codecs = dict.fromkeys(('common', 'task', 'client'), eden.eden())
     build = lambda: cases.named(name, testing.toy_data(), compression=codecs)
+    if name == 'heterofl':
+      with self.assertRaisesRegex(ValueError, 'averaged entry by entry'):
+        build()
+      return
     if name not in MIRRORED:
       build()
       return
