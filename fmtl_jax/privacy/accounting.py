@@ -24,9 +24,6 @@ import dataclasses
 import math
 from typing import Any
 
-from scipy import optimize
-from scipy import stats
-
 PLD, RDP = 'pld', 'rdp'
 
 _TOLERANCE = 1e-3  # Of calibrated noise, relative.
@@ -224,6 +221,8 @@ def calibrated(
   Raises:
     ValueError: Without dp-accounting, or if no noise gives this epsilon.
   """
+  from scipy import optimize  # Slow to import.
+
   if not target > 0:
     raise ValueError(f'Expected `epsilon` > 0, got {target}.')
   if math.isinf(target) or not rounds:
@@ -309,6 +308,8 @@ def default_cap(rate: float, size: int, deviations: float = 4.0) -> int:
 
 def overflow(rates: Sequence[float], sizes: Sequence[int], caps) -> float:
   """A bound of the probability that any group's cohort exceeds its cap."""
+  from scipy import stats  # Slow to import.
+
   return float(
     sum(
       stats.binom.sf(cap, size, rate)
