@@ -197,8 +197,7 @@ def read(
     text = texts.read(path)
   except OSError as error:
     raise ValueError(
-      f'Could not read {path} ({error.strerror}); put {FILE} of {URL} into '
-      'data.manual_dir.'
+      f'Could not read {path} ({error.strerror}); put {FILE} of {URL} there.'
     ) from error
   try:
     return of_speeches(speeches(text))

@@ -48,7 +48,8 @@ class SettingsTest(parameterized.TestCase):
     config_lib.set_field(config, field, value)
     with self.assertRaisesRegex(ValueError, f"Expected {field}=.*'example'"):
       checks.check(config)
-    config.privacy.unit = 'none'
+    config.privacy.unit, config.privacy.clipping_norm = 'none', 0.0
+    config.privacy.noise_multiplier = 0.0
     checks.check(config)
 
   def test_standardization_may_be_public_by_name(self):
@@ -79,7 +80,7 @@ class SettingsTest(parameterized.TestCase):
       'neighbours': 'n',
       'assumption': 'a',
     }
-    words = private_examples.in_words('A', {'privacy': found})
+    words = private_examples.in_words('A', found)
     self.assertIn('A: example-level epsilon of a silo at most infinite', words)
     self.assertIn('median 2.5, at delta 1e-05', words)
 

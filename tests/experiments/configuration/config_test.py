@@ -132,6 +132,7 @@ class IdentityTest(parameterized.TestCase):
     'reducer': 'how updates are combined',
     'compression': 'what of them arrives',
     'secure': 'what the server sees',
+    'privacy': 'how much noise there is',
     'server': 'by the server',
     'attack': 'who sends something else',
     'participation': 'who drops out',
