@@ -55,6 +55,7 @@ def fedast(
     ValueError: If a buffer would never be full, or settings of the round mean
       nothing without rounds.
   """
+  local.refuse_privacy(SPEC.name)
   SPEC.check(
     concurrency=concurrency,
     buffer=buffer,

@@ -61,4 +61,5 @@ SPEC = specs.Spec(
   depths=('task_layers', 'personal_layers'),
   network=NETWORK,
   degenerate=(NOT_ADAPTED,),
+  epochs_of_examples=specs.local_epochs,
 )

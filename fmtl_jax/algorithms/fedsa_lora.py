@@ -61,4 +61,5 @@ SPEC = specs.Spec(
   },
   network=fedit.NETWORK,
   degenerate=(fedit.NOT_ADAPTED,),
+  epochs_of_examples=specs.local_epochs,
 )

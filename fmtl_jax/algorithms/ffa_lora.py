@@ -50,4 +50,5 @@ SPEC = specs.Spec(
   depths=('task_layers', 'personal_layers'),
   network=fedit.NETWORK,
   degenerate=(fedit.NOT_ADAPTED,),
+  epochs_of_examples=specs.local_epochs,
 )

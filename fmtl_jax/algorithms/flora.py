@@ -79,6 +79,7 @@ def flora(
     ValueError: If `classes` is less than 1, adapters have other layer types, or
       an optimizer's state is kept, which would be of other adapters.
   """
+  local.refuse_privacy(SPEC.name)
   SPEC.check(classes=classes)
   found = adapters.pairs(federation.labels)
   wanted = {

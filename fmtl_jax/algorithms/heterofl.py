@@ -345,6 +345,7 @@ def heterofl(
     ValueError: If classes do not fit, the network is no chain of layers, or
       updates are aggregated or compressed in another way.
   """
+  local.refuse_privacy(SPEC.name)
   SPEC.check(
     fractions=fractions, shares=shares, classes=classes, class_seed=class_seed
   )

@@ -411,7 +411,9 @@ MISTAKES = {
   ),
   # The network.
   'unknown_model': of(
-    'model.name', 'cnm', "one of mlp, cnn, linear, got 'cnm'"
+    'model.name',
+    'cnm',
+    "one of mlp, cnn, linear, lstm, gru, transformer, got 'cnm'",
   ),
   'hidden_zero': of('model.hidden', '(0,)', 'model.hidden to be whole numbers'),
   'hidden_text': of('model.hidden', "('a',)", 'whole numbers >= 1'),
