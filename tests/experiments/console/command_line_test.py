@@ -419,12 +419,16 @@ class InterruptTest(commands.CommandTestCase):
 
 class HelpTest(commands.CommandTestCase):
   @parameterized.parameters(
-    'main', 'sweep', 'compare', 'unseen', 'export', 'generate'
+    *('main', 'sweep', 'compare', 'unseen', 'export', 'generate'), 'gather'
   )
   def test_it_shows_what_all_programs_share(self, module):
     _, output, _ = self.run_command('--help', module=module)
     shared = ['debug', 'deterministic']
-    if module != 'export':  # Its folder is that of a run.
+    if module not in (
+      'export',
+      'generate',
+      'gather',
+    ):  # Their folder is that of a run.
       shared += ['config', 'resume', 'workdir']
     for name in shared:
       self.assertRegex(output, rf'(?m)^  --(\[no\])?{name}: ')
