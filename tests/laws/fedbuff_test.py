@@ -22,10 +22,6 @@ from fmtl_jax.rounds import round_settings
 import cases
 import event_loop
 
-FIXED_POINT = (
-  'that of fedavg where all arrive together; else the fast count more'
-)
-
 LOCAL = cases.Local(rate=0.2, momentum=0.5, batch_size=2, epochs=2)
 # Of clients whose speeds differ more than tenfold.
 CLOCK = participation.Clock(
