@@ -36,7 +36,7 @@ NO_FIXED_POINT = {
   'fedavg_finetune': 'fedavg, whose clients stop on the way to their optima',
   'fedbabu': 'fedavg under other labels, a head that never moves',
   'fedbn': 'fedavg under other labels, statistics that no loss has',
-  'fedbuff': 'that of fedavg where all arrive together; else the fast count more',
+  'fedbuff': 'that of fedavg where all arrive together, else of who is fast',
   'fedit': 'the mean of factors is not that of what is trained, the product',
   'fedper': 'fedavg under other labels: heads drift while others average',
   'fedrep': 'body and heads descend in turn, each from where the other stopped',
