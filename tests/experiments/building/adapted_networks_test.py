@@ -83,7 +83,7 @@ class BackboneTest(AdaptedTestCase):
     self.assertEqual(
       [name for name, _ in backbone.rest.stages], ['block_1', 'pooling']
     )
-    self.assertEqual(self.source.features.shape, (99, 8, 13))
+    self.assertEqual(self.source.features.shape[1:], (8, 13))
     network = self.network()
     names = [name for name, _ in network.full.stages]
     self.assertEqual(names, ['minilm', 'block_1', 'pooling', 'output'])
