@@ -54,7 +54,7 @@ class AdaptationTest(program_test.ToyTestCase):
       lambda x: x + rng.normal(size=x.shape).astype(np.float32), state.params
     )
     state = dataclasses.replace(state, params=params)
-    found = held_out_adaptation.clients_of(plan, source, held)
+    found = held_out_adaptation.clients_of(plan, held)
     return plan, found, held_out_adaptation.trained_of(plan, state, state)
 
   def view(self, prepared, count, number=0, change=None):
@@ -218,7 +218,7 @@ class AdaptationTest(program_test.ToyTestCase):
     source = program_test.toy_source()
     held = toy.splits_of(source, config)
     (plan,) = held_out.plans_of(config, source, held)
-    found = held_out_adaptation.clients_of(plan, source, held)
+    found = held_out_adaptation.clients_of(plan, held)
     shapes = jax.eval_shape(
       lambda: held_out_adaptation.evaluation_fn(plan, found)(
         held_out_adaptation.trained_of(plan, *[_initial_states(plan.case)] * 2),

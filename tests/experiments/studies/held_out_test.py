@@ -245,7 +245,7 @@ class LearningTest(program_test.ToyTestCase):
     states = case_runs.initial_states(plan.case)
     found = held_out_adaptation.evaluate(
       plan,
-      held_out_adaptation.clients_of(plan, source, held),
+      held_out_adaptation.clients_of(plan, held),
       held_out_adaptation.trained_of(plan, states, states),
     )
     few, some, many = found['accuracy'].mean((0, 2, 3))
