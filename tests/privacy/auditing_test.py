@@ -127,7 +127,9 @@ class OneRunTest(parameterized.TestCase):
     try:
       import jax_privacy  # noqa: F401
     except ImportError:
-      self.skipTest('Needs jax-privacy.')
+      self.skipTest(
+        "jax-privacy is not installed: pip install 'fmtl_jax[privacy]'"
+      )
 
   def _bound(self, noise):
     rng = np.random.default_rng(0)
