@@ -105,13 +105,7 @@ def build(
   ]
   train = test
   if case.centralized:
-    private_examples.check_centralized(config, name, case.centralized)
-    train = [
-      federating.centralize(
-        data, case.centralized, source.shared_labels, source.unsound
-      )
-      for data in test
-    ]
+    train = _union(name, config, source, test)
   centralized = bool(case.centralized)
   network = networks.build_network(config, source, algorithm, centralized)
   owners, num_owners = networks.further_owners(config, algorithm)
@@ -180,6 +174,23 @@ def build(
     task_devices=task_devices,
     warning=f'{name} {fields.translated(reason, names)}' if reason else '',
   )
+
+
+def _union(
+  name: str,
+  config: ml_collections.ConfigDict,
+  source: sources.Source,
+  datasets: Sequence[dataset_lib.FederatedDataset],
+) -> list[dataset_lib.FederatedDataset]:
+  """What a centralized case trains on, by seed."""
+  centralized = cases_lib.get(name).centralized
+  private_examples.check_centralized(config, name, centralized)
+  return [
+    federating.centralize(
+      data, centralized, source.shared_labels, source.unsound
+    )
+    for data in datasets
+  ]
 
 
 def _runs(
