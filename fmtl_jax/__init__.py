@@ -22,6 +22,7 @@ from fmtl_jax import execution
 from fmtl_jax import federation
 from fmtl_jax import metrics
 from fmtl_jax import moved
+from fmtl_jax import privacy
 from fmtl_jax import rounds
 from fmtl_jax import secure_aggregation
 from fmtl_jax import server
@@ -83,6 +84,7 @@ __all__ = (
   'multi_task_fl',
   'predictors',
   'prepare_jax',
+  'privacy',
   'rounds',
   'secure_aggregation',
   'server',

@@ -1,9 +1,18 @@
 """Differential privacy of what leaves a client, by layer type and task group.
 
-Client-level: neighbouring federations differ by one client. Layers that a
-client owns, and pre-trained ones, never leave it and cost nothing.
+`settings`         private clients: neighbouring federations differ by a client
+`accounting`       what rounds of a Gaussian mechanism cost
+`ledgers`          the cost by task group
+`example_privacy`  private examples: neighbours differ by an example of a silo
+`example_ledger`   the cost by silo
+`auditing`         lower bounds of epsilon, from guesses about canaries
+
+Layers that a client owns, and pre-trained ones, never leave it and cost
+nothing.
 """
 
-from fmtl_jax.privacy.settings import AdaptiveClipping as AdaptiveClipping
-from fmtl_jax.privacy.settings import ClientPrivacy as ClientPrivacy
-from fmtl_jax.privacy.example_privacy import ExamplePrivacy as ExamplePrivacy
+from fmtl_jax.privacy.example_privacy import ExamplePrivacy
+from fmtl_jax.privacy.settings import AdaptiveClipping
+from fmtl_jax.privacy.settings import ClientPrivacy
+
+__all__ = ('AdaptiveClipping', 'ClientPrivacy', 'ExamplePrivacy')

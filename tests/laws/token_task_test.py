@@ -61,7 +61,7 @@ TOKEN_ACCURACY = metrics_lib.Metric(
   name='token_accuracy', values=_right_tokens, in_percent=True
 )
 TOKENS = tasks_lib.Kind(
-  name='tokens',
+  name='symbols',
   loss=_token_loss,
   metrics=(TOKEN_ACCURACY,),
   num_outputs=None,
@@ -662,7 +662,7 @@ class SavedPredictorTest(absltest.TestCase):
     expected = (tokens - 1) % VOCABULARY
     np.testing.assert_array_equal(predictor.predict(tokens), expected)
     with self.assertRaisesRegex(
-      ValueError, "'backward' is a tokens: it has no"
+      ValueError, "'backward' is a symbols: it has no"
     ):
       predictor.probabilities(tokens)
     folder = pathlib.Path(
@@ -672,7 +672,7 @@ class SavedPredictorTest(absltest.TestCase):
     loaded = predictors.Predictor.load(folder, _model()[1], [TOKENS])
     self.assertEqual(loaded.task, predictor.task)
     np.testing.assert_array_equal(loaded.predict(tokens), expected)
-    with self.assertRaisesRegex(ValueError, "regression, got 'tokens'; give"):
+    with self.assertRaisesRegex(ValueError, "got 'symbols'; give"):
       predictors.Predictor.load(folder, _model()[1])
 
 

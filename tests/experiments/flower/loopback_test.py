@@ -38,7 +38,7 @@ FLAGS = {
   'data.validation_fraction': 0.0,
   'cohort.clients_per_task': 1,
 }
-testing.use_cpu_devices(2)
+testing.use_cpu_devices(8)
 
 
 def _config():

@@ -22,7 +22,7 @@ from fmtl_jax import testing
 from fmtl_jax.running import program
 
 ROUNDS = 2
-testing.use_cpu_devices(2)
+testing.use_cpu_devices(8)
 
 
 @functools.cache
