@@ -102,7 +102,7 @@ def make_algorithm(
   placement = round_settings.Placement(
     execution=config.execution.name,
     memory_budget=budget // runs_at_once,
-    low_rank_below=config.execution.low_rank_below,
+    low_rank_below=config.execution.low_rank_below or None,
     client_axis=program.CLIENT_AXIS,
     task_axis=program.TASK_AXIS if task_devices > 1 else None,
   )

@@ -314,8 +314,9 @@ def _add_execution(config: ml_collections.ConfigDict) -> None:
   # Megabytes for the clients that run at once, of chunk and low_rank; 0: half
   # of a GPU's or TPU's, 268 on CPU.
   config.execution.memory_mb = 0
-  # Dense kernels are factored where that costs less than this share of them.
-  config.execution.low_rank_below = 0.25
+  # Dense kernels are factored where that costs less than this share of them;
+  # 0: what was measured on the platform.
+  config.execution.low_rank_below = 0.0
   config.execution.clients_on = 'device'  # host: for large federations.
   # Devices that share the tasks, each with the layers of its tasks alone.
   config.execution.task_devices = 1

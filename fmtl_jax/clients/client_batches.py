@@ -22,6 +22,20 @@ ALL_EXAMPLES = 0
 STEP_SCOPE = 'local_step'
 
 
+class Together(NamedTuple):
+  """Clients that run at once, and so take their steps together.
+
+  Attributes:
+    axis: The mapped axis.
+    everyone: Whether they are all clients of the federation. Then one of them
+      has the most examples, and the number of steps is known before the round:
+      a GPU need not ask after each step whether there is another one.
+  """
+
+  axis: str
+  everyone: bool = False
+
+
 class LocalData(NamedTuple):
   """The training data of one client.
 
@@ -30,12 +44,14 @@ class LocalData(NamedTuple):
     client: The client: a `Cohort` without the leading axis.
     balancer: How gradients of its tasks are balanced in `local_training`.
     balancing: What the balancer kept for the client, `[S]` in every leaf.
+    together: With whom the client runs at once; None where by itself.
   """
 
   data: dataset_lib.FederatedDataset
   client: cohorts.Cohort
   balancer: balancing.Balancer | None = None
   balancing: Tree = ()
+  together: Together | None = None
 
   def batch(self, positions: jax.Array) -> examples_lib.Batch:
     """Gathers examples at `[B]` positions; padding beyond the client's size."""
@@ -89,7 +105,7 @@ def for_each_batch(
   *,
   batch_size: int,
   epochs: int | jax.Array,
-  clients_axis: str | None = None,
+  together: Together | None = None,
   draws: int = 1,
 ) -> Carry:
   """Passes over a client's examples in a new order each epoch.
@@ -107,8 +123,9 @@ def for_each_batch(
     key: Consumed.
     batch_size: B; 0 takes all examples at once, in their order.
     epochs: E, may be traced.
-    clients_axis: The mapped axis of clients that take their steps together,
-      those of the client that has the most; None where each takes its own.
+    together: Clients that take their steps together, those of the one that has
+      the most, so that `step_fn` has to undo some; None where each takes its
+      own.
     draws: With more than one, a step gets a tuple of so many batches, each out
       of an order of its own; the first is the one that it gets alone.
   """
@@ -119,9 +136,11 @@ def for_each_batch(
   length = -(-max_size // batch_size) * batch_size
   num_steps = cohorts.num_steps(size, batch_size)
   most = lambda steps: (
-    steps if clients_axis is None else jax.lax.pmax(steps, clients_axis)
+    steps if together is None else jax.lax.pmax(steps, together.axis)
   )
-  steps_together = most(num_steps)
+  steps_together: jax.Array | int = most(num_steps)
+  if together is not None and together.everyone:
+    steps_together = length // batch_size
   work = local_data.client.work
 
   def own_steps(number):
@@ -154,7 +173,7 @@ def for_each_batch(
           i < own,
         )
 
-    together = steps_together if work is None else most(own)
-    return jax.lax.fori_loop(0, together, step, carry)
+    limit = steps_together if work is None else most(own)
+    return jax.lax.fori_loop(0, limit, step, carry)
 
   return jax.lax.fori_loop(0, epochs, epoch, carry)

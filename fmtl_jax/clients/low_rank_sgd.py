@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
@@ -26,12 +25,28 @@ from fmtl_jax.federation import layer_types
 Tree = Any
 
 # A kernel is factored where its rows `n (d + h)` are below this share of `d h`.
-# Measured on two cores: a round of kernels at 0.07 to 0.21 takes 0.4 of the
-# time of `scan`, one whose first kernel is at 0.32 no less than `scan`.
-WORTHWHILE = 0.25
+# A CPU's time is that of operations. Measured on two cores: a round of kernels
+# at 0.07 to 0.21 takes 0.4 of the time of `scan`, one whose first kernel is at
+# 0.32 no less than `scan`. A GPU's is that of bytes, of which a step moves a
+# kernel four times. Measured on an H200 beside `vmap`: at 0.11 a round of
+# convolutions and one such kernel takes 0.72 of the time, at 0.25 0.94, one of
+# dense layers at 0.32 0.86.
+_WORTHWHILE = {'cpu': 0.25, 'gpu': 0.6}
 # What is not factored runs as under `vmap`, on CPU slower than `scan`, by five
-# for convolutions: most of the work has to be that of factored kernels.
+# for convolutions: most of the work has to be that of factored kernels. On a
+# GPU `vmap` is the fastest of the others, and most of the bytes have to be.
 MOST = 0.8
+
+
+def worthwhile(platform: str = '') -> float:
+  """Below which share of its size the rows of a factored kernel pay.
+
+  Args:
+    platform: `cpu`, `gpu` or `tpu`; by default that of JAX. A TPU, on which
+      nothing was measured, has the number of CPUs.
+  """
+  platform = platform or jax.default_backend()
+  return _WORTHWHILE.get(platform, _WORTHWHILE['cpu'])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +58,8 @@ class Plan:
     reasons: By path, why a kernel is factored or not.
     batch_size: B.
     num_steps: The most steps that a client takes.
-    share: Of the work of a batch, that of factored kernels.
+    share: Of what a batch takes, that of factored kernels: of its operations on
+      a CPU, on others of the trained numbers.
     bytes_each: What a client takes in a step.
   """
 
@@ -78,7 +94,7 @@ def plan(
   settings: local_optimizers.LocalSgd,
   data: dataset_lib.FederatedDataset,
   summed: Collection[str],
-  worthwhile: float = WORTHWHILE,
+  below: float | None = None,
 ) -> Plan:
   """Chooses the kernels to factor.
 
@@ -87,8 +103,9 @@ def plan(
     settings: Of local training.
     data: Gives the number of steps.
     summed: The layer types whose updates are only ever summed.
-    worthwhile: See `WORTHWHILE`.
+    below: See `worthwhile`, which it is by default.
   """
+  below = worthwhile() if below is None else below
   max_size = max(data.partition.train.max_size, 1)
   batch_size = min(settings.batch_size or max_size, max_size)
   never = ''
@@ -126,8 +143,8 @@ def plan(
       reason = f'updates of {label} layers are needed one by one'
     elif not never and name in by_slot:
       reason = 'clients have several tasks'
-    elif not never and cost > worthwhile:
-      reason = f'its rows cost {cost:.2f} of its size, above {worthwhile:.2f}'
+    elif not never and cost > below:
+      reason = f'its rows cost {cost:.2f} of its size, above {below:.2f}'
     reasons[name] = (
       f'not factored: {reason}'
       if reason
@@ -156,12 +173,15 @@ def plan(
     factored += size if is_chosen else 0
     ordinary += 0 if is_chosen else size
     all_rows += rows * sum(leaf.shape) if is_chosen else 0
+  share = 2 * batch_size * factored / max(work, 1)
+  if jax.default_backend() != 'cpu':
+    share = factored / max(factored + ordinary, 1)
   return Plan(
     chosen=chosen,
     reasons=reasons,
     batch_size=batch_size,
     num_steps=num_steps,
-    share=2 * batch_size * factored / max(work, 1),
+    share=share,
     bytes_each=4 * (2 * all_rows + 4 * ordinary),
   )
 
@@ -264,7 +284,7 @@ def low_rank_sgd(
       context.key,
       batch_size=settings.batch_size,
       epochs=settings.epochs,
-      clients_axis=execution.CLIENTS,
+      together=context.data.together,
     )
     return client_updates.ClientResult(
       update=_update(plan, view, trained, factors), state=(), metrics=metrics

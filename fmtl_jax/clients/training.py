@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from fmtl_jax.clients import example_gradients
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import poisson_batches
 from fmtl_jax.federation import layer_types
-from fmtl_jax.privacy import example_privacy
 
 Tree = Any
 # `(grad_fn, params, batches) -> (grads, sums)`, where `grad_fn(params, batch)`
@@ -102,82 +101,50 @@ def local_training(
       gradients of a Poisson batch would be used of them.
   """
   privacy = settings.privacy
+  words = None
   if privacy is not None:
     _check_private(federation, gradient_fn, draws)
     words = example_gradients.entropy(privacy)
 
   def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):
-    key, frozen, active = context.key, context.frozen, context.active
     local_data, balancer = context.data, context.data.balancer
-    tx = settings.optimizer(
-      local_optimizers.rate(settings.learning_rate, context.round)
-    )
-
-    def objective(params, batch):
-      loss, sums = federation.objective(params, frozen, batch, active)
-      return (loss if penalty_fn is None else loss + penalty_fn(params)), sums
-
-    grad_fn = jax.grad(objective, has_aux=True)
-    order_key = key
-    if privacy is not None:
-      order_key, noise_key = example_gradients.keys(privacy, words, key)
-      _check_alone(balancer)
-
-    def with_penalty(grads, params):
-      if penalty_fn is None:
-        return grads
-      return jax.tree.map(jnp.add, grads, jax.grad(penalty_fn)(params))
-
-    def private(params, batch, number):
-      grads, sums = example_gradients.private_gradient(
-        federation,
-        cast(example_privacy.ExamplePrivacy, privacy),
-        jax.random.fold_in(noise_key, number),
-        params,
-        frozen,
-        batch,
-        local_data,
-        settings.batch_size,
-      )
-      return with_penalty(grads, params), sums  # Which knows no example.
-
-    def balanced(params, memory, batch, number):
-      grads, sums, memory = client_balancing.balanced_gradient(
-        federation,
-        local_data,
-        memory,
-        jax.random.fold_in(jax.random.fold_in(key, _BALANCING), number),
-        params,
-        frozen,
-        batch,
-      )
-      return with_penalty(grads, params), sums, memory
-
-    def step(carry, batch, number, unused_is_step):
-      params, opt_state, metrics, memory = carry
-      if privacy is not None:
-        grads, sums = private(params, batch, number)
-      elif gradient_fn is not None:
-        grads, sums = gradient_fn(grad_fn, params, batch)
-      elif balancer is None:
-        grads, sums = grad_fn(params, batch)
-      else:
-        grads, sums, memory = balanced(params, memory, batch, number)
-      changes, opt_state = tx.update(grads, opt_state, params)
-      params = apply_updates(federation, params, changes, sums, select_fn)
-      return params, opt_state, add_metrics(metrics, sums), memory
-
-    start = tx.init(params) if opt_state is None else opt_state
+    together = local_data.together
+    rate = local_optimizers.rate(settings.learning_rate, context.round)
+    tx = settings.optimizer(rate)
+    objective = _objective(federation, context, penalty_fn)
+    order_key = context.key
     for_each_batch = functools.partial(
-      client_batches.for_each_batch, draws=draws
+      client_batches.for_each_batch, draws=draws, together=together
     )
     if privacy is not None:
+      order_key, gradient = _private_gradient(
+        federation, settings, words, context, penalty_fn
+      )
       for_each_batch = functools.partial(
         poisson_batches.for_each_batch, cap=privacy.most(settings.batch_size)
       )
+      together = None  # They are as many for all.
+    elif gradient_fn is None and balancer is not None:
+      gradient = _balanced_gradient(federation, context, penalty_fn)
+    else:
+      gradient = _gradient(objective, gradient_fn)
+
+    def step(carry, batch, number, is_step):
+      params, opt_state, metrics, memory = carry
+      grads, sums, memory = gradient(params, memory, batch, number)
+      changes, opt_state = tx.update(grads, opt_state, params)
+      params = apply_updates(federation, params, changes, sums, select_fn)
+      new = params, opt_state, add_metrics(metrics, sums), memory
+      return new if together is None else _where(is_step, new, carry)
+
+    is_plain = gradient_fn is None and balancer is None and select_fn is None
+    is_plain = is_plain and not federation.has_statistics
+    if together is not None and is_plain and _is_plain(settings.optimizer):
+      step = _plain_step(objective, rate)
+    start = tx.init(params) if opt_state is None else opt_state
     params, opt_state, metrics, memory = for_each_batch(
       step,
-      (params, start, zero_metrics(active), local_data.balancing),
+      (params, start, zero_metrics(context.active), local_data.balancing),
       local_data,
       order_key,
       batch_size=settings.batch_size,
@@ -188,6 +155,114 @@ def local_training(
     return Trained(params, opt_state, metrics)
 
   return train
+
+
+def _is_plain(optimizer):
+  """Whether a step is the gradient times the learning rate."""
+  return isinstance(optimizer, local_optimizers.Sgd) and optimizer.is_plain
+
+
+def _where(is_step, new, old):
+  return jax.tree.map(lambda x, y: jnp.where(is_step, x, y), new, old)
+
+
+def _objective(federation, context, penalty_fn):
+  """`(params, batch) -> (loss, sums)` of a client, with its penalty."""
+
+  def objective(params, batch):
+    loss, sums = federation.objective(
+      params, context.frozen, batch, context.active
+    )
+    return (loss if penalty_fn is None else loss + penalty_fn(params)), sums
+
+  return objective
+
+
+def _plain_step(objective, learning_rate):
+  """A step of plain SGD of clients that take their steps together.
+
+  It is the gradient of the objective times the negative rate, or zero: a GPU
+  adds it to a kernel while it multiplies, and writes neither the gradient nor
+  what a client that has no step would keep.
+  """
+
+  def scaled(params, batch, scale):
+    loss, sums = objective(params, batch)
+    return scale * loss, sums
+
+  def step(carry, batch, unused_number, is_step):
+    params, opt_state, metrics, memory = carry
+    scale = jnp.where(is_step, -learning_rate, 0)
+    changes, sums = jax.grad(scaled, has_aux=True)(params, batch, scale)
+    metrics = _where(is_step, add_metrics(metrics, sums), metrics)
+    return optax.apply_updates(params, changes), opt_state, metrics, memory
+
+  return step
+
+
+# What gives a step its gradient is a function of `(params, memory, batch,
+# number)`, with what a balancer keeps; it returns the gradient, sums, memory.
+
+
+def _gradient(objective, gradient_fn):
+  """That of the objective, or what an algorithm makes of it."""
+  grad_fn = jax.grad(objective, has_aux=True)
+
+  def gradient(params, memory, batch, unused_number):
+    if gradient_fn is None:
+      return *grad_fn(params, batch), memory
+    return *gradient_fn(grad_fn, params, batch), memory
+
+  return gradient
+
+
+def _with_penalty(penalty_fn, grads, params):
+  """Gradients of tasks or examples, and that of a penalty, which knows none."""
+  if penalty_fn is None:
+    return grads
+  return jax.tree.map(jnp.add, grads, jax.grad(penalty_fn)(params))
+
+
+def _balanced_gradient(federation, context, penalty_fn):
+  """That of a client's tasks, balanced."""
+  key = jax.random.fold_in(context.key, _BALANCING)
+
+  def gradient(params, memory, batch, number):
+    grads, sums, memory = client_balancing.balanced_gradient(
+      federation,
+      context.data,
+      memory,
+      jax.random.fold_in(key, number),
+      params,
+      context.frozen,
+      batch,
+    )
+    return _with_penalty(penalty_fn, grads, params), sums, memory
+
+  return gradient
+
+
+def _private_gradient(federation, settings, words, context, penalty_fn):
+  """The key of the batches, and the gradient of clipped examples with noise."""
+  _check_alone(context.data.balancer)
+  order_key, noise_key = example_gradients.keys(
+    settings.privacy, words, context.key
+  )
+
+  def gradient(params, memory, batch, number):
+    grads, sums = example_gradients.private_gradient(
+      federation,
+      settings.privacy,
+      jax.random.fold_in(noise_key, number),
+      params,
+      context.frozen,
+      batch,
+      context.data,
+      settings.batch_size,
+    )
+    return _with_penalty(penalty_fn, grads, params), sums, memory
+
+  return order_key, gradient
 
 
 def _check_private(federation, gradient_fn, draws):

@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection
 import dataclasses
 from typing import Any, TypeVar
 
+import numpy as np
+
 from fmtl_jax import cohorts
 from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.data import dataset as dataset_lib
@@ -39,6 +42,7 @@ class ExecutionMode:
     bytes_each: The memory of one of them.
     reasons: By path, why a kernel is factored or not; by the name of the
       execution mode that was asked for, why it is not taken, if it is not.
+    together: The clients that run at once, None if none do.
   """
 
   federation: federation_lib.Federation
@@ -47,6 +51,7 @@ class ExecutionMode:
   client_update: client_updates.ClientUpdate
   bytes_each: int
   reasons: dict[str, str]
+  together: client_batches.Together | None
 
   def here(self, cohort: cohorts.Cohort) -> cohorts.Cohort:
     """The cohort with the owners as this device numbers them."""
@@ -164,4 +169,22 @@ def choose(
     client_update=client_update,
     bytes_each=bytes_each,
     reasons=reasons,
+    together=_together(name, settings, data, bytes_each),
+  )
+
+
+def _together(name, settings, data, bytes_each):
+  """The clients that run at once in an execution mode."""
+  if name == execution.SCAN:
+    return None
+  count, placement = data.num_clients, settings.placement
+  size = execution.block_size(name, count, bytes_each, placement.memory_budget)
+  return client_batches.Together(
+    execution.CLIENTS,
+    everyone=(
+      not np.any(settings.clients_per_task)
+      and settings.privacy is None
+      and placement.task_axis is None
+      and size == count
+    ),
   )

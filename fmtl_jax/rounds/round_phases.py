@@ -298,7 +298,9 @@ class Phases:
         view=view(state.params, client.index),
         state=cohorts.take(state.clients, client.client),
         frozen=frozen,
-        data=self._settings.local_data(state, data, client),
+        data=self._settings.local_data(state, data, client)._replace(
+          together=mode.together
+        ),
         round=state.round,
         broadcast=view(sent, client.index) if sent else None,
         memory=cohorts.take(state.memory, client.client),

@@ -12,7 +12,6 @@ from fmtl_jax import precision
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import compressing
-from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.privacy import settings as privacy_settings
@@ -33,7 +32,8 @@ class Placement:
     memory_budget: Bytes that clients which run at once may take on a device,
       for `chunk` and `low_rank`; by default `execution.memory_budget`.
     low_rank_below: With `auto` and `low_rank`, dense kernels whose rows are
-      below this share of their size are trained in factored form.
+      below this share of their size are trained in factored form; by default
+      what was measured on the platform, see `low_rank_sgd.worthwhile`.
     client_axis: The mesh axis over which clients are spread, where rounds run
       inside `jax.shard_map`, as by `execution.over_devices`.
     task_axis: The mesh axis over which tasks are spread, with states as of
@@ -42,7 +42,7 @@ class Placement:
 
   execution: str = execution_lib.AUTO
   memory_budget: int | None = None
-  low_rank_below: float = low_rank_sgd.WORTHWHILE
+  low_rank_below: float | None = None
   client_axis: str | None = None
   task_axis: str | None = None
 

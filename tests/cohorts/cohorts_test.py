@@ -15,6 +15,9 @@ from fmtl_jax import testing
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.rounds import round_settings
 
+_draw_of_each = testing.jit(
+  jax.vmap(cohorts.draw, in_axes=(0, 0, 0, None)), static_argnums=3
+)
 _draw_many = testing.jit(
   jax.vmap(cohorts.draw, in_axes=(0, None, None, None)), static_argnums=3
 )
@@ -97,6 +100,24 @@ class DrawTest(parameterized.TestCase):
     drawn = np.sort(drawn[:, :count], axis=1)
     self.assertTrue((drawn >= 0).all() and (drawn < size).all())
     self.assertTrue((np.diff(drawn, axis=1) > 0).all())
+
+  @parameterized.parameters(1, 2, 7, 40)
+  def test_draws_are_those_of_a_loop_over_places(self, length):
+    rng = np.random.default_rng(length)
+    counts = rng.integers(0, length + 1, 50).astype(np.int32)
+    sizes = (counts + rng.choice([0, 1, 3, 1000], 50)).astype(np.int32)
+    drawn = np.asarray(_draw_of_each(_keys(50), sizes, counts, length))
+    for key, size, count, actual in zip(
+      _keys(50), sizes, counts, drawn, strict=True
+    ):
+      limits = size - count + np.arange(length)
+      candidates = jax.random.randint(key, (length,), 0, limits + 1, jnp.int32)
+      chosen = []
+      for candidate, limit in zip(candidates, limits, strict=True):
+        taken = int(candidate) in chosen
+        chosen.append(int(limit if taken else candidate))
+      expected = chosen[:count] + [-1] * (length - count)
+      np.testing.assert_array_equal(actual, expected)
 
   @parameterized.parameters((5, 2), (5, 3), (4, 1))
   def test_every_subset_is_as_likely(self, size, count):

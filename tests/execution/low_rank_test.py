@@ -1,5 +1,7 @@
 """Laws of factored kernels: found where they may be, exact, without copies."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 from flax import linen
@@ -8,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import compatibility
+from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
+from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import low_rank_sgd
+from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
@@ -359,6 +364,37 @@ class PlanTest(parameterized.TestCase):
       if is_dense
     )
     self.assertEqual(factored / work > low_rank_sgd.MOST, pays)
+
+  def test_a_gpu_counts_bytes(self):
+    # Of the work of this network most is that of the convolution, of its bytes
+    # that of the dense kernel, whose 8 rows cost `8 (256 + 32) / (256 32)`.
+    model = models.cnn((16, 16, 1), (4,), (32,), 2, 5)
+    rows = {
+      'features': np.ones((20, 16, 16, 1), np.float32),
+      'labels': np.zeros(20),
+      'train': np.arange(20).reshape(4, 5),
+    }
+    tasks = [tasks_lib.binary('a')]
+    data = dataset_lib.FederatedDataset.create(
+      **rows, tasks=tasks, client_tasks=[0] * 4
+    )
+    federation = federation_lib.Federation.create(
+      model, [('.*', 'common')], data
+    )
+    local = local_optimizers.LocalSgd(batch_size=4)
+    forms = {}
+    for platform in ('cpu', 'gpu', 'tpu'):
+      with mock.patch.object(jax, 'default_backend', return_value=platform):
+        plan = low_rank_sgd.plan(federation, local, data, ('common',))
+      forms[platform] = plan.pays, self._chosen(plan)
+    self.assertEqual(
+      forms,
+      {
+        'cpu': (False, []),
+        'gpu': (True, ['dense_0']),
+        'tpu': (False, []),
+      },
+    )
 
   def test_a_median_of_one_layer_type_agrees_with_scan(self):
     arguments = (('common', 'task'), 1, Sgd(), None)

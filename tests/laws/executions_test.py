@@ -15,6 +15,7 @@ from fmtl_jax import evaluation
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
+from fmtl_jax.cohorts import participation
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
 
@@ -30,13 +31,19 @@ def _data():
 
 
 def _algorithm(
-  execution, client_axis=None, compute='float32', median=False, **settings
+  execution,
+  client_axis=None,
+  compute='float32',
+  median=False,
+  momentum=0.5,
+  clients_per_task=(2, 1, 2),
+  **settings,
 ):
   return multi_task_fl.multi_task_fl(
     testing.toy_federation(MIX, _data(), compute=compute)[0],
-    cases.Local(batch_size=2, momentum=0.5).package(),
+    cases.Local(batch_size=2, momentum=momentum).package(),
     round_settings.RoundSettings(
-      clients_per_task=(2, 1, 2),
+      clients_per_task=clients_per_task,
       reducer=dict.fromkeys(
         MIX[:2], robust_aggregators.median if median else None
       ),
@@ -64,6 +71,28 @@ class ExecutionsTest(parameterized.TestCase):
     testing.assert_trees_close(other_losses, losses)
     for name in ('client', 'task', 'count', 'steps'):
       testing.assert_trees_equal(other_metrics[name], metrics[name])
+
+  @parameterized.parameters(
+    ('vmap', False), ('vmap', True), ('chunk:3', True), ('low_rank', True)
+  )
+  def test_steps_of_plain_sgd_of_everyone_agree_with_scan(self, form, is_part):
+    """They are taken together, and some clients have fewer, or do a part."""
+    work = participation.Participation(partial=0.7)
+    settings = {
+      'momentum': 0.0,
+      'clients_per_task': 0,
+      **({'participation': work} if is_part else {}),
+    }
+    found = _two_rounds(form, **settings)
+    testing.assert_trees_close(found, _two_rounds('scan', **settings))
+
+  @parameterized.parameters((0, False), ((2, 1, 2), True))
+  def test_the_number_of_steps_of_everyone_is_known(self, count, is_open):
+    """What a GPU need not ask after each step; of a cohort it has to."""
+    algorithm = _algorithm('vmap', clients_per_task=count)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), _data())
+    program = str(jax.make_jaxpr(algorithm.round)(state, _data()))
+    self.assertEqual('while[' in program, is_open)
 
   @parameterized.parameters('vmap', 'chunk:2')
   def test_a_reducer_that_needs_all_updates_agrees_with_scan(self, execution):

@@ -140,6 +140,21 @@ class PatchesTest(parameterized.TestCase):
     actual = np.asarray(_patches(x, (3, 3)))[0, 1, 2]
     np.testing.assert_array_equal(actual, x[0, 0:3, 1:4].reshape(-1))
 
+  @parameterized.parameters(
+    ((2, 7, 3), (4,)), ((3, 6, 5, 1), (5, 5)), ((2, 5, 4, 3), (3, 2))
+  )
+  def test_those_of_a_gpu_are_the_same_and_so_are_gradients(
+    self, shape, window
+  ):
+    size = (*shape[:-1], int(np.prod(window)) * shape[-1])
+    x, grads = _array(*shape), _array(*size, seed=1)
+    form = lambda fn: jax.vjp(lambda x: fn(x, window), x)
+    (expected, back), (actual, own_back) = map(
+      form, (layers.patches, layers.gathered_patches)
+    )
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(own_back(grads)[0], back(grads)[0])
+
 
 class MaxPoolTest(parameterized.TestCase):
   def test_it_halves_the_axes_and_drops_odd_ends(self):
