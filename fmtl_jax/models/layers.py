@@ -19,7 +19,7 @@ LAX = 'lax'
 CONVOLUTIONS = (AUTO, PATCHES, LAX)
 # What `auto` is on a platform. On a CPU, where clients run one after the other,
 # `lax` takes some 10 to 20 times as long as `patches`; on an H200, where those
-# of vmapped clients are grouped ones, 3 to 30 times. A TPU is not measured.
+# of vmapped clients are grouped ones, 3 to 25 times. A TPU is not measured.
 _FASTEST = {'cpu': PATCHES, 'gpu': PATCHES, 'tpu': PATCHES}
 
 
