@@ -648,7 +648,7 @@ class MistakesTest(parameterized.TestCase):
   def test_nobody_says_what_wrong_tokens_are(self):
     data = attacks.mark(_data(), 0.4)
     settings = round_settings.RoundSettings(attack=attacks.get('label_flip'))
-    with self.assertRaisesRegex(ValueError, "got 'tokens' of task 'forward'"):
+    with self.assertRaisesRegex(ValueError, "got 'symbols' of task 'forward'"):
       multi_task_fl.multi_task_fl(_federation(data, 'task'), LOCAL, settings)
 
 
