@@ -66,6 +66,7 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'parkinsons': table_sources.load_parkinsons,
   'landmine': table_sources.load_landmine,
   'heart_disease': table_sources.load_heart_disease,
+  'ai4i': table_sources.load_ai4i,
 }
 # Sources of this package whose tasks have its metrics alone.
 BUILT_IN = tuple(SOURCES)

@@ -1,4 +1,4 @@
-"""Sources of tables: schools, patients, sites and hospitals as clients.
+"""Sources of tables: schools, patients, sites, machines as clients.
 
 A linear model of their columns is a network without hidden layers
 (`model.hidden=()`). A source with one target makes every client a task; one
@@ -14,6 +14,7 @@ import numpy as np
 
 from . import sources
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import ai4i
 from fmtl_jax.data import heart_disease
 from fmtl_jax.data import landmine
 from fmtl_jax.data import parkinsons
@@ -78,6 +79,20 @@ def load_heart_disease(data: ml_collections.ConfigDict) -> sources.Source:
     column = table.label_names.index(data.kind)
     return _task_of_each_owner(table, column, '', makers[column])
   return _shared_tasks(table, makers)
+
+
+def load_ai4i(data: ml_collections.ConfigDict) -> sources.Source:
+  """Products of three grades; `data.kind`: a mode of failure, or `partial`.
+
+  With `partial` every grade lacks the labels of one mode.
+  """
+  _check_kind(data, ('', 'partial', *ai4i.TARGETS))
+  folder = _manual_dir(data, ai4i.FILE, ai4i.URL)
+  table = ai4i.load(folder, logs_all=data.kind != 'partial')
+  if data.kind in ai4i.TARGETS:
+    column = ai4i.TARGETS.index(data.kind)
+    return _task_of_each_owner(table, column, 'grade', tasks_lib.binary)
+  return _shared_tasks(table, [tasks_lib.binary] * len(ai4i.TARGETS))
 
 
 def _task_of_each_owner(

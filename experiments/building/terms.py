@@ -108,6 +108,12 @@ SOURCES: Mapping[str, About] = {
     'CC BY 4.0 at https://archive.ics.uci.edu/dataset/45.',
     'The four processed.*.data in data.manual_dir.',
   ),
+  'ai4i': About(
+    'AI4I 2020: 10,000 products of three grades, five modes of failure; '
+    'synthetic. data.kind=partial: a mode is unknown to each grade; or a mode.',
+    'CC BY 4.0 at https://archive.ics.uci.edu/dataset/601.',
+    'ai4i2020.csv in data.manual_dir.',
+  ),
   'play_lines': About(
     'Lines of nine plays by Shakespeare, as tokens of a text encoder: which '
     'play each is from.',

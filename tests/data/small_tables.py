@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import scipy.io
 
+from fmtl_jax.data import ai4i
 from fmtl_jax.data import heart_disease
 from fmtl_jax.data import landmine
 from fmtl_jax.data import parkinsons
@@ -47,6 +48,8 @@ def write(folder: pathlib.Path) -> None:
     *zip(heart_disease.HOSPITALS.values(), patients(), strict=True),
   ):
     (folder / name).write_text('\n'.join(lines) + '\n')
+  lines = '\n'.join(products()) + '\n'
+  (folder / ai4i.FILE).write_text(lines, 'utf-8-sig')
   cells = {'feature': _cells(9), 'label': _cells(0)}
   scipy.io.savemat(folder / landmine.FILE, cells)
 
@@ -76,6 +79,21 @@ def patients():
       shown = [form.format(v) if v != '?' and v != 1.5 else v for v in values]
       lines.append(','.join(map(str, [*shown[:-1], values[-1]])))
     yield lines
+
+
+def products():
+  """Lines of products of three grades, each with a row of every mode."""
+  rng = np.random.default_rng(5)
+  names = [column.name for column in ai4i._COLUMNS]
+  heads = ['UDI', 'Product ID', 'Type', *names, 'Machine failure']
+  lines = [','.join([*heads, *ai4i.TARGETS])]
+  for row in range(_ROWS):
+    grade, number = 'LMH'[row % 3], row // 3
+    modes = [int(number % 8 == mode) for mode in range(len(ai4i.TARGETS))]
+    values = rng.uniform(10, 300, len(names)).round(1).tolist()
+    cells = [row + 1, f'{grade}{row}', grade, *values, max(modes), *modes]
+    lines.append(','.join(map(str, cells)))
+  return lines
 
 
 def _cells(width):

@@ -14,6 +14,7 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.studies import held_out_data
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import ai4i
 from fmtl_jax.data import heart_disease
 from fmtl_jax.data import schools
 from tests.data import small_tables
@@ -52,11 +53,13 @@ class SourcesTest(TableSourcesTestCase):
     ('parkinsons', 'total', 'patient 2', 'regression'),
     ('landmine', '', 'site 4', 'binary'),
     ('heart_disease', 'disease', 'Long Beach', 'binary'),
+    ('ai4i', 'HDF', 'grade H', 'binary'),
   )
   def test_every_owner_is_a_task(self, name, kind, task, what):
     source = self.load(name, kind=kind)
     dataset = federating.federate(source, self.data(name, kind=kind), 0)
-    self.assertEqual(dataset.num_clients, small_tables.OWNERS)
+    owners = 3 if name == 'ai4i' else small_tables.OWNERS
+    self.assertEqual(dataset.num_clients, owners)
     self.assertIn(task, [t.name for t in dataset.tasks])
     self.assertEqual({t.kind for t in dataset.tasks}, {what})
     client = [t.name for t in dataset.tasks].index(task)
@@ -67,6 +70,7 @@ class SourcesTest(TableSourcesTestCase):
   @parameterized.parameters(
     ('star', schools.STAR_TARGETS),
     ('parkinsons', ('motor_UPDRS', 'total_UPDRS')),
+    ('ai4i', ai4i.TARGETS),
   )
   def test_owners_share_tasks_of_which_some_labels_are_missing(
     self, name, tasks
@@ -96,6 +100,16 @@ class SourcesTest(TableSourcesTestCase):
     self.assertEqual(counts['Cleveland'], [10, 10])
     alone = self.load('heart_disease', kind='severity')
     self.assertNotIn('Hungary', [task.name for task in alone.tasks])
+
+  def test_a_grade_lacks_the_labels_of_a_mode(self):
+    data = self.data('ai4i', kind='partial', tasks_per_client=5)
+    dataset = federating.federate(self.load('ai4i', kind='partial'), data, 0)
+    counts = np.asarray(dataset.partition.label_counts)
+    lacking = [ai4i.UNLOGGED[grade] for grade in sorted(ai4i.GRADES)]
+    self.assertEqual(
+      [[ai4i.TARGETS[i] for i in np.flatnonzero(row == 0)] for row in counts],
+      [[name] for name in lacking],
+    )
 
   @parameterized.parameters(
     ('exam', {'kind': 'x'}, "data.kind of 'exam' to be one of '', got 'x'"),
