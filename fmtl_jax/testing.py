@@ -192,7 +192,8 @@ def toy_federation(
   for i, given in enumerate(types):
     kernel, bias = (given, given) if isinstance(given, str) else given
     rules += [(f'layer_{i}/kernel', kernel), (f'layer_{i}/bias', bias)]
-  settings = {'pretrained': model[0](jax.random.key(100))} | settings
+  if any('pretrained' in rule for rule in rules):
+    settings = {'pretrained': model[0](jax.random.key(100))} | settings
   return federation_lib.Federation.create(model, rules, data, **settings), data
 
 

@@ -86,6 +86,17 @@ def _view(federation, client):
   return jax.tree.map(lambda x: x + 0.1, view)
 
 
+def _prepared(federation, data, number):
+  """`(client, view, batch)` of a client, by one program."""
+
+  def prepare(data):
+    client = _client(data, number)
+    batch = client_batches.LocalData(data, client).batch(jnp.arange(9))
+    return client, _view(federation, client), batch
+
+  return testing.jit(prepare)(data)
+
+
 def _summed(federation, clip):
   """`(view, batch, active) -> clipped sum`."""
 
@@ -134,7 +145,7 @@ class SensitivityTest(parameterized.TestCase):
   def test_an_example_moves_the_sum_by_at_most_c(self, network):
     federation, data = _federation(network)
     width = data.examples.features.shape[1]
-    view = _view(federation, _client(data, 0))
+    _, view, _ = _prepared(federation, data, 0)
 
     def moved(key):
       batch = _random_batch(federation, key, width)
@@ -169,9 +180,8 @@ class SensitivityTest(parameterized.TestCase):
 
   def test_sums_are_those_of_a_loop_and_of_optax(self):
     federation, data = _federation('dense')
-    client = _client(data, 1)
-    view, active = _view(federation, client), client.active
-    batch = client_batches.LocalData(data, client).batch(jnp.arange(9))
+    client, view, batch = _prepared(federation, data, 1)
+    active = client.active
     factors = np.array([1.5, 1.0])
 
     def loss(params, i):
@@ -196,9 +206,10 @@ class SensitivityTest(parameterized.TestCase):
       expected = jax.tree.map(lambda x, g, s=scale: x + s * g, expected, one)
     found = testing.jit(_summed(federation, 0.7))(view, batch, active)
     testing.assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *grads)
     leaves, treedef = jax.tree.flatten(stacked)
-    sums, _ = optax.per_example_global_norm_clip(leaves, 0.7)
+    clip = lambda leaves: optax.per_example_global_norm_clip(leaves, 0.7)[0]
+    sums = testing.jit(clip)(leaves)
     testing.assert_trees_close(
       found, treedef.unflatten(sums), rtol=1e-4, atol=1e-5
     )
@@ -233,9 +244,7 @@ class SensitivityTest(parameterized.TestCase):
 
   def test_a_gradient_that_is_not_finite_counts_nothing(self):
     federation, data = _federation('dense')
-    client = _client(data, 1)
-    view = _view(federation, client)
-    batch = client_batches.LocalData(data, client).batch(jnp.arange(9))
+    client, view, batch = _prepared(federation, data, 1)
     summed = testing.jit(_summed(federation, 0.7))
     broken = dataclasses.replace(
       batch, features=batch.features.at[2].set(jnp.nan)
@@ -252,9 +261,8 @@ class NoiseTest(absltest.TestCase):
   def test_its_deviation_is_z_times_c_in_every_leaf(self):
     tree = {'a': jnp.zeros((40, 30)), 'b': {'c': jnp.zeros(1100)}}
     keys = jax.random.split(jax.random.key(0), 40)
-    found = testing.jit(
-      jax.vmap(lambda key: example_gradients.add_noise(tree, key, 1.3))
-    )(keys)
+    add = lambda key: example_gradients.add_noise(tree, key, 1.3)
+    found = jax.device_get(testing.jit(jax.vmap(add))(keys))
     for leaf in jax.tree.leaves(found):
       self.assertAlmostEqual(np.std(leaf), 1.3, delta=0.02)
       self.assertAlmostEqual(np.mean(leaf), 0, delta=0.02)
@@ -266,8 +274,7 @@ class NoiseTest(absltest.TestCase):
 
   def test_all_layers_of_a_client_have_it_and_its_steps_are_unlike(self):
     federation, data = _federation('dense')
-    client = _client(data, 0)
-    view = _view(federation, client)
+    client, view, _ = _prepared(federation, data, 0)
     # Without labels there is nothing but noise.
     local = client_batches.LocalData(data, client)
     local = local._replace(
@@ -287,7 +294,7 @@ class NoiseTest(absltest.TestCase):
       return jax.tree.map(jnp.subtract, trained.params, view), trained.metrics
 
     keys = jax.random.split(jax.random.key(0), 100)
-    update, metrics = testing.jit(jax.vmap(run))(keys)
+    update, metrics = jax.device_get(testing.jit(jax.vmap(run))(keys))
     steps = int(metrics['steps'][0])
     self.assertEqual(steps, 20 * math.ceil(int(client.size) / 4))
     # Steps add up like independent draws, over the expected four examples.
@@ -345,7 +352,8 @@ class RoundsTest(parameterized.TestCase):
       testing.assert_trees_close(*results, rtol=1e-4, atol=1e-5)
 
   def test_noise_follows_the_key_of_the_run_and_the_seed_of_privacy(self):
-    federation, data = _federation('dense')
+    data = testing.toy_data(3, 1)
+    federation, _ = testing.toy_federation(('common', 'personal'), data)
 
     def params(seed):
       local = local_optimizers.LocalSgd(

@@ -48,20 +48,28 @@ class WidthsTest(parameterized.TestCase):
     self, model, shape, fraction
   ):
     init, apply = model[0], model[1]
-    params = init(jax.random.key(0))
+    shapes = jax.eval_shape(init, jax.random.key(0))
     features = np.random.default_rng(0).normal(size=(7, *shape))
     features = features.astype(np.float32)
-    cuts = widths.derive(params, layer_types.use_order(apply, params, features))
-    mask = widths.masks(cuts, params, fraction)
-    small = widths.sliced(cuts, params, fraction)
+    cuts = widths.derive(shapes, layer_types.use_order(apply, shapes, features))
+
+    @testing.jit
+    def run(key, features):
+      params = init(key)
+      mask = widths.masks(cuts, params, fraction)
+      small = widths.sliced(cuts, params, fraction)
+      zeros = jax.tree.map(lambda held, x: jnp.where(held, x, 0), mask, params)
+      outputs = [apply(given, features) for given in (small, zeros, params)]
+      return small, mask, outputs
+
+    small, mask, outputs = jax.device_get(run(jax.random.key(0), features))
     for kept, held in zip(
       jax.tree.leaves(small), jax.tree.leaves(mask), strict=True
     ):
       self.assertEqual(kept.size, int(held.sum()))
-    zeros = jax.tree.map(lambda held, x: jnp.where(held, x, 0), mask, params)
-    found = apply(small, features)
-    np.testing.assert_allclose(apply(zeros, features), found, 1e-5, 1e-5)
-    self.assertGreater(np.abs(found - apply(params, features)).max(), 1e-2)
+    found, with_zeros, whole = outputs
+    np.testing.assert_allclose(with_zeros, found, 1e-5, 1e-5)
+    self.assertGreater(np.abs(found - whole).max(), 1e-2)
 
   def test_networks_that_say_nothing_about_widths_are_refused(self):
     kernel = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -83,13 +91,13 @@ class MeansTest(absltest.TestCase):
     )
     rng = np.random.default_rng(0)
     weights = np.float32([2, 3, 5])
-    masks = [
-      widths.masks(_cuts(federation), federation.shapes, f)
-      for f in (0.75, 0.5, 0.5)
-    ]
+    cuts = _cuts(federation)
+    masks_of = lambda f: widths.masks(cuts, federation.shapes, f)
+    masks = testing.jit(lambda: [masks_of(f) for f in (0.75, 0.5, 0.5)])()
     masks = jax.tree.map(lambda *x: np.stack(x), *masks)
     updates = jax.tree.map(
-      lambda mask: np.where(mask, rng.normal(size=mask.shape), 0), masks
+      lambda mask: np.float32(np.where(mask, rng.normal(size=mask.shape), 0)),
+      masks,
     )
     of_type = lambda tree: federation.of_type('common', tree)
     clients = aggregators.Clients(
@@ -97,8 +105,13 @@ class MeansTest(absltest.TestCase):
     )
     mean = heterofl.entrywise_mean(devices)
     params = of_type(federation.shapes)
-    total = mean.add(mean.init(params, None), of_type(updates), clients, params)
-    found = mean.finish(jax.random.key(0), total, (), clients)
+
+    @testing.jit
+    def run(updates):
+      total = mean.add(mean.init(params, None), updates, clients, params)
+      return mean.finish(jax.random.key(0), total, (), clients)
+
+    found = jax.device_get(run(of_type(updates)))
     for layer in ('layer_0', 'layer_1'):
       for name in ('kernel', 'bias'):
         update, mask = updates[layer][name], masks[layer][name]
@@ -170,10 +183,11 @@ class HeteroFLTest(parameterized.TestCase):
     )
     plain = multi_task_fl.multi_task_fl(narrow, local)
     own = dataclasses.replace(
-      cases.start(plain, data), params=small(start.params)
+      cases.start(plain, data), params=testing.jit(small)(start.params)
     )
     expected = cases.run(plain, data, 2, own).state.params
-    testing.assert_trees_close(small(found), expected, 1e-4, 1e-5)
+    found_small = testing.jit(small)(found)
+    testing.assert_trees_close(found_small, expected, 1e-4, 1e-5)
     held = widths.masks(cuts, federation.shapes, fraction)
     for layer in ('layer_0', 'layer_1'):  # What nobody holds never moves.
       for name, mask in held[layer].items():
@@ -215,10 +229,15 @@ class HeteroFLTest(parameterized.TestCase):
         bytes_once=1e3, bytes_per_second=1e3, batch_size=2, epochs=1
       )
     )
-    _, metrics = participation.apply_participation(
-      participation.relative_to(taken, devices.costs),
-      *(jax.random.key(0), jnp.int32(0), cohorts.everyone(data), 4),
-    )
+    taken = participation.relative_to(taken, devices.costs)
+
+    @testing.jit
+    def run(key, data):
+      return participation.apply_participation(
+        taken, key, jnp.int32(0), cohorts.everyone(data), 4
+      )[1]
+
+    metrics = run(jax.random.key(0), data)
     sizes = [x.parameters for x in devices.classes()]
     mean = np.mean(sizes)
     expected = [s / mean + 0.02 * s / sizes[0] for s in sizes]
@@ -234,7 +253,8 @@ class HeteroFLTest(parameterized.TestCase):
     def fraction(number):
       return devices.fraction(dataclasses.replace(client, client_id=number))
 
-    found = np.asarray(jax.vmap(fraction)(jnp.arange(2000, dtype=jnp.uint32)))
+    run = testing.jit(jax.vmap(fraction))
+    found = np.asarray(run(np.arange(2000, dtype=np.uint32)))
     self.assertAlmostEqual((found == 1).mean(), 0.3, delta=0.04)
 
   @parameterized.parameters(

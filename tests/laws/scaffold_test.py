@@ -93,9 +93,10 @@ class ScaffoldTest(parameterized.TestCase):
     states = []
     for build in (scaffold.scaffold, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local, settings)
-      state = algorithm.init(jax.random.key(0), data)
+      state = cases.start(algorithm, data)
+      round_fn = testing.jit(algorithm.round)
       for _ in range(2):
-        state, _ = testing.jit(algorithm.round)(state, data)
+        state, _ = round_fn(state, data)
         states.append(state.params)
     testing.assert_trees_close(states[0], states[2])
     far = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), states[1], states[3])
@@ -109,11 +110,7 @@ class ScaffoldTest(parameterized.TestCase):
     )
     found = {}
     for build in (scaffold.scaffold, multi_task_fl.multi_task_fl):
-      algorithm = build(federation, local)
-      state = algorithm.init(jax.random.key(0), data)
-      round_fn = testing.jit(algorithm.round)
-      for _ in range(60):
-        state, _ = round_fn(state, data)
+      state = cases.run(build(federation, local), data, 60).state
       found[build] = float(state.params['output']['slope'][0])
     self.assertAlmostEqual(found[scaffold.scaffold], 16 / 17, places=4)
     self.assertGreater(abs(found[multi_task_fl.multi_task_fl] - 16 / 17), 0.05)

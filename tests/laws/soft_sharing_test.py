@@ -1,6 +1,7 @@
 """Soft sharing against loops, its limit, and that it is MR-MTL of the tasks."""
 
 import dataclasses
+import functools
 
 from absl.testing import absltest
 import jax
@@ -47,6 +48,16 @@ class SoftSharing(naive.Federation):
     return super().round(params, cohort, number)
 
 
+@functools.cache
+def _pulled():
+  """The states and views after six rounds, for each of three pulls."""
+  federation, data = testing.toy_federation(('task', 'task'))
+  owns = [{'lam': lam} for lam in (0.0, 0.5, 3.0)]
+  return cases.train_each(
+    soft_sharing.soft_sharing, federation, data, LOCAL, 6, owns
+  )
+
+
 class SoftSharingTest(absltest.TestCase):
   def test_rounds_are_those_of_the_loops(self):
     cases.compare(
@@ -82,26 +93,16 @@ class SoftSharingTest(absltest.TestCase):
 
   def test_without_a_pull_tasks_are_trained_separately(self):
     federation, data = testing.toy_federation(('task', 'task'))
-    _, found = cases.train(
-      soft_sharing.soft_sharing, federation, data, LOCAL, 3, {'lam': 0.0}
-    )
+    _, found = _pulled()[0]
     _, expected = cases.train(
-      multi_task_fl.multi_task_fl, federation, data, LOCAL
+      multi_task_fl.multi_task_fl, federation, data, LOCAL, 6
     )
     testing.assert_trees_close(found, expected)
 
   def test_a_stronger_pull_brings_the_networks_nearer(self):
-    federation, data = testing.toy_federation(('task', 'task'))
     spreads = [
       float(np.std(state.params['layer_0']['kernel'], axis=0).sum())
-      for state, _ in cases.train_each(
-        soft_sharing.soft_sharing,
-        federation,
-        data,
-        LOCAL,
-        6,
-        [{'lam': lam} for lam in (0.0, 0.5, 3.0)],
-      )
+      for state, _ in _pulled()
     ]
     self.assertGreater(spreads[0], 1.5 * spreads[1])
     self.assertGreater(spreads[1], 1.5 * spreads[2])
@@ -124,8 +125,9 @@ class SoftSharingTest(absltest.TestCase):
       def run(state, algorithm=algorithm, axis=axis):
         if axis:
           state = task_devices.own_tasks(federation, state, axis)
-        for _ in range(2):
-          state, _ = algorithm.round(state, data)
+        state, _ = jax.lax.scan(
+          lambda state, _: algorithm.round(state, data), state, length=2
+        )
         if axis:
           state = task_devices.all_tasks(federation, state, axis)
         return state.params

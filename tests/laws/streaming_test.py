@@ -24,6 +24,8 @@ from fmtl_jax.data import client_sources
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 
+import cases
+
 ROUNDS = 4
 MIX = ('common', 'task', 'personal')
 MOMENTUM = local_optimizers.LocalSgd(
@@ -116,18 +118,17 @@ class StreamingTest(parameterized.TestCase):
   def _compare(self, types, data, **settings):
     """Runs both and compares states and metrics; returns the cohorts."""
     algorithm, streamed, _ = _both(types, data, **settings)
-    key, found = jax.random.key(3), []
-    round_fn = testing.jit(algorithm.round)
+    expected, found = cases.run(algorithm, data, ROUNDS, seed=3), []
     with streamed:
-      expected = testing.jit(algorithm.init)(key, data)
-      state = streamed.init(key)
-      for _ in range(ROUNDS):
-        expected, expected_metrics = round_fn(expected, data)
+      state = streamed.init(jax.random.key(3))
+      for number in range(ROUNDS):
         state, metrics = streamed.run_round(state)
-        testing.assert_trees_close(metrics, expected_metrics)
+        testing.assert_trees_close(
+          metrics, cases.rows(expected.metrics, number)
+        )
         found.append(np.asarray(metrics['client']))
       testing.assert_trees_close(
-        streamed.state_of(state, _everyone(data)), expected
+        streamed.state_of(state, _everyone(data)), expected.state
       )
     return np.array(found)
 
@@ -218,12 +219,10 @@ class StreamingTest(parameterized.TestCase):
       for tables in (data, source.tables)
     ]
     algorithm = make(federations[0], settings)
-    expected = testing.jit(algorithm.init)(jax.random.key(0), data)
+    expected = cases.run(algorithm, data, 3).state
     with _stream(federations[1], source, make, settings) as streamed:
       state = streamed.init(jax.random.key(0))
-      round_fn = testing.jit(algorithm.round)
       for _ in range(3):
-        expected, _ = round_fn(expected, data)
         state, _ = streamed.run_round(state)
       testing.assert_trees_close(
         streamed.state_of(state, _everyone(data)), expected
