@@ -30,14 +30,18 @@ def _network(name):
 def _model(name):
   """A network's jitted apply, parameters away from zeros, and apply itself."""
   model = models.sequential(_network(name))
-  params = model.init(jax.random.key(1))
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(2), len(leaves))
-  leaves = [
-    leaf + 0.3 * jax.random.normal(key, leaf.shape)
-    for key, leaf in zip(keys, leaves, strict=True)
-  ]
-  params = jax.tree.unflatten(structure, leaves)
+
+  def drawn():
+    params = model.init(jax.random.key(1))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [
+      leaf + 0.3 * jax.random.normal(key, leaf.shape)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+  params = testing.jit(drawn)()
   return testing.jit(model.apply), params, model.apply
 
 
