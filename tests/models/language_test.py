@@ -127,14 +127,16 @@ class RecurrentTest(parameterized.TestCase):
       cell.dense_h.kernel[...] = values['recurrent']
       # Its candidate has no bias beside the state.
       layer.candidate_bias[...] = jnp.zeros(FEATURES)
-    carry = cell.initialize_carry((BATCH, INPUTS), nnx.Rngs(0))
-    found = []
-    for place in range(LENGTH):
-      carry, y = cell(carry, x[:, place])
-      found.append(y)
-    np.testing.assert_allclose(
-      layer(x), np.stack(found, 1), rtol=1e-4, atol=1e-5
-    )
+
+    def both():
+      carry = cell.initialize_carry((BATCH, INPUTS), nnx.Rngs(0))
+      found = []
+      for place in range(LENGTH):
+        carry, y = cell(carry, x[:, place])
+        found.append(y)
+      return layer(x), jnp.stack(found, 1)
+
+    np.testing.assert_allclose(*testing.jit(both)(), rtol=1e-4, atol=1e-5)
 
   def test_the_gradient_of_gates_is_that_of_a_loop(self):
     arguments = [
