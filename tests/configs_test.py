@@ -102,8 +102,12 @@ def _small_backbone(size, features):
 
 
 class ConfigsTestCase(parameterized.TestCase):
-  """Loads configs with small recordings in place of the public ones."""
+  """Loads configs with small recordings in place of the public ones.
 
+  `BLOCKS` is how many a text encoder has; adapters are at its last one.
+  """
+
+  BLOCKS = 6  # As the published one.
   folder: pathlib.Path
 
   @classmethod
@@ -129,7 +133,7 @@ class ConfigsTestCase(parameterized.TestCase):
         vgg_face=_small_backbone(224, 4096),
       )
     )
-    bert_test.write(cls.folder / 'encoder', num_hidden_layers=6)
+    bert_test.write(cls.folder / 'encoder', num_hidden_layers=cls.BLOCKS)
     cls.enterClassContext(program_test.on_devices(1))  # Compiles faster.
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
 
@@ -146,6 +150,10 @@ class ConfigsTestCase(parameterized.TestCase):
       config.model.backbone_weights = str(self.folder / 'encoder')
       config.data.encoder_dir = str(self.folder / 'encoder')
       config.data.max_tokens = min(config.data.max_tokens, 8)
+      config.model.adapters.targets = tuple(
+        target.replace('block_5', f'block_{self.BLOCKS - 1}')
+        for target in config.model.adapters.targets
+      )
     return config
 
 
@@ -198,6 +206,8 @@ class SchemaTest(ConfigsTestCase):
 
 
 class SmokeTest(ConfigsTestCase):
+  BLOCKS = 2  # Compile faster.
+
   def check_run(self, config, only=()):
     workdir = self.folder / f'run_of_{self.id()}'
     train.train_and_evaluate(config, workdir, only)
@@ -225,6 +235,7 @@ class SmokeTest(ConfigsTestCase):
 
   def test_the_smoke_variant_compares_all_its_cases(self):
     config = self.load('compare', 'smoke')
+    self.enterContext(program_test.unrendered())
     workdir = self.folder / f'run_of_{self.id()}'
     found = comparisons.run(config, workdir)['comparison']
     self.assertEqual([row['case'] for row in found], list(config.cases))
@@ -238,6 +249,7 @@ class SmokeTest(ConfigsTestCase):
   )
   def test_the_smoke_variant_has_unseen_clients(self, variants, names):
     config, only = self.load('unseen', variants), names.split(',')
+    self.enterContext(program_test.unrendered())
     self.assertContainsSubset(only, config.cases)
     workdir = self.folder / f'run_of_{self.id()}'
     found = [
@@ -253,6 +265,7 @@ class SmokeTest(ConfigsTestCase):
       self.assertBetween(max(row['mean']), 0, 100)
 
   def test_a_network_is_pretrained_and_then_federated(self):
+    self.enterContext(program_test.unrendered())
     config = self.load('digits', 'smoke,pretrain')
     first = self.folder / 'pretraining'
     train.train_and_evaluate(config, first)
@@ -268,6 +281,7 @@ class SmokeTest(ConfigsTestCase):
     testing.assert_trees_equal(final.params['dense_0'], model.params['dense_0'])
 
   def test_variants_combine(self):
+    self.enterContext(program_test.unrendered())
     config = self.load('digits', 'cnn,smoke')
     self.assertEqual((config.model.name, config.run.rounds), ('cnn', 4))
     self.check_run(config, ['multi_task_fl'])

@@ -116,14 +116,15 @@ def build(
       source.tasks,
       networks.own_settings(config, algorithm),
     )
-  train, test = (
+  groups = [
     [
       _with_features(data, network.features).with_owners(num_owners)
       for data in group
     ]
-    for group in (train, test)
-  )
-  federation, test_federation = (
+    for group in ([train, test] if centralized else [test])
+  ]
+  train, test = groups[0], groups[-1]
+  federations = [
     federation_lib.Federation.create(
       model,
       rules,
@@ -135,8 +136,9 @@ def build(
       owners=owners,
       num_owners=num_owners,
     )
-    for data in (train[0], test[0])
-  )
+    for data, *_ in groups
+  ]
+  federation, test_federation = federations[0], federations[-1]
   # A centralized client has several tasks.
   task_devices = 1 if centralized else config.execution.task_devices
   _check_task_devices(config, federation, task_devices)

@@ -7,6 +7,7 @@ experiment is built.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import math
+import operator
 from typing import Any
 
 import ml_collections
@@ -245,7 +246,7 @@ def codec(
   config: ml_collections.ConfigDict, field: str
 ) -> compression.Codec | None:
   """The codec that a field names, see `compression.get`."""
-  name = config_lib.flatten(config)[field]
+  name: Any = functools.reduce(operator.getitem, field.split('.'), config)
   return compression.get(name, field, **codec_settings(config))
 
 

@@ -39,6 +39,7 @@ _PLACES = (
 )
 # What sweeps and comparisons are about: they keep values of one metric.
 CHOICE = ('report.metric', 'report.view')
+_PLAIN = (str, bool, int, float, type(None))  # Are JSON values as they are.
 # Sections whose fields are names of cases.
 _BY_CASE = ('overrides', 'report.labels')
 
@@ -77,6 +78,8 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   for name, value in config.items():
     if isinstance(value, (Mapping, ml_collections.ConfigDict)):
       flat |= {f'{name}.{k}': v for k, v in flatten(value).items()}
+    elif type(value) in _PLAIN:
+      flat[name] = value
     else:
       try:
         flat[name] = json.loads(json.dumps(value))

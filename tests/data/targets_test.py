@@ -15,6 +15,7 @@ from fmtl_jax import metrics
 from fmtl_jax import models
 from fmtl_jax import summaries
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax import testing
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import client_sources
 from fmtl_jax.data import dataset as dataset_lib
@@ -147,6 +148,7 @@ class TargetsTest(parameterized.TestCase):
           seeds=[0],
           local=local,
           progress=False,
+          compile_effort='low',
         )
       )
     last = lambda fit, name: fit.history[f'test/client/{name}'][0, -1]
@@ -168,7 +170,7 @@ class RootTest(absltest.TestCase):
     targets = data.partition.targets
     outputs, labels = np.float32([[1.0], [3.0], [9.0]]), np.float32([0, 1, 0])
     measure = functools.partial(evaluation.example_metrics, TASKS)
-    found = jax.jit(measure)(
+    found = testing.jit(measure)(
       np.zeros(3, np.float32),
       outputs,
       labels,
@@ -188,7 +190,7 @@ class RootTest(absltest.TestCase):
     summarize = functools.partial(
       summaries.summarize, num_tasks=1, roots=('rmse',)
     )
-    found = jax.jit(summarize)(
+    found = testing.jit(summarize)(
       {'rmse': values, 'loss': values, 'count': count},
       np.zeros((3, 1), np.int32),
     )

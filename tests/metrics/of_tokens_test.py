@@ -1,5 +1,6 @@
 """Metrics and loss of tokens: closed forms, masks, sums over clients."""
 
+import functools
 import math
 
 from absl.testing import absltest
@@ -26,6 +27,11 @@ def _answered(outputs, targets, valid=None, tasks=(TASK,)):
   """All metrics of one model."""
   outputs = jnp.asarray(outputs, jnp.float32)
   valid = jnp.ones(len(outputs), bool) if valid is None else valid
+  return _measured(outputs, targets, valid, tasks)
+
+
+@functools.partial(testing.jit, static_argnums=3)
+def _measured(outputs, targets, valid, tasks):
   losses = tasks_lib.task_loss(tasks)(outputs, targets, jnp.int32(0), None)
   return evaluation.example_metrics(
     tasks, losses, outputs, targets, valid, jnp.int32(0)
@@ -91,6 +97,7 @@ class TokensTest(parameterized.TestCase):
     other = np.where(mask[..., None], outputs, 100 * outputs[::-1])
     tokens = np.where(mask, targets['tokens'], 0)
 
+    @testing.jit
     def both(outputs, tokens):
       loss = tasks_lib.task_loss([TASK])
       given = {'tokens': tokens, 'mask': mask}
@@ -128,13 +135,18 @@ class TokensTest(parameterized.TestCase):
     ]
     stack = lambda values: jnp.stack(values)[:, None]
     names = ('perplexity', 'bits_per_token', 'accuracy')
-    found = evaluation.summarize(
-      {n: stack([e[n] for e in each]) for n in (*names, 'count')},
-      jnp.zeros((2, 1), jnp.int32),
-      1,
-      weights={n: stack([e['weights'][n] for e in each]) for n in names},
-      exponentials=('perplexity',),
+    values = {n: stack([e[n] for e in each]) for n in (*names, 'count')}
+    weights = {n: stack([e['weights'][n] for e in each]) for n in names}
+    summarize = testing.jit(
+      lambda values, weights: evaluation.summarize(
+        values,
+        jnp.zeros((2, 1), jnp.int32),
+        1,
+        weights=weights,
+        exponentials=('perplexity',),
+      )
     )
+    found = summarize(values, weights)
     together = _answered(outputs[1:], jax.tree.map(lambda x: x[1:], targets))
     for name in names:
       np.testing.assert_allclose(found[name][0], together[name], rtol=1e-5)

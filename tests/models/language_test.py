@@ -30,14 +30,18 @@ def _network(name):
 def _model(name):
   """A network's jitted apply, parameters away from zeros, and apply itself."""
   model = models.sequential(_network(name))
-  params = model.init(jax.random.key(1))
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(2), len(leaves))
-  leaves = [
-    leaf + 0.3 * jax.random.normal(key, leaf.shape)
-    for key, leaf in zip(keys, leaves, strict=True)
-  ]
-  params = jax.tree.unflatten(structure, leaves)
+
+  def drawn():
+    params = model.init(jax.random.key(1))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [
+      leaf + 0.3 * jax.random.normal(key, leaf.shape)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+  params = testing.jit(drawn)()
   return testing.jit(model.apply), params, model.apply
 
 
@@ -123,14 +127,16 @@ class RecurrentTest(parameterized.TestCase):
       cell.dense_h.kernel[...] = values['recurrent']
       # Its candidate has no bias beside the state.
       layer.candidate_bias[...] = jnp.zeros(FEATURES)
-    carry = cell.initialize_carry((BATCH, INPUTS), nnx.Rngs(0))
-    found = []
-    for place in range(LENGTH):
-      carry, y = cell(carry, x[:, place])
-      found.append(y)
-    np.testing.assert_allclose(
-      layer(x), np.stack(found, 1), rtol=1e-4, atol=1e-5
-    )
+
+    def both():
+      carry = cell.initialize_carry((BATCH, INPUTS), nnx.Rngs(0))
+      found = []
+      for place in range(LENGTH):
+        carry, y = cell(carry, x[:, place])
+        found.append(y)
+      return layer(x), jnp.stack(found, 1)
+
+    np.testing.assert_allclose(*testing.jit(both)(), rtol=1e-4, atol=1e-5)
 
   def test_the_gradient_of_gates_is_that_of_a_loop(self):
     arguments = [

@@ -88,7 +88,7 @@ class BackboneTest(AdaptedTestCase):
     names = [name for name, _ in network.full.stages]
     self.assertEqual(names, ['minilm', 'block_1', 'pooling', 'output'])
     # Rest and head begin as the encoder with a head behind it.
-    params = network.model.init(jax.random.key(1))
+    params = testing.jit(network.model.init)(jax.random.key(1))
     params = adapters.put(params, backbone.rest_params)
     apply = testing.jit(network.model.apply)
     found = apply(params, self.source.features[:4])

@@ -14,6 +14,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+from matplotlib import figure as figure_lib
 import ml_collections
 import numpy as np
 
@@ -38,6 +39,7 @@ TASKS = ('left', 'top')
 CLIENTS = 5
 SEEDS = (0, 1, 2)
 _EXAMPLES = 100
+_savefig = figure_lib.Figure.savefig
 
 
 def toy_source(
@@ -102,14 +104,24 @@ def on_devices(number):
   return mock.patch.object(jax, 'local_devices', return_value=devices)
 
 
+def unrendered():
+  """Figures are made in a with block, but blank: that takes no time."""
+
+  def save(unused_figure, path, **settings):
+    _savefig(figure_lib.Figure(figsize=(1, 1)), path, **settings)
+
+  return mock.patch.object(figure_lib.Figure, 'savefig', save)
+
+
 class ToyTestCase(parameterized.TestCase):
   """Knows the data set `toy`, and compiles in half the time of low effort.
 
   Fewer devices compile faster; `DEVICES` is how many there are. Figures are
-  coarse: `figures_test` looks at them.
+  blank, or coarse where a class `RENDERS` them: `figures_test` looks at them.
   """
 
   DEVICES = 1
+  RENDERS = False
 
   @classmethod
   def setUpClass(cls):
@@ -117,6 +129,8 @@ class ToyTestCase(parameterized.TestCase):
     cls.enterClassContext(on_devices(cls.DEVICES))
     cls.enterClassContext(mock.patch.dict(datasets.SOURCES, toy=toy_source))
     cls.enterClassContext(mock.patch.object(drawing, 'DOTS_PER_INCH', 25))
+    if not cls.RENDERS:
+      cls.enterClassContext(unrendered())
     cls.enterClassContext(kept_programs.kept())
 
 

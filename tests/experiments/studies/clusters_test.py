@@ -40,6 +40,7 @@ CONFIG = {
 
 
 class ClustersTest(program_test.ToyTestCase):
+  RENDERS = True
   workdir: pathlib.Path
   records: dict[str, Any]
 

@@ -119,6 +119,7 @@ def _canned(validation=(60.0, 70.0, 65.0), test=(50.0, 40.0, 90.0), **losses):
 class RunTest(program_test.ToyTestCase):
   """One comparison of two algorithms, and calls on copies of its folder."""
 
+  RENDERS = True
   finished: pathlib.Path
   returned: dict[str, Any]
   calls: list[tuple[Any, ...]]

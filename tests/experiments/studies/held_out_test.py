@@ -69,6 +69,7 @@ class PoisonTest(program_test.ToyTestCase):
 class RunTest(program_test.ToyTestCase):
   """One run of two algorithms, and calls on copies of its folder."""
 
+  RENDERS = True
   finished: pathlib.Path
   returned: dict[str, Any]
 

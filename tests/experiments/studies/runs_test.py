@@ -25,6 +25,7 @@ CASES = ('majority', 'distributed_separate', 'separate_fl')
 
 
 class RunTest(program_test.ToyTestCase):
+  RENDERS = True
   results: runs.Results
 
   @classmethod

@@ -63,6 +63,7 @@ def _sweep(rates=RATES, sizes=SIZES):
 class SweepTest(program_test.ToyTestCase):
   """One sweep of three mapped values by two static ones."""
 
+  RENDERS = True
   finished: pathlib.Path
   histories: list[histories.History]
   rows: list[dict[str, Any]]
@@ -311,6 +312,8 @@ class ErrorTest(program_test.ToyTestCase):
 
 class TupleTest(program_test.ToyTestCase):
   """Fields that are tuples are swept as others are, and shown as text."""
+
+  RENDERS = True
 
   def test_a_grid_over_tuples_ends_in_its_table(self):
     widths, counts = ((3,), (2, 2)), (1, (2, 1))

@@ -164,6 +164,7 @@ def new_folder(test):
 class RunTest(program_test.ToyTestCase):
   """One run of three cases, and calls on copies of its folder."""
 
+  RENDERS = True  # In the run.
   finished: pathlib.Path
   returned: dict[str, Any]
   results: dict[str, Any]
@@ -179,6 +180,10 @@ class RunTest(program_test.ToyTestCase):
     cls.records = {
       name: read_json(cls.finished / 'cases' / f'{name}.json') for name in CASES
     }
+
+  def setUp(self):
+    super().setUp()
+    self.enterContext(program_test.unrendered())
 
   @classmethod
   def config(cls, **fields):
@@ -870,19 +875,36 @@ class FaultsTest(program_test.ToyTestCase):
     self.assertTrue(np.isfinite(accuracies).all())
 
   def test_a_run_that_was_stopped_counts_on(self):
-    config = self.config.copy_and_resolve_references()
-    config.run.rounds = 2
-    case = train.build_case(
-      'multi_task_fl', config, {}, backbones.load_source(config)
-    )[1]
+    config, case = train.build_case(
+      'multi_task_fl', self.config, {}, backbones.load_source(self.config)
+    )
     folder = new_folder(self)
     flag = interrupts.Flag()
-    case_runs.run_case('first', case, config, folder, flag)
-    again = case_runs.run_case('again', case, config, folder, flag)
-    self.assertEqual(again.client_values['skipped_rounds'][0][1], 2)
+    compiled = case_runs.make_program(case, config)
+    run_rounds = compiled.run_rounds
+
+    def stop(*args):
+      flag.set(signal.SIGTERM)
+      return run_rounds(*args)
+
+    with (
+      mock.patch.object(compiled, 'run_rounds', stop),
+      self.assertRaises(interrupts.Interrupted),
+    ):
+      case_runs.run_case(
+        'first', case, config, folder, flag, program_fn=lambda: compiled
+      )
+    again = case_runs.run_case(
+      *('again', case, config, folder, interrupts.Flag()),
+      program_fn=lambda: compiled,
+    )
+    rounds = config.run.rounds
+    self.assertEqual(again.client_values['skipped_rounds'][0][1], rounds)
 
 
 class UnevenTest(program_test.ToyTestCase):
+  RENDERS = True
+
   def test_simulated_time_is_reported(self):
     workdir = new_folder(self)
     config = program_test.toy_config(
@@ -929,7 +951,9 @@ class UnevenTest(program_test.ToyTestCase):
     self.assertNotIn('train,cohort,mean,loss', table)
     self.assertIn('validation,pooled', table)
     self.assertEqual(set(record['cost']['bytes_up_per_client'].values()), {0})
-    sweep = ml_collections.ConfigDict({'client': {'learning_rate': (0.1,)}})
+    # Of a size that compiles nothing new.
+    size = config.client.batch_size
+    sweep = ml_collections.ConfigDict({'client': {'batch_size': (size,)}})
     [row] = sweeps.run(config, sweep, new_folder(self))
     self.assertIsNone(row['diverged_round'])
     self.assertIsNotNone(row['final'])
