@@ -183,7 +183,9 @@ def _plain_step(objective, learning_rate):
 
   It is the gradient of the objective times the negative rate, or zero: a GPU
   adds it to a kernel while it multiplies, and writes neither the gradient nor
-  what a client that has no step would keep.
+  what a client that has no step would keep. Where a gradient that is multiplied
+  by zero is not finite, as of a client that diverges and has no step left, the
+  parameters are not, either; one after the other (`scan`) it is never computed.
   """
 
   def scaled(params, batch, scale):
