@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import statistics
+import time
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ class Options:
   repeats: int = 0
   counts: str = ''
   whole: bool = False
+  private: bool = False
 
 
 def use(device: str, matmul: str) -> str:
@@ -105,6 +107,39 @@ def _published(
   }
 
 
+def _private(
+  workload: workloads.Workload,
+  options: Options,
+  prepared: placements.Prepared,
+  state: Any,
+) -> dict[str, Any]:
+  """Private rounds, in turn with ordinary ones: medians of pairs."""
+  private = placements.on_device(
+    workload,
+    prepared.form,
+    prepared.mesh.size,
+    options.rounds_per_call,
+    is_private=True,
+  )
+  own, _ = jax.block_until_ready(private.run(private.state))  # Warms up.
+  ratios: dict[str, list[float]] = {'wall': [], 'processor': []}
+  for _ in timing.repeats(options.repeats):
+    start = time.process_time()
+    (state, _), ordinary = timing.timed(prepared.run, state)
+    between = time.process_time()
+    (own, _), seconds = timing.timed(private.run, own)
+    end = time.process_time()
+    ratios['wall'].append(seconds / ordinary)
+    ratios['processor'].append((end - between) / (between - start))
+  return {
+    'private_execution': private.form,
+    **{
+      f'private_by_ordinary_{name}_time': statistics.median(found)
+      for name, found in ratios.items()
+    },
+  }
+
+
 def measure(
   name: str, workload: workloads.Workload, options: Options
 ) -> dict[str, Any]:
@@ -122,6 +157,10 @@ def measure(
     jax.config.update('jax_enable_compilation_cache', False)
   clients_on = options.clients_on or placements.clients_on(workload)
   per_call = options.rounds_per_call
+  if options.private and clients_on != 'device':
+    raise ValueError(
+      f'Expected --clients_on=device with --private, got {clients_on}.'
+    )
   prepared = placements.PLACEMENTS[clients_on](
     workload, options.execution, options.devices, per_call
   )
@@ -165,6 +204,9 @@ def measure(
       (state, _), elapsed = timing.timed(prepared.run, state)
       whole_seconds += elapsed
   median = statistics.median(seconds)
+  private = {}
+  if options.private:
+    private = _private(workload, options, prepared, state)
   matmul = hardware.matmul_flops()
   # Short batches are padded to B.
   flops = steps * workload.batch_size * workload.flops()
@@ -180,4 +222,4 @@ def measure(
     'share_of_matmul_rate': flops / median / matmul,
     'share_of_batch_matmul_floor': statistics.median(shares),
   }
-  return figures | _published(name, median, whole_seconds)
+  return figures | private | _published(name, median, whole_seconds)

@@ -9,8 +9,10 @@ import jax
 
 from . import workloads
 from fmtl_jax import execution as execution_lib
+from fmtl_jax import privacy
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import local_optimizers
+from fmtl_jax.privacy import settings as privacy_settings
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.rounds import streaming
 from fmtl_jax.running import compilation
@@ -53,13 +55,28 @@ def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
   return execution_lib.mesh({_AXIS: count})
 
 
-def local_and_rounds(workload: workloads.Workload, execution: str):
-  """Settings of local training, and of rounds."""
+def local_and_rounds(
+  workload: workloads.Workload, execution: str, is_private: bool = False
+):
+  """Settings of local training, and of rounds.
+
+  Args:
+    workload: Gives them.
+    execution: An execution mode.
+    is_private: Whether clients are clipped, and sums have noise.
+  """
   local = local_optimizers.LocalSgd(
     learning_rate=workload.learning_rate, batch_size=workload.batch_size
   )
+  count, private = workload.clients_per_task, None
+  if is_private:
+    private = privacy.ClientPrivacy(
+      clipping_norm=1.0, noise_multiplier=1.0, sampling=privacy_settings.FIXED
+    )
+    count = count or -(-workload.clients // workload.tasks)
   return local, round_settings.RoundSettings(
-    clients_per_task=workload.clients_per_task,
+    clients_per_task=count,
+    privacy=private,
     matmul_precision=None,  # As `--matmul` says.
     placement=round_settings.Placement(execution=execution, client_axis=_AXIS),
   )
@@ -70,9 +87,10 @@ def on_device(
   execution: str,
   num_devices: int = 0,
   rounds_per_call: int = 1,
+  is_private: bool = False,
 ) -> Prepared:
   """All clients' data and rows are on every device."""
-  local, settings = local_and_rounds(workload, execution)
+  local, settings = local_and_rounds(workload, execution, is_private)
   federation, data = workload.build()
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
   form, _ = algorithm.form(data)

@@ -78,6 +78,12 @@ _COUNTS = flags.DEFINE_enum(
   'Count operations of a local step, and the flops and bytes of a round by '
   'XLA; `only` runs nothing.',
 )
+_PRIVATE = flags.DEFINE_bool(
+  'private',
+  False,
+  'Measure rounds with clipped clients and noise, too, in turn with ordinary '
+  'ones; with clients on the device.',
+)
 _REFERENCE = flags.DEFINE_list(
   'reference', [], 'What to compare with: torch, torch_manual.'
 )
@@ -147,6 +153,7 @@ def _measure_one() -> int:
     repeats=_REPEATS.value,
     counts=_COUNTS.value,
     whole=_WHOLE.value,
+    private=_PRIVATE.value,
   )
   figures = measuring.measure(name, workload, options)
   peers = {peer: {'error': 'It was not run.'} for peer in _REFERENCE.value}

@@ -128,6 +128,7 @@ class RoundsTest(absltest.TestCase):
         [
           *(sys.executable, '-m', 'experiments.benchmarks.rounds'),
           *('--workload=W1', '--clients=3', '--repeats=1', '--counts=also'),
+          '--private',
           f'--output={output}',
         ],
         check=True,
@@ -148,6 +149,8 @@ class RoundsTest(absltest.TestCase):
       'step_operations',
       'cost_flops',
       'cost_bytes_accessed',
+      'private_by_ordinary_wall_time',
+      'private_by_ordinary_processor_time',
     ):
       self.assertGreater(figures[name], 0, name)
     self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
