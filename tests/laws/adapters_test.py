@@ -187,7 +187,7 @@ class SharingTest(parameterized.TestCase):
     found = []
     for build in (spec.build, multi_task_fl.multi_task_fl):
       algorithm = build(made, LOCAL.package())
-      state = algorithm.init(jax.random.key(1), data)
+      state = testing.jit(algorithm.init)(jax.random.key(1), data)
       found.append(testing.jit(algorithm.round)(state, data)[0].params)
     testing.assert_trees_equal(*found)
 

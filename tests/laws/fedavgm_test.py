@@ -74,7 +74,7 @@ class FedAvgMTest(parameterized.TestCase):
         federation, testing.TO_THE_MEAN, server_momentum=momentum
       )
       round_fn = testing.jit(algorithm.round)
-      state = algorithm.init(jax.random.key(0), data)
+      state = testing.jit(algorithm.init)(jax.random.key(0), data)
       for value in values:
         state, _ = round_fn(state, data)
         np.testing.assert_allclose(
@@ -90,7 +90,7 @@ class FedAvgMTest(parameterized.TestCase):
       fedavgm.fedavgm(federation, local, settings, server_momentum=0.0),
       multi_task_fl.multi_task_fl(federation, local, settings),
     ):
-      state = algorithm.init(jax.random.key(0), data)
+      state = testing.jit(algorithm.init)(jax.random.key(0), data)
       round_fn = testing.jit(algorithm.round)
       for _ in range(2):
         state, _ = round_fn(state, data)

@@ -78,7 +78,7 @@ class FedNovaTest(parameterized.TestCase):
     found = []
     for build in (fednova.fednova, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local, settings)
-      state = algorithm.init(jax.random.key(0), data)
+      state = testing.jit(algorithm.init)(jax.random.key(0), data)
       found.append(testing.jit(algorithm.round)(state, data)[0].params)
     if len(sizes) == 1:
       testing.assert_trees_close(*found)

@@ -193,7 +193,7 @@ class FLoraTest(parameterized.TestCase):
       algorithm = algorithms.ALGORITHMS[name].build(
         made, LOCAL.package(), EVERYONE
       )
-      state = algorithm.init(jax.random.key(1), data)
+      state = testing.jit(algorithm.init)(jax.random.key(1), data)
       found.append(testing.jit(algorithm.round)(state, data)[0].params)
     testing.assert_trees_equal(*found)
 

@@ -243,7 +243,7 @@ class ClosedFormTest(parameterized.TestCase):
       testing.TO_THE_MEAN,
       round_settings.RoundSettings(weighting=weighting),
     )
-    state = algorithm.init(jax.random.key(0), data)
+    state = testing.jit(algorithm.init)(jax.random.key(0), data)
     return testing.jit(algorithm.round)(state, data)
 
 

@@ -66,7 +66,7 @@ class CheckpointsTest(parameterized.TestCase):
       problem.federation,
       settings=round_settings.RoundSettings(participation=some_late),
     )
-    state = algorithm.init(jax.random.key(0), problem.data)
+    state = testing.jit(algorithm.init)(jax.random.key(0), problem.data)
     view = cases.views_of(algorithm, state, problem.data)
     kept, differs = {
       'ditto': (lambda x: x._replace(took_part=()), 'took_part'),
@@ -88,7 +88,7 @@ class CheckpointsTest(parameterized.TestCase):
   def test_one_of_mr_mtl_whom_everyone_reports_to_has_as_much_as_ever(self):
     problem = least_squares.one_task()
     algorithm = algorithms.ALGORITHMS['mr_mtl'].build(problem.federation)
-    state = algorithm.init(jax.random.key(0), problem.data)
+    state = testing.jit(algorithm.init)(jax.random.key(0), problem.data)
     self.assertIsInstance(state.clients, personal_models.Kept)
 
 
