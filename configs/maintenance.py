@@ -14,8 +14,6 @@ Variants: partial, smoke; they combine. With partial, every site lacks the
 labels of one mode.
 """
 
-import ml_collections
-
 from fmtl_jax.experiments import config as config_lib
 
 
@@ -47,7 +45,6 @@ def get_config(variants=''):
     'mt_fedavg',
   )
   config.data.name = 'ai4i'
-  config.data.kind = ''
   config.data.partition = 'key'
   config.data.protocol = 'random'
   config.data.test_fraction = 0.3
@@ -64,7 +61,6 @@ def get_config(variants=''):
   config.run.rounds = 60
   config.run.seeds = 10
   config.run.evaluate_every = 10
-  config.overrides = ml_collections.ConfigDict()
   config.report.view = 'pooled'
   config.report.metric = 'average_precision'
   config.report.more_metrics = ('auc', 'balanced_accuracy')

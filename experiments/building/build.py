@@ -94,12 +94,7 @@ def build(
   checks.check(config)
   checks.check_metrics(config, source.tasks)
   case = cases_lib.get(name)
-  algorithm, data = case.algorithm, config.data
-  if case.centralized == cases_lib.JOINT and not source.shared_labels:
-    algorithm = 'fedavg'  # One task, so that task layers would be common.
-    if data.standardize_targets == standardizing.TASK:
-      data = config_lib.copied(data)  # One model answers in one unit.
-      data.standardize_targets = standardizing.COLUMN
+  algorithm, data = _trained_as(case, config.data, source)
   test = [
     mark_attackers(federate(source, data, seed), config, seed) for seed in seeds
   ]
@@ -176,6 +171,20 @@ def build(
     task_devices=task_devices,
     warning=f'{name} {fields.translated(reason, names)}' if reason else '',
   )
+
+
+def _trained_as(
+  case: cases_lib.Case,
+  data: ml_collections.ConfigDict,
+  source: sources.Source,
+) -> tuple[str, ml_collections.ConfigDict]:
+  """The algorithm of a case, and the config's `data` as it takes them."""
+  if case.centralized != cases_lib.JOINT or source.shared_labels:
+    return case.algorithm, data
+  if data.standardize_targets == standardizing.TASK:
+    data = config_lib.copied(data)  # One model answers in one unit.
+    data.standardize_targets = standardizing.COLUMN
+  return 'fedavg', data  # One task, so that task layers would be common.
 
 
 def _union(

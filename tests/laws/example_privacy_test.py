@@ -352,8 +352,7 @@ class RoundsTest(parameterized.TestCase):
       testing.assert_trees_close(*results, rtol=1e-4, atol=1e-5)
 
   def test_noise_follows_the_key_of_the_run_and_the_seed_of_privacy(self):
-    data = testing.toy_data(3, 1)
-    federation, _ = testing.toy_federation(('common', 'personal'), data)
+    federation, data = _federation('dense')
 
     def params(seed):
       local = local_optimizers.LocalSgd(

@@ -133,15 +133,11 @@ class RoundsTest(parameterized.TestCase):
   @parameterized.parameters('scaffold', 'fednova')
   def test_reports_are_in_the_sums(self, name):
     """What is reported is quantised, too, within the bound of its numbers."""
-    data = testing.toy_data(4, 1, sizes=(3, 5))
-    federation, _ = testing.toy_federation(('common',), data)
-    local, found = cases.Local(rate=0.1, batch_size=2).package(), []
+    data, found = testing.toy_data(9), []
     short = SecureSums(clip=50.0, report_clip=1e-3)
     for secure in (None, SecureSums(clip=50.0), short):
-      algorithm = algorithms.ALGORITHMS[name].build(
-        federation, local, _settings(secure)
-      )
-      state = cases.two_rounds(algorithm, data)[0]
+      _, own, algorithm = cases.named(name, data, secure=secure)
+      state = cases.two_rounds(algorithm, own)[0]
       found.append((state.params, state.server))
     testing.assert_trees_close(found[0], found[1], atol=2e-3)
     with self.assertRaises(AssertionError):  # They are in the sums.
@@ -155,9 +151,9 @@ class RoundsTest(parameterized.TestCase):
 
   def test_with_few_bits_rounds_are_right_in_the_mean(self):
     federation, data = testing.toy_federation(
-      ('common', 'task'), testing.toy_data(9), width=16
+      ('common', 'task', 'personal'), testing.toy_data(9), width=16
     )
-    local = cases.Local().package()
+    local = cases.Local(batch_size=2).package()
     states = {}
     for bits in (None, 8):
       secure = None if bits is None else SecureSums(bits=bits, clip=8.0)

@@ -1,5 +1,7 @@
 """Laws of layers: convolutions are XLA's own, padding is in no statistics."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 from flax import nnx
@@ -154,6 +156,14 @@ class PatchesTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(own_back(grads)[0], back(grads)[0])
+
+  @parameterized.parameters(('gpu', True), ('cpu', False), ('tpu', False))
+  def test_a_gpu_gathers_them(self, platform, gathers):
+    with mock.patch.object(jax, 'default_backend', return_value=platform):
+      made = jax.make_jaxpr(lambda x: layers.patches(x, (3, 3)))(
+        _array(2, 5, 4, 3)
+      )
+    self.assertEqual('gather' in str(made), gathers)
 
 
 class MaxPoolTest(parameterized.TestCase):

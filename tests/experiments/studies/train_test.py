@@ -951,9 +951,7 @@ class UnevenTest(program_test.ToyTestCase):
     self.assertNotIn('train,cohort,mean,loss', table)
     self.assertIn('validation,pooled', table)
     self.assertEqual(set(record['cost']['bytes_up_per_client'].values()), {0})
-    # Of a size that compiles nothing new.
-    size = config.client.batch_size
-    sweep = ml_collections.ConfigDict({'client': {'batch_size': (size,)}})
+    sweep = ml_collections.ConfigDict({'client': {'learning_rate': (0.1,)}})
     [row] = sweeps.run(config, sweep, new_folder(self))
     self.assertIsNone(row['diverged_round'])
     self.assertIsNotNone(row['final'])
