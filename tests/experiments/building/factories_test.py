@@ -36,6 +36,24 @@ class CompressionTest(absltest.TestCase):
     self.assertEqual(data.num_slots, 1)
 
 
+class PlacementTest(absltest.TestCase):
+  def test_without_a_number_kernels_are_factored_as_on_the_platform(self):
+    """Rows of one batch of two cost `2 (96 + 96) / (96 96)` of a kernel."""
+    data = testing.toy_data(5, 1, num_features=96, sizes=(2, 2))
+    federation, _ = testing.toy_federation(
+      ('common', 'personal'), data, width=96
+    )
+    found = []
+    for below in (0.0, 0.01, 0.25):
+      config = config_lib.default_config()
+      config.client.batch_size = 2
+      config.execution.low_rank_below = below
+      make = factories.make_algorithm(config, 'multi_task_fl')
+      _, reasons = make(federation, {}).form(data)
+      found.append(reasons['layer_0/kernel'].split(':')[0])
+    self.assertEqual(found, ['factored', 'not factored', 'factored'])
+
+
 class SecureSumsTest(absltest.TestCase):
   def test_fields_are_those_of_the_settings(self):
     federation, _ = testing.toy_federation(width=64)
