@@ -15,6 +15,7 @@ COMMANDS = {
   'main': 'runs an experiment',
   'sweep': 'sweeps a grid of settings',
   'compare': 'compares algorithms, each with a search',
+  'series': 'runs an experiment for several values of a field, or variants',
   'unseen': 'trains without some clients, which adapt afterwards',
   'gather': 'puts finished runs side by side',
   'export': 'saves one trained model',

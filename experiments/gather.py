@@ -1,8 +1,8 @@
 """Gathers runs into one table: python -m experiments.gather --runs=RUN,RUN
 
-Every run of `experiments.main` is a column, every case a row; further tables
-have the gains over local training, over the model of FedAvg, and over central
-training, paired over the seeds of a run.
+Every run of `experiments.main` or `experiments.compare` is a column, every case
+a row; further tables have the gains over local training, over the model of
+FedAvg, and over central training, paired over the seeds of a run.
 """
 
 import pathlib

@@ -36,6 +36,7 @@ PROGRAMS = (
   'main',
   'sweep',
   'compare',
+  'series',
   'unseen',
   'export',
   'gather',

@@ -136,6 +136,19 @@ def define_config() -> Any:
   return holder
 
 
+def with_variants(names: Sequence[str]) -> Any:
+  """The file of --config with variants behind those that it was given.
+
+  Fields of the command line are not in it.
+  """
+  (given,) = [
+    value for flag, value in given_flags(sys.argv) if flag == 'config'
+  ]
+  path, variants = split_config(given)
+  joined = ','.join(filter(None, [*variants, *names]))
+  return with_own(load(sys.argv[0], 'config', f'{path}:{joined}'), sys.argv)
+
+
 def given_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
   """Names and values of the flags: `--name=value` or `--name value`."""
   given = []

@@ -114,14 +114,14 @@ def _value(row: Mapping[str, Any], column: _Column, reference: str) -> str:
 def _cost_and_search(row: Mapping[str, Any]) -> tables.Row:
   """The cells of bytes, time, learning rate and points of the search."""
   moved, duration, rate = [texts.MISSING] * 3
-  if row['rounds'] is not None:
+  if row['rounds']:
     moved = texts.human_bytes(
       row['bytes_up_per_client'] + row['bytes_down_per_client']
     )
     duration = texts.seconds(row['seconds_per_round'])
   if row['learning_rate'] is not None:
     rate = f'{row["learning_rate"]:g}'
-  points = str(row['points'])
+  points = str(row['points'] or texts.MISSING)
   if row['points_diverged']:
     points += f' ({row["points_diverged"]} {texts.DIVERGED})'
   return moved, duration, rate, points
@@ -133,7 +133,10 @@ def has_diverged(row: Mapping[str, Any]) -> bool:
   Args:
     row: Of `comparison_reports.summarize`.
   """
-  return bool(row['diverged_seeds']) or row['learning_rate'] is None
+  searched = row['points'] > 0
+  return bool(row['diverged_seeds']) or (
+    searched and row['learning_rate'] is None
+  )
 
 
 def _diverged_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,7 +149,9 @@ def _diverged_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f'{row["label"]}: a loss was not a number with {seeds} of '
         f'{len(row["seeds"])}.'
       )
-  every = [r['label'] for r in rows if r['learning_rate'] is None]
+  every = [
+    r['label'] for r in rows if r['points'] and r['learning_rate'] is None
+  ]
   if every:
     notes.append(
       f'{", ".join(every)}: a loss was not a number at every learning rate.'

@@ -159,6 +159,50 @@ def comparison(
     drawing.title(figure, f'{title}\n{", ".join(words)}')
 
 
+def series(
+  path: drawing.Paths,
+  values: Mapping[str, np.ndarray],
+  names: Sequence[str],
+  *,
+  field: str,
+  metric: str,
+  title: str = '',
+) -> None:
+  """Draws a metric against the values of a field, a line for each case.
+
+  Bars are one standard deviation over seeds to either side. The values stand
+  at equal distances.
+
+  Args:
+    path: Where the picture goes, or several; see `drawing.figure`.
+    values: Mean and deviation of each case by its label, `[2, values]`.
+    names: Of the values of the field.
+    field: Whose values they are.
+    metric: What is drawn, in words.
+    title: One line.
+  """
+  places = np.arange(len(names))
+  with drawing.figure(path, height=4.7) as figure:
+    axes = figure.subplots()
+    for number, (label, (mean, std)) in enumerate(values.items()):
+      axes.errorbar(
+        places + 0.02 * (number - len(values) / 2),  # Bars side by side.
+        mean,
+        yerr=np.nan_to_num(std),
+        fmt='o-',
+        color=drawing.COLORS[number % len(drawing.COLORS)],
+        markersize=4,
+        linewidth=1.4,
+        elinewidth=1.0,
+        label=drawing.wrapped(label),
+      )
+    axes.set_xticks(places, names)
+    axes.set_xlabel(field)
+    axes.set_ylabel(texts.capitalized(metric))
+    figure.legend(loc='outside lower center', ncols=4)
+    drawing.title(figure, title or f'{texts.capitalized(metric)} by {field}')
+
+
 def held_out(
   path: drawing.Paths,
   rows: Sequence[Mapping[str, Any]],

@@ -33,7 +33,7 @@ def summarize(
   searches: Mapping[str, Sequence[Row]],
   config: ml_collections.ConfigDict,
 ) -> list[Row]:
-  """A row for each algorithm whose search is finished.
+  """A row for each algorithm whose search is finished, and the majority class.
 
   Args:
     records: Of the final runs, as far as there are any.
@@ -41,11 +41,11 @@ def summarize(
     config: Its `report` says which metric and view.
 
   Returns:
-    Rows with `case`, `label`, `learning_rate` (None if all points diverged),
-    `points` and `points_diverged` of the search, `validation` (of the chosen
-    point) and `at_edge` (whether it is the least or the largest rate of
-    several); and None where there is no record, or a seed of it diverged:
-    `mean`, `std` and `seed_values` of the metric; `worst_decile` and
+    Rows with `case`, `label`, `learning_rate` (None if all points diverged, or
+    there are none), `points` and `points_diverged` of the search, `validation`
+    (of the chosen point) and `at_edge` (whether it is the least or the largest
+    rate of several); and None where there is no record, or a seed of it
+    diverged: `mean`, `std` and `seed_values` of the metric; `worst_decile` and
     `worst_decile_std`; `negative_transfer` and `negative_transfer_std`, the
     share in percent of the clients that are worse off than in the reference;
     `seconds_per_round`; `bytes_up_per_client`, `bytes_down_per_client`, of a
@@ -56,7 +56,8 @@ def summarize(
   if reference is not None and diverged_seeds(reference):
     reference = None
   rows = []
-  for name, points in searches.items():
+  majority = [name for name in by_case if name == cases_lib.MAJORITY]
+  for name, points in (dict.fromkeys(majority, ()) | dict(searches)).items():
     best = searches_lib.best_of(points)
     rates = [point['settings'][comparison_plans.RATE] for point in points]
     chosen = None if best is None else best['settings'][comparison_plans.RATE]
@@ -114,6 +115,8 @@ def _summary(record, reference, config):
 
 def diverged_seeds(record: results.Record) -> list[int]:
   """The seeds of a record with a loss that is not finite."""
+  if not record['rounds']:  # Nothing was trained.
+    return []
   diverged = results.diverged(
     record['train_loss'],
     record['curve']['values'],

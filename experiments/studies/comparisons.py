@@ -70,13 +70,16 @@ def run(
   """
   config = cases_lib.with_own(config, only)
   plans = comparison_plans.plans_of(config, only, command_line)
-  return driver.run(_study(config, plans), pathlib.Path(workdir), resume)
+  study = _study(config, plans, cases_lib.names(config, only))
+  return driver.run(study, pathlib.Path(workdir), resume)
 
 
 def _study(
-  config: ml_collections.ConfigDict, plans: Sequence[comparison_plans.Plan]
+  config: ml_collections.ConfigDict,
+  plans: Sequence[comparison_plans.Plan],
+  names: Sequence[str],
 ) -> driver.Study:
-  """The study of some algorithms."""
+  """The study of some algorithms, and of the majority class if it is named."""
 
   def check(workdir):
     reports.load_records(workdir)  # Raises if one is damaged.
@@ -93,11 +96,16 @@ def _study(
       plan.name: case_records.head(plan.name, config, source, overlapping)
       for plan in plans
     }
+    parts = [
+      _part(plan, heads[plan.name], config, source, workdir) for plan in plans
+    ]
+    if cases_lib.MAJORITY in names:
+      name = cases_lib.MAJORITY
+      head = case_records.head(name, config, source, overlapping)
+      of_majority = lambda _: head | case_records.of_majority(source, config)
+      parts.insert(0, driver.case(_record_path(workdir, name), of_majority))
     return driver.Work(
-      [
-        _part(plan, heads[plan.name], config, source, workdir) for plan in plans
-      ],
-      lambda missing: comparison_reports.write(workdir, config, missing),
+      parts, lambda missing: comparison_reports.write(workdir, config, missing)
     )
 
   return driver.Study(
@@ -226,7 +234,8 @@ def describe(
   config = cases_lib.with_own(config, only)
   plans = comparison_plans.plans_of(config, only, command_line)
   folder = None if workdir is None else pathlib.Path(workdir)
-  source = driver.load(_study(config, plans), folder, compute=False)
+  names = cases_lib.names(config, only)
+  source = driver.load(_study(config, plans, names), folder, compute=False)
   _check_plans(plans, source)
   rates = ', '.join(f'{rate:g}' for rate in config.compare.learning_rates)
   rounds = texts.counted(config.run.rounds, 'round')

@@ -64,6 +64,12 @@ class Run(NamedTuple):
     """How many a value has in tables."""
     return texts.decimals(self.shown.metric, self.records)
 
+  @property
+  def words(self) -> str:
+    """Its metric and split."""
+    shown = self.shown
+    return results.describe(shown.split, shown.metric, self.records)
+
   def values(self, record: Record, split: str = '') -> np.ndarray:
     """The last values of the mean over tasks, `[R]`."""
     shown = self.shown
@@ -95,13 +101,30 @@ class Gathered:
   runs: Sequence[Run]
 
   @property
+  def labels(self) -> dict[str, str]:
+    """The cases of all runs, and what they are called."""
+    return _labels(self.runs)
+
+  @property
   def tables(self) -> list[tables.Table]:
     """That of the values, and those of the gains that are known."""
-    found = [_values_table(self.runs)]
+    found = [_values_table(self.runs, self.values())]
     for role in _OF_ROLES:
       table = _gains_table(self.runs, role)
       if table.rows:
         found.append(table)
+    return found
+
+  def values(self) -> dict[str, np.ndarray]:
+    """Mean and deviation over seeds by case: `[2, runs]`; NaN where missing."""
+    found = {}
+    for case in self.labels:
+      found[case] = np.full((2, len(self.runs)), np.nan)
+      for column, run in enumerate(self.runs):
+        for record in run.records:
+          if record['case'] == case:
+            pair = results.mean_and_std(run.values(record)[:, None])
+            found[case][:, column] = np.ravel(pair)
     return found
 
   def to_text(self) -> str:
@@ -125,7 +148,7 @@ class Gathered:
 
 
 def gather(patterns: Sequence[str], split: str = 'test') -> Gathered:
-  """Reads finished runs of `experiments.main`.
+  """Reads finished runs of `experiments.main` or `experiments.compare`.
 
   Args:
     patterns: Their folders, or patterns of these.
@@ -153,7 +176,7 @@ def gather(patterns: Sequence[str], split: str = 'test') -> Gathered:
 
 def _read(folder, split):
   """One run."""
-  config, _ = models_of_runs.read_config(folder)
+  config = models_of_runs.read_experiment(folder)
   names = cases.names(config)
   records = reports.load_records(folder, names)
   if not records:
@@ -177,7 +200,7 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
   return found
 
 
-def _values_table(runs):
+def _values_table(runs, values):
   """A row a case, a column a run."""
   labels = _labels(runs)
   rows = [[label] for label in labels.values()]
@@ -189,11 +212,10 @@ def _values_table(runs):
     for row, case in enumerate(labels):
       cell = texts.MISSING
       if case in records:
-        values = run.values(records[case])
-        mean, std = results.mean_and_std(values[:, None])
-        cell = texts.plus_minus(mean[0], std[0], run.decimals)
+        mean, std = values[case][:, column - 1]
+        cell = texts.plus_minus(mean, std, run.decimals)
         if records[case]['rounds']:
-          competing[row] = mean[0]
+          competing[row] = mean
       rows[row].append(cell)
     best = tables.best_rows(competing, run.decimals, run.lower_is_better)
     bold |= {(row, column) for row in best}
@@ -214,8 +236,7 @@ def _notes(runs):
   """What each column has."""
   described = {
     run.name: (
-      f'{results.describe(run.shown.split, run.shown.metric, run.records)} of '
-      f'the {run.shown.view} view, {_better(run)} is better, '
+      f'{run.words} of the {run.shown.view} view, {_better(run)} is better, '
       f'{texts.counted(max(len(r["seeds"]) for r in run.records), "seed")}'
     )
     for run in runs

@@ -38,6 +38,18 @@ def read_config(
   path = workdir / workdirs.CONFIG
   if not saved.get('config') or 'command_line' not in saved['identity']:
     raise ValueError(f'{path} is not that of a run.')
+  config = read_experiment(workdir)
+  try:
+    given = saved['identity']['command_line']
+    return config, {field: saved['config'][field] for field in given}
+  except Exception as error:
+    raise _damaged(path, error) from error
+
+
+def read_experiment(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of any study, such as a run or a comparison."""
+  saved = workdirs.read_config(workdir)
+  path = workdir / workdirs.CONFIG
   config = config_lib.default_config()
   try:
     for field, value in saved['config'].items():
@@ -47,8 +59,7 @@ def read_config(
   config_lib.add_own(config)  # Missing code of the user is no damage.
   try:
     config_lib.check_fields(config)
-    given = saved['identity']['command_line']
-    return config, {field: saved['config'][field] for field in given}
+    return config
   except Exception as error:
     raise _damaged(path, error) from error
 

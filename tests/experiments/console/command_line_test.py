@@ -419,7 +419,8 @@ class InterruptTest(commands.CommandTestCase):
 
 class HelpTest(commands.CommandTestCase):
   @parameterized.parameters(
-    *('main', 'sweep', 'compare', 'unseen', 'export', 'generate'), 'gather'
+    *('main', 'sweep', 'compare', 'series', 'unseen'),
+    *('export', 'generate', 'gather'),
   )
   def test_it_shows_what_all_programs_share(self, module):
     _, output, _ = self.run_command('--help', module=module)

@@ -445,6 +445,37 @@ class ChoiceTest(program_test.ToyTestCase):
     rows, _ = self.run_canned(fedavg=[None] * 3, isolated=[None] * 3)
     self.assertEqual([row['mean'] for row in rows.values()], [None, None])
 
+  def test_the_majority_class_has_a_row_without_a_search(self):
+    config = toy_config({'cases': ('fedavg', 'majority', 'isolated')})
+    workdir = train_test.new_folder(self)
+    with _canned() as ran:
+      found = comparisons.run(config, workdir)
+    self.assertEqual(
+      [row['case'] for row in found['comparison']],
+      ['majority', 'fedavg', 'isolated'],
+    )
+    self.assertLen(ran, 4)
+    (majority, *_) = found['comparison']
+    of_run = train.train_and_evaluate(
+      toy_config({'cases': ('majority',)}), train_test.new_folder(self)
+    )
+    (mean,) = [
+      row['mean']
+      for row in of_run['results']
+      if (row['split'], row['view'], row['task'], row['metric'])
+      == ('test', 'client', 'mean', 'accuracy')
+    ]
+    self.assertEqual(majority['mean'], mean)
+    text = (workdir / 'comparison.md').read_text('utf-8')
+    self.assertRegex(
+      text, r'Majority class \| [0-9.]+ ± [0-9.]+ \|.*\| – \| – \|'
+    )
+    self.assertNotIn('Majority class: a loss', text)
+    # A part of the algorithms without it leaves it out.
+    with _canned():
+      found = comparisons.run(config, train_test.new_folder(self), ('fedavg',))
+    self.assertNotIn('majority', [row['case'] for row in found['comparison']])
+
   @parameterized.parameters(
     (('fedavg', 'isolated', 'fedprox'), (), 'fip'),
     (('fedavg', 'fedprox'), (), 'ifp'),
