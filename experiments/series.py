@@ -18,7 +18,7 @@ from .console import programs
 _CONFIG = config_files.define_config()
 _OVER = flags.DEFINE_string(
   'over',
-  None,
+  '',
   'FIELD=VALUE,VALUE of the config, or variants=A,B: variants of its file that '
   'come behind those of --config; A+B are two of them at once.',
 )
@@ -33,7 +33,7 @@ _CASES = command_line.define_cases()
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Describe all runs and train nothing.'
 )
-flags.mark_flags_as_required(['config', 'over'])
+flags.mark_flag_as_required('config')
 
 
 def main() -> int:

@@ -77,7 +77,7 @@ def parse(
       f'Expected the values of {field} in --over alone, got --config.{field} '
       'as well; leave it out.'
     )
-  runs = []
+  runs: list[Run] = []
   for value in values:
     name = value if field == VARIANTS else f'{field.split(".")[-1]}={value}'
     if '/' in name or name.startswith('.') or name in [r.name for r in runs]:
