@@ -12,10 +12,10 @@ References:
 from collections.abc import Mapping
 import csv
 import os
-import pathlib
 
 import numpy as np
 
+from fmtl_jax.data import manual
 from fmtl_jax.data import tables
 
 URL = 'https://archive.ics.uci.edu/dataset/601'
@@ -51,7 +51,7 @@ def load(
   Raises:
     ValueError: If the file cannot be read or holds something else.
   """
-  path = pathlib.Path(manual_dir).expanduser() / FILE
+  path = manual.folder_of(manual_dir, FILE) / FILE
   try:  # It begins with a byte order mark.
     rows = list(csv.DictReader(path.read_text('utf-8-sig').splitlines()))
   except (OSError, UnicodeDecodeError, csv.Error) as error:

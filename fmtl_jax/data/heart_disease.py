@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fmtl_jax.data import manual
 from fmtl_jax.data import tables
 
 URL = 'https://archive.ics.uci.edu/dataset/45'
@@ -61,7 +62,7 @@ def load(manual_dir: str | os.PathLike[str]) -> tables.Table:
   Raises:
     ValueError: If a file cannot be read.
   """
-  folder = pathlib.Path(manual_dir).expanduser()
+  folder = manual.folder_of(manual_dir, *HOSPITALS.values())
   parts = {name: _read(folder / file) for name, file in HOSPITALS.items()}
   keys = np.repeat(list(parts), [len(part['num']) for part in parts.values()])
   frame = {

@@ -6,11 +6,11 @@ References:
 """
 
 import os
-import pathlib
 
 import numpy as np
 import scipy.io
 
+from fmtl_jax.data import manual
 from fmtl_jax.data import tables
 
 FILE = 'LandmineData.mat'
@@ -27,7 +27,7 @@ def load(manual_dir: str | os.PathLike[str]) -> tables.Table:
   Raises:
     ValueError: If the file cannot be read or holds something else.
   """
-  path = pathlib.Path(manual_dir).expanduser() / FILE
+  path = manual.folder_of(manual_dir, FILE) / FILE
   try:
     cells = scipy.io.loadmat(path)
     sites = [

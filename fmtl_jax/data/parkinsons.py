@@ -6,10 +6,10 @@ References:
 
 import csv
 import os
-import pathlib
 
 import numpy as np
 
+from fmtl_jax.data import manual
 from fmtl_jax.data import tables
 
 URL = 'https://archive.ics.uci.edu/dataset/189'
@@ -36,7 +36,7 @@ def load(manual_dir: str | os.PathLike[str]) -> tables.Table:
   Raises:
     ValueError: If the file cannot be read.
   """
-  path = pathlib.Path(manual_dir).expanduser() / FILE
+  path = manual.folder_of(manual_dir, FILE) / FILE
   try:
     lines = path.read_text('utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as error:

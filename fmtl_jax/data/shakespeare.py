@@ -16,9 +16,9 @@ References:
 
 from collections.abc import Callable
 import os
-import pathlib
 from typing import Any, NamedTuple
 
+from fmtl_jax.data import manual
 from fmtl_jax.data import texts
 
 FILE = 'input.txt'
@@ -192,7 +192,7 @@ def read(
   Raises:
     ValueError: If the file is not there or is another one.
   """
-  path = pathlib.Path(manual_dir).expanduser() / FILE
+  path = manual.folder_of(manual_dir, FILE) / FILE
   try:
     text = texts.read(path)
   except OSError as error:

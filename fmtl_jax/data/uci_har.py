@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fmtl_jax.data import manual
 from fmtl_jax.data import preparation
 from fmtl_jax.storage import archives
 
@@ -65,6 +66,10 @@ _MOST = 2**28  # Bytes of one file: four times the largest one.
 _LABELS = 'activity_labels.txt'
 _COLUMNS = 'features.txt'
 _NAME = re.compile('har|human.activity.recognition', re.IGNORECASE)
+_PATTERNS = (  # Of the folder that has it.
+  *('*[hH][aA][rR]*.zip', '*[hH]uman?[aA]ctivity*.zip'),
+  *(_FOLDER, _LABELS),
+)
 
 # Gives the bytes of a file, named by its path in the data set's folder.
 _Read = Callable[[str], bytes]
@@ -282,6 +287,7 @@ def _find_source(manual_dir) -> pathlib.Path:
       f'Expected manual_dir to be a folder with the UCI HAR zip, got {folder}'
       f', which is none; make it and put {URL} there.'
     )
+  folder = manual.folder_of(folder, *_PATTERNS)
   zips = sorted(
     path
     for path in folder.glob('*.zip')

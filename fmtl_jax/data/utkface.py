@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from fmtl_jax.data import face_folder
 from fmtl_jax.data import images
+from fmtl_jax.data import manual
 
 URL = 'https://susanqq.github.io/UTKFace/'
 GENDERS = ('male', 'female')
@@ -151,6 +152,7 @@ def _find_source(manual_dir) -> pathlib.Path:
       f'UTKFace, got {folder}, which is none; make it and put them there, from '
       f'{URL}.'
     )
+  folder = manual.folder_of(folder, '*[uU][tT][kK]*.zip')
   zips = sorted(
     path
     for path in folder.glob('*.zip')
