@@ -88,6 +88,7 @@ def load_source(
   source = datasets.load(config.data, allowed)
   fingerprint = fingerprints.of_source(source, config.data.name)
   fingerprint |= fingerprints.of_own_code(config)
+  fingerprint |= fingerprints.of_splits(config.data)
   source = source._replace(
     settings=datasets.settings_of(config),
     fingerprint=fingerprint | fingerprints.of_weights(config),

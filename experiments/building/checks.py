@@ -164,6 +164,7 @@ _PATHS = (
   'data.data_dir',
   'data.encoder_dir',
   'data.feature_dir',
+  'data.splits',
   'model.backbone_weights',
   'model.pretrained',
 )
@@ -215,8 +216,19 @@ def check(config: ml_collections.ConfigDict) -> None:
   given = config.data.tasks or config.data.metrics
   if config.data.name in datasets.BUILT_IN and not given:
     check_metric_names(config, evaluation.METRICS, 'one of')
+  _check_splits(config)
   _check_fractions(config)
   private.check(config)
+
+
+def _check_splits(config):
+  """Raises a ValueError for a folder of splits where none is read, or none."""
+  if (config.data.protocol == federating.FILE) != bool(config.data.splits):
+    raise ValueError(
+      f'Expected data.protocol={federating.FILE!r} with a folder in '
+      'data.splits, and neither without the other, got '
+      f'{config.data.protocol!r} and {config.data.splits!r}.'
+    )
 
 
 def _check_fractions(config):

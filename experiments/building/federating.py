@@ -1,6 +1,8 @@
 """Federating: a source is partitioned over clients, and split."""
 
+from collections.abc import Sequence
 import dataclasses
+import pathlib
 
 import ml_collections
 import numpy as np
@@ -13,10 +15,12 @@ from fmtl_jax.data import assignments
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitioners
 from fmtl_jax.data import partitions
+from fmtl_jax.data import split_files
 from fmtl_jax.data import splits
 
 PARTITIONS = ('iid', 'key', 'dirichlet', 'shards', 'quantity')
-PROTOCOLS = ('iid', 'random', 'blocked')
+FILE = 'file'  # The rows of clients and parts are those of data.splits.
+PROTOCOLS = ('iid', 'random', 'blocked', FILE)
 
 
 @fields.named({'alpha': 'data.alpha'})
@@ -36,9 +40,11 @@ def federate(
       'features are too far from zero for float32, got False.'
     )
   rng = np.random.default_rng(seed)
-  groups = _partition(source, data, rng)
-  client_tasks = _client_tasks(source, data, len(groups))
-  split = _split(source, data, groups, rng)
+  if data.protocol == FILE:
+    split = _read_split(source, data, seed)
+  else:
+    split = _split(source, data, _partition(source, data, rng), rng)
+  client_tasks = _client_tasks(source, data, len(split.train))
   common: list[list[np.ndarray] | None] = [None, None]
   if source.shared_labels:
     common = [
@@ -96,10 +102,47 @@ def _split(
         f'least, got {fraction} where the largest of {len(groups)} clients has '
         f'{max(map(len, groups))}; use a larger one or fewer data.clients.'
       )
+  return _evaluated(split, source)
+
+
+def _evaluated(split: splits.Split, source: sources.Source) -> splits.Split:
+  """A split without what nobody can be evaluated on."""
   return split._replace(
     validation=sources.finite(split.validation, source.unsound),
     test=sources.finite(split.test, source.unsound),
   )
+
+
+def _read_split(
+  source: sources.Source, data: ml_collections.ConfigDict, seed: int
+) -> splits.Split:
+  """The split that the file of a seed has."""
+  ids: Sequence[object] = range(data.clients)
+  if data.partition == 'key' and source.keys is not None:
+    _, keys = partitioners.by_key(source.keys)
+    named = _client_ids(source, data)
+    ids = range(len(keys)) if named is None else named.tolist()
+  path = split_path(data, seed)
+  split = split_files.read(path, ids, len(source.strata))
+  if not any(map(len, split.train)):
+    raise ValueError(f'Expected rows of training in {path}, got none.')
+  return _evaluated(split, source)
+
+
+def split_path(data: ml_collections.ConfigDict, seed: int) -> pathlib.Path:
+  """The file of the split of a seed, for `data.protocol=file`."""
+  return pathlib.Path(data.splits).expanduser() / split_files.name_of(seed)
+
+
+def split_text(dataset: dataset_lib.FederatedDataset) -> str:
+  """The file of the split of a data set."""
+  partition = dataset.partition
+  split = splits.Split(
+    partition.train.groups(),
+    partition.validation.groups(),
+    partition.test.groups(),
+  )
+  return split_files.to_text(split, np.asarray(partition.client_ids).tolist())
 
 
 def _partition(

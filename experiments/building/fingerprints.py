@@ -41,6 +41,7 @@ CODE = 'code'
 _CHUNK = 1 << 24  # Bytes that are hashed at a time.
 _ARRAYS = ('features', 'labels', 'strata', 'keys', 'runs')
 _PLAIN = ('shared_labels', 'standardized_axes')
+_SPLITS = 'data.splits'
 _OWN = (__name__.split('.')[0], 'fmtl_jax')
 # Fields whose files hold trained parameters.
 _WEIGHTS = ('model.pretrained', 'model.backbone_weights')
@@ -99,6 +100,22 @@ def of_weights(config: ml_collections.ConfigDict) -> dict[str, str]:
         params, _ = checkpoints.load_params(value)
         found[field] = features.fingerprint(params)
   return found
+
+
+def of_splits(data: ml_collections.ConfigDict) -> dict[str, str]:
+  """The fingerprint of the files of splits, if there are some.
+
+  Args:
+    data: The config's `data`.
+  """
+  if not data.splits:
+    return {}
+  digest = hashlib.sha256()
+  for path in sorted(pathlib.Path(data.splits).expanduser().glob('*.csv')):
+    digest.update(
+      path.name.encode() + hashlib.sha256(path.read_bytes()).digest()
+    )
+  return {_SPLITS: digest.hexdigest()}
 
 
 def of_code(function: Callable[..., Any]) -> str:
@@ -250,6 +267,8 @@ def _difference(name: str, there: Any, here: Any) -> str:
     return f'it had {"no " if there is None else ""}{name}, and now ' + (
       'has' if there is None else 'has none'
     )
+  if name == _SPLITS:
+    return f'the files in {name} were others'
   if name.endswith(_WEIGHTS):
     return f'the parameters in {name} were others'
   return f'its {name} were {there} and are {here} now'

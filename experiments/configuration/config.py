@@ -34,7 +34,7 @@ _CACHES = ('data.feature_dir',)
 # Where files lie.
 _PLACES = (
   *('data.manual_dir', 'data.data_dir', 'data.feature_dir'),
-  'data.encoder_dir',
+  *('data.encoder_dir', 'data.splits'),
   *('model.backbone_weights', 'model.pretrained'),
 )
 # What sweeps and comparisons are about: they keep values of one metric.

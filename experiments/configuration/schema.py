@@ -83,7 +83,10 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.shards_per_client = 2
   config.data.tasks_per_client = 1
   config.data.coverage = ()  # Share of the clients that hold each task.
-  config.data.protocol = 'iid'  # How test examples are chosen.
+  # How test examples are chosen: iid, random, blocked in time, or file: by the
+  # files seed_0.csv, ... in the folder data.splits; a run writes such files.
+  config.data.protocol = 'iid'
+  config.data.splits = ''
   config.data.test_fraction = 0.2
   config.data.validation_fraction = 0.1
   config.data.standardize = False  # Features, by training examples.

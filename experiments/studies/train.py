@@ -28,12 +28,14 @@ from . import driver
 from . import tracked_runs
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.algorithms import clusters as clusters_lib
+from fmtl_jax.data import split_files
 from fmtl_jax.running import owner_relations
 from fmtl_jax.running import program as program_lib
 
 MakeProgram = Callable[
   [str, program_lib.Case, ml_collections.ConfigDict], program_lib.Program
 ]
+_SPLITS = 'splits'  # The folder with the split of each seed.
 _Built = tuple[ml_collections.ConfigDict, program_lib.Case | None]
 
 
@@ -124,6 +126,12 @@ def _prepare(
     files.write_text(
       workdir / 'partition.txt', data_notes.describe(first) + '\n'
     )
+    (workdir / _SPLITS).mkdir(exist_ok=True)
+    for seed in case_runs.seeds_of(config):
+      path = workdir / _SPLITS / split_files.name_of(seed)
+      if not path.exists():
+        dataset = federating.federate(source, config.data, seed)
+        files.write_text(path, federating.split_text(dataset))
 
   path_of = lambda name: workdir / 'cases' / f'{name}.json'
   compiled: dict[str, program_lib.Program] = {}

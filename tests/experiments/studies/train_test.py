@@ -61,6 +61,7 @@ FILES = {
   'results.html',
   'results.md',
   'results.tex',
+  'splits',
   'tensorboard',
 }
 ENVIRONMENT = {
