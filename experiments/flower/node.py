@@ -23,8 +23,10 @@ from ..building import backbones
 from ..folders import files
 from . import packing
 from . import parts
+from . import secure_clients
 from fmtl_jax import evaluation
 from fmtl_jax.federation import layer_types
+from fmtl_jax.rounds import remote_rounds
 from fmtl_jax.running import program as program_lib
 
 Tree = Any
@@ -39,20 +41,26 @@ class _Work(NamedTuple):
     case: What is run.
     datas: The training data of each run.
     initial: What all clients keep before the first round, `[R, M, ...]`.
+    rounds: The parts of its rounds.
     train: `remote_rounds.RemoteRounds.train`, compiled.
+    numbers: `remote_rounds.RemoteRounds.numbers`, compiled.
     measure: The evaluation of some entities, compiled.
     client: A row of the cohort, shapes.
     sent: What a client is sent, shapes.
+    weights: Those of a client by layer type, shapes.
     states: The states before the first round, `[R, ...]`.
   """
 
   case: program_lib.Case
   datas: list[Any]
   initial: Tree
+  rounds: remote_rounds.RemoteRounds
   train: Any
+  numbers: Any
   measure: Any
   client: Tree
   sent: Tree
+  weights: Tree
   states: Tree
 
 
@@ -93,6 +101,7 @@ class Node:
     self._config, self._command_line = config, dict(command_line)
     self._folder = pathlib.Path(folder)
     self._work: dict[str, _Work] = {}
+    self._secure = secure_clients.SecureClients(number)
     # By session, case, run and client: what it kept, by round.
     self._kept: dict[tuple[str, str, int, int], dict[int, Tree]] = {}
 
@@ -104,7 +113,7 @@ class Node:
     """Answers a request.
 
     Args:
-      request: Its `kind`: `hello`, `train` or `evaluate`, and more.
+      request: Its `kind`: `hello`, `train`, `secure` or `evaluate`, and more.
       data: Packed arrays.
 
     Raises:
@@ -115,7 +124,11 @@ class Node:
     about: dict[str, Any] = {'number': self.number, 'count': self.count}
     found: dict[str, np.ndarray] = {}
     if request['kind'] != 'hello':
-      answer = {'train': self._train, 'evaluate': self._evaluate}
+      answer = {
+        'train': self._train,
+        'evaluate': self._evaluate,
+        'secure': self._secure.answer,
+      }
       found = answer[request['kind']](request, packing.unpack(data))
     packed = packing.pack(found)
     return about | {'compute': time.perf_counter() - start}, packed
@@ -165,10 +178,13 @@ class Node:
       case,
       datas,
       jax.vmap(rounds.kept)(states),
+      rounds,
       jit(rounds.train),
+      jit(rounds.numbers),
       jax.jit(evaluator.some, static_argnums=2),
       row(shapes[0].cohort),
       row(shapes[1]),
+      row(shapes[0].weights),
       states,
     )
 
@@ -176,6 +192,7 @@ class Node:
     """Trains clients: a job each."""
     work = self._of_case(request)
     found: dict[str, Any] = {}
+    parts_of: list[Any] = []
     for number, job in enumerate(request['jobs']):
       run, client, last = job
       prefix = f'{number}/'
@@ -189,9 +206,28 @@ class Node:
         self._kept_of(work, request, run, client, last),
         work.datas[run],
         work.case.federation.frozen,
+        work.states.privacy and parts.of_run(work.states.privacy, run),
       )
+      if work.rounds.is_secure:
+        params = parts.of_run(work.states.params, run)
+        weights = packing.restored(work.weights, arrays, f'{prefix}weights/')
+        numbers = work.numbers(params, row, weights, reply.parts)
+        parts_of.append(jax.device_get(numbers))
+        reply = reply._replace(parts={})
       found |= packing.named(reply, prefix)
       self._keep(request, run, client, last, jax.device_get(kept))
+    return found | self._advertised(work, request, parts_of)
+
+  def _advertised(self, work, request, numbers):
+    """The first messages of clients in the secure sums of a round."""
+    found = {}
+    self._secure.begin()
+    given = secure_clients.runs_of(work.rounds, request.get('secure', ()))
+    for number, (job, layers, owner, name, protocol) in enumerate(given):
+      _, client, _ = request['jobs'][job]
+      vector = numbers[job][layers][owner]
+      sent = self._secure.advertise(name, client, protocol, vector)
+      found[f'secure/{number}'] = np.frombuffer(sent, np.uint8)
     return found
 
   def _evaluate(self, request, arrays):

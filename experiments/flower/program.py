@@ -5,7 +5,7 @@ averaged; what clients keep never comes here, and models that depend on it are
 measured where they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, Protocol
@@ -134,7 +134,9 @@ class FlowerProgram(program.Program):
     begun, jobs = [], []
     for run, (state, data) in enumerate(zip(states, self._datas, strict=True)):
       sampled, sent = self._begin(state, data)
-      begun.append((sampled, jax.device_get((sampled.cohort, sent))))
+      begun.append(
+        (sampled, jax.device_get((sampled.cohort, sent, sampled.weights)))
+      )
       clients = begun[-1][1][0].client
       jobs += [
         (run, row, int(client))
@@ -153,7 +155,7 @@ class FlowerProgram(program.Program):
     answers = self._exchange(requests)
     replies = self._replies(answers, of_node, states, begun)
     new, metrics = [], []
-    for run, (state, (sampled, (cohort, _))) in enumerate(
+    for run, (state, (sampled, (cohort, *_))) in enumerate(
       zip(states, begun, strict=True)
     ):
       stacked, arrived = replies[run]
@@ -170,19 +172,31 @@ class FlowerProgram(program.Program):
     arrays: dict[str, np.ndarray] = {}
     payload = 0
     for place, (run, row, _) in enumerate(jobs):
-      cohort, sent = jax.tree.map(lambda x, n=row: x[n], begun[run][1])
+      cohort, sent, _ = jax.tree.map(lambda x, n=row: x[n], begun[run][1])
       arrays |= packing.named(cohort, f'{place}/client/')
       arrays |= packing.named(sent, f'{place}/sent/')
       payload += packing.num_bytes(sent)
-    about = self._about('train') | {
-      'round': number,
-      'jobs': [
-        (run, client, int(self._last[run, client])) for run, _, client in jobs
-      ],
-    }
-    packed = packing.pack(arrays)
+    beside, of_jobs = self._beside(number, jobs, begun)
+    about = (
+      self._about('train')
+      | beside
+      | {
+        'round': number,
+        'jobs': [
+          (run, client, int(self._last[run, client])) for run, _, client in jobs
+        ],
+      }
+    )
+    packed = packing.pack(arrays | of_jobs)
     self._count('down', payload, len(packed))
     return about, packed
+
+  def _beside(
+    self, number: int, jobs: Sequence[Any], begun: Sequence[Any]
+  ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the request of a round says beside that, and further arrays."""
+    del number, jobs, begun
+    return {}, {}
 
   def _replies(self, answers, of_node, states, begun):
     """Replies `[C, ...]` of each run, and whose have arrived."""
@@ -190,12 +204,15 @@ class FlowerProgram(program.Program):
       self._remote.train,
       states[0].key,
       states[0].round,
-      *jax.tree.map(lambda x: x[0], begun[0][1]),
+      *jax.tree.map(lambda x: x[0], begun[0][1][:2]),
       jax.tree.map(lambda x: x[0], self._remote.kept(states[0])),
       self._datas[0],
+      None,
+      states[0].privacy,
     )[0]
+    shapes = self._sent_of(shapes, states, begun)
     found = []
-    for _, (cohort, _) in begun:
+    for _, (cohort, *_) in begun:
       count = len(cohort.client)
       empty = lambda x, n=count: np.zeros((n, *x.shape), x.dtype)
       found.append((jax.tree.map(empty, shapes), np.zeros(count, bool)))
@@ -213,6 +230,13 @@ class FlowerProgram(program.Program):
         arrived[row] = True
       self._count('up', payload, len(packed))
     return found
+
+  def _sent_of(
+    self, reply: Tree, states: Sequence[Any], begun: Sequence[Any]
+  ) -> Tree:
+    """What of a reply is in the answer of a node, shapes."""
+    del states, begun
+    return reply
 
   def _about(self, kind: str) -> dict[str, Any]:
     """What all requests say."""

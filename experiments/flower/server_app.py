@@ -18,12 +18,14 @@ from ..folders import workdirs
 from ..running import jax_settings
 from . import client_app
 from . import program as program_lib
+from . import secure_program
 
 app = serverapp.ServerApp()
 _POLL = 0.1  # Seconds between two looks for answers.
 _TYPES = {
   'hello': records.MessageType.QUERY,
   'train': records.MessageType.TRAIN,
+  'secure': records.MessageType.TRAIN,
   'evaluate': records.MessageType.EVALUATE,
 }
 
@@ -220,4 +222,4 @@ def _study(grid: serverapp.Grid, run_id: int, run: Any) -> None:
 
 def _program(exchange, name, case, config):
   """The program of a case."""
-  return program_lib.FlowerProgram(name, case, config, exchange)
+  return secure_program.of(name, case, config, exchange)

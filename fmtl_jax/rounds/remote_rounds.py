@@ -8,7 +8,7 @@ sent none dropped out. Messages are trees of arrays and nothing else, so that
 any transport will do, and numbers are those of the round in one program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -25,8 +25,11 @@ from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import aggregation as aggregation_lib
 from fmtl_jax.rounds import algorithm as algorithm_lib
+from fmtl_jax.rounds import remote_sums
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import secure_sums
+from fmtl_jax.secure_aggregation import protocol as protocol_lib
 
 Tree = Any
 State = federation_lib.FederationState
@@ -38,17 +41,20 @@ class Sent(NamedTuple):
   Attributes:
     view: Its view of the layers that are averaged, None elsewhere.
     broadcast: Its view of what the server's rule sends; None if nothing.
+    clipping_norm: `[]`, of private clients whose norm follows a quantile.
   """
 
   view: Tree
   broadcast: Tree
+  clipping_norm: jax.Array | None = None
 
 
 class Reply(NamedTuple):
   """What a client sends; with a leading axis, C of them.
 
   Attributes:
-    parts: Of its message that are added up, by layer type.
+    parts: Of its message that are added up, by layer type; of secure sums, the
+      sums over all clients, as of `RemoteRounds.numbers`.
     held: Parts that are needed one by one, by layer type.
     metrics: Of its training.
   """
@@ -103,8 +109,26 @@ class RemoteRounds:
         'grouped by their updates'
       )
     if self._settings.compression:
-      return 'with compressed updates, which are sent as arrays here'
+      return (
+        'with compressed updates, or secure sums of a few bits, which are sent '
+        'as arrays here'
+      )
     return ''
+
+  @property
+  def is_secure(self) -> bool:
+    """Whether the server sees sums alone."""
+    return self._settings.secure is not None
+
+  def protocols(self, layers: str) -> list[protocol_lib.Protocol]:
+    """Neighbours and threshold of each copy of a layer type, of secure sums."""
+    return secure_sums.protocols(self._federation, self._settings, layers)
+
+  def runs(
+    self, cohort: cohorts.Cohort, weights: Mapping[str, Any]
+  ) -> list[remote_sums.Run]:
+    """The runs of secure sums of a sample that is on the host."""
+    return remote_sums.runs_of(self._federation, cohort, weights)
 
   def kept(self, state: State) -> Kept:
     """What all clients keep in a state of everything, `[M, ...]`."""
@@ -147,7 +171,9 @@ class RemoteRounds:
 
       def one(client):
         context = context_fn(client)
-        return Sent(self._federation.averaged(context.view), context.broadcast)
+        norm = context.privacy.clipping_norm if context.privacy else None
+        view = self._federation.averaged(context.view)
+        return Sent(view, context.broadcast, norm)
 
       return sampled, jax.vmap(one)(sampled.cohort)
 
@@ -160,6 +186,7 @@ class RemoteRounds:
     kept: Kept,
     data: dataset_lib.FederatedDataset,
     frozen: Tree = None,
+    privacy: Tree = (),
   ) -> tuple[Reply, Kept]:
     """Runs one client, where its data are.
 
@@ -171,10 +198,14 @@ class RemoteRounds:
       kept: What it kept.
       data: With its examples, and the tables of all clients.
       frozen: The pre-trained leaves, by default the federation's.
+      privacy: Of a state, as of `FederationState.privacy`: the client draws its
+        own noise by its key, if it adds some.
 
     Returns:
       What it sends, and what it keeps.
     """
+    if privacy != ():
+      privacy = privacy._replace(clipping_norm=sent.clipping_norm)
     _, clients_key = cohorts.round_keys(key, round_number)
     context = client_updates.ClientContext(
       key=jax.random.fold_in(clients_key, client.client_id),
@@ -187,6 +218,7 @@ class RemoteRounds:
       round=round_number,
       broadcast=sent.broadcast,
       memory=kept.memory,
+      privacy=privacy,
     )
     with precision.products(self._settings.matmul_precision):
       run = self._phases.client_fn(self._phases.client_update)
@@ -211,7 +243,7 @@ class RemoteRounds:
       data: As `begin` had it.
       sampled: As `begin` returned it.
       replies: `[C, ...]`, of clients in the order of the cohort; whatever
-        stands there for those who sent none.
+        stands there for those who sent none. Of secure sums, `parts` are sums.
       arrived: `[C]` bool, who sent something. The others dropped out: they are
         as clients whom `participation` lets drop out.
 
@@ -227,7 +259,8 @@ class RemoteRounds:
     hidden = lambda x: jnp.where(
       arrived.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)
     )
-    replies = jax.tree.map(hidden, replies)
+    parts = replies.parts
+    replies = jax.tree.map(hidden, replies._replace(parts={}))
     finite = {  # Who sent nothing sent nothing that is not finite.
       name: value | ~arrived
       for name, value in replies.metrics.get('finite', {}).items()
@@ -245,16 +278,60 @@ class RemoteRounds:
       kept.memory,
     )
     with precision.products(self._settings.matmul_precision):
-      report = {name: part.report for name, part in replies.parts.items()}
-      total = aggregation.zeros(state.params, cohort, _one_report(report))
-      total = total | aggregation.add(
-        state.params, total, replies.parts, (cohort, weights)
-      )
+      if self.is_secure:
+        total = self._total(state.params, cohort, parts)
+      else:
+        parts = jax.tree.map(hidden, parts)
+        total = self._added(state.params, cohort, weights, parts)
       means, grouping, memory = phases.aggregate(
         state, data, sampled, total, trained
       )
       new = phases.serve(state, sampled, trained, means, grouping, memory)
     return new, trained.metrics | phases.observed(sampled, grouping)
+
+  def _added(self, params, cohort, weights, parts):
+    """The sums over messages `[K, ...]` of K clients."""
+    report = {name: part.report for name, part in parts.items()}
+    add = self._phases.aggregation.add
+    zeros = self._phases.aggregation.zeros(params, cohort, _one_report(report))
+    return zeros | add(params, zeros, parts, (cohort, weights))
+
+  def numbers(
+    self,
+    params: Tree,
+    client: cohorts.Cohort,
+    weights: Mapping[str, jax.Array],
+    parts: aggregation_lib.Parts,
+  ) -> dict[str, jax.Array]:
+    """What a client sends of its message where sums are secure.
+
+    Args:
+      params: Layers that are averaged, of which the shapes count.
+      client: Its row of the cohort.
+      weights: Its own by layer type, `[]` or `[S]`.
+      parts: Of its message, as of `Reply`.
+
+    Returns:
+      `[owners, d]` uint32 by layer type, zeros for copies of others; the sum
+      over clients, mod 2^32, is what `finish` takes as the parts of replies.
+    """
+    one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
+    total = self._added(params, one(client), one(weights), one(parts))
+    return remote_sums.vectors(remote_sums.with_owners(self._federation, total))
+
+  def _total(self, params, cohort, sums):
+    """The sums of the aggregators, of sums of `numbers`."""
+    view = jax.eval_shape(
+      self._federation.broadcast, params, self._federation.index_shapes()
+    )
+    report = jax.eval_shape(self._phases.client_update.report, view)
+    zeros = self._phases.aggregation.zeros
+    shapes = remote_sums.with_owners(
+      self._federation, zeros(params, cohort, report)
+    )
+    return remote_sums.without_owners(
+      self._federation, remote_sums.restored(shapes, sums)
+    )
 
 
 def _one_report(reports: dict[str, Tree]) -> Tree:

@@ -22,6 +22,7 @@ from fmtl_jax.clients import client_updates
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.secure_aggregation import fixed_point
+from fmtl_jax.secure_aggregation import protocol as protocol_lib
 from fmtl_jax.secure_aggregation import reducers
 from fmtl_jax.secure_aggregation import sizes
 from fmtl_jax.secure_aggregation import whole_numbers
@@ -58,10 +59,8 @@ def applied(
   found, codecs = dict(settings.reducer), dict(settings.compression)
   for name in averaged:
     sizes_ = _groups(federation, settings, name)
-    least = [
-      secure.protocol_of(size, _who(federation, name, place)).threshold
-      for place, size in enumerate(sizes_)
-    ]
+    rules = protocols(federation, settings, name)
+    least = [rule.threshold for rule in rules]
     uniform = _is_uniform(federation, settings, name)
     point = secure.point(max(sizes_), uniform, few_bits=False)
     codec = None
@@ -79,6 +78,25 @@ def applied(
       clips=codec is None,
     )
   return dataclasses.replace(settings, reducer=found, compression=codecs)
+
+
+def protocols(
+  federation: federation_lib.Federation,
+  settings: round_settings.RoundSettings,
+  name: str,
+) -> list[protocol_lib.Protocol]:
+  """Neighbours and threshold for each copy of a layer type.
+
+  Args:
+    federation: Network, layer types and tasks.
+    settings: That ask for secure sums.
+    name: The layer type, of one that is averaged.
+  """
+  secure: Any = settings.secure
+  return [
+    secure.protocol_of(size, _who(federation, name, place))
+    for place, size in enumerate(_groups(federation, settings, name))
+  ]
 
 
 def messages(

@@ -25,7 +25,7 @@ class SecureSums:
     largest: The largest coordinate with fewer than 32 bits, larger ones are
       clamped; 0 for the clip.
     threshold: The share of a group's clients that have to stay, in [0.5, 1):
-      more than that.
+      more than that, and three at least.
   """
 
   clip: float = 10.0
@@ -65,7 +65,7 @@ class SecureSums:
       ValueError: If the group is too small.
     """
     threshold = math.floor(self.threshold * num_clients + 1e-9) + 1
-    found = protocol.Protocol(max(min(threshold, num_clients), 2))
+    found = protocol.Protocol(max(min(threshold, num_clients), protocol.LEAST))
     found.check(num_clients, who)
     return found
 

@@ -1,5 +1,6 @@
 """Law: clients that are elsewhere change no number; messages are arrays."""
 
+import contextlib
 import functools
 
 from absl.testing import absltest
@@ -8,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import privacy
+from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
 from fmtl_jax.cohorts import participation
 from fmtl_jax.rounds import remote_rounds
+from fmtl_jax.secure_aggregation import settings as secure_settings
 
 import cases
 
@@ -18,6 +22,7 @@ ROUNDS = 2
 # One for each kind of what is sent, kept and averaged: a client's state and the
 # server's broadcast, reports, servers that mix, models that clients keep.
 NAMES = ('scaffold', 'fednova', 'fedamp', 'apfl')
+SECURE = secure_settings.SecureSums(clip=20.0, max_weight=50.0, threshold=0.5)
 LATE = participation.Participation(late=0.3)
 DROPS = participation.Participation(dropout=0.5)
 
@@ -49,6 +54,8 @@ class _Elsewhere:
     self._kept = _plain(rounds.kept(state))
     self._begin = testing.jit(rounds.begin)
     self._train = testing.jit(rounds.train)
+    self._numbers = testing.jit(rounds.numbers)
+    self._privacy, self.runs = state.privacy, []
     self._finish = testing.jit(rounds.finish)
 
   def run_round(self, state, arrives=lambda client: True):
@@ -64,7 +71,10 @@ class _Elsewhere:
       own = min(int(client), data.num_clients - 1)
       kept = jax.tree.map(lambda x, n=own: x[n], self._kept)
       reply, kept = _plain(
-        self._train(state.key, state.round, row(cohort), row(sent), kept, data)
+        self._train(
+          *(state.key, state.round, row(cohort), row(sent), kept, data),
+          privacy=self._privacy,
+        )
       )
       arrived.append(client < data.num_clients and arrives(int(client)))
       if not arrived[-1]:
@@ -75,8 +85,46 @@ class _Elsewhere:
         ):
           table[own] = value
       replies.append(reply)
-    replies = jax.tree.map(lambda *x: np.stack(x), *replies)
+    if rounds.is_secure:
+      replies = self._summed(state, sampled, replies, arrived)
+    parts = replies[0].parts
+    stacked = jax.tree.map(lambda *x: np.stack(x), *replies)
+    if rounds.is_secure:
+      stacked = stacked._replace(parts=parts)
+    replies = stacked
     return self._finish(state, data, sampled, replies, np.array(arrived))
+
+  def _summed(self, state, sampled, replies, arrived):
+    """Replies without messages, whose sums come from masked numbers."""
+    cohort, weights = _plain((sampled.cohort, sampled.weights))
+    row = lambda tree, n: jax.tree.map(lambda x: x[n], tree)
+    numbers = [
+      _plain(
+        self._numbers(
+          state.params, row(cohort, n), row(weights, n), reply.parts
+        )
+      )
+      for n, reply in enumerate(replies)
+    ]
+    sums = jax.tree.map(np.zeros_like, numbers[0])
+    self.runs = self._rounds.runs(cohort, weights)
+    for run in self.runs:
+      vectors = {n: numbers[n][run.layers][run.owner] for n in run.rows}
+      gone = [n for n in run.rows if not arrived[n]]
+      protocol = self._rounds.protocols(run.layers)[run.owner]
+      with contextlib.suppress(ValueError):  # Too few are left.
+        outcome = secure_aggregation.simulate(
+          'round', vectors, protocol, {'mask': gone}
+        )
+        sums[run.layers][run.owner] = outcome.values
+    # A copy that a client does not have gets nothing from it.
+    for name, of_runs in sums.items():
+      known = {run.owner for run in self.runs if run.layers == name}
+      for owner in set(range(len(of_runs))) - known:
+        np.testing.assert_array_equal(
+          sum(number[name][owner] for number in numbers), 0
+        )
+    return [reply._replace(parts=sums) for reply in replies]
 
   def everything(self, state):
     """The state with what clients keep."""
@@ -107,6 +155,68 @@ class RemoteRoundsTest(parameterized.TestCase):
     self.assertTrue((drawn == data.num_clients).any())
     np.testing.assert_array_equal(drawn, expected['client'])
     testing.assert_trees_close(elsewhere.everything(other), new)
+
+  def test_masked_numbers_of_each_give_the_round_of_secure_sums(self):
+    # Several slots, all of which take part: runs of all, and of each task.
+    settings = {
+      'clients_per_task': 0,
+      'slots': 'all',
+      'secure': SECURE,
+    }
+    data, algorithm, state = _start('multi_task_fl', **settings)
+    elsewhere = _Elsewhere('multi_task_fl', algorithm, data, state)
+    round_fn, other = testing.jit(algorithm.round), state
+    for _ in range(ROUNDS):
+      state, expected = round_fn(state, data)
+      other, metrics = elsewhere.run_round(other)
+      testing.assert_trees_close(metrics, expected)
+    testing.assert_trees_close(elsewhere.everything(other), state)
+    self.assertGreater(len(elsewhere.runs), 2)
+
+  def test_who_drops_out_is_in_no_secure_sum(self):
+    settings = {'clients_per_task': 0, 'slots': 'all', 'secure': SECURE}
+    data, algorithm, state = _start('multi_task_fl', **settings)
+    elsewhere = _Elsewhere('multi_task_fl', algorithm, data, state)
+    new, _ = elsewhere.run_round(state, lambda client: client != 2)
+    # The same without any message of that client, by the plain sums.
+    data, plain, _ = _start('multi_task_fl', clients_per_task=0, slots='all')
+    by_sums, _ = _Elsewhere('multi_task_fl', plain, data, state).run_round(
+      state, lambda client: client != 2
+    )
+    testing.assert_trees_close(
+      elsewhere.everything(new).params['dense_0'],
+      by_sums.params['dense_0'],
+      atol=1e-4,
+    )
+    # Too few are left for any sum: nothing is learned, and nothing moves.
+    data, algorithm, state = _start('multi_task_fl', **settings)
+    elsewhere = _Elsewhere('multi_task_fl', algorithm, data, state)
+    new, _ = elsewhere.run_round(state, lambda client: client < 2)
+    for name in {*state.params} - {'output'}:  # Each client has its own.
+      testing.assert_trees_equal(new.params[name], state.params[name])
+
+  @parameterized.parameters('local', 'central')
+  def test_private_clients_elsewhere_are_those_of_the_round(self, noise):
+    adaptive = None
+    if noise == 'central':
+      adaptive = privacy.AdaptiveClipping(quantile=0.5)
+    settings = {
+      'weighting': {'common': 'uniform', 'task': 'uniform'},
+      'privacy': privacy.ClientPrivacy(
+        clipping_norm=0.3,
+        noise_multiplier=0.5,
+        noise=noise,
+        adaptive=adaptive,
+        seed=0,
+      ),
+    }
+    data, algorithm, state = _start('multi_task_fl', **settings)
+    elsewhere = _Elsewhere('multi_task_fl', algorithm, data, state)
+    round_fn, other = testing.jit(algorithm.round), state
+    for _ in range(ROUNDS):
+      state, _ = round_fn(state, data)
+      other, _ = elsewhere.run_round(other)
+    testing.assert_trees_close(elsewhere.everything(other), state)
 
   @parameterized.parameters(
     ('ifca', 'models of all of them'),

@@ -95,9 +95,27 @@ class LoopbackTest(absltest.TestCase):
         while not list(self.folder.glob(kept)):
           time.sleep(0.05)
         programs.stop(f'supernode_{last}')
+        before = self._kept_of(last)
         loopback.start_node(programs, link, last, NODES)
       found = loopback.outcome_of(programs, outcome, log)
     self.assertEqual(found, (0, ''))
+    if RESTART:  # What its clients had is there, or newer.
+      after = self._kept_of(last)
+      self.assertNotEmpty(before)
+      for client, (number, content) in before.items():
+        self.assertGreaterEqual(after[client][0], number, client)
+        if after[client][0] == number:
+          self.assertEqual(after[client][1], content, client)
+
+  def _kept_of(self, node):
+    """The last round that each client of a node has kept, and its bytes."""
+    found = {}
+    for path in self.folder.glob(f'node_{node}/*/*/run_0/*.*'):
+      client, number = map(int, path.name.split('.'))
+      key = str(path.parent / str(client))
+      if key not in found or number > found[key][0]:
+        found[key] = number, path.read_bytes()
+    return found
 
   def _state(self, name, case, config, template):
     """The state of everything at the server and the nodes, and last rounds."""

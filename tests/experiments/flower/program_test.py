@@ -15,13 +15,26 @@ from configs import digits
 from experiments.building import backbones
 from experiments.flower import node as node_lib
 from experiments.flower import parts
-from experiments.flower import program as program_lib
+from experiments.flower import secure_program
+from experiments.flower import secure_server
 from fmtl_jax import evaluation
 from fmtl_jax import execution
+from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
+from fmtl_jax.rounds import communication
 from fmtl_jax.running import program
 
 ROUNDS = 2
+# Fields of cases: four clients of each task take part in sums of their task.
+_FIELDS = {
+  'multi_task_fl': {
+    'data.clients': 20,
+    'cohort.clients_per_task': 0,
+    'secure.aggregation': True,
+    'secure.clip': 20.0,
+    'secure.threshold': 0.5,
+  }
+}
 testing.use_cpu_devices(8)
 
 
@@ -46,7 +59,7 @@ def _source():
 @functools.cache
 def _simulated(name):
   """Config and case, and state and metrics of the rounds in one program."""
-  config, case = parts.built(name, _config(), {}, _source())
+  config, case = parts.built(name, _config(), _FIELDS.get(name, {}), _source())
   algorithm = case.make_algorithm(case.federation, {})
   run = parts.of_run(case.runs, 0)
   data = dataclasses.replace(case.data, partition=run.train)
@@ -75,18 +88,20 @@ def _work(node, name):
 def _program(name):
   """Compiled once; tests give it nodes."""
   config, case, *_ = _simulated(name)
-  return program_lib.FlowerProgram(name, case, config, InProcess(2, '.'))
+  return secure_program.of(name, case, config, InProcess(2, '.', name))
 
 
 class InProcess:
   """Nodes in this process; `silent` ones do nothing, `deaf` ones are late."""
 
   session = 'session'
+  leaves = 'never'  # The stage before which node 1 leaves.
 
-  def __init__(self, count, folder):
-    self.count, self.moved = count, {}
+  def __init__(self, count, folder, name):
+    self.count, self.moved, self.name = count, {}, name
     self.folder = pathlib.Path(folder)
     self.silent, self.deaf = (), ()
+    self.requests = []  # Kinds, or stages, with the nodes they went to.
     self.nodes = {}
     for number in range(count):
       self.start(number)
@@ -94,10 +109,16 @@ class InProcess:
   def start(self, number):
     """Starts a node, which knows nothing but its folder."""
     self.nodes[number] = node_lib.Node(
-      _config(), {}, number, self.count, self.folder / str(number)
+      *(_config(), _FIELDS.get(self.name, {}), number, self.count),
+      self.folder / str(number),
     )
 
   def __call__(self, requests):
+    for about, _ in requests.values():
+      self.requests.append(about.get('stage', about['kind']))
+      if about.get('stage') == self.leaves:
+        self.silent = (1,)
+        break
     found = {
       number: self.nodes[number].answer(*request)
       for number, request in requests.items()
@@ -132,7 +153,7 @@ class ProgramTest(parameterized.TestCase):
 
   def _start(self, name, count=2):
     _, case, *_ = _simulated(name)
-    exchange, run = InProcess(count, self.folder), _program(name)
+    exchange, run = InProcess(count, self.folder, name), _program(name)
     run._exchange = exchange
     run._last[:] = node_lib.NEVER
     run.splits = []  # Nothing is compiled to evaluate at the server.
@@ -144,7 +165,9 @@ class ProgramTest(parameterized.TestCase):
     whole = parts.rounds_of(case, name).with_kept(run.host_state(state), kept)
     return parts.of_run(whole, 0)
 
-  @parameterized.parameters(('fedper', 2), ('scaffold', 4))
+  @parameterized.parameters(
+    ('fedper', 2), ('scaffold', 4), ('multi_task_fl', 3)
+  )
   def test_numbers_are_those_of_one_program(self, name, count):
     _, case, expected, expected_metrics = _simulated(name)
     _, exchange, run, state = self._start(name, count)
@@ -156,6 +179,73 @@ class ProgramTest(parameterized.TestCase):
     testing.assert_trees_close(parts.of_run(joined, 0), expected_metrics)
     whole = self._whole(name, case, exchange, run, state)
     testing.assert_trees_close(whole, expected)
+
+  def test_a_server_of_secure_sums_sees_masked_numbers_alone(self):
+    case, exchange, run, state = self._start('multi_task_fl')
+    seen = []
+    collect = secure_server.collect
+
+    def spied(ask, count, runs, advertised):
+      def asked(stage, messages):
+        answers = ask(stage, messages)
+        if stage == 'mask':
+          seen.extend(
+            x for of_node in answers.values() for x in of_node.values()
+          )
+        return answers
+
+      return collect(asked, count, runs, advertised)
+
+    with mock.patch.object(secure_server, 'collect', spied):
+      run.run_rounds(state, 1)
+    self.assertEqual(
+      exchange.requests,
+      [kind for kind in ('train', 'share', 'mask', 'unmask') for _ in range(2)],
+    )
+    # A run for all clients, and one for each task: two messages a client.
+    self.assertLen(seen, 2 * case.data.num_clients)
+    for data in seen:  # As good as uniform.
+      values = secure_aggregation.decode(data).values
+      counts = np.bincount(np.frombuffer(values, np.uint8), minlength=256)
+      self.assertLess(np.abs(counts / counts.sum() - 1 / 256).max(), 0.02)
+    messages = case.make_algorithm(case.federation, {}).messages()
+    for direction in ('up', 'down'):
+      table = communication.cohort_bytes(
+        *(case.federation, getattr(messages, direction)),
+        *(case.data.num_clients, case.data.num_clients),
+      )
+      moved = exchange.moved[f'multi_task_fl/{direction}']['payload']
+      self.assertBetween(moved / sum(table.values()), 0.95, 1.05)
+
+  @parameterized.parameters('share', 'mask', 'unmask')
+  def test_a_node_that_leaves_a_secure_sum(self, stage):
+    case, exchange, run, state = self._start('multi_task_fl', 5)
+    before = jax.device_get(run.host_state(state).params)
+    exchange.leaves = stage
+    state, metrics = run.run_rounds(state, 1)
+    clients = metrics['client'][metrics['client'] < case.data.num_clients]
+    there = set(range(case.data.num_clients))
+    if stage != 'unmask':  # Its numbers were in the sum by then.
+      there = {client for client in there if client % 5 != 1}
+    self.assertEqual(set(clients.tolist()), there)
+    # Nobody of the others has lost anything: they are as without that node.
+    case, exchange, run, other = self._start('multi_task_fl', 5)
+    exchange.silent = (1,) if stage != 'unmask' else ()
+    other, _ = run.run_rounds(other, 1)
+    after, wanted = (run.host_state(x).params for x in (state, other))
+    testing.assert_trees_close(after, wanted)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), after, before)
+    self.assertGreater(max(jax.tree.leaves(moved)), 1e-3)
+
+  def test_too_few_for_a_secure_sum_is_a_warning(self):
+    _, exchange, run, state = self._start('multi_task_fl')
+    before = jax.device_get(run.host_state(state).params)
+    exchange.silent = (0,)  # Half of them, two of each task.
+    with mock.patch('sys.stderr') as errors:
+      state, _ = run.run_rounds(state, 1)
+    said = ''.join(call.args[0] for call in errors.write.call_args_list)
+    self.assertIn('Expected at least', said)
+    testing.assert_trees_equal(run.host_state(state).params, before)
 
   def test_models_of_clients_are_measured_where_they_are(self):
     _, case, expected, _ = _simulated('fedper')
