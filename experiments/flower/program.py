@@ -221,7 +221,7 @@ class FlowerProgram(program.Program):
       payload = 0
       for place, (run, row, _) in enumerate(of_node[node]):
         reply = packing.restored(shapes, arrays, f'{place}/')
-        payload += packing.num_bytes((reply.parts, reply.held))
+        payload += packing.num_bytes((reply.parts, reply.held, reply.encoded))
         stacked, arrived = found[run]
         for table, value in zip(
           jax.tree.leaves(stacked), jax.tree.leaves(reply), strict=True

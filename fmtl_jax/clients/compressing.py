@@ -28,6 +28,7 @@ from fmtl_jax.federation import layer_types
 Tree = Any
 Codecs = Mapping[str, compression.Codec]
 
+ENCODED = 'encoded'  # Of metrics.
 _SEED = 2**32 - 2  # Folded into a client's key; no epoch has this number.
 
 
@@ -72,6 +73,8 @@ def compressed(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
   codecs: Codecs,
+  *,
+  tells: bool = False,
 ) -> client_updates.ClientUpdate:
   """The client update whose message is encoded, and decoded again.
 
@@ -79,6 +82,8 @@ def compressed(
     federation: Says which layers are of which type.
     client_update: Of clients.
     codecs: By layer type; those that the network does not have are left out.
+    tells: Whether metrics hold what was encoded (`ENCODED`), as `decoded` takes
+      it: for clients in other processes.
 
   Raises:
     ValueError: If a layer type is never sent.
@@ -118,17 +123,23 @@ def compressed(
     sent = dict(enumerate(flat(result.update)))
     before = flat(context.memory) if with_residual else []
     residuals: dict[int, jax.Array] = {}
+    told = {}
     for part in parts:
       leaves = [sent[place] for place in part.places]
       if part.codec.feedback:
         kept = [before[place] for place in part.places]
         leaves = list(map(jnp.add, leaves, kept))
       decoded = part.decoded(context.key, leaves)
+      if tells:
+        encode = part.codec.encode
+        told[str(part.number)] = part.map(encode, context.key, leaves)
       sent |= dict(zip(part.places, decoded, strict=True))
       if part.codec.feedback:
         lost = map(jnp.subtract, leaves, decoded)
         residuals |= dict(zip(part.places, lost, strict=True))
     result = result._replace(update=tree_of(sent))
+    if tells:
+      result = result._replace(metrics=result.metrics | {ENCODED: told})
     if not with_residual:
       return result
     return result._replace(
@@ -140,6 +151,59 @@ def compressed(
   return client_update._replace(
     run=run, sgd=None, message=message, memory=memory
   )
+
+
+def decoded(
+  federation: federation_lib.Federation,
+  codecs: Codecs,
+  key: jax.Array,
+  active: jax.Array,
+  encoded: Mapping[str, Tree],
+) -> Tree:
+  """What the server gets of encoded messages, zero in inactive slots.
+
+  Args:
+    federation: Says which layers are of which type.
+    codecs: By layer type.
+    key: Of the client in its round.
+    active: `[S]` bool, its active slots.
+    encoded: What it told, see `compressed`.
+
+  Returns:
+    Leaves that were encoded, None at all others of a view.
+  """
+  treedef: Any = jax.tree.structure(federation.layer_types)
+  shapes = layer_types.split(federation.shapes, federation.labels)[0]
+  shapes = treedef.flatten_up_to(shapes)
+  found: dict[int, jax.Array] = {}
+  for part in _parts(federation, codecs):
+    of_part = [shapes[place] for place in part.places]
+
+    def one(key, message, part=part, of_part=of_part):
+      return part.codec.decode(key, message, of_part)
+
+    leaves = part.map(one, key, encoded[str(part.number)])
+    if part.num_slots:
+      of_slots = lambda x: active.reshape(active.shape + (1,) * (x.ndim - 1))
+      leaves = [jnp.where(of_slots(x), x, 0) for x in leaves]
+    found |= dict(zip(part.places, leaves, strict=True))
+  return treedef.unflatten(
+    [found.get(place) for place in range(treedef.num_leaves)]
+  )
+
+
+def without(
+  federation: federation_lib.Federation, codecs: Codecs, update: Tree
+) -> Tree:
+  """An update without the leaves that are encoded; `()` stays."""
+  if update == ():
+    return update
+  treedef: Any = jax.tree.structure(federation.layer_types)
+  leaves = treedef.flatten_up_to(update)
+  for part in _parts(federation, codecs):
+    for place in part.places:
+      leaves[place] = None
+  return treedef.unflatten(leaves)
 
 
 def check(

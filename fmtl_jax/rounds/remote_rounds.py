@@ -10,6 +10,7 @@ any transport will do, and numbers are those of the round in one program.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import compressing
 from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
@@ -57,11 +59,14 @@ class Reply(NamedTuple):
       sums over all clients, as of `RemoteRounds.numbers`.
     held: Parts that are needed one by one, by layer type.
     metrics: Of its training.
+    encoded: What is sent of updates that are compressed, which the others do
+      not hold.
   """
 
   parts: aggregation_lib.Parts
   held: aggregation_lib.Parts
   metrics: dict[str, Any]
+  encoded: dict[str, Any] = {}
 
 
 class Kept(NamedTuple):
@@ -108,11 +113,19 @@ class RemoteRounds:
         'whose clients choose owners by the models of all of them, or are '
         'grouped by their updates'
       )
-    if self._settings.compression:
+    settings = self._settings
+    if settings.broadcast:
       return (
-        'with compressed updates, or secure sums of a few bits, which are sent '
-        'as arrays here'
+        'with compressed broadcasts, which are of differences to what each '
+        'client was sent before'
       )
+    if settings.compression and settings.privacy is not None:
+      return (
+        'with compressed updates of private clients, which are clipped when '
+        'they are decoded'
+      )
+    if settings.compression and self.is_secure:
+      return 'with secure sums of a few bits, whose numbers have 32 bits here'
     return ''
 
   @property
@@ -221,10 +234,21 @@ class RemoteRounds:
       privacy=privacy,
     )
     with precision.products(self._settings.matmul_precision):
-      run = self._phases.client_fn(self._phases.client_update)
+      run = self._phases.client_fn(self._phases.telling)
       parts, trained = run(context)
+    metrics = {**trained.metrics}
+    encoded = metrics.pop(compressing.ENCODED, {})
+    drop = functools.partial(
+      compressing.without, self._federation, self._settings.compression
+    )
+    if encoded:
+      parts, held = (
+        {n: part._replace(update=drop(part.update)) for n, part in of.items()}
+        for of in (parts, trained.held)
+      )
+      trained = trained._replace(held=held)
     return (
-      Reply(parts, trained.held, trained.metrics),
+      Reply(parts, trained.held, metrics, encoded),
       Kept(trained.owned, trained.state, trained.balancing, trained.memory),
     )
 
@@ -259,6 +283,7 @@ class RemoteRounds:
     hidden = lambda x: jnp.where(
       arrived.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)
     )
+    replies = self._decoded(state, sampled, replies)
     parts = replies.parts
     replies = jax.tree.map(hidden, replies._replace(parts={}))
     finite = {  # Who sent nothing sent nothing that is not finite.
@@ -288,6 +313,43 @@ class RemoteRounds:
       )
       new = phases.serve(state, sampled, trained, means, grouping, memory)
     return new, trained.metrics | phases.observed(sampled, grouping)
+
+  def _decoded(self, state, sampled, replies):
+    """Replies whose messages hold what was encoded."""
+    if not replies.encoded:
+      return replies
+    cohort = sampled.cohort
+    _, clients_key = cohorts.round_keys(state.key, state.round)
+
+    def one(client, encoded):
+      key = jax.random.fold_in(clients_key, client.client_id)
+      return compressing.decoded(
+        *(self._federation, self._settings.compression, key),
+        *(client.active, encoded),
+      )
+
+    found = jax.vmap(one)(cohort, replies.encoded)
+    if 'skipped' in replies.metrics:
+      of_client = lambda x: replies.metrics['skipped'].reshape(
+        (-1,) + (1,) * (x.ndim - 1)
+      )
+      found = jax.tree.map(lambda x: jnp.where(of_client(x), 0, x), found)
+
+    def filled(of):
+      return {
+        name: part._replace(
+          update=()
+          if part.update == ()
+          else layer_types.merge(
+            part.update, self._federation.of_type(name, found)
+          )
+        )
+        for name, part in of.items()
+      }
+
+    return replies._replace(
+      parts=filled(replies.parts), held=filled(replies.held), encoded={}
+    )
 
   def _added(self, params, cohort, weights, parts):
     """The sums over messages `[K, ...]` of K clients."""

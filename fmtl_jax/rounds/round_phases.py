@@ -146,6 +146,7 @@ class Phases:
   Attributes:
     aggregation: Weights, aggregators and servers of all layer types.
     client_update: What one client computes and sends.
+    telling: The same, whose metrics hold what was encoded.
   """
 
   def __init__(
@@ -177,9 +178,11 @@ class Phases:
       client_update,
       compares=choose_fn is not None or regroup_fn is not None,
     )
-    client_update = compressing.compressed(
-      federation, client_update, settings.compression
+    encode = functools.partial(
+      compressing.compressed, federation, client_update, settings.compression
     )
+    self.telling = encode(tells=True)
+    client_update = encode()
     if regroup_fn is not None:
       client_update = client_update._replace(sgd=None)  # It needs all updates.
     self._federation = federation

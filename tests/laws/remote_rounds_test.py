@@ -1,7 +1,9 @@
 """Law: clients that are elsewhere change no number; messages are arrays."""
 
 import contextlib
+import dataclasses
 import functools
+import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -13,6 +15,8 @@ from fmtl_jax import privacy
 from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
 from fmtl_jax.cohorts import participation
+from fmtl_jax.compression import qsgd
+from fmtl_jax.compression import top_k
 from fmtl_jax.rounds import remote_rounds
 from fmtl_jax.secure_aggregation import settings as secure_settings
 
@@ -85,6 +89,7 @@ class _Elsewhere:
         ):
           table[own] = value
       replies.append(reply)
+      self.reply = reply
     if rounds.is_secure:
       replies = self._summed(state, sampled, replies, arrived)
     parts = replies[0].parts
@@ -155,6 +160,33 @@ class RemoteRoundsTest(parameterized.TestCase):
     self.assertTrue((drawn == data.num_clients).any())
     np.testing.assert_array_equal(drawn, expected['client'])
     testing.assert_trees_close(elsewhere.everything(other), new)
+
+  @parameterized.parameters('multi_task_fl', 'scaffold')
+  def test_messages_are_what_codecs_encode(self, name):
+    settings = {
+      'compression': {'common': top_k.top_k(0.2), 'task': qsgd.qsgd(4)},
+      'skip_nonfinite': True,
+    }
+    if name == 'scaffold':
+      settings['compression'].pop('task')
+    data, algorithm, state = _start(name, **settings)
+    elsewhere = _Elsewhere(name, algorithm, data, state)
+    round_fn, other = testing.jit(algorithm.round), state
+    for _ in range(ROUNDS):  # The second one with what the first has lost.
+      state, expected = round_fn(state, data)
+      other, metrics = elsewhere.run_round(other)
+      testing.assert_trees_close(metrics, expected)
+    testing.assert_trees_close(elsewhere.everything(other), state)
+    sent = jax.tree.leaves(elsewhere.reply.encoded)
+    self.assertNotEmpty(sent)
+    # What is sent is the message of the table, no array beside it.
+    (shapes, *reports) = algorithm.messages().up
+    wanted = sorted(
+      math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)
+    )
+    updates = [part.update for part in elsewhere.reply.parts.values()]
+    found = jax.tree.leaves((elsewhere.reply.encoded, updates))
+    self.assertEqual(sorted(x.nbytes for x in found), wanted)
 
   def test_masked_numbers_of_each_give_the_round_of_secure_sums(self):
     # Several slots, all of which take part: runs of all, and of each task.
@@ -228,6 +260,31 @@ class RemoteRoundsTest(parameterized.TestCase):
     algorithm = cases.named(name, testing.toy_data(7, 3, kinds=('binary',)))[2]
     with self.assertRaisesRegex(ValueError, f'got {name}, .*{why}'):
       remote_rounds.of(algorithm, name)
+
+  @parameterized.parameters(
+    ({'broadcast': {'common': top_k.top_k(0.2)}}, 'compressed broadcasts'),
+    (
+      {
+        'compression': {'common': top_k.top_k(0.2)},
+        'weighting': {'common': 'uniform', 'task': 'uniform'},
+        'privacy': privacy.ClientPrivacy(clipping_norm=1.0),
+      },
+      'compressed updates of private clients',
+    ),
+    (
+      {
+        'clients_per_task': 0,
+        'slots': 'all',
+        'weighting': {'common': 'uniform', 'task': 'uniform'},
+        'secure': dataclasses.replace(SECURE, bits=4),
+      },
+      'secure sums of a few bits',
+    ),
+  )
+  def test_settings_that_need_one_program_are_refused(self, settings, why):
+    _, algorithm, _ = _start('multi_task_fl', **settings)
+    with self.assertRaisesRegex(ValueError, f'got multi_task_fl, .*{why}'):
+      remote_rounds.of(algorithm, 'multi_task_fl')
 
 
 if __name__ == '__main__':

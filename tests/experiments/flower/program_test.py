@@ -33,7 +33,8 @@ _FIELDS = {
     'secure.aggregation': True,
     'secure.clip': 20.0,
     'secure.threshold': 0.5,
-  }
+  },
+  'fedavg': {'compression.common': 'qsgd', 'compression.bits': 4},
 }
 testing.use_cpu_devices(8)
 
@@ -166,7 +167,7 @@ class ProgramTest(parameterized.TestCase):
     return parts.of_run(whole, 0)
 
   @parameterized.parameters(
-    ('fedper', 2), ('scaffold', 4), ('multi_task_fl', 3)
+    ('fedper', 2), ('scaffold', 4), ('multi_task_fl', 3), ('fedavg', 2)
   )
   def test_numbers_are_those_of_one_program(self, name, count):
     _, case, expected, expected_metrics = _simulated(name)
@@ -179,6 +180,21 @@ class ProgramTest(parameterized.TestCase):
     testing.assert_trees_close(parts.of_run(joined, 0), expected_metrics)
     whole = self._whole(name, case, exchange, run, state)
     testing.assert_trees_close(whole, expected)
+
+  def test_compressed_messages_have_the_bytes_of_the_table(self):
+    case, exchange, run, state = self._start('fedavg')
+    _, metrics = run.run_rounds(state, 1)
+    clients = int((metrics['client'] < case.data.num_clients).sum())
+    messages = case.make_algorithm(case.federation, {}).messages()
+    bytes_of = lambda way: sum(
+      communication.cohort_bytes(
+        case.federation, getattr(messages, way), clients, clients
+      ).values()
+    )
+    for way in ('up', 'down'):
+      moved = exchange.moved[f'fedavg/{way}']['payload']
+      self.assertBetween(moved / bytes_of(way), 0.95, 1.05)
+    self.assertLess(bytes_of('up'), 0.3 * bytes_of('down'))
 
   def test_a_server_of_secure_sums_sees_masked_numbers_alone(self):
     case, exchange, run, state = self._start('multi_task_fl')
@@ -309,7 +325,7 @@ class ProgramTest(parameterized.TestCase):
     ('centralized_joint', {}, 'moves the data'),
     ('fedavg', {'execution.clients_on': 'host'}, 'on the host'),
     ('ifca', {}, 'choose owners'),
-    ('fedavg', {'compression.common': 'eden'}, 'compressed updates'),
+    ('fedavg', {'compression.down.common': 'eden'}, 'compressed broadcasts'),
   )
   def test_refusals(self, name, settings, why):
     with self.assertRaisesRegex(ValueError, why):
