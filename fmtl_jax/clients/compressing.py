@@ -139,7 +139,8 @@ def compressed(
         residuals |= dict(zip(part.places, lost, strict=True))
     result = result._replace(update=tree_of(sent))
     if tells:
-      result = result._replace(metrics=result.metrics | {ENCODED: told})
+      metrics: dict[str, Any] = {**result.metrics, ENCODED: told}
+      result = result._replace(metrics=metrics)
     if not with_residual:
       return result
     return result._replace(

@@ -236,8 +236,8 @@ class RemoteRounds:
     with precision.products(self._settings.matmul_precision):
       run = self._phases.client_fn(self._phases.telling)
       parts, trained = run(context)
-    metrics = {**trained.metrics}
-    encoded = metrics.pop(compressing.ENCODED, {})
+    metrics: dict[str, Any] = {**trained.metrics}
+    encoded: dict[str, Any] = metrics.pop(compressing.ENCODED, {})
     drop = functools.partial(
       compressing.without, self._federation, self._settings.compression
     )
