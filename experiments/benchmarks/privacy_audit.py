@@ -40,6 +40,8 @@ _DELTA = flags.DEFINE_float('delta', 1e-5, 'Of (epsilon, delta).')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all draws.')
 flags.mark_flag_as_required('out')
 
+_GAUSSIAN = 'bound, if Gaussian'
+
 
 def settings(noise: float) -> Any:
   """The rounds that are audited, with a noise multiplier."""
@@ -116,7 +118,7 @@ def draw(
   with drawing.figure(path, height=3.6) as figure:
     axes = figure.subplots()
     curve = lambda name: [rows[noise][name] for noise in noises]
-    for label, values, color, style in (
+    lines = (
       ('claimed', [claims[noise] for noise in noises], drawing.COLORS[-1], '-'),
       (
         'claimed for twice the noise',
@@ -124,7 +126,7 @@ def draw(
         drawing.GREY,
         '--',
       ),
-      ('bound, if Gaussian', curve('gaussian'), drawing.BLUE, 'o'),
+      (_GAUSSIAN, curve('gaussian'), drawing.BLUE, 'o'),
       ('bound, of any mechanism', curve('epsilon'), drawing.RED, 's'),
       ('bound of one run', curve('one_run'), drawing.GREEN, '^'),
       (
@@ -133,7 +135,10 @@ def draw(
         drawing.LIGHT_GREY,
         ':',
       ),
-    ):
+    )
+    for label, values, color, style in lines:
+      if _PER_TASK.value and label == _GAUSSIAN:
+        continue  # Rounds of sampled clients are not.
       axes.plot(noises, values, style, color=color, label=label)
     axes.set_xscale('log', base=2)
     axes.set_yscale('log')
