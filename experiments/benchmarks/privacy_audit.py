@@ -63,12 +63,17 @@ def claimed(noise: float) -> float:
   """The epsilon of the ledger, of the larger task group."""
   from fmtl_jax.privacy import accounting
 
-  group = math.ceil(_CLIENTS.value / 2)
-  rate = min(1.0, (_PER_TASK.value or group) / group)
   kind = (
     accounting.Poisson if _SAMPLING.value == 'poisson' else accounting.Fixed
   )
-  return accounting.epsilon(noise, kind(rate=rate), _ROUNDS.value, _DELTA.value)
+  sampling = kind(rate=_rate())
+  return accounting.epsilon(noise, sampling, _ROUNDS.value, _DELTA.value)
+
+
+def _rate() -> float:
+  """How likely the canary takes part in a round."""
+  group = math.ceil(_CLIENTS.value / 2)
+  return min(1.0, (_PER_TASK.value or group) / group)
 
 
 def audited(noise: float) -> dict[str, float]:
@@ -89,6 +94,8 @@ def audited(noise: float) -> dict[str, float]:
     for has_canary in (True, False)
   ]
   scores = auditing.linear_scores(*found)
+  if _PER_TASK.value:
+    scores = auditing.sampled_scores(*found, rounds=_ROUNDS.value, rate=_rate())
   bound = auditing.lower_bound(*scores, delta=_DELTA.value)
   single = canaries.one_run(
     of_rounds,
