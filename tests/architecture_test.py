@@ -59,9 +59,11 @@ CORE = (
   *(f'secure_aggregation.{name}' for name in ('settings', 'shamir', 'sizes')),
   'secure_aggregation.whole_numbers',
   *(f'privacy.{name}' for name in ('accounting', 'ledgers', 'settings')),
-  'privacy.example_privacy',
+  *(f'privacy.{name}' for name in ('banded', 'example_privacy', 'noise_keys')),
 )
-CORE_MAY_IMPORT = ('dp_accounting', 'jax', 'numpy', 'optax', 'scipy')
+CORE_MAY_IMPORT = (
+  *('dp_accounting', 'jax', 'jax_privacy', 'numpy', 'optax', 'scipy'),
+)
 
 # The only folder or file that may import a library.
 HOMES = {

@@ -40,6 +40,8 @@ _DELTA = flags.DEFINE_float('delta', 1e-5, 'Of (epsilon, delta).')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all draws.')
 flags.mark_flag_as_required('out')
 
+_GAUSSIAN = 'bound, if Gaussian'
+
 
 def settings(noise: float) -> Any:
   """The rounds that are audited, with a noise multiplier."""
@@ -61,12 +63,17 @@ def claimed(noise: float) -> float:
   """The epsilon of the ledger, of the larger task group."""
   from fmtl_jax.privacy import accounting
 
-  group = math.ceil(_CLIENTS.value / 2)
-  rate = min(1.0, (_PER_TASK.value or group) / group)
   kind = (
     accounting.Poisson if _SAMPLING.value == 'poisson' else accounting.Fixed
   )
-  return accounting.epsilon(noise, kind(rate=rate), _ROUNDS.value, _DELTA.value)
+  sampling = kind(rate=_rate())
+  return accounting.epsilon(noise, sampling, _ROUNDS.value, _DELTA.value)
+
+
+def _rate() -> float:
+  """How likely the canary takes part in a round."""
+  group = math.ceil(_CLIENTS.value / 2)
+  return min(1.0, (_PER_TASK.value or group) / group)
 
 
 def audited(noise: float) -> dict[str, float]:
@@ -87,6 +94,8 @@ def audited(noise: float) -> dict[str, float]:
     for has_canary in (True, False)
   ]
   scores = auditing.linear_scores(*found)
+  if _PER_TASK.value:
+    scores = auditing.sampled_scores(*found, rounds=_ROUNDS.value, rate=_rate())
   bound = auditing.lower_bound(*scores, delta=_DELTA.value)
   single = canaries.one_run(
     of_rounds,
@@ -116,7 +125,7 @@ def draw(
   with drawing.figure(path, height=3.6) as figure:
     axes = figure.subplots()
     curve = lambda name: [rows[noise][name] for noise in noises]
-    for label, values, color, style in (
+    lines = (
       ('claimed', [claims[noise] for noise in noises], drawing.COLORS[-1], '-'),
       (
         'claimed for twice the noise',
@@ -124,7 +133,7 @@ def draw(
         drawing.GREY,
         '--',
       ),
-      ('bound, if Gaussian', curve('gaussian'), drawing.BLUE, 'o'),
+      (_GAUSSIAN, curve('gaussian'), drawing.BLUE, 'o'),
       ('bound, of any mechanism', curve('epsilon'), drawing.RED, 's'),
       ('bound of one run', curve('one_run'), drawing.GREEN, '^'),
       (
@@ -133,7 +142,10 @@ def draw(
         drawing.LIGHT_GREY,
         ':',
       ),
-    ):
+    )
+    for label, values, color, style in lines:
+      if _PER_TASK.value and label == _GAUSSIAN:
+        continue  # Rounds of sampled clients are not.
       axes.plot(noises, values, style, color=color, label=label)
     axes.set_xscale('log', base=2)
     axes.set_yscale('log')

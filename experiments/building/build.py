@@ -148,7 +148,7 @@ def build(
     centralized,
     privacy,
   )
-  names = fields.of_algorithm(algorithm)
+  names = fields.of_algorithm(algorithm) | fields.of_layers(config)
   with fields.named(names):  # Before anything is compiled.
     make(federation, {})
   reason = _degenerate_case(config, algorithm, federation, points)

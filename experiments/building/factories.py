@@ -32,7 +32,6 @@ from fmtl_jax.server import server_optimizers
 
 Settings = Mapping[str, Any]
 Value = Callable[[str], Any]  # A field's value, by dotted name.
-_OF_CLIENTS = ('client', 'decoder')  # Every client's, and the server has them.
 _SHARES = ('dropout', 'late', 'partial', 'least_work')
 _OF_CLOCK = (
   'steps_per_second',
@@ -209,7 +208,7 @@ def _round_settings(
   }
   codecs = of_types(checks.codecs(config, 'compression'))
   if config.compression.client:
-    for name in _OF_CLIENTS:
+    for name in schema.OF_CLIENTS:
       codecs[name] = checks.codec(config, 'compression.client')
   down = checks.codecs(config, 'compression.down')
   return round_settings.RoundSettings(

@@ -17,6 +17,8 @@ from ..configuration import fields
 from . import private_examples
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import privacy as privacy_lib
+from fmtl_jax.federation import layer_types
 from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import ledgers
 from fmtl_jax.privacy import settings as privacy_settings
@@ -50,10 +52,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'Expected privacy.unit={CLIENT!r} or {private_examples.EXAMPLE!r} '
         f'with privacy.{field}={given[field]}, got {NONE!r}.'
       )
-  if given.unit == CLIENT and not given.clipping_norm:
+  _check_norms(given)
+  if given.bands > 1 and given.unit != CLIENT:
     raise ValueError(
-      f'Expected privacy.clipping_norm > 0 with privacy.unit={CLIENT!r}, got '
-      '0, which bounds nothing; set it.'
+      f'Expected privacy.unit={CLIENT!r} with privacy.bands={given.bands}, got '
+      f'{given.unit!r}; set privacy.bands=1.'
     )
   if (
     given.unit == CLIENT
@@ -66,6 +69,41 @@ def check(config: ml_collections.ConfigDict) -> None:
       'or take them as public: privacy.standardization_is_public=True.'
     )
   private_examples.check(config)
+
+
+def _check_norms(given):
+  """Raises a ValueError unless there is one norm, or one for each type."""
+  norms = {f'privacy.norms.{name}': x for name, x in given.norms.items()}
+  some = {field: norm for field, norm in norms.items() if norm}
+  if some and given.unit != CLIENT:
+    field, norm = next(iter(some.items()))
+    raise ValueError(
+      f'Expected privacy.unit={CLIENT!r} with {field}={norm:g}, got '
+      f'{given.unit!r}; set it to 0.'
+    )
+  if some and (given.clipping_norm or len(some) < len(norms)):
+    raise ValueError(
+      'Expected privacy.clipping_norm > 0, or all of '
+      f'{" and ".join(norms)}, got '
+      + ', '.join(
+        f'{norm:g}' for norm in (given.clipping_norm, *norms.values())
+      )
+      + '; set the others to 0.'
+    )
+  if given.unit == CLIENT and not some and not given.clipping_norm:
+    raise ValueError(
+      f'Expected privacy.clipping_norm > 0 with privacy.unit={CLIENT!r}, got '
+      '0, which bounds nothing; set it.'
+    )
+
+
+def _norm(config, averaged):
+  """The clipping norm of the settings: a number, or by layer type."""
+  norms = config.privacy.norms
+  if not any(norms.values()):
+    return config.privacy.clipping_norm
+  common = norms[layer_types.COMMON]
+  return {name: norms.get(name, common) for name in averaged}
 
 
 def settings(
@@ -94,8 +132,10 @@ def settings(
       count_noise=given.adaptive.count_noise or None,
     )
   make: Callable[..., Any] = functools.partial(
-    privacy_settings.ClientPrivacy,
-    clipping_norm=given.clipping_norm,
+    _made,
+    bands=given.bands,
+    rounds=config.run.rounds,
+    clipping_norm=_norm(config, averaged),
     sampling=given.sampling,
     cap=given.cap or None,
     adaptive=adaptive,
@@ -107,9 +147,21 @@ def settings(
   with fields.named():
     if given.epsilon:
       noise = _calibrated(
-        given.epsilon, make(), groups(config, federation), config.run.rounds
+        given.epsilon,
+        make(),
+        groups(config, federation),
+        config.run.rounds,
+        len(averaged),
       )
     return make(noise_multiplier=noise)
+
+
+def _made(bands, rounds, **others):
+  """The settings of rounds, whose noise is related over `bands` of them."""
+  related = None
+  if bands > 1:
+    related = privacy_lib.BandedNoise(bands=bands, rounds=rounds)
+  return privacy_settings.ClientPrivacy(banded=related, **others)
 
 
 def _averaged(federation):
@@ -153,7 +205,7 @@ def ledger(
   if chosen is None:
     return {}
   of_tasks = groups(config, federation)
-  epsilons = _epsilons(chosen, of_tasks, rounds)
+  epsilons = _epsilons(chosen, of_tasks, rounds, len(_averaged(federation)))
   sampling = ledgers.samplings(chosen, of_tasks)[0]
   shown = lambda x: x if math.isfinite(x) else None  # There is no such JSON.
   return {
@@ -164,6 +216,7 @@ def ledger(
     'rounds': rounds,
     'noise_multiplier': chosen.noise_multiplier,
     'clipping_norm': chosen.clipping_norm,
+    'bands': chosen.bands,
     'neighbours': sampling.relation,
     'sampling': chosen.sampling,
     'accountant': accounting.PLD,
@@ -202,10 +255,15 @@ def in_words(label: str, found: Mapping[str, Any]) -> str:
     return ''
   number = lambda x: math.inf if x is None else x
   by_task = {k: number(x) for k, x in found['epsilon_by_task'].items()}
+  norm = found['clipping_norm']
+  if isinstance(norm, Mapping):
+    norms = ', '.join(f'{value:g} of {name}' for name, value in norm.items())
+  else:
+    norms = f'{norm:g}'
   sentences = [
     f'{label}: epsilon of a client at most {max(by_task.values()):.4g} after '
     f'{found["rounds"]} rounds, at delta {found["delta"]:g} (z '
-    f'{found["noise_multiplier"]:.4g}, C {found["clipping_norm"]:g}, '
+    f'{found["noise_multiplier"]:.4g}, C {norms}, '
     f'{found["sampling"]} sampling, accountant {found["accountant"].upper()}).',
     found['assumption'],
   ]

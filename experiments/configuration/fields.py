@@ -8,6 +8,7 @@ config, which stand there instead: `cohort.clients_per_task`.
 from collections.abc import Iterator, Mapping
 import contextlib
 import re
+from typing import Any
 
 from . import own_code
 from . import schema
@@ -36,12 +37,17 @@ _ARGUMENTS: Mapping[str, str] = {
   **OF_ROUNDS,
   'adapters.targets': 'model.adapters.targets',
   'at_deadline': 'participation.at_deadline',
+  'bands': 'privacy.bands',
   'bits': 'compression.bits',
   'by_task': 'attack.by_task',
   'adaptive': 'privacy.adaptive.quantile',
   'cap': 'privacy.cap',
   'channels': 'model.channels',
   'clipping_norm': 'privacy.clipping_norm',
+  **{
+    f"clipping_norm['{name}']": f'privacy.norms.{name}'
+    for name in schema.LAYER_TYPES
+  },
   'compute': 'precision.compute',
   'convolution': 'model.convolution',
   'count_noise': 'privacy.adaptive.count_noise',
@@ -94,12 +100,21 @@ def of_algorithm(name: str) -> dict[str, str]:
   return {name: f'algorithm.{own_code.key(name)}', **depths, **settings}
 
 
+def of_layers(config: Mapping[str, Any]) -> dict[str, str]:
+  """The fields of layer types that have others than those of `common`."""
+  if not config['compression']['client']:
+    return {}
+  field = 'compression.client'
+  return {f"compression['{name}']": field for name in schema.OF_CLIENTS}
+
+
 def translated(sentence: str, more: Mapping[str, str] | None = None) -> str:
   """A sentence of the library with the fields of its arguments.
 
   Args:
     sentence: With arguments in backticks; others stay.
-    more: Further fields, by argument.
+    more: Further fields, by argument; one of a layer type, as in
+      `server['common']`, has that field in the place of the general one.
   """
   known = {**_ARGUMENTS, **(more or {})}
 
@@ -108,6 +123,9 @@ def translated(sentence: str, more: Mapping[str, str] | None = None) -> str:
     return f'.{match[1] if has_fields else "common"}'
 
   def field(match: re.Match[str]) -> str:
+    for argument, start in known.items():
+      if match[1].startswith(argument) and _LAYER_TYPE.search(argument):
+        return start + match[1][len(argument) :]
     argument = _LAYER_TYPE.sub(of_type, match[1])
     parts = re.findall(r'\w+', argument)
     for end in range(len(parts), 0, -1):

@@ -33,6 +33,7 @@ _SEVERAL_HAVE: Mapping[str, Any] = {
 
 # With fields of their own; other ones that are averaged have those of common.
 LAYER_TYPES = ('common', 'task')
+OF_CLIENTS = ('client', 'decoder')  # Every client's, and the server has them.
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -275,6 +276,13 @@ def _add_privacy(config: ml_collections.ConfigDict) -> None:
   config.privacy.sampling = 'poisson'
   config.privacy.cap = 0  # Clients of a task in a Poisson cohort; 0: by rule.
   config.privacy.noise = 'central'  # Or local: clients add it.
+  # In how many rounds a noise counts, and groups of clients that take turns; 1:
+  # all may take part in all rounds, whose noise is independent.
+  config.privacy.bands = 1
+  # C of what a client sends of each layer type; 0: clipping_norm of all of it.
+  config.privacy.norms = ml_collections.ConfigDict(
+    dict.fromkeys(LAYER_TYPES, 0.0)
+  )
   config.privacy.adaptive = ml_collections.ConfigDict()
   config.privacy.adaptive.quantile = 0.0  # That the norm follows; 0: none.
   config.privacy.adaptive.learning_rate = 0.2

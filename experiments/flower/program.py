@@ -97,7 +97,7 @@ class FlowerProgram(program.Program):
 
   def _programs(self):
     """That of the first states, and those of an evaluation at the server."""
-    init = jax.jit(self._init).trace(self._runs, self._examples)
+    init = jax.jit(self._init).trace(*self._of_init)
     yield 'init', init.lower(), execution.quick_options()
     if self.splits and not self._personal:
       yield from self._evaluations(self._shapes(init.out_info))

@@ -77,7 +77,7 @@ class StreamedProgram(program.Program):
 
   def _programs(self):
     """Those of the evaluation; every run compiles its rounds."""
-    state = jax.eval_shape(self._init, self._runs, self._examples)
+    state = jax.eval_shape(self._init, *self._of_init)
     return self._evaluations(self._shapes(state))
 
   def init(self) -> Tree:

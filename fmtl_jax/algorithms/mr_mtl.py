@@ -19,6 +19,12 @@ weights. A robust aggregator of changes gives only an estimate of the mean. A
 task-specific layer has the mean of its task's clients. A layer that is personal
 by label has no proximal term.
 
+With client-level privacy a client sends what its model differs from the mean
+that it was sent, in the place of the change of its model, and the server's mean
+becomes that of the clients of the round: nobody has to remember what others
+sent, so that a clipped or noised message does not let two sums drift apart. If
+all take part, and nothing is clipped, both are the mean of all models.
+
 A client that was never drawn has its initial model, predicts with it and counts
 with it, and one that is drawn seldom has an old one: by design, as those of
 isolated training. The first sum has the weights of the mean.
@@ -96,8 +102,11 @@ def mr_mtl(
     if federation.owners[layer_type].averaged:
       because = 'whose server keeps the mean of all models'
       round_settings.check_unscaled(settings, layer_type, 'mr_mtl', because)
+  of_round = settings.privacy is not None  # The mean is that of a round.
   # With one slot, a client without labels never has one.
-  is_missed = settings.participation is not None or federation.num_slots > 1
+  is_missed = not of_round and (
+    settings.participation is not None or federation.num_slots > 1
+  )
   train = personal_models.training(federation, local)
 
   def init(view):
@@ -112,6 +121,8 @@ def mr_mtl(
       lambda w: training.proximal_term(federation, w, view, lam),
     )
     before: Tree = kept.params
+    if of_round:
+      before = layer_types.merge(federation.averaged(view), before)
     state: Tree = new
     if is_missed:
       before = layer_types.merge(kept.reported, before)
@@ -134,11 +145,14 @@ def mr_mtl(
     change = jax.tree.map(lambda x: aggregate.share * x, aggregate.update)
     return change, memory
 
+  rule = server_optimizers.ServerRule(
+    lambda params: (), apply, accumulates=True
+  )
   rounds = federated_averaging.federated_averaging(
     federation,
-    client_updates.ClientUpdate(init, run, mirrors=True),
+    client_updates.ClientUpdate(init, run, mirrors=not of_round),
     settings,
-    server_optimizers.ServerRule(lambda params: (), apply, accumulates=True),
+    server_optimizers.PLAIN if of_round else rule,
   )
   return rounds._replace(view=personal_models.view, personal=True)
 

@@ -11,6 +11,7 @@ Kernels in factored form stay so: their norms are those of their factors, and
 one factor is scaled. Norms are rounded up.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -37,10 +38,14 @@ class State(NamedTuple):
   Attributes:
     key: Of noise; rounds fold their numbers into it.
     clipping_norm: `[]` float32, where it follows a quantile; None else.
+    noise: By layer type, where the noise of rounds is related: that of the
+      coming round and of the b - 2 rounds before it, of deviation one if b were
+      one, `[b - 1, owners, ...]`; None else.
   """
 
   key: jax.Array
   clipping_norm: jax.Array | None = None
+  noise: Mapping[str, Tree] | None = None
 
 
 def norms(

@@ -1,9 +1,11 @@
 """The clients of a round.
 
 `sampling`       cohorts: drawing clients, keys, counts and totals
+`poisson`        cohorts in which each client takes part by itself
 `participation`  dropouts, stragglers and partial work; simulated time
 """
 
+from fmtl_jax.cohorts.poisson import Cycle
 from fmtl_jax.cohorts.sampling import ALL
 from fmtl_jax.cohorts.sampling import balancing_key
 from fmtl_jax.cohorts.sampling import check_clients_per_task
@@ -26,6 +28,7 @@ from fmtl_jax.cohorts.sampling import totals
 __all__ = (
   'ALL',
   'Cohort',
+  'Cycle',
   'DRAWN',
   'balancing_key',
   'check_clients_per_task',

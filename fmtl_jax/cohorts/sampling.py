@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import random_bits
+from fmtl_jax.cohorts import poisson
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 
@@ -380,6 +381,7 @@ def sample(
   group_sizes: Sequence[int],
   slots: str = DRAWN,
   caps: Sequence[int] | None = None,
+  cycle: poisson.Cycle | None = None,
 ) -> Cohort:
   """Draws a cohort and looks up everything about it, see `draw_clients`.
 
@@ -390,10 +392,13 @@ def sample(
     group_sizes: The number of clients that hold each task.
     slots: `drawn` or `all`.
     caps: Of Poisson cohorts, None for K clients.
+    cycle: Of Poisson cohorts whose clients take turns.
   """
   if _takes_all(clients_per_task, group_sizes, caps):
     return everyone(data)  # As below, and no table has to be gathered.
-  drawn = draw_clients(key, data, clients_per_task, group_sizes, slots, caps)
+  drawn = draw_clients(
+    key, data, clients_per_task, group_sizes, slots, caps, cycle
+  )
   return select(data, *drawn)
 
 
@@ -403,33 +408,6 @@ def _takes_all(clients_per_task, group_sizes, caps):
   return tuple(clients_per_task) == sizes and caps in (None, sizes)
 
 
-def poisson_counts(
-  key: jax.Array,
-  clients_per_task: Sequence[int],
-  group_sizes: Sequence[int],
-  caps: Sequence[int],
-) -> jax.Array:
-  """How many clients take part where each does by itself, `[T]` int32.
-
-  Each of N clients of a group takes part with the rate K / N; those above the
-  cap do not. Which ones they are is drawn like any subset of that size.
-
-  Args:
-    key: Consumed.
-    clients_per_task: K of each task.
-    group_sizes: N of each task.
-    caps: The most clients of each task.
-  """
-  sizes = np.array(group_sizes)
-  rates = np.array(clients_per_task) / sizes
-  shape = (len(sizes), int(sizes.max()))
-  draws = jax.random.uniform(random_bits.narrow(key), shape)
-  there = np.arange(shape[1]) < sizes[:, None]
-  takes_part = (draws < rates.astype(np.float32)[:, None]) & there
-  counts = takes_part.sum(1, dtype=jnp.int32)
-  return jnp.minimum(counts, np.array(caps, np.int32))
-
-
 def draw_clients(
   key: jax.Array,
   data: dataset_lib.FederatedDataset,
@@ -437,6 +415,7 @@ def draw_clients(
   group_sizes: Sequence[int],
   slots: str = DRAWN,
   caps: Sequence[int] | None = None,
+  cycle: poisson.Cycle | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws K clients of each task group without replacement.
 
@@ -449,8 +428,9 @@ def draw_clients(
     group_sizes: The number of clients that hold each task.
     slots: `drawn`: a client takes part with the tasks it was drawn for
       (Algorithm 1); `all`: with all tasks it holds (MT-FedAvg).
-    caps: Where each client takes part by itself, see `poisson_counts`, the most
+    caps: Where each client takes part by itself, see `poisson.counts`, the most
       of each task; None for K clients.
+    cycle: With caps, whose turn it is; None if all may take part.
 
   Returns:
     `[C]` int32 clients and `[C, S]` bool, their active slots, with C the
@@ -463,12 +443,19 @@ def draw_clients(
   counts = jnp.array(clients_per_task, jnp.int32)
   if caps is not None:
     key, counts_key = random_bits.split(key)
-    counts = poisson_counts(counts_key, clients_per_task, group_sizes, caps)
+    counts = poisson.counts(
+      counts_key, clients_per_task, group_sizes, caps, cycle
+    )
   most = np.array(clients_per_task if caps is None else caps)
   keys = random_bits.split(key, len(most))
+  sizes = jnp.array(group_sizes, jnp.int32)
   chosen = jax.vmap(draw, in_axes=(0, 0, 0, None))(
-    keys, jnp.array(group_sizes, jnp.int32), counts, int(most.max())
+    keys,
+    sizes if cycle is None else cycle.sizes(group_sizes),
+    counts,
+    int(most.max()),
   )
+  chosen = chosen if cycle is None else cycle.members(chosen)
   task = np.repeat(np.arange(len(most)), most)
   number = np.concatenate([np.arange(count) for count in most])
   members = data.partition.members

@@ -109,6 +109,46 @@ def linear_scores(
   return present[taught:] @ direction, absent[taught:] @ direction
 
 
+def sampled_scores(
+  present: np.ndarray, absent: np.ndarray, *, rounds: int, rate: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Scores of releases of rounds in which the canary is with some probability.
+
+  Each round is projected on a direction, as in `linear_scores`; the score is
+  the log of how much likelier a mixture of both normal distributions is than
+  that without the canary, over all rounds: the best one where noise is normal
+  and draws are independent.
+
+  Args:
+    present: `[N, R * d]`, round by round, of trials with the canary.
+    absent: `[N, R * d]`, as `present` without it.
+    rounds: R.
+    rate: The probability that the canary takes part in a round, in (0, 1].
+
+  Returns:
+    As of `linear_scores`.
+  """
+  taught = min(len(present), len(absent)) // 3
+  scores = [np.zeros(len(x) - taught) for x in (present, absent)]
+  silent = math.log1p(-rate) if rate < 1 else -math.inf
+  for of_round in zip(
+    np.split(np.asarray(present, np.float64), rounds, axis=1),
+    np.split(np.asarray(absent, np.float64), rounds, axis=1),
+    strict=True,
+  ):
+    first, second = (x[:taught] for x in of_round)
+    difference = first.mean(0) - second.mean(0)
+    least = np.finfo(np.float32).eps * np.abs(first).max(initial=1.0)
+    direction = difference / np.maximum(second.var(0), least**2)
+    center, variance = (second @ direction).mean(), (second @ direction).var()
+    shift = difference @ direction / rate  # Where the canary takes part.
+    for score, x in zip(scores, of_round, strict=True):
+      away = x[taught:] @ direction - center - shift / 2
+      exponent = shift * away / max(variance, least**2)
+      score += np.logaddexp(silent, math.log(rate) + exponent)
+  return scores[0], scores[1]
+
+
 def lower_bound(
   present: np.ndarray,
   absent: np.ndarray,

@@ -56,15 +56,17 @@ def caps(
 
   Raises:
     ValueError: If a cap is below the expected number, or there is none for a
-      group.
+      group, or clients cannot take turns.
   """
   if privacy.sampling != settings_lib.POISSON:
     return None
-  sizes, given = groups.sizes, privacy.cap
+  _check_turns(privacy, groups)
+  sizes = [turn_size(size, privacy.bands) for size in groups.sizes]
+  given = privacy.cap
   if given is None:
     deviations = _DEVIATIONS[groups.num_slots == 1]
     return tuple(
-      accounting.default_cap(rate, size, deviations)
+      accounting.default_cap(privacy.bands * rate, size, deviations)
       for rate, size in zip(groups.rates, sizes, strict=True)
     )
   found = (given,) * len(sizes) if isinstance(given, int) else tuple(given)
@@ -82,6 +84,41 @@ def caps(
         f'{cap}; raise it.'
       )
   return tuple(min(pair) for pair in zip(found, sizes, strict=True))
+
+
+def turn_size(size: int, bands: int) -> int:
+  """The most clients of a group that may take part in one round.
+
+  Args:
+    size: N, of the group.
+    bands: How many parts of it take turns.
+  """
+  return -(-size // bands)
+
+
+def turns(bands: int, rounds: int) -> int:
+  """The most rounds in which one client may take part."""
+  return -(-rounds // bands)
+
+
+def _check_turns(privacy, groups):
+  """Raises a ValueError unless the clients of all groups can take turns."""
+  bands = privacy.bands
+  if bands > 1 and groups.num_slots > 1:
+    raise ValueError(
+      'Expected clients of one task each with `bands` > 1, because one that is '
+      'drawn for several tasks would have several turns, got clients of up to '
+      f'{groups.num_slots}; set `bands`=1.'
+    )
+  for name, size, count in zip(
+    groups.names, groups.sizes, groups.clients_per_task, strict=True
+  ):
+    if bands * count > size:
+      raise ValueError(
+        f'Expected `bands` times `clients_per_task` <= {size} (the clients of '
+        f'the task {name!r}), because one in {bands} of them may take part in '
+        f'a round, got {bands} times {count}; set fewer of one of them.'
+      )
 
 
 def mechanism(
@@ -109,8 +146,11 @@ def samplings(
   if of_groups is None:
     return [accounting.Fixed(rate=rate) for rate in rates]
   if groups.num_slots == 1:
+    bands = privacy.bands
     return [
-      accounting.Poisson(rate=rate, population=size, cap=cap)
+      accounting.Poisson(
+        rate=bands * rate, population=turn_size(size, bands), cap=cap
+      )
       for rate, size, cap in zip(rates, groups.sizes, of_groups, strict=True)
     ]
   over = accounting.overflow(groups.rates, groups.sizes, of_groups)
@@ -133,7 +173,7 @@ def epsilons(
     num_layer_types: How many layer types are sent.
     accountant: `pld` or `rdp`.
   """
-  z = mechanism(privacy, num_layer_types)
+  z, rounds = mechanism(privacy, num_layer_types), turns(privacy.bands, rounds)
   found: dict[accounting.Sampling, float] = {}
   for sampling in samplings(privacy, groups):
     if sampling not in found:
@@ -163,6 +203,7 @@ def calibrated(
     accountant: `pld` or `rdp`.
   """
   several = isinstance(privacy.clipping_norm, Mapping)
+  rounds = turns(privacy.bands, rounds)
   z = max(
     accounting.calibrated(target, sampling, rounds, privacy.delta, accountant)
     for sampling in set(samplings(privacy, groups))
@@ -178,6 +219,11 @@ def assumption(privacy: settings_lib.ClientPrivacy, groups: Groups) -> str:
     who = 'the server need not be trusted'
   else:
     how = f'{privacy.sampling} cohorts, noise on the sums'
+    if privacy.bands > 1:
+      how += (
+        f' that is related over {privacy.bands} rounds, in as many groups of '
+        'clients that take turns'
+      )
     who = 'a trusted server shows nobody who took part, nor what clients sent'
   simulated = (
     ''

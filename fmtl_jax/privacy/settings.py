@@ -4,6 +4,8 @@ from collections.abc import Mapping
 import dataclasses
 import math
 
+from fmtl_jax.privacy import banded as banded_lib
+
 POISSON, FIXED = 'poisson', 'fixed'
 CENTRAL, LOCAL = 'central', 'local'
 
@@ -56,17 +58,23 @@ class ClientPrivacy:
       constant one. Not with a norm for each layer type.
     noise: `central`: added to sums by the server; `local`: each client adds its
       own before it sends.
+    banded: Relates the noise of rounds, of Poisson cohorts whose clients take
+      turns; None for independent noise. Central, with constant norms.
     delta: Of (epsilon, delta).
     seed: None draws the key of the noise from the operating system; a number is
       for simulations, whose result protects nobody.
   """
 
-  clipping_norm: float | Mapping[str, float] = 1.0
+  # A mapping has no hash; settings are compared by it all the same.
+  clipping_norm: float | Mapping[str, float] = dataclasses.field(
+    default=1.0, hash=False
+  )
   noise_multiplier: float = 0.0
   sampling: str = POISSON
   cap: int | tuple[int, ...] | None = None
   adaptive: AdaptiveClipping | None = None
   noise: str = CENTRAL
+  banded: banded_lib.BandedNoise | None = None
   delta: float = 1e-5
   seed: int | None = 0
 
@@ -100,6 +108,27 @@ class ClientPrivacy:
         )
     if not 0 < self.delta < 1:
       raise ValueError(f'Expected `delta` between 0 and 1, got {self.delta}.')
+    if self.bands > 1:
+      self._check_banded()
+
+  @property
+  def bands(self) -> int:
+    """In how many rounds a noise counts; 1 where it is independent."""
+    return 1 if self.banded is None else self.banded.bands
+
+  def _check_banded(self):
+    """Raises a ValueError for what noise over several rounds has no bound."""
+    for name, value, wanted, because in (
+      ('sampling', self.sampling, POISSON, 'of clients that take turns'),
+      ('noise', self.noise, CENTRAL, 'which the server relates over rounds'),
+      ('adaptive', self.adaptive, None, 'which needs the same norm in rounds'),
+    ):
+      if value != wanted:
+        got = repr(value) if isinstance(value, str) else 'another'
+        raise ValueError(
+          f'Expected `{name}`={wanted!r} with `bands` > 1, {because}, got '
+          f'{got}; set one of them.'
+        )
 
 
 def _check_above_zero(name: str, value: float) -> None:

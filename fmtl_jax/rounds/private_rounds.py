@@ -18,7 +18,6 @@ References:
 """
 
 from collections.abc import Mapping
-import os
 from typing import Any, NoReturn
 import zlib
 
@@ -33,6 +32,7 @@ from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import clipping
 from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import ledgers
+from fmtl_jax.privacy import noise_keys
 from fmtl_jax.privacy import settings as privacy_settings
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import aggregators
@@ -238,7 +238,8 @@ class PrivateRounds:
 
     def deviation(name):
       bound = 1.0 if adaptive else self._norms[name]
-      return self._multiplier * bound if central and self._multiplier else 0.0
+      independent = central and self._multiplier and not self._is_banded
+      return self._multiplier * bound if independent else 0.0
 
     return {
       name: private_aggregators.gaussian(
@@ -247,25 +248,56 @@ class PrivateRounds:
       for name in self._averaged
     }
 
-  def init(self, key: jax.Array) -> Tree:
+  @property
+  def _is_banded(self):
+    """Whether there is noise, and that of several rounds is related."""
+    return bool(self._multiplier) and self._privacy.bands > 1
+
+  def cycle(self, round_number: jax.Array) -> cohorts.Cycle | None:
+    """Whose turn it is in a round; None where all may take part."""
+    if self._privacy is None or self._privacy.bands == 1:
+      return None
+    return cohorts.Cycle(round_number, self._privacy.bands)
+
+  def init(self, key: jax.Array, params: Tree) -> Tree:
     """The state before the first round, `()` without privacy.
 
     Args:
-      key: Of the run, not consumed. Without a seed of the settings, that of
-        noise comes from the operating system where this is traced.
+      key: Of the run, not consumed. Without a seed of the settings, words of
+        the operating system are folded into that of noise.
+      params: `[owners, ...]`.
     """
     if self._privacy is None:
       return ()
     key = jax.random.fold_in(key, _KEY)
-    words = [self._privacy.seed or 0]
     if self._privacy.seed is None:
-      words = np.frombuffer(os.urandom(16), np.uint32).tolist()
-    for word in words:
-      key = jax.random.fold_in(key, np.uint32(word))
+      key = noise_keys.fold_system(key)
+    else:
+      key = jax.random.fold_in(key, np.uint32(self._privacy.seed))
     norm = None
     if self._privacy.adaptive is not None:
       norm = jnp.float32(self._privacy.clipping_norm)
-    return clipping.State(key, norm)
+    noise = None
+    if self._is_banded:
+      rounds = self._privacy.bands - 1
+      zeros = lambda x: jnp.zeros((rounds, *x.shape), x.dtype)
+      noise = {
+        name: jax.tree.map(zeros, self._federation.of_type(name, params))
+        for name in self._averaged
+      }
+      noise = self._next_noise(noise, jax.random.fold_in(key, 0))
+    return clipping.State(key, norm, noise)
+
+  def _next_noise(self, past, key):
+    """The noises of rounds with that of the one whose key is given."""
+    banded: Any = self._privacy.banded
+
+    def one(name, old):
+      newest = jax.tree.map(lambda x: x[0], old)
+      fresh = private_aggregators.standard_noise(key, name, newest)
+      return private_aggregators.banded_noise(banded.coefficients, old, fresh)
+
+    return {name: one(name, old) for name, old in past.items()}
 
   def clipped(
     self, client_update: client_updates.ClientUpdate
@@ -297,6 +329,8 @@ class PrivateRounds:
 
     def one(name, aggregate):
       update, weight = aggregate.update, jnp.array(self._expected(name))
+      if state.noise is not None:
+        update = self._with_noise(name, update, state.noise[name])
       if state.clipping_norm is not None:
         update = jax.tree.map(
           lambda x: x * state.clipping_norm.astype(x.dtype), update
@@ -310,13 +344,24 @@ class PrivateRounds:
 
     return {name: one(name, found) for name, found in aggregates.items()}
 
+  def _with_noise(self, name, update, noise):
+    """A mean with the newest noise of its sum."""
+    deviation = self._multiplier * self._norms[name]
+    weights = jnp.array(self._expected(name), jnp.float32)
+    if self._federation.owners[name].index is None:
+      weights = weights[0]
+    newest = jax.tree.map(
+      lambda x: jnp.asarray(deviation, x.dtype) * x[0], noise
+    )
+    return jax.tree.map(jnp.add, update, aggregators.divide(newest, weights))
+
   def step(
     self,
     state: federation_lib.FederationState,
     cohort: cohorts.Cohort,
     metrics: Mapping[str, jax.Array],
   ) -> Tree:
-    """The state after a round: an adaptive norm follows its quantile.
+    """The state after a round: what its norm and its noise are next.
 
     Args:
       state: Of the federation, before the round.
@@ -324,6 +369,9 @@ class PrivateRounds:
       metrics: Theirs.
     """
     old = state.privacy
+    if old != () and old.noise is not None:
+      key = jax.random.fold_in(old.key, state.round + 1)
+      return old._replace(noise=self._next_noise(old.noise, key))
     if old == () or old.clipping_norm is None:
       return old
     adaptive = self._privacy.adaptive

@@ -225,7 +225,7 @@ class Phases:
       round=jnp.int32(0),
       balancing=balancing.Memory(balanced, self.aggregation.init_balancing()),
       memory=memory,
-      privacy=self._private.init(key),
+      privacy=self._private.init(key, params),
     )
 
   def sample(
@@ -242,6 +242,7 @@ class Phases:
       self._federation.group_sizes,
       self._settings.slots,
       self._private.caps,
+      self._private.cycle(state.round),
     )
     cohort, observed = participation.apply_participation(
       self._settings.participation,

@@ -22,6 +22,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices
+from fmtl_jax.privacy import noise_keys
 from fmtl_jax.running import compilation
 from fmtl_jax.running import devices as devices_lib
 
@@ -193,7 +194,7 @@ class Program:
   def _programs(self):
     """What `compilation.compile_all` compiles."""
     options = self._options(self._effort)  # Queries XLA, busy later on.
-    init = jax.jit(self._init).trace(self._runs, self._examples)
+    init = jax.jit(self._init).trace(*self._of_init)
     yield 'init', init.lower(), execution_lib.quick_options()
     state = self._shapes(init.out_info)
     rounds = jax.jit(self._rounds, donate_argnums=0).lower(
@@ -260,7 +261,12 @@ class Program:
   def init(self) -> Tree:
     """The states before the first round, `[R, ...]`."""
     self.compile()
-    return self._compiled['init'](self._runs, self._examples)
+    return self._compiled['init'](*self._of_init)
+
+  @property
+  def _of_init(self):  # Other words of the system each time.
+    words = self._put(noise_keys.draw(self.num_runs))
+    return self._runs, self._examples, words
 
   def run_rounds(
     self, state: Tree, num_rounds: int, going: np.ndarray | None = None
@@ -311,12 +317,14 @@ class Program:
         found = programs['summary'](measured, self._runs.test)
     return self._fetch(found)
 
-  def _init(self, runs, examples):
-    def one(run, examples):
+  def _init(self, runs, examples, words):
+    def one(mapped, examples):
+      run, words = mapped
       algorithm = self._case.make_algorithm(self._case.federation, run.settings)
-      return algorithm.init(run.key, self._train_data(run, examples))
+      with noise_keys.given(words):
+        return algorithm.init(run.key, self._train_data(run, examples))
 
-    return self._map(one)(runs, examples)
+    return self._map(one)((runs, words), examples)
 
   def _rounds(self, state, runs, examples, frozen, num_rounds):
     def one(mapped, shared):
@@ -329,10 +337,8 @@ class Program:
       if has_shares:
         state = task_devices.own_tasks(self._case.federation, state, TASK_AXIS)
       shapes = jax.eval_shape(round_fn, state, data, frozen)[1]
-      buffer = jax.tree.map(
-        lambda x: jnp.zeros((self._rounds_per_call, *x.shape), x.dtype),
-        shapes,
-      )
+      zeros = lambda x: jnp.zeros((self._rounds_per_call, *x.shape), x.dtype)
+      buffer = jax.tree.map(zeros, shapes)
 
       def one_round(i, carry):
         state, buffer = carry

@@ -1,5 +1,6 @@
 """Sums with noise, divided by numbers that no client changes."""
 
+from typing import Any
 import zlib
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 
 from fmtl_jax import random_bits
 from fmtl_jax.server import aggregators
+
+Tree = Any
 
 
 def gaussian(
@@ -25,25 +28,56 @@ def gaussian(
       type with a single copy.
   """
   plain = aggregators.mean()
-  number = np.uint32(zlib.crc32(name.encode()))
 
   def finish(key, total, unused_updates, clients):
-    leaves, treedef = jax.tree.flatten(total)
     if deviation:
-      key = jax.random.fold_in(key, number)
-      keys = random_bits.split(key, len(leaves))
-      noise = lambda k, x: jax.random.normal(
-        random_bits.narrow(k), x.shape, x.dtype
-      )
-      leaves = [
-        leaf + jnp.asarray(deviation, leaf.dtype) * noise(k, leaf)
-        for k, leaf in zip(keys, leaves, strict=True)
-      ]
+      add = lambda x, noise: x + jnp.asarray(deviation, x.dtype) * noise
+      total = jax.tree.map(add, total, standard_noise(key, name, total))
     weights = jnp.array(expected, jnp.float32)
     if clients.num_owners is None:
       weights = weights[0]
-    return aggregators.divide(jax.tree.unflatten(treedef, leaves), weights)
+    return aggregators.divide(total, weights)
 
   return aggregators.Aggregator(
     plain.init, plain.add, finish, takes_factors=True
   )
+
+
+def standard_noise(key: jax.Array, name: str, tree: Tree) -> Tree:
+  """Noise of deviation one in every place of a tree.
+
+  Args:
+    key: Of a round, not consumed.
+    name: The layer type, folded into the key.
+    tree: Arrays or shapes.
+  """
+  leaves, treedef = jax.tree.flatten(tree)
+  key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+  keys = random_bits.split(key, len(leaves))
+  return treedef.unflatten(
+    jax.random.normal(random_bits.narrow(k), x.shape, x.dtype)
+    for k, x in zip(keys, leaves, strict=True)
+  )
+
+
+def banded_noise(
+  coefficients: tuple[float, ...], past: Tree, fresh: Tree
+) -> Tree:
+  """The noise of a round from that of earlier ones, see `privacy.banded`.
+
+  Args:
+    coefficients: c_0 to c_{b - 1}.
+    past: The last b - 1 noises, `[b - 1, ...]`, the newest one first.
+    fresh: Independent noise of deviation one, `[...]`.
+
+  Returns:
+    The last b - 1 noises with the new one, as `past`.
+  """
+  first, *others = coefficients
+
+  def one(old, new):
+    row = jnp.array(others, old.dtype)
+    new = (new - jnp.tensordot(row, old, 1)) / jnp.asarray(first, old.dtype)
+    return jnp.concatenate([new[None], old[:-1]])
+
+  return jax.tree.map(one, past, fresh)

@@ -7,6 +7,8 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from fmtl_jax import cohorts
+from fmtl_jax import privacy
 from fmtl_jax import testing
 from fmtl_jax.algorithms import mr_mtl
 from fmtl_jax.algorithms import multi_task_fl
@@ -97,6 +99,41 @@ class MrMtlTest(parameterized.TestCase):
       reference=MrMtl,
       own={'lam': 0.6},
     )
+
+  def test_with_privacy_the_mean_is_that_of_the_clients_of_a_round(self):
+    """Of all models where all take part, as without privacy."""
+    data = testing.toy_data(6, 2)
+    federation, _ = testing.toy_federation(('common', 'task'), data)
+    private = privacy.ClientPrivacy(clipping_norm=np.inf, sampling='fixed')
+    uniform = dict.fromkeys(('common', 'task'), 'uniform')
+    for count, others in ((0, {'weighting': uniform}), (2, {})):
+      state, _ = cases.train(
+        mr_mtl.mr_mtl,
+        federation,
+        data,
+        LOCAL,
+        2,
+        {'lam': 0.6},
+        clients_per_task=count,
+        privacy=private,
+      )
+      if others:
+        expected, _ = cases.train(
+          mr_mtl.mr_mtl, federation, data, LOCAL, 2, {'lam': 0.6}, **others
+        )
+        testing.assert_trees_close(
+          state.params, expected.params, rtol=1e-5, atol=1e-6
+        )
+        continue
+      key = cohorts.round_keys(state.key, 1)[0]
+      drawn, _ = cohorts.draw_clients(key, data, (2, 2), federation.group_sizes)
+      models = federation.of_type('common', state.clients.params)
+      testing.assert_trees_close(
+        federation.of_type('common', state.params),
+        jax.tree.map(lambda x, i=drawn: np.asarray(x)[i].mean(0), models),
+        rtol=1e-5,
+        atol=1e-6,
+      )
 
   def test_without_a_pull_it_is_isolated_training(self):
     """Also where some take no part, and with what optimizers keep."""

@@ -19,8 +19,9 @@ from fmtl_jax import privacy
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import clipping
-from fmtl_jax.cohorts import sampling
+from fmtl_jax.cohorts import poisson
 from fmtl_jax.privacy import ledgers
+from fmtl_jax.privacy import noise_keys
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
 
@@ -43,7 +44,6 @@ REFUSED = {
   'ifca': 'other clusters',
   'mat_fl': 'client layers with a copy for each client',
   'mocha': 'both sums drift apart',
-  'mr_mtl': 'both sums drift apart',
   'mt_fedavg': "'uniform'",
   'scaffold': 'a mean over all clients',
   'virtual': 'both sums drift apart',
@@ -107,11 +107,13 @@ class SensitivityTest(parameterized.TestCase):
     ('multi_task_fl', 2, {'common': 'qsgd', 'task': 'top_k'}, 200),
     ('fedprox', 2, {'common': 'sign'}, 200),
     ('fedrep', 1, {}, 200),
+    ('mr_mtl', 2, {}, 50),
+    ('ditto', 1, {}, 50),
   )
   def test_without_a_client_the_sums_of_all_owners_move_by_one_norm(
     self, name, slots, codecs, number
   ):
-    """Over a thousand federations; in some of them as far as may be."""
+    """Over a thousand federations, in some of them as far as may be."""
     data = testing.toy_data(CLIENTS, TASKS, slots)
     bound, execution = 0.3, 'vmap'
     if codecs == 'low_rank':
@@ -311,6 +313,33 @@ class NoiseTest(absltest.TestCase):
     self.assertEqual(*keys[0])
     self.assertNotEqual(keys[0], keys[1])
 
+  def test_a_compiled_start_has_another_key_of_the_system_each_time(self):
+    algorithm, _ = plain_round(self.data, privacy=private(seed=None))
+    of_noise = lambda key: jax.random.key_data(
+      algorithm.init(key, self.data).privacy.key
+    )
+    keys = jax.random.split(jax.random.key(0))
+    for start in (
+      functools.partial(of_noise, keys[0]),  # Nothing is compiled.
+      functools.partial(testing.jit(of_noise), keys[0]),
+      functools.partial(testing.jit(jax.vmap(of_noise)), keys),
+    ):
+      found = [np.asarray(start()).reshape(-1, 2) for _ in range(2)]
+      found = [tuple(key) for keys in found for key in keys]
+      self.assertLen(set(found), len(found))
+
+    def given(key, words):
+      with noise_keys.given(words):
+        return of_noise(key)
+
+    words = noise_keys.draw(2)
+    self.assertEqual(words.shape, (2, 4))
+    run = testing.jit(given)
+    first, again, other = (run(keys[0], words[i]) for i in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    self.assertFalse(np.array_equal(first, other))
+    self.assertNotIn('callback', run.lower(keys[0], words[0]).as_text())
+
 
 class AdaptiveTest(parameterized.TestCase):
   def test_the_norm_reaches_the_quantile_from_both_sides(self):
@@ -375,7 +404,7 @@ class PoissonTest(parameterized.TestCase):
   def test_sizes_are_binomial_up_to_the_cap(self):
     counts, sizes, caps = (5, 2, 3), (20, 30, 3), (8, 30, 3)
     keys = jax.random.split(jax.random.key(0), 4000)
-    draw = lambda key: sampling.poisson_counts(key, counts, sizes, caps)
+    draw = lambda key: poisson.counts(key, counts, sizes, caps)
     found = np.asarray(testing.jit(jax.vmap(draw))(keys))
     for task in range(3):
       law = stats.binom(sizes[task], counts[task] / sizes[task])

@@ -191,6 +191,23 @@ class GivenUpTest(parameterized.TestCase):
     np.testing.assert_allclose(mean, [[known] * 2], atol=1e-5)
     np.testing.assert_array_equal(counted, [senders * known])
 
+  def test_groups_of_unlike_sizes_have_thresholds_of_their_own(self):
+    """Three of three, and five of six."""
+    tasks = [0] * 3 + [1] * 6
+    federation, _ = testing.mean_estimation([[1.0]] * 9, tasks, 'task')
+    update = client_updates.ClientUpdate(lambda unused_view: (), lambda x: x)
+    settings = secure_sums.applied(federation, update, _settings(SecureSums()))
+    reducer = settings.reducer['task']
+    params = {'w': np.zeros((2, 1), np.float32)}
+    owner = np.array(tasks)[:, None]
+    for senders, expected in ((5, [3, 5]), (4, [3, 0])):
+      weights = np.float32([1] * (3 + senders) + [0] * (6 - senders))[:, None]
+      clients = aggregators.Clients((), weights, owner, 2)
+      updates = {'w': np.ones((9, 1, 1), np.float32)}
+      total = reducer.add(reducer.init(params, 2), updates, clients, params)
+      found = reducer.counted(total, (), clients)
+      np.testing.assert_array_equal(found, expected)
+
 
 class WholeNumbersTest(parameterized.TestCase):
   """A few bits a number, in one range for all clients."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import testing
+from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import auditing
 
 DELTA = 1e-5
@@ -117,6 +118,50 @@ class LowerBoundTest(parameterized.TestCase):
   def test_what_cannot_be_audited(self, present, absent, delta, words):
     with self.assertRaisesRegex(ValueError, words):
       auditing.lower_bound(present, absent, delta=delta)
+
+
+class SampledTest(absltest.TestCase):
+  """A canary that is in a third of four rounds."""
+
+  RATE = 1 / 3
+
+  def _releases(self, noise):
+    rng = np.random.default_rng(0)
+    found = noise * rng.normal(size=(2, 24_000, ROUNDS, 2))
+    found[0, :, :, 0] += rng.random((24_000, ROUNDS)) < self.RATE
+    return found.reshape(2, 24_000, -1)
+
+  def _scores(self, noise):
+    return auditing.sampled_scores(
+      *self._releases(noise), rounds=ROUNDS, rate=self.RATE
+    )
+
+  def test_scores_are_logs_of_how_much_likelier_it_is(self):
+    noise = 0.8
+    scores = self._scores(noise)[0]
+    x = self._releases(noise)[0].reshape(-1, ROUNDS, 2)[8_000:, :, 0]
+    ratio = 1 - self.RATE + self.RATE * np.exp((x - 0.5) / noise**2)
+    exact = np.log(ratio).sum(1)
+    self.assertGreater(np.corrcoef(scores, exact)[0, 1], 0.99)
+    np.testing.assert_allclose(scores.mean(), exact.mean(), atol=0.1)
+
+  def test_they_find_more_than_sums_and_not_more_than_there_is(self):
+    bound = lambda scores: auditing.lower_bound(*scores, delta=DELTA).epsilon
+    sampling = accounting.Poisson(rate=self.RATE)
+    try:
+      claim = accounting.epsilon(0.4, sampling, ROUNDS, DELTA)
+    except ValueError:
+      self.skipTest('dp-accounting is not installed')
+    found = bound(self._scores(0.4))
+    sums = bound(auditing.linear_scores(*self._releases(0.4)))
+    self.assertBetween(found, 1.05 * sums, claim)
+
+  def test_one_that_is_always_there_is_scored_as_by_sums(self):
+    releases = _releases(2.0)
+    scores = auditing.sampled_scores(*releases, rounds=ROUNDS, rate=1.0)
+    sums = auditing.linear_scores(*releases)
+    for found, expected in zip(scores, sums, strict=True):
+      self.assertGreater(np.corrcoef(found, expected)[0, 1], 0.999)
 
 
 class OneRunTest(parameterized.TestCase):

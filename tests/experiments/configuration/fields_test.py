@@ -99,6 +99,19 @@ class FieldsTest(parameterized.TestCase):
   def test_arguments_become_fields(self, sentence, expected):
     self.assertEqual(fields.translated(sentence), expected)
 
+  def test_codecs_of_the_layers_of_clients_may_have_a_field_of_their_own(self):
+    sentence = "no `compression['client']`, `compression['decoder'].bits`"
+    config = config_lib.default_config()
+    self.assertEqual(
+      fields.translated(sentence, fields.of_layers(config)),
+      'no compression.common, compression.common.bits',
+    )
+    config.compression.client = 'eden'
+    self.assertEqual(
+      fields.translated(sentence, fields.of_layers(config)),
+      'no compression.client, compression.client.bits',
+    )
+
   def test_settings_of_an_algorithm_are_its_own(self):
     for name, expected in (
       ('ditto', 'algorithm.ditto.lam, `mu`, algorithm.ditto'),
