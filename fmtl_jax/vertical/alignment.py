@@ -39,8 +39,8 @@ import numpy as np
 from fmtl_jax.vertical import curve
 
 Points = list[bytes]
-# `(done, total)`, of identifiers that are hashed or raised.
-Progress = Callable[[int, int], None]
+# Told how many more points were made of identifiers or raised.
+Progress = Callable[[int], None]
 _INDEX_BYTES = 4
 _CHUNK = 256
 
@@ -185,9 +185,10 @@ def _in_chunks(function, items, progress):
   """Maps a function of lists, and tells how far it is."""
   items, found = list(items), []
   for start in range(0, len(items), _CHUNK):
-    found += function(items[start : start + _CHUNK])
+    part = function(items[start : start + _CHUNK])
+    found += part
     if progress is not None:
-      progress(len(found), len(items))
+      progress(len(part))
   return found
 
 
