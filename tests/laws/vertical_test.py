@@ -44,21 +44,20 @@ def _head(outputs):
   return init, lambda params, x: apply(params, jax.nn.relu(x))
 
 
-def _network(outputs=4):
+def _network(head=None):
   encoders = [testing.mlp((len(own), WIDTH)) for own in COLUMNS]
-  return vertical.of_parts(encoders, _head(outputs), COLUMNS)
+  return vertical.of_parts(encoders, head or _head(4), COLUMNS)
 
 
-def _made(data=None, local=LOCAL, **own):
+def _made(data=None, local=LOCAL, head=None, **own):
   """The federation, its data and the algorithm."""
   spec = vertical.ALGORITHMS['vertical']
   num_owners = spec.owners(own)
   data = (data or _data()).with_owners(num_owners)
-  layers = [*parties.NAMES[: len(COLUMNS)], 'layer_0', 'layer_1']
+  network = _network(head)
+  layers = list(jax.eval_shape(network.init, jax.random.key(0)))
   own = {**spec.defaults, **own}
-  model, rules = spec.wraps(
-    _network(), spec.label_rules(layers), data.tasks, own
-  )
+  model, rules = spec.wraps(network, spec.label_rules(layers), data.tasks, own)
   federation = federation_lib.Federation.create(
     model,
     rules,
@@ -257,36 +256,63 @@ class PrivacyTest(parameterized.TestCase):
     self.assertBetween(norm, 1e-3, 2 * 0.5 + 1e-3)
 
   def test_noise_has_its_deviation_and_is_new_in_every_step(self):
-    """What an encoder learns of rows without labels is noise."""
+    """Of one row with labels, a linear head's update tells what it was sent.
+
+    Of the gradient of its encoder nothing but noise is left: a row moves the
+    sum by half of the deviation of one coordinate at most.
+    """
     data = _data()
+    row = int(data.partition.train.groups()[0][0])
     present = np.zeros_like(data.examples.present)
-    present[data.partition.train.groups()[0][0]] = True  # Of a client at all.
+    present[row] = True
     examples = dataclasses.replace(data.examples, present=present)
     data = dataclasses.replace(data, examples=examples)
     local = local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(), learning_rate=1.0, batch_size=0
     )
-    own = {'clip': 1e-6, 'gradient_clip': 1e-6, 'noise_multiplier': 3e9}
-    _, made, algorithm = _made(data, local, **own)
+    clip, z = 0.5, 2.0  # A deviation of one.
+    own = {'clip': clip, 'gradient_clip': clip, 'noise_multiplier': z}
+    head = testing.mlp((WIDTH * len(COLUMNS), 4))
+    federation, made, algorithm = _made(data, local, head, **own)
     start = cases.start(algorithm, made)
-    states = _trained(_step(algorithm), made, 40, start)
-    changes = [
-      np.concatenate(
-        [
-          np.ravel(x - y)
-          for x, y in zip(
-            jax.tree.leaves(b.params['party_1']),
-            jax.tree.leaves(a.params['party_1']),
-            strict=True,
-          )
-        ]
+    states = _trained(_step(algorithm), made, 60, start)
+    learned, sent = [], []
+    for old, new in zip(states[:-1], states[1:], strict=True):
+      moved = jax.tree.map(
+        lambda x, y: np.asarray(y - x), old.params, new.params
       )
-      for a, b in zip(states[:-1], states[1:], strict=True)
-    ]
+      leaves = jax.tree.leaves(moved['party_1'])
+      learned.append(np.concatenate([leaf.ravel() for leaf in leaves]))
+      kernel, bias = (moved['layer_0'][x][0] for x in ('kernel', 'bias'))
+      column = int(np.abs(bias).argmax())
+      received = kernel[:, column] / bias[column]
+      encoded = federation.apply_fn(
+        jax.tree.map(lambda x: x[0], old.params),
+        parties.OfParty(1, jnp.asarray(data.examples.features[[row]])),
+      )
+      exact = embedding_privacy.clipped(encoded, clip)[0]
+      sent.append(received[WIDTH : 2 * WIDTH] - np.asarray(exact))
     rows = int(data.partition.train.sizes[0])
-    deviation = 3e9 * 1e-6 / rows
-    self.assertBetween(np.std(changes) / deviation, 0.9, 1.1)
-    self.assertLess(abs(np.corrcoef(changes[0], changes[1])[0, 1]), 0.9)
+    self.assertBetween(np.std(learned) * rows, 0.9, 1.1)
+    self.assertBetween(np.std(sent), 0.8, 1.2)
+    for noise in (learned, sent):
+      before, after = np.ravel(noise[:-1]), np.ravel(noise[1:])
+      self.assertLess(abs(np.corrcoef(before, after)[0, 1]), 0.3)
+
+  def test_predictions_are_made_of_what_is_sent(self):
+    """Embeddings of others are clipped there, and noisy."""
+    x = jnp.asarray(_data().examples.features)
+    params = _network().init(jax.random.key(3))
+    one, _, _ = _made(clip=0.1)
+    rows = [one.apply_fn(params, parties.OfParty(p, x)) for p in range(3)]
+    rows[1:] = [embedding_privacy.clipped(r, 0.1) for r in rows[1:]]
+    received = parties.Received(tuple(rows))
+    np.testing.assert_allclose(
+      one.apply_fn(params, x), one.apply_fn(params, received), rtol=1e-6
+    )
+    other, _, _ = _made(clip=0.1, noise_multiplier=2.0)
+    far = np.abs(other.apply_fn(params, x) - one.apply_fn(params, x))
+    self.assertGreater(far.min(), 1e-6)
 
   def test_without_a_clip_there_is_no_noise(self):
     with self.assertRaisesRegex(ValueError, 'Expected `clip` > 0'):
