@@ -150,7 +150,8 @@ def vertical(
     noise_multiplier: z, of both, in units of their norms; 0 for none.
 
   Raises:
-    ValueError: If the network is another one, or there is noise without `clip`.
+    ValueError: If the network is another one, there is noise without `clip`, or
+      messages are encoded that one client never sends.
   """
   local.refuse_privacy('vertical')
   own = Own(dropout, clip, gradient_clip, noise_multiplier)
@@ -167,6 +168,7 @@ def vertical(
       f'{", ".join(federation.shapes)}; take the model `vertical`, of data '
       'whose columns belong to parties.'
     )
+  _check_messages(federation, settings)
   steps = _Steps(federation, len(numbers), own)
 
   def run(context):
@@ -223,7 +225,27 @@ def vertical(
   def each_example(data):
     return steps.messages(data, local.epochs)
 
-  return rounds._replace(messages=messages, each_example=each_example)
+  return rounds._replace(
+    personal=False,  # An owner of its own does not make a model of its own.
+    messages=messages,
+    each_example=each_example,
+  )
+
+
+def _check_messages(federation, settings):
+  """Raises a ValueError for what its messages do not have."""
+  is_one = federation.num_owners['client'] == 1
+  for name in ('compression', 'broadcast', 'secure', 'privacy'):
+    if is_one and getattr(settings, name):
+      raise ValueError(
+        f'Expected no `{name}` with `vertical` and one client, whose parties '
+        'send embeddings and gradients, not updates, got some; leave it out.'
+      )
+  if settings.balancing.client is not None:
+    raise ValueError(
+      'Expected no `balancing.client` with `vertical`, whose steps are made '
+      'by several parties, got some; set `task_weights`.'
+    )
 
 
 class _Steps:

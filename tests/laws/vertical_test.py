@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import compression
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import testing
 from fmtl_jax import vertical
@@ -17,6 +19,8 @@ from fmtl_jax.clients import local_optimizers
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import parties
 from fmtl_jax.rounds import communication
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.storage import checkpoints
 from fmtl_jax.vertical import embedding_privacy
 
 import cases
@@ -49,7 +53,7 @@ def _network(head=None):
   return vertical.of_parts(encoders, head or _head(4), COLUMNS)
 
 
-def _made(data=None, local=LOCAL, head=None, **own):
+def _made(data=None, local=LOCAL, head=None, execution='scan', **own):
   """The federation, its data and the algorithm."""
   spec = vertical.ALGORITHMS['vertical']
   num_owners = spec.owners(own)
@@ -68,7 +72,10 @@ def _made(data=None, local=LOCAL, head=None, **own):
     },
     num_owners=num_owners,
   )
-  return federation, data, spec.build(federation, local, **own)
+  settings = round_settings.RoundSettings(
+    placement=round_settings.Placement(execution=execution)
+  )
+  return federation, data, spec.build(federation, local, settings, **own)
 
 
 def _trained(step, data, rounds, state):
@@ -105,7 +112,7 @@ class CentralizedTest(absltest.TestCase):
   """A whole run is that of one network on all columns, whoever has them."""
 
   def test_parties_compute_what_one_network_does(self):
-    _, data, algorithm = _made()
+    _, data, algorithm = _made(execution='vmap')
     start = cases.start(algorithm, data)
     states = _trained(_step(algorithm), data, 3, start)
     start = _centralized(states[0].params)
@@ -175,6 +182,18 @@ class DropoutTest(absltest.TestCase):
     without = lambda p: {k: v for k, v in p.items() if k != 'party_1'}
     testing.assert_trees_equal(without(found), without(expected))
     testing.assert_trees_equal(found['party_1'], other)
+
+  def test_a_run_resumes_bit_for_bit(self):
+    with tempfile.TemporaryDirectory() as folder:
+      saved = checkpoints.Checkpoints(folder)
+      saved.save(3, self.states[3], {})
+      saved.close()
+      again = checkpoints.Checkpoints(folder)
+      state, _ = again.restore(self.states[0])
+      again.close()
+    state = self.step(jax.tree.map(jnp.asarray, state), self.data)
+    testing.assert_trees_equal(state, self.states[4])
+    self.assertEqual(self.step._cache_size(), 1)  # Of `jax.jit`.
 
 
 class PrivacyTest(parameterized.TestCase):
@@ -331,12 +350,30 @@ class BytesTest(absltest.TestCase):
     for way in algorithm.messages()[:2]:  # Encoders stay where they are.
       self.assertEqual(communication.message_bytes(federation, way), ({}, {}))
 
+  def test_of_several_clients_parameters_are_averaged_as_well(self):
+    federation, _, algorithm = _made(testing.toy_data(3, 2, 2, num_features=6))
+    for way in algorithm.messages()[:2]:
+      once, each_slot = communication.message_bytes(federation, way)
+      kernels = {'party_1': 3 * 2 + 2, 'party_2': 2 + 2}
+      kernels['party_0'] = 2 * 2 + 2 + 6 * 4 + 4  # And the head's first layer.
+      self.assertEqual(once, {name: 4 * n for name, n in kernels.items()})
+      self.assertEqual(each_slot, {'task': 4 * (4 * 4 + 4)})
+
 
 class RefusalsTest(absltest.TestCase):
   def test_another_network(self):
     federation, _ = testing.toy_federation()
     with self.assertRaisesRegex(ValueError, 'Expected a network of parties'):
       vertical.ALGORITHMS['vertical'].build(federation)
+
+  def test_what_is_done_to_updates_that_nobody_sends(self):
+    federation, _, algorithm = _made()
+    self.assertFalse(algorithm.personal)
+    settings = round_settings.RoundSettings(
+      compression={'party_1': compression.get('eden')}
+    )
+    with self.assertRaisesRegex(ValueError, 'no `compression` with `vertical`'):
+      vertical.vertical(federation, LOCAL, settings)
 
   def test_columns(self):
     for columns, sentence in (
