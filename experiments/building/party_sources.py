@@ -15,6 +15,7 @@ from . import sources
 from fmtl_jax import models
 from fmtl_jax import vertical
 from fmtl_jax.federation import parties as party_networks
+from fmtl_jax.vertical import column_splits
 
 BLOCKS, EVEN = 'blocks', 'even'
 IMPORTANCE, CORRELATION = 'importance', 'correlation'
@@ -68,7 +69,7 @@ def split(
   return source._replace(
     features=found.features,
     labels=take(source.labels),
-    strata=take(source.strata),
+    strata=np.asarray(source.strata)[rows],
     keys=take(source.keys),
     runs=take(source.runs),
     unsound=take(source.unsound),
@@ -176,13 +177,12 @@ def _columns(source, data, flat, rng) -> dict[str, Sequence[int]]:
       f'Expected data.vertical.parties from 2 to {most} of {data.name!r}, got '
       f'{count}.'
     )
-  splits = vertical.column_splits
   if given.split == EVEN:
-    found = splits.even(widest, count)
+    found = column_splits.even(widest, count)
   elif given.split == IMPORTANCE:
-    found = splits.importance(size, count, given.alpha, rng)
+    found = column_splits.importance(size, count, given.alpha, rng)
   else:
-    found = splits.correlation(flat, count, given.beta, rng)
+    found = column_splits.correlation(flat, count, given.beta, rng)
   return {f'party {number}': own for number, own in enumerate(found)}
 
 

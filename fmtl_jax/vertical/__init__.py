@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from fmtl_jax.algorithms import specs
 from fmtl_jax.federation.parties import of_parts
 from fmtl_jax.federation.parties import PartyNetwork
-from fmtl_jax.vertical import column_splits
 from fmtl_jax.vertical.alignment import align
 from fmtl_jax.vertical.alignment import Alignment
 from fmtl_jax.vertical.alignment import hashed
@@ -44,7 +43,6 @@ __all__ = (
   'PartyNetwork',
   'align',
   'aligned',
-  'column_splits',
   'epsilon',
   'hashed',
   'network',

@@ -23,7 +23,7 @@ class Party(NamedTuple):
   """
 
   name: str
-  identifiers: Sequence[Any]
+  identifiers: Any
   features: Any
   labels: Any = None
 
