@@ -107,7 +107,7 @@ def _messages(
     once, each_slot = communication.message_bytes(federation, message)
     sizes = ', '.join(f'{n} {b:,}' for n, b in {**once, **each_slot}.items())
     note = ' (task-specific layers for each active task)' if each_slot else ''
-    ways.append(f'{sizes}{note}')
+    ways.append(f'{sizes or "nothing"}{note}')
   up, down = ways
   if up == down:
     return [f'bytes of one copy, each way: {up}']
