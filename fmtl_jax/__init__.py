@@ -27,6 +27,7 @@ from fmtl_jax import rounds
 from fmtl_jax import secure_aggregation
 from fmtl_jax import server
 from fmtl_jax import tasks
+from fmtl_jax import vertical
 from fmtl_jax.algorithms.multi_task_fl import multi_task_fl
 from fmtl_jax.clients.client_updates import ClientUpdate
 from fmtl_jax.clients.local_optimizers import LocalSgd
@@ -89,6 +90,7 @@ __all__ = (
   'secure_aggregation',
   'server',
   'tasks',
+  'vertical',
 )
 
 moved.find_old_names()

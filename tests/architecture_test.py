@@ -21,7 +21,7 @@ ROOMS = {
     *('metrics', 'tasks', 'data'),
     *('balancing', 'federation', 'models', 'privacy', 'cohorts', 'execution'),
     'clients',
-    *('server', 'secure_aggregation', 'rounds', 'algorithms'),
+    *('server', 'secure_aggregation', 'rounds', 'algorithms', 'vertical'),
     *('adaptation', 'summaries'),
     *('evaluation', 'predictors', 'testing', 'running', 'results', 'fitting'),
     *('moved', ''),

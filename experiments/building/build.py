@@ -17,12 +17,14 @@ from . import factories
 from . import federating
 from . import networks
 from . import private_examples
+from . import private_parties
 from . import sources
 from . import standardizing
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import vertical
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
@@ -95,6 +97,8 @@ def build(
   checks.check_metrics(config, source.tasks)
   case = cases_lib.get(name)
   algorithm, data = _trained_as(case, config.data, source)
+  if algorithm in vertical.ALGORITHMS:
+    private_parties.check(config, algorithm)
   test = [
     mark_attackers(federate(source, data, seed), config, seed) for seed in seeds
   ]

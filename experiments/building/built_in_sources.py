@@ -27,6 +27,24 @@ def load_digits(data: ml_collections.ConfigDict) -> sources.Source:
   )
 
 
+def load_breast_cancer(data: ml_collections.ConfigDict) -> sources.Source:
+  """Breast cancer of scikit-learn: three blocks of ten columns."""
+  from fmtl_jax.data import breast_cancer  # scikit-learn takes a second.
+
+  if data.kind:
+    raise ValueError(
+      f"Expected data.kind='' of 'breast_cancer', got {data.kind!r}."
+    )
+  loaded = breast_cancer.load()
+  return sources.Source(
+    features=loaded.features,
+    labels=loaded.malignant[:, None].astype(np.float32),
+    tasks=(tasks_lib.Task(name='malignant'),),
+    strata=loaded.malignant,
+    parties=loaded.blocks,
+  )
+
+
 def _disable_progress_bars():
   """Disables the progress bars of TFDS unless stderr is a terminal."""
   import tensorflow_datasets as tfds  # Slow to import.

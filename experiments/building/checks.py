@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from ..configuration import cases as cases_lib
+from ..configuration import catalogue
 from ..configuration import config as config_lib
 from ..configuration import fields
 from ..configuration import hints
@@ -25,7 +26,6 @@ from . import datasets
 from . import federating
 from . import private
 from . import standardizing
-from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax import compression
@@ -44,7 +44,7 @@ from fmtl_jax.models import layers
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
-MODELS = ('mlp', 'cnn', 'linear', *language.NAMES)
+MODELS = ('mlp', 'cnn', 'linear', 'vertical', *language.NAMES)
 _FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG.
 
 # The rule in words, whether a number is valid, and the fields that have it.
@@ -73,6 +73,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'privacy.epsilon',
       'privacy.noise_multiplier',
       'data.stride',
+      'data.vertical.seed',
       'execution.low_rank_below',
       'execution.memory_mb',
       'participation.bandwidth_spread',
@@ -92,6 +93,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'data.clients',
       'data.shards_per_client',
       'data.tasks_per_client',
+      'data.vertical.parties',
       'data.vocabulary',
       'execution.task_devices',
       'model.adapters.rank',
@@ -111,6 +113,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (
       'balancing.temperature',
       'data.alpha',
+      'data.vertical.alpha',
       'model.adapters.alpha',
       'faults.clip_norm',
       'participation.bytes_per_second',
@@ -132,6 +135,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     'in [0, 1]',
     lambda x: 0 <= x <= 1,
     (
+      'data.vertical.beta',
       'participation.dropout',
       'participation.late',
       'participation.least_work',
@@ -189,7 +193,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   config_lib.check_fields(config)
   flat = config_lib.flatten(config)
   own = config_lib.own_defaults(config)
-  defaults = _defaults(tuple(algorithms.ALGORITHMS))
+  defaults = _defaults(tuple(catalogue.known()))
   for field, default in {**defaults, **own}.items():
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
@@ -284,7 +288,7 @@ def secure_sums(
 
 def _check_algorithms(config, flat):
   """Raises a ValueError for a setting of any algorithm that is out of range."""
-  for name in [*algorithms.ALGORITHMS, *own_code.names_in(config)]:
+  for name in [*catalogue.known(), *own_code.names_in(config)]:
     spec = own_code.spec(name)
     for depth in spec.depths:
       field = f'algorithm.{depth}'

@@ -15,6 +15,7 @@ from ..configuration import own_code
 from . import built_in_sources
 from . import federating
 from . import own_tasks
+from . import party_sources
 from . import sources
 from . import standardizing
 from . import table_sources
@@ -34,6 +35,7 @@ SETTINGS = (
   'data.data_dir',
   'data.kind',
   'data.intercept',
+  *(f'data.vertical.{name}' for name in party_sources.FIELDS),
   'data.image_size',
   'data.image_crop',
   'data.grey',
@@ -53,6 +55,7 @@ SETTINGS = (
 _OWN_SETTINGS = 'data.own.'
 SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'digits': built_in_sources.load_digits,
+  'breast_cancer': built_in_sources.load_breast_cancer,
   'uci_har': built_in_sources.load_uci_har,
   'utkface': built_in_sources.load_utkface,
   'face_folder': built_in_sources.load_face_folder,
@@ -119,6 +122,8 @@ def load(
   sources.check(data.name, source)
   if data.tasks or data.metrics:
     source = own_tasks.replaced(source, data)
+  if data.vertical.split:
+    source = party_sources.split(source, data)
   if data.intercept:
     source = standardizing.with_intercept(data.name, source)
   return source

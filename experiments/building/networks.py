@@ -15,6 +15,7 @@ from ..configuration import own_code
 from ..configuration import schema
 from . import checks
 from . import own_models
+from . import party_sources
 from . import sources
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
@@ -86,6 +87,8 @@ def build_model(
     )
   if config.model.name == 'linear':
     return models.linear(shape, width, config.model.intercept)
+  if config.model.name == 'vertical':
+    return party_sources.network(config.model, source, width)
   if config.model.name in language.NAMES:
     return models.sequential(language_stages(config, source))
   if own_code.is_own(config.model.name):

@@ -15,9 +15,11 @@ import ml_collections
 from ..configuration import cases
 from ..configuration import fields
 from . import private_examples
+from . import private_parties
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import privacy as privacy_lib
+from fmtl_jax import vertical
 from fmtl_jax.federation import layer_types
 from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import ledgers
@@ -235,6 +237,8 @@ def of_case(
     config: Its config.
     case: What is run.
   """
+  if case.algorithm in vertical.ALGORITHMS:
+    return private_parties.ledger(config, case)
   if config.privacy.unit == private_examples.EXAMPLE:
     return private_examples.ledger(config, case)
   if cases.get(name).centralized:
@@ -249,6 +253,8 @@ def in_words(label: str, found: Mapping[str, Any]) -> str:
     label: Of the case.
     found: Of `of_case`.
   """
+  if found.get('unit') == private_parties.ROW:
+    return private_parties.in_words(label, found)
   if found.get('unit') == private_examples.EXAMPLE:
     return private_examples.in_words(label, found)
   if not found:

@@ -62,6 +62,9 @@ class Source(NamedTuple):
       cannot hold, see `standardizing.centered`; None if nothing was.
     intercept: Whether the last feature is a column of ones, which stays so
       where features are standardized.
+    parties: Of the flat features, the columns of each party, by its name; that
+      with labels first, where the rows are those that all have.
+    alignment: How these were found, see `party_sources.split`.
     fingerprint: What the data are, see `fingerprints.of_source`.
   """
 
@@ -81,6 +84,8 @@ class Source(NamedTuple):
   unsound: np.ndarray | None = None
   center: np.ndarray | None = None
   intercept: bool = False
+  parties: Mapping[str, Sequence[int]] = types.MappingProxyType({})
+  alignment: Mapping[str, Any] = types.MappingProxyType({})
   fingerprint: Mapping[str, Any] = types.MappingProxyType({})
 
 

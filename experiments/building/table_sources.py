@@ -38,12 +38,23 @@ def load_school(
 
 
 def load_star(data: ml_collections.ConfigDict) -> sources.Source:
-  """Eight tests of pupils at 80 schools, or the one that `data.kind` names."""
+  """Eight tests of pupils at 80 schools, or the one that `data.kind` names.
+
+  Two files make parties of all eight: what is known of a pupil at home, and to
+  which kind of class a school sent the pupil.
+  """
   _check_kind(data, ('', *schools.STAR_TARGETS))
   table = schools.load_star(data.kind)
   if data.kind:
     return _task_of_each_owner(table, 0, 'school')
-  return _shared_tasks(table, [tasks_lib.regression] * len(table.label_names))
+  of_class = np.array([name.startswith('star') for name in table.feature_names])
+  source = _shared_tasks(table, [tasks_lib.regression] * len(table.label_names))
+  return source._replace(
+    parties={
+      'pupil': tuple(np.flatnonzero(~of_class).tolist()),
+      'school': tuple(np.flatnonzero(of_class).tolist()),
+    }
+  )
 
 
 def load_parkinsons(data: ml_collections.ConfigDict) -> sources.Source:

@@ -35,6 +35,11 @@ SOURCES: Mapping[str, About] = {
     'CC BY 4.0 at https://archive.ics.uci.edu/dataset/80 (unchecked).',
     'None to get: scikit-learn brings them.',
   ),
+  'breast_cancer': About(
+    'Breast cancer Wisconsin: 569 biopsies, three blocks of ten columns.',
+    'CC BY 4.0 at https://archive.ics.uci.edu/dataset/17 (unchecked).',
+    'None to get: scikit-learn brings them.',
+  ),
   'uci_har': About(
     'UCI HAR: six activities of thirty people, recorded by a phone.',
     'Its README forbids commercial use; CC BY 4.0 at '

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from . import catalogue
 from . import config as config_lib
 from . import fields
 from . import hints
@@ -21,6 +22,7 @@ from fmtl_jax.algorithms import specs
 
 JOINT, SEPARATE = specs.JOINT, specs.SEPARATE
 MAJORITY = 'majority'
+LABEL_PARTY = 'label_party'  # Its data stay where they are.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Case:
 
   Attributes:
     label: As it stands in tables.
-    algorithm: A name of `algorithms.ALGORITHMS`, or one of the user's.
+    algorithm: A name of `catalogue.known()`, or one of the user's.
     centralized: `joint` or `separate` for a reference that sees the union of
       the clients' training examples with all their labels; else ''.
     settings: Config fields that make the case what it is.
@@ -70,6 +72,12 @@ _FURTHER: Mapping[str, Case] = {
     centralized=JOINT,
     settings=_CENTRALIZED,
   ),
+  LABEL_PARTY: Case(
+    label='Label party alone',
+    algorithm='multi_task_fl',
+    centralized=JOINT,
+    settings={**_CENTRALIZED, 'model.parties': 'label'},
+  ),
   'distributed_separate': Case(
     label='Distributed separate',
     algorithm='isolated',
@@ -94,14 +102,14 @@ class _Cases(Mapping[str, Case]):
   def __getitem__(self, name: str) -> Case:
     if name in _FURTHER:
       return _FURTHER[name]
-    return _of_algorithm(algorithms.ALGORITHMS[name])
+    return _of_algorithm(catalogue.known()[name])
 
   def __iter__(self) -> Iterator[str]:
     yield from _FURTHER
-    yield from algorithms.ALGORITHMS
+    yield from catalogue.known()
 
   def __len__(self) -> int:
-    return len(_FURTHER) + len(algorithms.ALGORITHMS)
+    return len(_FURTHER) + len(catalogue.known())
 
 
 def _of_algorithm(spec: algorithms.Spec) -> Case:
@@ -185,7 +193,7 @@ def names(
         f'Expected overrides.{name} to be a ConfigDict, got {given!r}.'
       )
   if config.algorithm.name:
-    known = [*algorithms.ALGORITHMS, *own_code.names_in(config)]
+    known = [*catalogue.known(), *own_code.names_in(config)]
     if config.algorithm.name not in known:
       raise ValueError(
         f'Unknown algorithm.name {config.algorithm.name!r}; known are '

@@ -12,10 +12,10 @@ from typing import Any
 
 import ml_collections
 
+from . import catalogue
 from . import hints
 from . import own_code
 from . import schema
-from fmtl_jax import algorithms
 
 default_config = schema.default_config
 
@@ -188,7 +188,7 @@ def add_own(
 
 def _of_algorithms() -> tuple[str, ...]:
   """The names that `algorithm` has, or that its sections may have."""
-  return _with_fields(tuple(algorithms.ALGORITHMS))
+  return _with_fields(tuple(catalogue.known()))
 
 
 @functools.cache

@@ -31,6 +31,7 @@ import os
 import sys
 from typing import Any
 
+from . import catalogue
 from . import hints
 from fmtl_jax import algorithms
 from fmtl_jax.algorithms import fedavg
@@ -204,7 +205,7 @@ def spec(name: str) -> algorithms.Spec:
     ValueError: If there is none.
   """
   if not is_own(name):
-    return algorithms.find(name)
+    return catalogue.find(name)
   found = find(ALGORITHM, name)
   if isinstance(found, algorithms.Spec):
     _check_form(ALGORITHM, name, found.build)

@@ -10,8 +10,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from . import catalogue
 from . import own_code
-from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import compression
 
@@ -95,6 +95,18 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   # its mean and deviation; task: each has that of its own clients.
   config.data.standardize_targets = 'none'
   config.data.intercept = False  # A column of ones behind the features.
+  # Parties with other columns of the same entities; see party_sources.py.
+  config.data.vertical = ml_collections.ConfigDict()
+  # Whose columns are whose: '' (there are no parties), blocks (those of the
+  # source), even, importance or correlation.
+  config.data.vertical.split = ''
+  config.data.vertical.parties = 2  # With another split than blocks.
+  config.data.vertical.alpha = 1.0  # Concentration of importance.
+  config.data.vertical.beta = 0.5  # Of correlation: 0 least across parties.
+  config.data.vertical.label_party = ''  # Its name; '' is the first.
+  config.data.vertical.overlap = 1.0  # Share of the entities that each has.
+  config.data.vertical.alignment = 'psi'  # Or plain: the same rows.
+  config.data.vertical.seed = 0  # Of columns and of who has which entities.
 
 
 def _add_model(config: ml_collections.ConfigDict) -> None:
@@ -105,8 +117,11 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.hidden = (64, 32)
   config.model.intercept = True  # Of linear.
   config.model.channels = ()
-  config.model.embedding = 8  # Features of a token, of lstm and gru.
+  # Features of a token, of lstm and gru; of a row that a party sends.
+  config.model.embedding = 8
   config.model.heads = 4  # Of attention in each block of transformer.
+  config.model.head = ()  # Hidden layers of the party with labels, of vertical.
+  config.model.parties = 'all'  # Or label: that with labels alone, of vertical.
   config.model.window = 3
   config.model.convolution = 'auto'  # Or patches, lax: the same, in other time.
   config.model.normalization = 'none'  # Or batch, of all but the output layer.
@@ -130,7 +145,7 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.algorithm.update(DEPTHS)
   config.algorithm.initialization = 'shared'  # Or per_owner.
   config.algorithm.update(_SEVERAL_HAVE)
-  for name, spec in algorithms.ALGORITHMS.items():
+  for name, spec in catalogue.known().items():
     for depth, default in spec.default_depths.items():
       if depth not in config.algorithm:
         config.algorithm[depth] = default
@@ -367,7 +382,7 @@ def own_field(algorithm: str, setting: str) -> str:
   """The field of a setting that is an algorithm's own, by dotted name."""
   if own_code.is_own(algorithm):
     return f'algorithm.{own_code.key(algorithm)}.{setting}'
-  default = algorithms.ALGORITHMS[algorithm].defaults[setting]
+  default = catalogue.find(algorithm).defaults[setting]
   if setting in _SEVERAL_HAVE and default == _SEVERAL_HAVE[setting]:
     return f'algorithm.{setting}'
   return f'algorithm.{algorithm}.{setting}'

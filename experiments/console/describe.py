@@ -19,6 +19,7 @@ from ..studies import train
 from fmtl_jax import algorithms
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
 from fmtl_jax.running import program as program_lib
@@ -106,7 +107,7 @@ def _messages(
     once, each_slot = communication.message_bytes(federation, message)
     sizes = ', '.join(f'{n} {b:,}' for n, b in {**once, **each_slot}.items())
     note = ' (task-specific layers for each active task)' if each_slot else ''
-    ways.append(f'{sizes}{note}')
+    ways.append(f'{sizes or "nothing"}{note}')
   up, down = ways
   if up == down:
     return [f'bytes of one copy, each way: {up}']
@@ -114,6 +115,20 @@ def _messages(
     f'bytes of one copy, up: {up}',
     f'bytes of one copy, down: {down}',
   ]
+
+
+def _of_examples(
+  federation: federation_lib.Federation,
+  algorithm: algorithms.Algorithm,
+  data: dataset_lib.FederatedDataset,
+) -> list[str]:
+  """Sizes of what is sent for each example, nothing where that is nothing."""
+  if algorithm.each_example is None:
+    return []
+  each = algorithm.each_example(data)
+  lines = _messages(federation, each.messages)
+  more = f', {each.times:g} times a round'
+  return [line.replace('one copy', 'one example') + more for line in lines]
 
 
 def _case(
@@ -148,6 +163,7 @@ def _case(
     'distinct parameters: '
     + ', '.join(f'{name} {n:,}' for name, n in parameters.items()),
     *_messages(federation, algorithm.messages()),
+    *_of_examples(federation, algorithm, case.data),
     *([f'compression of updates: {codecs}'] if codecs else []),
     *([f'secure sums of updates: {secure}'] if secure else []),
     *filter(None, [private.in_words('privacy', ledger)]),

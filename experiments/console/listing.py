@@ -9,6 +9,7 @@ from ..building import backbones
 from ..building import checks
 from ..building import datasets
 from ..building import terms
+from ..configuration import catalogue
 from ..configuration import config as config_lib
 from ..configuration import fields
 from ..configuration import schema
@@ -19,6 +20,8 @@ MODELS: Mapping[str, str] = {
   'mlp': 'Dense layers: model.hidden.',
   'cnn': 'Convolutions and dense layers: model.channels, model.hidden.',
   'linear': 'One dense layer: model.intercept.',
+  'vertical': 'An encoder for each party of data.vertical.split, and a head: '
+  'model.hidden, model.embedding, model.head.',
   'lstm': 'LSTMs on tokens: model.embedding, model.hidden.',
   'gru': 'GRUs on tokens: model.embedding, model.hidden.',
   'transformer': 'Causal attention on tokens: model.hidden (the width of each '
@@ -50,7 +53,7 @@ def text() -> str:
 def _algorithms() -> Iterator[str]:
   """Lines of all algorithms, by family."""
   family = ''
-  for name, spec in algorithms.ALGORITHMS.items():
+  for name, spec in catalogue.known().items():
     if spec.family != family:
       family = spec.family
       yield from ('', f'{family}:')

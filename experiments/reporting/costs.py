@@ -48,7 +48,7 @@ def _used(cluster: Any) -> float:
 
 def moved(
   case: program.Case,
-  messages: algorithms.Messages,
+  algorithm: algorithms.Algorithm,
   num_clients: float,
   num_active_slots: float,
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -56,16 +56,26 @@ def moved(
 
   Args:
     case: What was run.
-    messages: Of its algorithm.
+    algorithm: That of the case.
     num_clients: Clients of the cohort.
     num_active_slots: Their active slots.
   """
+  messages = algorithm.messages()
   up, down = (
     communication.cohort_bytes(
       case.federation, message, num_clients, num_active_slots
     )
     for message in (messages.up, messages.down)
   )
+  if algorithm.each_example is None:
+    return up, down
+  each = algorithm.each_example(case.data)
+  sizes = np.diff(np.asarray(case.runs.train.train.offsets), axis=-1)
+  examples = float(sizes.mean()) * num_clients  # Of the mean client.
+  for way, message in ((up, each.messages.up), (down, each.messages.down)):
+    found = communication.cohort_bytes(case.federation, message, examples, 0)
+    for name, size in found.items():
+      way[name] += size * each.times
   return up, down
 
 

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from ..building import data_notes
+from ..building import party_sources
 from ..building import private
 from ..configuration import cases
 from ..folders import environments
@@ -195,11 +196,12 @@ def notes(records: Sequence[results.Record]) -> list[str]:
   }
   if balanced:
     found.append(f'Balancing: {"; ".join(sorted(balanced))}.')
-  if set(references(records)) - {cases.MAJORITY}:
+  if set(references(records)) - {cases.MAJORITY, cases.LABEL_PARTY}:
     found.append(
       'Centralized cases see the union of the training examples with labels '
       'of all tasks; their data were moved, their models are not.'
     )
+  found += dict.fromkeys(filter(None, map(party_sources.note, records)))
   overlapping = max(r.get('overlapping_pairs', 0) for r in records)
   if overlapping:
     found.append(data_notes.OVERLAP_NOTE.format(overlapping))

@@ -38,6 +38,7 @@ def head(
     'protocol': config.data.protocol,
     'overlapping_pairs': overlapping_pairs,
     **results.own_metrics(source.tasks),
+    **({'alignment': dict(source.alignment)} if source.alignment else {}),
   }
 
 
@@ -62,10 +63,9 @@ def bytes_of_client(
 def _moved(name, case, history):
   """Bytes of a round's cohort by layer type, up and down."""
   rounds = max(history.totals['rounds'], 1)
-  messages = case.make_algorithm(case.federation, {}).messages()
   up, down = costs.moved(
     case,
-    messages,
+    case.make_algorithm(case.federation, {}),
     history.totals['clients'] / rounds,
     history.totals['slots'] / rounds,
   )

@@ -29,6 +29,7 @@ PERSONALIZED = 'A model for each client'
 CLUSTERED = 'A model for each cluster of clients'
 MULTI_TASK = 'Layers of tasks'
 CENTRALIZED = 'Centralized multi-task learning'
+VERTICAL = 'Parties with other features of the same rows'
 OWN = "The user's own"
 FAMILIES = (
   ALONE,
@@ -38,6 +39,7 @@ FAMILIES = (
   CLUSTERED,
   MULTI_TASK,
   CENTRALIZED,
+  VERTICAL,
   OWN,
 )
 # What a centralized algorithm trains on: the union of all clients' examples,

@@ -11,6 +11,7 @@ from fmtl_jax.models.language import transformer
 from fmtl_jax.models.networks import cnn
 from fmtl_jax.models.networks import linear
 from fmtl_jax.models.networks import mlp
+from fmtl_jax.models.party_networks import party_mlp
 from fmtl_jax.models.vgg import vgg_face
 from fmtl_jax.models.weight_files import load_vgg
 
@@ -25,6 +26,7 @@ __all__ = (
   'lstm',
   'merge_adapters',
   'mlp',
+  'party_mlp',
   'sequential',
   'transformer',
   'vgg_face',

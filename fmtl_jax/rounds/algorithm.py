@@ -33,6 +33,18 @@ class Messages(NamedTuple):
   all_copies: tuple[str, ...] = ()
 
 
+class EachExample(NamedTuple):
+  """Messages that are sent for each training example: shapes.
+
+  Attributes:
+    messages: Of one example, as `Messages` of a client.
+    times: How often each is sent in a round, such as its epochs; expected.
+  """
+
+  messages: Messages
+  times: float
+
+
 class Algorithm(NamedTuple):
   """An algorithm: pure functions that close over its settings.
 
@@ -62,6 +74,8 @@ class Algorithm(NamedTuple):
       None where an algorithm relates none.
     adapt: `(view, frozen, local_data, epochs) -> view`: how a held-out client
       adapts, of which `epochs` may be traced; None for local SGD.
+    each_example: `data -> EachExample`: what is sent beside the `messages`, for
+      each example that a client has; None for nothing.
     remote: The same round with clients that are elsewhere, a
       `remote_rounds.RemoteRounds`; see `remote_rounds.of`.
   """
@@ -77,4 +91,5 @@ class Algorithm(NamedTuple):
   client_axis: str | None = None
   relations: Callable[[State], jax.Array] | None = None
   adapt: Callable[..., Tree] | None = None
+  each_example: Callable[..., EachExample] | None = None
   remote: Any = None

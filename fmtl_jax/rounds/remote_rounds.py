@@ -218,7 +218,8 @@ class RemoteRounds:
       What it sends, and what it keeps.
     """
     if privacy != ():
-      privacy = privacy._replace(clipping_norm=sent.clipping_norm)
+      norm = sent.clipping_norm
+      privacy = privacy._replace(clipping_norm=norm, noise=None)
     _, clients_key = cohorts.round_keys(key, round_number)
     context = client_updates.ClientContext(
       key=jax.random.fold_in(clients_key, client.client_id),

@@ -52,7 +52,8 @@ def library() -> Library:
     from cryptography.hazmat.primitives.kdf import hkdf
   except ImportError as error:
     raise ValueError(
-      'Expected the package cryptography for secure aggregation, got none; '
+      'Expected the package cryptography for secure aggregation and private '
+      'alignment, got none; '
       "install it with `pip install 'fmtl_jax[secure]'`."
     ) from error
   return Library(

@@ -243,7 +243,7 @@ class SpecTest(parameterized.TestCase):
     self.assertEqual(places, sorted(places))
     self.assertEqual(
       {s.family for s in algorithms.ALGORITHMS.values()},
-      {*specs.FAMILIES} - {specs.OWN},
+      {*specs.FAMILIES} - {specs.VERTICAL, specs.OWN},
     )
 
   def test_what_it_says_of_another_factory_is_refused(self):

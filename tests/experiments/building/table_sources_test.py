@@ -84,6 +84,19 @@ class SourcesTest(TableSourcesTestCase):
     present = np.asarray(dataset.examples.present)
     self.assertEqual(present.all(), name != 'star')
 
+  def test_pupils_and_their_classes_are_parties(self):
+    source = self.load('star')
+    pupil, school = source.parties['pupil'], source.parties['school']
+    self.assertCountEqual((*pupil, *school), range(source.features.shape[1]))
+    self.assertLen(school, 4 * (len(('regular', 'aide', 'small')) + 1))
+    data = self.data('star')
+    data.vertical.split, data.vertical.alignment = 'blocks', 'plain'
+    rows = datasets.load(data)
+    self.assertEqual(rows.features.shape, source.features.shape)
+    np.testing.assert_array_equal(
+      rows.features, source.features[:, [*pupil, *school]]
+    )
+
   def test_a_hospital_has_no_label_of_a_task(self):
     source = self.load('heart_disease')
     data = self.data('heart_disease', tasks_per_client=2)

@@ -7,6 +7,7 @@ import ml_collections
 from experiments.building import factories
 from experiments.building import networks
 from experiments.configuration import cases
+from experiments.configuration import catalogue
 from experiments.configuration import config as config_lib
 from experiments.configuration import schema
 from fmtl_jax import algorithms
@@ -150,7 +151,7 @@ class TableTest(absltest.TestCase):
   def test_every_case_is_an_algorithm_with_fields_of_the_config(self):
     known = config_lib.flatten(config_lib.default_config())
     for case in cases.CASES.values():
-      self.assertIn(case.algorithm, algorithms.ALGORITHMS)
+      self.assertIn(case.algorithm, catalogue.known())
       self.assertIn(case.centralized, ('', cases.JOINT, cases.SEPARATE))
       self.assertContainsSubset(case.settings, known)
 
