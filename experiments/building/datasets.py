@@ -33,6 +33,7 @@ SETTINGS = (
   'data.manual_dir',
   'data.data_dir',
   'data.kind',
+  'data.domains',
   'data.intercept',
   'data.image_size',
   'data.image_crop',

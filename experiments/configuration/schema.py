@@ -63,6 +63,9 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
   config.data.kind = ''  # Which part of the source, where it has several.
+  # Of pictures of digits: how each client shows them (upright, rotated,
+  # upside_down, mirrored, inverted), with data.partition=key; () is upright.
+  config.data.domains = ()
   config.data.image_size = 150  # Height and width of photographs, in pixels.
   config.data.image_crop = 1.0  # The central fraction that is kept of them.
   config.data.grey = False  # One channel instead of three.
@@ -297,6 +300,9 @@ def _add_studies(config: ml_collections.ConfigDict) -> None:
   # Held-out clients of experiments.unseen.
   config.unseen = ml_collections.ConfigDict()
   config.unseen.clients = 5  # How many; others for each seed.
+  # Or the natural owners whose whole names match a pattern: the first one for
+  # the first seed, and so on in turn. () draws clients.
+  config.unseen.owners = ()
   # With how many of its own a held-out client adapts: the points of the curve.
   config.unseen.examples = (0, 1, 2, 5, 10, 20, 50)
   config.unseen.epochs = 5
