@@ -17,19 +17,13 @@ import ml_collections
 
 from fmtl_jax.experiments import config as config_lib
 
+_CASES = ('majority', 'isolated', 'centralized_joint')
+
 
 def disease(config):
   """One task alone, which methods of one model for each hospital need."""
-  config.cases = (
-    'majority',
-    'isolated',
-    'centralized_joint',
-    'fedavg',
-    'multi_task_fl',
-    'mr_mtl',
-    'fedu',
-    'fedamp',
-  )
+  methods = ('fedavg', 'multi_task_fl', 'mr_mtl', 'fedu', 'fedamp')
+  config.cases = (*_CASES, *methods)
   config.data.kind = 'disease'
   config.data.tasks_per_client = 1
   config.report.title = 'Heart disease, four hospitals: AUC'
@@ -39,7 +33,6 @@ def private(config):
   """Every hospital hides each patient, by DP-SGD with epsilon 3."""
   disease(config)
   config.cases = ('isolated', 'fedavg', 'multi_task_fl', 'mr_mtl')
-  config.client.momentum = 0.0
   config.client.learning_rate = 0.5
   config.privacy.unit = 'example'
   config.privacy.clipping_norm = 1.0
@@ -55,19 +48,14 @@ def left_out(config):
   config.unseen.owners = ('Cleveland', 'Hungary', 'Long Beach', 'Switzerland')
   config.unseen.examples = (0, 10, 20, 60)
   config.unseen.epochs = 10
-  config.unseen.learning_rate = 0.02
+  config.run.seeds = 20  # Five turns of all four.
+  alone = {'start': 'initial', 'epochs': 50, 'learning_rate': 0.05}
   config.overrides = ml_collections.ConfigDict(
     {
-      'isolated': {
-        'run': {'rounds': 1},
-        'unseen': {'start': 'initial', 'epochs': 50, 'learning_rate': 0.05},
-      },
+      'isolated': {'run': {'rounds': 1}, 'unseen': alone},
       'fedper': {'algorithm': {'personal_layers': 1}},
     }
   )
-  config.run.seeds = 20  # Five turns of all four.
-  config.run.evaluate_every = 30
-  config.report.baseline = ''
   config.report.title = 'A hospital that took no part: AUC'
 
 
@@ -77,8 +65,6 @@ def smoke(config):
   config.run.rounds = 2
   config.run.seeds = 2
   config.run.evaluate_every = 2
-  config.unseen.owners = ('Cleveland', 'Switzerland')
-  config.unseen.examples = (0, 4)
   config.report.figure_formats = ()
 
 
@@ -86,13 +72,7 @@ def get_config(variants=''):
   """Builds the config; `variants` are names joined by commas."""
   config = config_lib.default_config()
   config.name = 'hospitals'
-  config.cases = (
-    'majority',
-    'isolated',
-    'centralized_joint',
-    'separate_fl',
-    'multi_task_fl',
-  )
+  config.cases = (*_CASES, 'separate_fl', 'multi_task_fl')
   config.data.name = 'heart_disease'
   config.data.partition = 'key'
   config.data.protocol = 'random'
@@ -102,7 +82,6 @@ def get_config(variants=''):
   config.data.standardize = True
   config.cohort.slots = 'all'
   config.model.hidden = (8,)
-  config.client.learning_rate = 0.1
   config.client.batch_size = 32
   config.client.local_epochs = 2
   config.run.rounds = 30
@@ -113,15 +92,8 @@ def get_config(variants=''):
   config.report.metric = 'auc'
   config.report.more_metrics = ('balanced_accuracy',)
   config.report.baseline = 'isolated'
-  config.report.curve_case = ''
   config.report.labels = {'isolated': 'Local'}
+  known = [disease, private, left_out, smoke]
   return config_lib.apply_variants(
-    config,
-    variants,
-    {
-      'disease': disease,
-      'private': private,
-      'left_out': left_out,
-      'smoke': smoke,
-    },
+    config, variants, {variant.__name__: variant for variant in known}
   )

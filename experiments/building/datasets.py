@@ -51,7 +51,8 @@ SETTINGS = (
   'model.backbone_channel_order',
   'model.adapters.targets',
 )
-_OWN_SETTINGS = 'data.own.'
+# With all of their fields.
+_SECTIONS = ('data.own.', 'data.synthetic.')
 SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'digits': built_in_sources.load_digits,
   'uci_har': built_in_sources.load_uci_har,
@@ -68,6 +69,9 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'landmine': table_sources.load_landmine,
   'heart_disease': table_sources.load_heart_disease,
   'ai4i': table_sources.load_ai4i,
+  'credit': table_sources.load_credit,
+  'transactions': table_sources.load_transactions,
+  'farms': table_sources.load_farms,
 }
 # Sources of this package whose tasks have its metrics alone.
 BUILT_IN = tuple(SOURCES)
@@ -146,5 +150,5 @@ def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {
     field: value
     for field, value in config_lib.flatten(config).items()
-    if field in SETTINGS or field.startswith(_OWN_SETTINGS)
+    if field in SETTINGS or field.startswith(_SECTIONS)
   }

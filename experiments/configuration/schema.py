@@ -79,6 +79,13 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   # are unknown.
   config.data.vocabulary = 2000
   config.data.least_characters = 1000  # Of users; those with less are left out.
+  # What is drawn, of transactions and farms: owners (banks, sites), examples of
+  # each, and the concentration of what a farm has more than others.
+  config.data.synthetic = ml_collections.ConfigDict()
+  config.data.synthetic.seed = 0
+  config.data.synthetic.owners = 8
+  config.data.synthetic.examples = 300
+  config.data.synthetic.alpha = 1.0
   config.data.feature_dir = ''  # Where outputs of backbones are kept.
   config.data.clients = 50
   config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
