@@ -26,7 +26,6 @@ def transactions(config):
   )
   config.data.name = 'transactions'
   config.data.tasks_per_client = 2
-  config.data.metrics = ('average_precision',)
   config.cohort.slots = 'all'
   config.model.hidden = (32, 16)
   config.report.view = 'pooled'
@@ -65,6 +64,7 @@ def get_config(variants=''):
   config.data.test_fraction = 0.3
   config.data.validation_fraction = 0.0
   config.data.standardize = True
+  config.data.metrics = ('average_precision',)
   config.model.hidden = (16,)
   config.client.learning_rate = 0.1
   config.client.batch_size = 64
@@ -75,7 +75,7 @@ def get_config(variants=''):
   config.execution.compile_effort = 'low'  # Rounds take milliseconds.
   config.report.view = 'client'
   config.report.metric = 'auc'
-  config.report.more_metrics = ('balanced_accuracy',)
+  config.report.more_metrics = ('average_precision',)
   config.report.baseline = 'isolated'
   config.report.curve_case = ''
   config.report.labels = {'isolated': 'Local'}
