@@ -25,7 +25,7 @@ def skewed(config):
 
 def new_sites(config):
   """Two of the sites, others for each seed, take no part."""
-  config.cases = ('isolated', 'multi_task_fl', 'mt_fedavg')
+  config.cases = ('isolated', 'multi_task_fl')
   config.unseen.clients = 2
   config.unseen.examples = (0, 5, 10, 20, 40)
   config.unseen.epochs = 10
@@ -55,14 +55,7 @@ def get_config(variants=''):
   """Builds the config; `variants` are names joined by commas."""
   config = config_lib.default_config()
   config.name = 'farms'
-  config.cases = (
-    'majority',
-    'isolated',
-    'centralized_joint',
-    'separate_fl',
-    'multi_task_fl',
-    'mt_fedavg',
-  )
+  config.cases = ('majority', 'isolated', 'separate_fl', 'multi_task_fl')
   config.data.name = 'farms'
   config.data.synthetic.owners = 10
   config.data.synthetic.examples = 100

@@ -63,7 +63,7 @@ def digits(config):
 def rotated(config):
   """Which digit: from upright to rotated clients, and the way back."""
   digits(config)
-  config.cases = ('isolated', 'fedavg', 'fedavg_finetune', 'fedper', 'fedbabu')
+  config.cases = ('isolated', 'fedavg_finetune', 'fedper')
   config.data.kind = 'digit'
   config.data.partition = 'key'
   config.data.protocol = 'random'

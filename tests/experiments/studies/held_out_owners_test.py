@@ -77,6 +77,9 @@ class DataTest(parameterized.TestCase):
     config = _config(unseen__owners=('b .*',))
     split = held_out_data.hold_out(source, config, 0)
     np.testing.assert_array_equal(split.clients, [1, 3])
+    config = _config(unseen__owners=('b',))
+    with self.assertRaisesRegex(ValueError, "'b' for none of a 0, b 1, a 2"):
+      held_out_data.hold_out(source, config, 0)
 
   def test_drawn_clients_are_those_of_before(self):
     source, config = toy.people(), _config(unseen__owners=())
