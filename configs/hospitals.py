@@ -92,6 +92,7 @@ def get_config(variants=''):
   config.report.metric = 'auc'
   config.report.more_metrics = ('balanced_accuracy',)
   config.report.baseline = 'isolated'
+  config.report.curve_case = ''
   config.report.labels = {'isolated': 'Local'}
   known = [disease, private, left_out, smoke]
   return config_lib.apply_variants(
