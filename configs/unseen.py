@@ -6,7 +6,8 @@ of theirs.
 
 Command: python -m experiments.unseen --config=configs/unseen.py \
     --config.data.manual_dir=DIR
-Variants: blocked, digits, smoke; they combine.
+Variants: blocked, digits, rotated, inverted, smoke; they combine. With rotated
+and inverted, all clients of a domain train and all of another one adapt.
 
 Other algorithms: their names in config.cases, or in --cases; with the same
 --workdir only what is missing is run. Settings of one algorithm:
@@ -59,6 +60,34 @@ def digits(config):
   config.report.title = 'Digits: test accuracy (%) of unseen clients'
 
 
+def rotated(config):
+  """Which digit: from upright to rotated clients, and the way back."""
+  digits(config)
+  config.cases = ('isolated', 'fedavg_finetune', 'fedper')
+  config.data.kind = 'digit'
+  config.data.partition = 'key'
+  config.data.protocol = 'random'
+  config.data.domains = ('upright',) * 8 + ('rotated',) * 8
+  config.unseen.owners = ('rotated .*', 'upright .*')
+  config.unseen.examples = (0, 5, 10, 20, 50)
+  config.unseen.epochs = 20
+  config.unseen.learning_rate = 0.1
+  config.run.rounds = 30
+  config.run.evaluate_every = 30
+  config.run.seeds = 6  # Three turns of both.
+  config.execution.compile_effort = 'low'
+  config_lib.put_field(config, 'overrides.fedper.algorithm.personal_layers', 1)
+  config.report.title = 'Digits, upright and rotated: test accuracy (%)'
+
+
+def inverted(config):
+  """The same from black on white to white on black."""
+  rotated(config)
+  config.data.domains = ('upright',) * 8 + ('inverted',) * 8
+  config.unseen.owners = ('inverted .*', 'upright .*')
+  config.report.title = 'Digits, black on white and inverted: accuracy (%)'
+
+
 def smoke(config):
   """A few rounds of a few algorithms, in seconds."""
   config.cases = ('fedrep', 'multi_task_fl')
@@ -101,5 +130,13 @@ def get_config(variants=''):
   config.report.baseline = ''
   config.report.labels = {'isolated': 'From scratch, alone'}
   return config_lib.apply_variants(
-    config, variants, {'blocked': blocked, 'digits': digits, 'smoke': smoke}
+    config,
+    variants,
+    {
+      'blocked': blocked,
+      'digits': digits,
+      'rotated': rotated,
+      'inverted': inverted,
+      'smoke': smoke,
+    },
   )

@@ -5,8 +5,10 @@ import sys
 import ml_collections
 import numpy as np
 
+from ..configuration import fields
 from . import sources
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import domains
 from fmtl_jax.data import images
 from fmtl_jax.data import play_lines
 from fmtl_jax.data import shakespeare
@@ -15,15 +17,24 @@ from fmtl_jax.models import word_piece
 
 
 def load_digits(data: ml_collections.ConfigDict) -> sources.Source:
-  """Handwritten digits of scikit-learn; `data.kind` says which tasks."""
+  """Handwritten digits of scikit-learn; `data.kind` says which tasks.
+
+  With `data.domains` each client shows them in its own way, and is the natural
+  owner of its pictures.
+  """
   from fmtl_jax.data import digits  # scikit-learn takes a second to import.
 
   loaded = digits.load(data.kind)
+  pictures, keys = loaded.features.reshape(-1, 8, 8, 1), None
+  if data.domains:
+    with fields.named({'domains': 'data.domains'}):
+      pictures, keys = domains.deal(pictures, loaded.strata, data.domains, 0)
   return sources.Source(
-    features=loaded.features.reshape(-1, 8, 8, 1),
+    features=pictures,
     labels=loaded.labels,
     tasks=loaded.tasks,
     strata=loaded.strata,
+    keys=keys,
   )
 
 

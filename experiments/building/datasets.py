@@ -34,6 +34,7 @@ SETTINGS = (
   'data.manual_dir',
   'data.data_dir',
   'data.kind',
+  'data.domains',
   'data.intercept',
   *(f'data.vertical.{name}' for name in party_sources.FIELDS),
   'data.image_size',
@@ -52,7 +53,8 @@ SETTINGS = (
   'model.backbone_channel_order',
   'model.adapters.targets',
 )
-_OWN_SETTINGS = 'data.own.'
+# With all of their fields.
+_SECTIONS = ('data.own.', 'data.synthetic.')
 SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'digits': built_in_sources.load_digits,
   'breast_cancer': built_in_sources.load_breast_cancer,
@@ -70,6 +72,9 @@ SOURCES: dict[str, Callable[[ml_collections.ConfigDict], sources.Source]] = {
   'landmine': table_sources.load_landmine,
   'heart_disease': table_sources.load_heart_disease,
   'ai4i': table_sources.load_ai4i,
+  'credit': table_sources.load_credit,
+  'transactions': table_sources.load_transactions,
+  'farms': table_sources.load_farms,
 }
 # Sources of this package whose tasks have its metrics alone.
 BUILT_IN = tuple(SOURCES)
@@ -150,5 +155,5 @@ def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {
     field: value
     for field, value in config_lib.flatten(config).items()
-    if field in SETTINGS or field.startswith(_OWN_SETTINGS)
+    if field in SETTINGS or field.startswith(_SECTIONS)
   }

@@ -1,9 +1,10 @@
-"""Sources of tables: schools, patients, sites, machines as clients.
+"""Sources of tables: schools, patients, sites, machines, banks as clients.
 
 A linear model of their columns is a network without hidden layers
 (`model.hidden=()`). A source with one target makes every client a task; one
 with several has a task for each, which all clients hold, and `data.kind` names
-one of them to make every client a task of it.
+one of them to make every client a task of it. So do the sources that are drawn,
+`transactions` and `farms`, as `data.synthetic` says.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +13,18 @@ import functools
 import ml_collections
 import numpy as np
 
+from ..configuration import fields
 from . import sources
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import ai4i
+from fmtl_jax.data import credit
+from fmtl_jax.data import farms
 from fmtl_jax.data import heart_disease
 from fmtl_jax.data import landmine
 from fmtl_jax.data import parkinsons
 from fmtl_jax.data import schools
 from fmtl_jax.data import tables
+from fmtl_jax.data import transactions
 
 _MakeTask = Callable[..., tasks_lib.Task]
 
@@ -104,6 +109,70 @@ def load_ai4i(data: ml_collections.ConfigDict) -> sources.Source:
     column = ai4i.TARGETS.index(data.kind)
     return _task_of_each_owner(table, column, 'grade', tasks_lib.binary)
   return _shared_tasks(table, [tasks_lib.binary] * len(ai4i.TARGETS))
+
+
+def load_credit(data: ml_collections.ConfigDict) -> sources.Source:
+  """Loans of two institutions: which of them went bad."""
+  _check_kind(data, ('',))
+  return _task_of_each_owner(credit.load(), 0, '', tasks_lib.binary)
+
+
+def load_transactions(data: ml_collections.ConfigDict) -> sources.Source:
+  """Synthetic card payments of banks; `data.kind`: one of the two frauds."""
+  _check_kind(data, ('', *transactions.TARGETS))
+  how = data.synthetic
+  with fields.named(_of_generator('num_banks', 'per_bank')):
+    drawn = transactions.generate(how.owners, how.examples, how.seed)
+  table = tables.Table(
+    features=drawn.features,
+    feature_names=transactions.FEATURES,
+    labels=drawn.labels,
+    label_names=transactions.TARGETS,
+    keys=drawn.keys,
+  )
+  return _drawn(data, table, 'bank', [tasks_lib.binary] * 2)
+
+
+def load_farms(data: ml_collections.ConfigDict) -> sources.Source:
+  """Synthetic patches of fields at sites; `data.kind`: crop or pest alone."""
+  names = ('crop', 'pest')
+  _check_kind(data, ('', *names))
+  how = data.synthetic
+  with fields.named(
+    _of_generator('num_sites', 'per_site') | {'alpha': 'data.synthetic.alpha'}
+  ):
+    drawn = farms.generate(how.owners, how.examples, how.seed, how.alpha)
+  table = tables.Table(
+    features=drawn.pictures,
+    feature_names=(),
+    labels=drawn.labels,
+    label_names=names,
+    keys=drawn.keys,
+  )
+  makers = [
+    functools.partial(tasks_lib.multiclass, num_classes=len(classes))
+    for classes in (farms.CROPS, farms.PESTS)
+  ]
+  return _drawn(data, table, 'site', makers)
+
+
+def _of_generator(owners: str, examples: str) -> dict[str, str]:
+  """The fields of the arguments of a generator."""
+  section = 'data.synthetic'
+  return {owners: f'{section}.owners', examples: f'{section}.examples'}
+
+
+def _drawn(
+  data: ml_collections.ConfigDict,
+  table: tables.Table,
+  what: str,
+  makers: Sequence[_MakeTask],
+) -> sources.Source:
+  """The source of a generator: all tasks, or one of them by owner."""
+  if not data.kind:
+    return _shared_tasks(table, makers)
+  column = table.label_names.index(data.kind)
+  return _task_of_each_owner(table, column, what, makers[column])
 
 
 def _task_of_each_owner(

@@ -119,6 +119,26 @@ SOURCES: Mapping[str, About] = {
     'CC BY 4.0 at https://archive.ics.uci.edu/dataset/601.',
     'ai4i2020.csv in data.manual_dir.',
   ),
+  'credit': About(
+    'Credit: 14,311 loans of two institutions, which went bad; an institution '
+    'is a task.',
+    'MIT, as the package modeldata of R says (unchecked).',
+    *(_R_FILES, _RELATIONS),
+  ),
+  'transactions': About(
+    'Sequences of 16 card payments, synthetic: two frauds at banks that '
+    'differ. data.synthetic says how many; data.kind=testing or takeover takes '
+    'one.',
+    'Drawn by this package.',
+    'None to get.',
+  ),
+  'farms': About(
+    'Patches of fields of 16 x 16 pixels, synthetic: four crops, three states '
+    'of pests, at sites that differ in soil, light and what they grow. '
+    'data.synthetic says how many; data.kind=crop or pest takes one.',
+    'Drawn by this package.',
+    'None to get.',
+  ),
   'play_lines': About(
     'Lines of nine plays by Shakespeare, as tokens of a text encoder: which '
     'play each is from.',

@@ -64,6 +64,9 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.manual_dir = ''  # Where a manual download lies.
   config.data.data_dir = ''  # Where prepared data go; '' is TFDS's default.
   config.data.kind = ''  # Which part of the source, where it has several.
+  # Of pictures of digits: how each client shows them (upright, rotated,
+  # upside_down, mirrored, inverted), with data.partition=key; () is upright.
+  config.data.domains = ()
   config.data.image_size = 150  # Height and width of photographs, in pixels.
   config.data.image_crop = 1.0  # The central fraction that is kept of them.
   config.data.grey = False  # One channel instead of three.
@@ -77,6 +80,13 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   # are unknown.
   config.data.vocabulary = 2000
   config.data.least_characters = 1000  # Of users; those with less are left out.
+  # What is drawn, of transactions and farms: owners (banks, sites), examples of
+  # each, and the concentration of what a farm has more than others.
+  config.data.synthetic = ml_collections.ConfigDict()
+  config.data.synthetic.seed = 0
+  config.data.synthetic.owners = 8
+  config.data.synthetic.examples = 300
+  config.data.synthetic.alpha = 1.0
   config.data.feature_dir = ''  # Where outputs of backbones are kept.
   config.data.clients = 50
   config.data.partition = 'iid'  # iid, key, dirichlet, shards, quantity.
@@ -323,6 +333,9 @@ def _add_studies(config: ml_collections.ConfigDict) -> None:
   # Held-out clients of experiments.unseen.
   config.unseen = ml_collections.ConfigDict()
   config.unseen.clients = 5  # How many; others for each seed.
+  # Or the natural owners whose whole names match a pattern: the first one for
+  # the first seed, and so on in turn. () draws clients.
+  config.unseen.owners = ()
   # With how many of its own a held-out client adapts: the points of the curve.
   config.unseen.examples = (0, 1, 2, 5, 10, 20, 50)
   config.unseen.epochs = 5

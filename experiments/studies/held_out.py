@@ -1,6 +1,7 @@
 """Held-out clients: how well algorithms serve clients unseen in training.
 
-For every seed some clients are held out of training, see `held_out_data`. An
+For every seed some clients are held out of training, drawn or named in turn,
+see `held_out_data`. An
 algorithm is trained on the federation of the others; then each held-out client
 adapts with the first n examples of one random order of its own, in the
 algorithm's way (`Spec.adapt`), and is tested on its examples behind the largest
@@ -15,6 +16,7 @@ see `fmtl_jax/adaptation.py`. A finished algorithm is not run again.
 from collections.abc import Mapping, Sequence
 import functools
 import pathlib
+import re
 import sys
 import time
 from typing import Any
@@ -50,6 +52,7 @@ _SHARED = (
   'run.seeds',
   'run.first_seed',
   'unseen.clients',
+  'unseen.owners',
   'unseen.examples',
 )
 
@@ -130,6 +133,7 @@ def _check(config):
       'Expected unseen.examples to be whole numbers >= 0 in ascending order, '
       f'one of them above 0, got {examples!r}; for one write (5,).'
     )
+  _check_owners(config)
   for field in ('clients', 'epochs'):
     if unseen[field] < 1:
       raise ValueError(f'Expected unseen.{field} >= 1, got {unseen[field]}.')
@@ -142,6 +146,34 @@ def _check(config):
     raise ValueError(
       f'Expected unseen.start to be one of {", ".join(starts)}, got '
       f'{unseen.start!r}.'
+    )
+
+
+def _check_owners(config):
+  """Raises a ValueError for owners that cannot be held out in turn."""
+  owners = config.unseen.owners
+  if not all(isinstance(pattern, str) and pattern for pattern in owners):
+    raise ValueError(
+      f'Expected unseen.owners to be names or patterns, got {owners!r}; for '
+      "one write ('NAME',)."
+    )
+  if len(set(owners)) < len(owners):
+    raise ValueError(
+      f'Expected every pattern of unseen.owners once, got {owners!r}.'
+    )
+  for pattern in owners:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise ValueError(
+        'Expected unseen.owners to be regular expressions, got '
+        f'{pattern!r} ({error}).'
+      ) from error
+  if owners and config.run.seeds % len(owners):
+    raise ValueError(
+      f'Expected run.seeds to be a multiple of the {len(owners)} '
+      'unseen.owners, so that all have as many turns, got '
+      f'{config.run.seeds}.'
     )
 
 
@@ -219,10 +251,7 @@ def _study(
 
 def _splits_of(config, source):
   """The data of all seeds."""
-  return [
-    held_out_data.hold_out(source, config, seed)
-    for seed in case_runs.seeds_of(config)
-  ]
+  return held_out_data.hold_out_each(source, config, case_runs.seeds_of(config))
 
 
 def _identity(config, command_line):
@@ -283,6 +312,7 @@ def _run(plan, source, splits, workdir, flag):
   partitions = [split.held_out.partition for split in splits]
   flat = config_lib.flatten(plan.config)
   own = results.own_metrics(source.tasks)
+  owners = held_out_data.owners_of(plan.config, head['seeds'])
   return {
     'case': plan.name,
     'label': head['label'],
@@ -293,6 +323,7 @@ def _run(plan, source, splits, workdir, flag):
     environments.KEY: history.environments,
     'examples': list(plan.config.unseen.examples),
     'clients': [[int(i) for i in p.client_ids] for p in partitions],
+    **({'owners': owners} if owners else {}),
     'test_examples': [p.test.sizes.tolist() for p in partitions],
     'adapted': held_out_adaptation.adapted_layers(plan),
     'way': plan.way._asdict(),

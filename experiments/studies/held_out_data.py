@@ -5,9 +5,14 @@ Where the clients of all tasks share their examples' labels, as many clients of
 every combination of tasks are drawn for each seed, and a held-out client has
 the tasks of others; so it is where a task has several clients with labels of
 their own. Where every client is a task of its own, so is a held-out one.
+
+Instead of being drawn, held-out clients may be named (`unseen.owners`): one
+hospital after the other, or all clients of another domain.
 """
 
+from collections.abc import Sequence
 import dataclasses
+import re
 from typing import NamedTuple
 
 import ml_collections
@@ -48,7 +53,8 @@ def hold_out(
   Args:
     source: The data.
     config: Its `data` and `unseen` say how.
-    seed: Says which clients are drawn, and the orders of their examples.
+    seed: Says which clients are drawn or whose turn it is, and the orders of
+      their examples.
 
   Raises:
     ValueError: If too few clients would be left, or a held-out client has too
@@ -60,7 +66,10 @@ def hold_out(
   whole = federating.federate(source._replace(center=None), plain, seed)
   rng = np.random.default_rng((_HELD_OUT, seed))
   in_groups = source.shared_labels or whole.num_tasks < whole.num_clients
-  clients = _draw(whole, in_groups, config.unseen.clients, rng)
+  if config.unseen.owners:
+    clients = _named(source, config, owners_of(config, [seed])[0])
+  else:
+    clients = _draw(whole, in_groups, config.unseen.clients, rng)
   stay = np.setdiff1d(np.arange(whole.num_clients), clients)
   partition = whole.partition
   parts = [p.groups() for p in (partition.train, partition.validation)]
@@ -100,6 +109,70 @@ def hold_out(
     ),
     clients,
   )
+
+
+def hold_out_each(
+  source: datasets.Source,
+  config: ml_collections.ConfigDict,
+  seeds: Sequence[int],
+) -> list[HeldOutSplit]:
+  """`hold_out` for all seeds, which fit into one program.
+
+  Args:
+    source: The data.
+    config: Its `data` and `unseen` say how.
+    seeds: Of the study.
+
+  Raises:
+    ValueError: As `hold_out`, or if owners of one seed are more clients, or
+      leave other tasks, than those of another.
+  """
+  splits = [hold_out(source, config, seed) for seed in seeds]
+  sizes = [
+    (split.held_out.num_clients, split.train.partition.members.sizes.tolist())
+    for split in splits
+  ]
+  for size, pattern in zip(sizes, owners_of(config, seeds), strict=False):
+    if size != sizes[0]:
+      raise ValueError(
+        'Expected all unseen.owners to be as many clients and to leave as many '
+        f'of each task to train, got {size[0]} and {size[1]} for {pattern!r} '
+        f'beside {sizes[0][0]} and {sizes[0][1]}; hold them out in studies of '
+        'their own.'
+      )
+  return splits
+
+
+def owners_of(
+  config: ml_collections.ConfigDict, seeds: Sequence[int]
+) -> list[str]:
+  """The pattern of `unseen.owners` of each seed; [] where clients are drawn."""
+  owners = config.unseen.owners
+  if not owners:
+    return []
+  return [
+    owners[(seed - config.run.first_seed) % len(owners)] for seed in seeds
+  ]
+
+
+def _named(source, config, pattern):
+  """The clients whose owners' names match a pattern."""
+  if config.data.partition != 'key' or source.keys is None:
+    raise ValueError(
+      "Expected data.partition='key' and data with natural owners for "
+      f'unseen.owners, got {config.data.partition!r} with '
+      f'{config.data.name!r}; leave unseen.owners out, to draw clients.'
+    )
+  _, keys = partitioners.by_key(source.keys)
+  names = [str(source.key_names.get(key, key)) for key in keys.tolist()]
+  found = [re.fullmatch(pattern, name) is not None for name in names]
+  if not any(found) or all(found):
+    raise ValueError(
+      'Expected unseen.owners to match the whole names of some owners and not '
+      f'of all, got {pattern!r} for {"all" if all(found) else "none"} of '
+      f'{", ".join(names[:10])}{", ..." if len(names) > 10 else ""}.'
+    )
+  return np.flatnonzero(found)
 
 
 def _draw(whole, in_groups, count, rng):

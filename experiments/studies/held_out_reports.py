@@ -25,12 +25,17 @@ from fmtl_jax import evaluation
 Record = dict[str, Any]
 
 
-def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
+def summarize(
+  records: Sequence[Record], metric: str, owner: str = ''
+) -> list[dict[str, Any]]:
   """A row for each algorithm.
 
   Args:
     records: Of the algorithms.
     metric: A name of `evaluation.metric_names`.
+    owner: Where owners are held out in turn: which one the rows are about. ''
+      is the mean over all of a turn, and `seeds` are those that turns begin
+      with.
 
   Returns:
     Rows with `case`, `label`, `adapted`, `seeds`, `rounds` and `examples`
@@ -46,8 +51,16 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
     count = np.maximum(defined.sum((2, 3)), 1)
     of_seeds = np.where(defined, values, 0).sum((2, 3)) / count
     of_seeds[~defined.any((2, 3)) | _broken(record).any((2, 3))] = np.nan
-    mean, std = results.mean_and_std(of_seeds)
     seen = np.asarray(record['training_clients'][metric], np.float64)
+    seeds, owners = np.asarray(record['seeds']), record.get('owners', [])
+    if owner:
+      chosen = np.asarray(owners) == owner
+      seeds, of_seeds, seen = seeds[chosen], of_seeds[chosen], seen[chosen]
+    elif owners:
+      turn = len(set(owners))
+      seeds = seeds[::turn]
+      of_seeds = of_seeds.reshape(-1, turn, of_seeds.shape[1]).mean(1)
+    mean, std = results.mean_and_std(of_seeds)
     rows.append(
       {
         'case': record['case'],
@@ -59,15 +72,22 @@ def summarize(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
         'std': std.tolist(),
         'seed_values': of_seeds.tolist(),
         'training_clients': float(seen.mean()),
-        'seeds': record['seeds'],
+        'seeds': seeds.tolist(),
         'rounds': record['rounds'],
         'way': record['way'],
         'learned': record['settings']['unseen.start']
         != held_out_adaptation.INITIAL,
       }
       | {k: record[k] for k in (results.METRICS,) if k in record}
+      | ({'owner': owner} if owner else {})
     )
   return rows
+
+
+def _owners(records):
+  """The owners that are held out in turn; () where there is one or none."""
+  owners = tuple(dict.fromkeys(records[0].get('owners', ())))
+  return owners if len(owners) > 1 else ()
 
 
 def _broken(record):
@@ -103,9 +123,13 @@ def _notes(records):
     for record in records
     if record['settings']['unseen.start'] == held_out_adaptation.INITIAL
   ]
+  owners = first.get('owners', [])
+  who = 'others for each seed'
+  if owners:
+    who = f'in turn {", ".join(dict.fromkeys(owners))}'
   notes = [
     f'Held-out clients: {texts.counted(count, "client")} that took no part in '
-    'training, others for each seed; mean over them, all alike. A column for '
+    f'training, {who}; mean over them, all alike. A column for '
     'each number of examples that a held-out client adapts with, the first '
     'ones of one order; tested on '
     f'{_span(sizes)} others, behind the first {most}.',
@@ -162,36 +186,61 @@ def write(
       f'Expected report.metric to be one of {", ".join(metrics)}, got '
       f'{config.report.metric!r}.'
     )
-  rows = summarize(records, config.report.metric)
   path = workdir / 'unseen.json'
+  owners = ('', *_owners(records))
   made_with = environments.summary(environments.of_records(records, path))
   results.write_json(
     path,
     {
       **made_with,
-      'results': [row for name in metrics for row in summarize(records, name)],
+      'results': [
+        row
+        for name in metrics
+        for owner in owners
+        for row in summarize(records, name, owner)
+      ],
     },
   )
   labels = [cases_lib.label(name, config) for name in missing]
-  table = held_out_tables.held_out_table(
-    rows,
-    records,
-    metric=config.report.metric,
-    title=config.report.title,
-    notes=[*_notes(records), *reports.unfinished(labels)],
-  )
-  tables.write([table], workdir, 'unseen')
+  notes = [*_notes(records), *reports.unfinished(labels)]
+  of_report = (config.report.metric, *config.report.more_metrics)
+  shown = [
+    _table(records, config, metric, owner, notes)
+    for metric in dict.fromkeys(of_report)
+    if metric in metrics
+    for owner in owners
+  ]
+  tables.write(shown, workdir, 'unseen')
   formats = () if missing else config.report.figure_formats
   study_figures.held_out(
     drawing.paths(workdir, 'unseen', formats),
-    rows,
+    summarize(records, config.report.metric),
     metric=config.report.metric,
-    title=table.title,
+    title=shown[0].title,
   )
-  pages.write(workdir, 'unseen', config, [table], made_with)
+  pages.write(workdir, 'unseen', config, shown, made_with)
   if not missing:
-    print('\n' + tables.to_text(table))
+    print('\n' + '\n\n'.join(map(tables.to_text, shown)))
   return json.loads(path.read_bytes())
+
+
+def _table(records, config, metric, owner, notes):
+  """The table of all held-out clients, or of an owner that has its turn."""
+  rows = summarize(records, metric, owner)
+  first = metric == config.report.metric and not owner
+  title = config.report.title if first else ''
+  if owner:
+    title = f'{owner}: {results.describe("test", metric, rows)}'
+  return held_out_tables.held_out_table(
+    rows,
+    [
+      record | {'seeds': row['seeds']}
+      for record, row in zip(records, rows, strict=True)
+    ],
+    metric=metric,
+    title=title,
+    notes=notes if first else (),
+  )
 
 
 def say(record: Record, config: ml_collections.ConfigDict) -> None:

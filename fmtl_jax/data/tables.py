@@ -15,7 +15,7 @@ class Table(NamedTuple):
   """Rows of several owners, with features and labels.
 
   Attributes:
-    features: `[N, F]` float32.
+    features: `[N, F]` float32, or `[N, ...]` of what is no row of columns.
     feature_names: Of the F columns.
     labels: `[N, L]` float32, NaN where one is missing.
     label_names: Of the L columns.

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.io
 
 from fmtl_jax.data import ai4i
+from fmtl_jax.data import credit
 from fmtl_jax.data import heart_disease
 from fmtl_jax.data import landmine
 from fmtl_jax.data import parkinsons
@@ -145,9 +146,43 @@ def star():
   return frame
 
 
+def loans(name):
+  """A frame of one of the two institutions, every third loan bad."""
+  rng = np.random.default_rng(6)
+  first = name == 'credit_data'
+  columns = credit._OF_CREDIT_DATA if first else credit._OF_LENDING_CLUB
+  frame = {
+    column.name: rng.choice(column.categories, _ROWS).astype(object)
+    if column.categories
+    else rng.uniform(0, 60, _ROWS).round()
+    for column in columns
+  }
+  status = np.where(np.arange(_ROWS) % 3 == 0, 'bad', 'good').astype(object)
+  if first:
+    incomes = rng.uniform(50, 200, _ROWS)
+    incomes[1] = np.nan
+    return frame | {
+      'Status': status,
+      'Amount': rng.uniform(100, 5000, _ROWS),
+      'Time': rng.choice([6, 36, 60], _ROWS),
+      'Income': incomes,
+      'Seniority': rng.integers(0, 40, _ROWS),
+    }
+  words = ['emp_lt_1', 'emp_3', 'emp_ge_10', 'emp_unk']
+  return frame | {
+    'Class': status,
+    'funded_amnt': rng.uniform(1000, 40000, _ROWS),
+    'term': rng.choice(['term_36', 'term_60'], _ROWS).astype(object),
+    'annual_inc': rng.uniform(20000, 90000, _ROWS),
+    'emp_length': np.resize(np.array(words, object), _ROWS),
+  }
+
+
 _FRAMES = {
   'mlmRev/Exam': lambda: one_test('exam'),
   'nlme/MathAchieve': lambda: one_test('math_achieve'),
   'nlme/bdf': lambda: one_test('bdf'),
   'AER/STAR': star,
+  'modeldata/credit_data': lambda: loans('credit_data'),
+  'modeldata/lending_club': lambda: loans('lending_club'),
 }

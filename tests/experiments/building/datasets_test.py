@@ -53,7 +53,23 @@ class LoadTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       datasets.load(toy_sources.data(**fields))
 
+  def test_clients_show_digits_in_their_own_ways(self):
+    plain = datasets.load(toy_sources.data(kind='digit'))
+    fields = {'kind': 'digit', 'domains': ('upright', 'inverted')}
+    source = datasets.load(toy_sources.data(**fields))
+    inverted = source.keys == 'inverted 1'
+    np.testing.assert_array_equal(source.labels, plain.labels)
+    np.testing.assert_allclose(
+      source.features[inverted], 1 - plain.features[inverted]
+    )
+    np.testing.assert_array_equal(
+      source.features[~inverted], plain.features[~inverted]
+    )
+    with self.assertRaisesRegex(ValueError, "data.domains .* got 'askew'"):
+      datasets.load(toy_sources.data(domains=('askew',)))
+
   @parameterized.parameters(
+    ('digit', (1,), {'digit': {0: 0, 3: 3, 9: 9}}),
     ('low', (1,), {'digit': {0: 0, 3: 3, 4: 4}}),
     ('high', (5,), {'odd': {5: 1, 6: 0}, 'multiple_of_three': {9: 1, 7: 0}}),
   )

@@ -17,6 +17,7 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import ai4i
 from fmtl_jax.data import heart_disease
 from fmtl_jax.data import schools
+from fmtl_jax.data import transactions
 from tests.data import small_tables
 from tests.experiments.building import toy_sources
 
@@ -32,12 +33,13 @@ class TableSourcesTestCase(parameterized.TestCase):
     cls.enterClassContext(small_tables.installed())
 
   def data(self, name, **fields):
+    drawn = {'synthetic.owners': small_tables.OWNERS, 'synthetic.examples': 40}
     return toy_sources.data(
       name=name,
       manual_dir=self.folder,
       partition='key',
       validation_fraction=0.0,
-      **fields,
+      **drawn | fields,
     )
 
   def load(self, name, **fields):
@@ -54,11 +56,14 @@ class SourcesTest(TableSourcesTestCase):
     ('landmine', '', 'site 4', 'binary'),
     ('heart_disease', 'disease', 'Long Beach', 'binary'),
     ('ai4i', 'HDF', 'grade H', 'binary'),
+    ('credit', '', 'lending_club', 'binary'),
+    ('transactions', 'takeover', 'bank 3', 'binary'),
+    ('farms', 'pest', 'site 1', 'multiclass'),
   )
   def test_every_owner_is_a_task(self, name, kind, task, what):
     source = self.load(name, kind=kind)
     dataset = federating.federate(source, self.data(name, kind=kind), 0)
-    owners = 3 if name == 'ai4i' else small_tables.OWNERS
+    owners = {'ai4i': 3, 'credit': 2}.get(name, small_tables.OWNERS)
     self.assertEqual(dataset.num_clients, owners)
     self.assertIn(task, [t.name for t in dataset.tasks])
     self.assertEqual({t.kind for t in dataset.tasks}, {what})
@@ -71,6 +76,8 @@ class SourcesTest(TableSourcesTestCase):
     ('star', schools.STAR_TARGETS),
     ('parkinsons', ('motor_UPDRS', 'total_UPDRS')),
     ('ai4i', ai4i.TARGETS),
+    ('transactions', transactions.TARGETS),
+    ('farms', ('crop', 'pest')),
   )
   def test_owners_share_tasks_of_which_some_labels_are_missing(
     self, name, tasks
@@ -129,6 +136,12 @@ class SourcesTest(TableSourcesTestCase):
     ('star', {'kind': 'read4'}, "'read3', 'math3', got 'read4'"),
     ('landmine', {'manual_dir': ''}, 'folder with LandmineData.mat of http'),
     ('digits', {'intercept': True}, "rows of numbers .* of 'digits'"),
+    (
+      'transactions',
+      {'synthetic.owners': 0},
+      'data.synthetic.owners and data.synthetic.examples .* got 0 and',
+    ),
+    ('farms', {'synthetic.alpha': -1.0}, 'data.synthetic.alpha.* above 0'),
   )
   def test_other_settings_are_refused(self, name, fields, sentence):
     data = self.data(name)
