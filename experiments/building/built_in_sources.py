@@ -85,6 +85,7 @@ def load_uci_har(
     shared_labels=False,
     task_keys={f'person {person}': person for person in people},
     standardized_axes=(0,) if kind == uci_har.SIGNALS else (),
+    feature_names=() if kind == uci_har.SIGNALS else uci_har.FEATURE_NAMES,
   )
 
 

@@ -14,6 +14,7 @@ from ..configuration import hints
 from ..configuration import own_code
 from . import built_in_sources
 from . import federating
+from . import modal_sources
 from . import own_tasks
 from . import sources
 from . import standardizing
@@ -45,6 +46,7 @@ SETTINGS = (
   'data.stride',
   'data.vocabulary',
   'data.least_characters',
+  *modal_sources.SETTINGS,
   'model.backbone',
   'model.backbone_weights',
   'model.backbone_channel_order',
@@ -121,6 +123,8 @@ def load(
     source = own_tasks.replaced(source, data)
   if data.intercept:
     source = standardizing.with_intercept(data.name, source)
+  if data.modalities:
+    source = modal_sources.with_modalities(source, data)
   return source
 
 

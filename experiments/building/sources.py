@@ -33,6 +33,19 @@ class Backbone(NamedTuple):
   rest_params: Any = None
 
 
+class Modalities(NamedTuple):
+  """The modalities of a source, whose features are `modalities.arranged`.
+
+  Attributes:
+    sizes: How many columns each has, by name.
+    held: `[M, P]` bool, which of them the natural owners have, in the order of
+      their keys; None if all have all.
+  """
+
+  sizes: Mapping[str, int]
+  held: np.ndarray | None
+
+
 class Source(NamedTuple):
   """A data set before its examples are partitioned over clients.
 
@@ -63,6 +76,8 @@ class Source(NamedTuple):
     intercept: Whether the last feature is a column of ones, which stays so
       where features are standardized.
     fingerprint: What the data are, see `fingerprints.of_source`.
+    feature_names: Of the columns of the features, `()` if they have none.
+    modalities: Which columns belong to which sensor; None if that is not said.
   """
 
   features: Any
@@ -82,6 +97,8 @@ class Source(NamedTuple):
   center: np.ndarray | None = None
   intercept: bool = False
   fingerprint: Mapping[str, Any] = types.MappingProxyType({})
+  feature_names: tuple[str, ...] = ()
+  modalities: Modalities | None = None
 
 
 def finite(

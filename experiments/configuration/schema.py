@@ -91,6 +91,15 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   # its mean and deviation; task: each has that of its own clients.
   config.data.standardize_targets = 'none'
   config.data.intercept = False  # A column of ones behind the features.
+  # (name, columns) pairs of sensors: a regular expression of names of features,
+  # or a range as 0:40. () is one table; see fmtl_jax/data/modalities.py.
+  config.data.modalities = ()
+  # What kinds of clients have: names of modalities of each kind; () is all.
+  config.data.client_modalities = ()
+  config.data.modality_shares = ()  # Of clients, of each kind; () all alike.
+  # The kind of each client, in the order of their keys; () draws them.
+  config.data.modality_kinds = ()
+  config.data.modality_seed = 0  # Of the draw.
 
 
 def _add_model(config: ml_collections.ConfigDict) -> None:
@@ -101,6 +110,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.hidden = (64, 32)
   config.model.intercept = True  # Of linear.
   config.model.channels = ()
+  config.model.encoder = (64, 32)  # Layers of each encoder of multi_modal.
+  config.model.fusion = 'mean'  # Or attention: of what the encoders give.
   config.model.embedding = 8  # Features of a token, of lstm and gru.
   config.model.heads = 4  # Of attention in each block of transformer.
   config.model.window = 3

@@ -18,6 +18,8 @@ _WIDTH = 80
 MODELS: Mapping[str, str] = {
   'mlp': 'Dense layers: model.hidden.',
   'cnn': 'Convolutions and dense layers: model.channels, model.hidden.',
+  'multi_modal': 'An encoder for each of data.modalities: model.encoder, '
+  'model.fusion, model.hidden.',
   'linear': 'One dense layer: model.intercept.',
   'lstm': 'LSTMs on tokens: model.embedding, model.hidden.',
   'gru': 'GRUs on tokens: model.embedding, model.hidden.',
