@@ -3,9 +3,9 @@
 Source: Anguita et al. (2013), https://archive.ics.uci.edu/dataset/240, CC BY
 4.0: six activities of thirty people with a phone at the waist. The 348 features
 of its accelerometer and the 211 of its gyroscope are two modalities (two angles
-between both are left out). A phone has both, a watch one of them: a
-person in three each, drawn. Thirty people are thirty tasks; splits are 75 to 25
-of each person's windows, other ones for each seed.
+between both are left out). A phone has both, a watch one of them: a person in
+three each, drawn. Thirty people are thirty tasks, each with a quarter of its
+windows (some 85) for training, other ones for each seed.
 
 Command: python -m experiments.main --config=configs/phones.py \
     --config.data.manual_dir=DIR
@@ -61,7 +61,7 @@ def get_config(variants=''):
   config.data.name = 'uci_har'
   config.data.partition = 'key'
   config.data.protocol = 'random'
-  config.data.test_fraction = 0.25
+  config.data.test_fraction = 0.75
   config.data.validation_fraction = 0.0
   config.data.standardize = True
   config.data.modalities = (_ACCELEROMETER, _GYROSCOPE)
@@ -73,9 +73,10 @@ def get_config(variants=''):
   config.model.name = 'multi_modal'
   config.model.encoder = (64, 32)
   config.model.hidden = (32,)
-  config.algorithm.task_layers = 1
+  config.algorithm.task_layers = 2
   config.client.learning_rate = 0.1
-  config.client.batch_size = 32
+  config.client.batch_size = 16
+  config.client.local_epochs = 2
   config.run.rounds = 60
   config.run.seeds = 5
   config.run.evaluate_every = 10

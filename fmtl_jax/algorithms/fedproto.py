@@ -22,12 +22,16 @@ the same classes, as people with the same activities, `owner='common'` has one
 set for all. Tasks without classes train alone. Clients predict with their own
 networks.
 
+Networks need not be alike, as embeddings are of the same E: client m has the
+share `fractions[m mod n]` of the units of every hidden layer but the last one.
+A narrower network is the whole one with zeros, see `federation.widths`.
+
 Deviations: The distance is that of each example to its class, as in the
 authors' code; in the paper it is that of the means of a batch. Local prototypes
 are of the network after local training, the authors' code has those of the last
 epoch's steps. Means are weighted by examples, without the further factor of
-equation 6; `uniform`: plain, as in the authors' code. All clients have the same
-architecture.
+equation 6; `uniform`: plain, as in the authors' code. Unlike networks differ in
+widths alone.
 
 References:
   Tan, Long, Liu, Zhou, Lu, Jiang, Zhang (2022), FedProto: federated prototype
@@ -37,12 +41,14 @@ References:
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.algorithms import federated_averaging
@@ -54,12 +60,14 @@ from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
 from fmtl_jax.federation import layer_types
 from fmtl_jax.federation import prototypes
+from fmtl_jax.federation import widths
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import aggregators
 from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
+_FRACTIONS = 'to be numbers in (0, 1]'
 OWNERS = (layer_types.TASK, layer_types.COMMON)
 PROTOTYPES = prototypes.PROTOTYPES
 label_rules = isolated.label_rules
@@ -125,6 +133,52 @@ def class_means(counts: str) -> aggregators.Aggregator:
   return aggregators.Aggregator(plain.init, add, finish)
 
 
+class _Networks:
+  """The networks of clients, of unlike widths."""
+
+  def __init__(
+    self, federation: federation_lib.Federation, fractions: Sequence[float]
+  ):
+    is_share = lambda x: isinstance(x, (int, float)) and 0 < x <= 1
+    if not fractions or not all(map(is_share, fractions)):
+      raise ValueError(
+        f'Expected `fractions` {_FRACTIONS}, got {fractions!r}, which are the '
+        'shares of hidden widths that clients have.'
+      )
+    self._fractions = tuple(float(f) for f in fractions)
+    self._cuts = None
+    if self._fractions == (1.0,) * len(fractions):
+      return
+    order = [p for p in federation.use_order if p.split('/')[0] != PROTOTYPES]
+    self._shapes = {
+      k: v for k, v in federation.shapes.items() if k != PROTOTYPES
+    }
+    cuts = widths.derive(self._shapes, order)
+    *_, last, head = layer_types.modules(order)
+    whole = {(last, -1), (head, -2)}  # Embeddings.
+
+    def cut(name, leaf):
+      kept = tuple(c for c in leaf.cuts if (name, c.axis) not in whole)
+      return dataclasses.replace(leaf, cuts=kept)
+
+    self._cuts = {
+      name: jax.tree.map(functools.partial(cut, name), leaves)
+      for name, leaves in cuts.items()
+    }
+
+  def held(self, view: Tree, client: cohorts.Cohort) -> Tree:
+    """A client's view with zeros where it has nothing."""
+    if self._cuts is None:
+      return view
+    number = client.client_id.astype(jnp.uint32) % len(self._fractions)
+    fraction = jnp.take(jnp.asarray(self._fractions, jnp.float32), number)
+    masks = widths.masks(self._cuts, self._shapes, fraction)
+    return {
+      name: widths.held(masks[name], leaves) if name in masks else leaves
+      for name, leaves in view.items()
+    }
+
+
 class _Classes:
   """What a client's embeddings say of classes."""
 
@@ -185,6 +239,7 @@ def fedproto(
   *,
   pull: float | jax.Array = 1.0,
   owner: str = layer_types.TASK,
+  fractions: Sequence[float] = (1.0,),
 ) -> algorithm_lib.Algorithm:
   """Builds FedProto.
 
@@ -196,13 +251,15 @@ def fedproto(
       the prototypes.
     pull: lambda. May be traced.
     owner: Whose prototypes are: `task` or `common`.
+    fractions: Shares of hidden widths; a client has that of its id modulo their
+      number.
 
   Raises:
     ValueError: If the federation has another network or shares more than
       prototypes, or these are aggregated in another way.
   """
   local.refuse_privacy('fedproto')
-  SPEC.check(pull=pull, owner=owner)
+  SPEC.check(pull=pull, owner=owner, fractions=fractions)
   _check(federation, settings, owner)
   part = {
     name: jax.tree.map(lambda _, name=name: name != PROTOTYPES, leaves)
@@ -212,9 +269,11 @@ def fedproto(
     local, optimizer=local_optimizers.on_part(local.optimizer, part)
   )
   classes = _Classes(federation, local.batch_size)
+  networks = _Networks(federation, fractions)
 
   def run(context):
-    view, frozen, active = context.view, context.frozen, context.active
+    view = networks.held(context.view, context.data.client)
+    frozen, active = context.frozen, context.active
 
     def gradient(unused_grad_fn, params, batch):
       of_classes = classes.one_hot(batch, active)
@@ -262,13 +321,18 @@ def fedproto(
     )
 
   weighting = settings.weighting.get(owner, weights_lib.EXAMPLES)
-  return federated_averaging.federated_averaging(
+  rounds = federated_averaging.federated_averaging(
     federation,
     client_updates.ClientUpdate(
       training.local_sgd(federation, local).init, run
     ),
     dataclasses.replace(settings, reducer={owner: class_means(weighting)}),
   )
+
+  def view(state, data, client, frozen):
+    return networks.held(rounds.view(state, data, client, frozen), client)
+
+  return rounds._replace(view=view)
 
 
 def _check(federation, settings, owner):
@@ -323,6 +387,11 @@ SPEC = specs.Spec(
       help='Whose prototypes are: task; common, of tasks of the same classes.',
       choices=OWNERS,
       examples=OWNERS,
+    ),
+    'fractions': specs.Setting(
+      help='Shares of hidden widths, which clients have in turn.',
+      says=_FRACTIONS,
+      examples=((1.0,), (1.0, 0.5)),
     ),
   },
   wraps=network,

@@ -161,6 +161,45 @@ class FedProtoTest(parameterized.TestCase):
     new = _layers(state.params, client, slot)
     testing.assert_trees_close(new, expected, 1e-4, 1e-5)
 
+  def test_narrow_networks_train_beside_whole_ones(self):
+    """Every other client has half of the first layer, and whole embeddings."""
+    data, federation, start, _ = _program()
+    algorithm = fedproto.fedproto(
+      federation,
+      LOCAL.package(),
+      algorithms.RoundSettings(),
+      fractions=(1.0, 0.5),
+    )
+    before = cases.views_of(algorithm, start, data)
+    state, _ = testing.jit(algorithm.round)(start, data)
+    after = cases.views_of(algorithm, state, data)
+    for name, axis in (('dense_0', -1), ('dense_1', -2)):
+      old, new = (
+        np.moveaxis(np.asarray(x[name]['kernel']), axis, -1)
+        for x in (before, after)
+      )
+      self.assertTrue((new[1::2, ..., 2:] == 0).all())
+      self.assertTrue((abs(new[1::2, ..., :2] - old[1::2, ..., :2]) > 0).any())
+      self.assertTrue((abs(new[::2, ..., 2:]) > 0).any())
+    self.assertTrue((abs(after['dense_1']['bias'][1]) > 0).all())
+    # Half of the layer is a network of its own: the prototypes are of it.
+    client, slot = 1, 0
+    found = _labelled(data, client, slot)
+    assert found is not None
+    layers = _layers(after, client, slot)
+    small = {
+      **layers,
+      'dense_0': jax.tree.map(lambda x: x[..., :2], layers['dense_0']),
+      'dense_1': {
+        'kernel': layers['dense_1']['kernel'][:2],
+        'bias': layers['dense_1']['bias'],
+      },
+    }
+    features = np.asarray(data.examples.features)[found[1]]
+    np.testing.assert_allclose(
+      _embeddings(small, features), _embeddings(layers, features), 1e-5, 1e-6
+    )
+
   def test_without_pull_clients_are_isolated(self):
     data, _, start, step = _program()
     found = start
