@@ -7,6 +7,7 @@ import numpy as np
 
 from . import sources
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import activity_columns
 from fmtl_jax.data import images
 from fmtl_jax.data import play_lines
 from fmtl_jax.data import shakespeare
@@ -85,7 +86,9 @@ def load_uci_har(
     shared_labels=False,
     task_keys={f'person {person}': person for person in people},
     standardized_axes=(0,) if kind == uci_har.SIGNALS else (),
-    feature_names=() if kind == uci_har.SIGNALS else uci_har.FEATURE_NAMES,
+    feature_names=()
+    if kind == uci_har.SIGNALS
+    else activity_columns.FEATURE_NAMES,
   )
 
 

@@ -56,32 +56,6 @@ CHANNELS = (
   'total_acc_z',
 )
 NUM_FEATURES = 561
-# What each feature is of, in the order of features.txt: a signal in time (t) or
-# in frequencies (f), or an angle between means; x, y and z are axes of the
-# phone. Those of Gyro are of the gyroscope, those between Gyro and gravity of
-# both sensors, and all others of the accelerometer.
-FEATURE_NAMES = (
-  *('tBodyAcc',) * 40,
-  *('tGravityAcc',) * 40,
-  *('tBodyAccJerk',) * 40,
-  *('tBodyGyro',) * 40,
-  *('tBodyGyroJerk',) * 40,
-  *('tBodyAccMag',) * 13,
-  *('tGravityAccMag',) * 13,
-  *('tBodyAccJerkMag',) * 13,
-  *('tBodyGyroMag',) * 13,
-  *('tBodyGyroJerkMag',) * 13,
-  *('fBodyAcc',) * 79,
-  *('fBodyAccJerk',) * 79,
-  *('fBodyGyro',) * 79,
-  *('fBodyAccMag',) * 13,
-  *('fBodyBodyAccJerkMag',) * 13,
-  *('fBodyBodyGyroMag',) * 13,
-  *('fBodyBodyGyroJerkMag',) * 13,
-  *('angle(tBodyAccMean,gravity)', 'angle(tBodyAccJerkMean),gravityMean)'),
-  *('angle(tBodyGyroMean,gravityMean)', 'angle(tBodyGyroJerkMean,gravityMean)'),
-  *(f'angle({axis},gravityMean)' for axis in 'XYZ'),
-)
 NUM_SAMPLES = 128  # Of a window: 2.56 seconds at 50 Hz.
 SPLITS = ('train', 'test')
 

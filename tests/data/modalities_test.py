@@ -4,6 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from fmtl_jax.data import activity_columns
 from fmtl_jax.data import modalities
 
 NAMES = ('tAcc', 'tGyro', 'fAcc', 'angle')
@@ -32,6 +33,20 @@ class ColumnsTest(parameterized.TestCase):
   def test_columns_without_names_have_ranges(self):
     with self.assertRaisesRegex(ValueError, "range of columns, such as '0:40'"):
       modalities.of_columns((('a', '.*'),), 4)
+
+
+class ActivityTest(absltest.TestCase):
+  def test_features_of_activities_are_of_two_sensors(self):
+    names = activity_columns.FEATURE_NAMES
+    self.assertLen(names, 561)
+    patterns = [
+      ('acc', r'[tf].*Acc.*|angle\((?!tBodyGyro).*'),
+      ('gyro', '[tf].*Gyro.*'),
+    ]
+    found = modalities.of_columns(patterns, 561, names)
+    self.assertEqual([len(m.columns) for m in found], [348, 211])
+    others = {*range(561)} - {c for m in found for c in m.columns}
+    self.assertEqual(others, {556, 557})  # Numbers 557 and 558 of the file.
 
 
 class ArrangedTest(absltest.TestCase):
