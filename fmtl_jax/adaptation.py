@@ -106,7 +106,7 @@ def start(
     if index is None:
       return leaf
     if index not in _HELD_OUT_OWNERS:
-      return jnp.take(leaf, owner, axis=0)
+      return jnp.take(leaf, owner, axis=0, mode='clip')
     if index == 'task' and num_tasks is not None:
       return jnp.take(initial, tasks, axis=0, mode='clip')
     if index == 'task':
@@ -157,7 +157,11 @@ def adapted(
     for label in jax.tree.leaves(federation.layer_types)
   }
   others = sorted(
-    index for index in indices if index and index not in _HELD_OUT_OWNERS
+    index
+    for index in indices
+    if index
+    and index not in _HELD_OUT_OWNERS
+    and federation.num_owners[index] > 1
   )
   if len(others) > 1:
     raise ValueError(

@@ -15,6 +15,7 @@ from ..configuration import own_code
 from . import checks
 from . import factories
 from . import federating
+from . import modal_sources
 from . import networks
 from . import private_examples
 from . import private_parties
@@ -107,7 +108,9 @@ def build(
     train = _union(name, config, source, test)
   centralized = bool(case.centralized)
   network = networks.build_network(config, source, algorithm, centralized)
-  owners, num_owners = networks.further_owners(config, algorithm)
+  owners, chosen = networks.further_owners(config, algorithm)
+  of_source, num_owners = modal_sources.owners(source, centralized)
+  owners, num_owners = owners | of_source, num_owners | chosen
   with fields.named(fields.of_algorithm(algorithm)):
     model, rules = own_code.spec(algorithm).wraps(
       network.model,
@@ -117,7 +120,7 @@ def build(
     )
   groups = [
     [
-      _with_features(data, network.features).with_owners(num_owners)
+      _with_features(data, network.features).with_owners(chosen)
       for data in group
     ]
     for group in ([train, test] if centralized else [test])

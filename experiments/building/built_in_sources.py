@@ -8,6 +8,7 @@ import numpy as np
 from ..configuration import fields
 from . import sources
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import activity_columns
 from fmtl_jax.data import domains
 from fmtl_jax.data import images
 from fmtl_jax.data import play_lines
@@ -114,6 +115,9 @@ def load_uci_har(
     shared_labels=False,
     task_keys={f'person {person}': person for person in people},
     standardized_axes=(0,) if kind == uci_har.SIGNALS else (),
+    feature_names=()
+    if kind == uci_har.SIGNALS
+    else activity_columns.FEATURE_NAMES,
   )
 
 

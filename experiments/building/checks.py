@@ -44,7 +44,7 @@ from fmtl_jax.models import layers
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import weights
 
-MODELS = ('mlp', 'cnn', 'linear', 'vertical', *language.NAMES)
+MODELS = ('mlp', 'cnn', 'linear', 'vertical', 'multi_modal', *language.NAMES)
 _FIGURE_FORMATS = ('pdf', 'svg')  # Beside PNG.
 
 # The rule in words, whether a number is valid, and the fields that have it.
@@ -67,6 +67,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'data.least_characters',
       'data.max_images',
       'data.max_texts',
+      'data.modality_seed',
       'privacy.clipping_norm',
       'privacy.norms.common',
       'privacy.norms.task',
@@ -162,6 +163,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 _SEEDS = ('run.first_seed', 'compare.first_seed')
 _NUMBERS = (
   'balancing.weights',
+  'data.modality_shares',
   'client.task_weights',
   'data.coverage',
   'report.targets',
@@ -383,7 +385,7 @@ def _check_sequences(flat):
       f'Expected {counts} to be a whole number, or one for each task, got '
       f'{flat[counts]!r}.'
     )
-  for field in ('model.hidden', 'model.channels'):
+  for field in ('model.hidden', 'model.channels', 'model.encoder'):
     is_width = lambda x: _is_whole(x) and x >= 1
     _check_each(flat, field, 'whole numbers >= 1', is_width)
   for field in _NUMBERS:
@@ -394,6 +396,13 @@ def _check_sequences(flat):
       raise ValueError(f'Expected one of {field} above 0, got none.')
   for field in ('cases', 'data.metrics', 'report.more_metrics'):
     _check_each(flat, field, 'names', _is_text)
+  _check_each(flat, 'data.modality_kinds', 'whole numbers', _is_whole)
+  _check_each(
+    flat,
+    'data.client_modalities',
+    'names of modalities of each kind',
+    lambda x: isinstance(x, list) and x and all(map(_is_text, x)),
+  )
   _check_each(
     flat,
     'report.figure_formats',
@@ -402,6 +411,7 @@ def _check_sequences(flat):
   )
   for field, size, what in (
     ('layer_types', 2, '(regular expression, layer type) pairs'),
+    ('data.modalities', 2, '(name, columns) pairs'),
     ('report.published', 3, '(row, column, text) triples'),
   ):
     is_row = lambda x, size=size: (

@@ -14,6 +14,7 @@ from ..configuration import hints
 from ..configuration import own_code
 from . import built_in_sources
 from . import federating
+from . import modal_sources
 from . import own_tasks
 from . import party_sources
 from . import sources
@@ -48,6 +49,7 @@ SETTINGS = (
   'data.stride',
   'data.vocabulary',
   'data.least_characters',
+  *modal_sources.SETTINGS,
   'model.backbone',
   'model.backbone_weights',
   'model.backbone_channel_order',
@@ -131,6 +133,8 @@ def load(
     source = party_sources.split(source, data)
   if data.intercept:
     source = standardizing.with_intercept(data.name, source)
+  if data.modalities:
+    source = modal_sources.with_modalities(source, data)
   return source
 
 

@@ -12,12 +12,10 @@ from ..configuration import optimizers
 from ..configuration import own_code
 from ..configuration import schema
 from . import checks
-from . import networks
 from . import private
 from fmtl_jax import algorithms
 from fmtl_jax import balancing
 from fmtl_jax import execution as execution_lib
-from fmtl_jax import federation as federation_lib
 from fmtl_jax import privacy as privacy_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.clients import faults
@@ -106,11 +104,11 @@ def make_algorithm(
     task_axis=program.TASK_AXIS if task_devices > 1 else None,
   )
   entry = own_code.spec(algorithm)
-  averaged = [n for n, o in federation_lib.OWNERS.items() if o.averaged]
-  added = [n for n in averaged if n not in config.server]
-  added += networks.further_owners(config, algorithm)[1]
 
   def make(federation, settings: Settings):
+    averaged = [n for n, o in federation.owners.items() if o.averaged]
+    added = [n for n in averaged if n not in config.server]
+
     def value(field):
       section = config
       for name in field.split('.'):
@@ -252,6 +250,7 @@ def _participation(
       for counts in ((1, 0), (0, 1))
     )
     clock = participation.Clock(
+      relative_fn=communication.relative_costs(federation, messages),
       bytes_once=once,
       bytes_each_slot=each_slot,
       batch_size=config.client.batch_size,

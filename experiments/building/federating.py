@@ -9,6 +9,7 @@ import numpy as np
 
 from ..configuration import cases
 from ..configuration import fields
+from . import modal_sources
 from . import sources
 from . import standardizing
 from fmtl_jax.data import assignments
@@ -62,6 +63,7 @@ def federate(
     pooled_validation=common[0],
     pooled_test=common[1],
     client_ids=_client_ids(source, data),
+    owner_index=modal_sources.owner_index(source, client_tasks),
     allow_nonfinite=source.unsound is not None,
   )
   dataset = standardizing.with_targets(dataset, data.standardize_targets)

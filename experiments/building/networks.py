@@ -14,6 +14,7 @@ from ..configuration import hints
 from ..configuration import own_code
 from ..configuration import schema
 from . import checks
+from . import modal_sources
 from . import own_models
 from . import party_sources
 from . import sources
@@ -24,7 +25,9 @@ from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import features as features_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.federation import adapters
+from fmtl_jax.federation import modalities
 from fmtl_jax.models import language
+from fmtl_jax.models import layers as layers_lib
 from fmtl_jax.storage import checkpoints
 
 STANDARDIZE = 'standardize'
@@ -89,6 +92,8 @@ def build_model(
     return models.linear(shape, width, config.model.intercept)
   if config.model.name == 'vertical':
     return party_sources.network(config.model, source, width)
+  if config.model.name == 'multi_modal':
+    return _multi_modal(config, source, width)
   if config.model.name in language.NAMES:
     return models.sequential(language_stages(config, source))
   if own_code.is_own(config.model.name):
@@ -96,6 +101,27 @@ def build_model(
   raise ValueError(
     f'Expected model.name to be one of {", ".join(checks.MODELS)}, got '
     f'{config.model.name!r}.'
+  )
+
+
+def _multi_modal(config, source, width):
+  """A network with an encoder for each modality of the source."""
+  if source.modalities is None:
+    raise ValueError(
+      'Expected data.modalities with model.name=multi_modal, which has an '
+      'encoder for each, got none.'
+    )
+  if config.model.normalization != layers_lib.NONE:
+    raise ValueError(
+      'Expected model.normalization=none with model.name=multi_modal, got '
+      f'{config.model.normalization!r}.'
+    )
+  return models.multi_modal(
+    source.modalities.sizes,
+    config.model.encoder,
+    config.model.hidden,
+    width,
+    config.model.fusion,
   )
 
 
@@ -214,7 +240,7 @@ def own_settings(
 def further_owners(
   config: ml_collections.ConfigDict, algorithm: str
 ) -> tuple[dict[str, federation_lib.Owner], dict[str, int]]:
-  """Owners of all layer types, and how many of those an algorithm adds."""
+  """Owners of layer types without modalities; how many an algorithm adds."""
   entry = own_code.spec(algorithm)
   counts = dict(entry.owners(own_settings(config, algorithm)))
   more = {name: federation_lib.Owner(name) for name in counts}
@@ -262,11 +288,11 @@ def build_network(
     layer_types.paths(shapes),
     frozen_layers,
   )
-  labels = layer_types.label_params(
-    shapes,
-    rules,
-    [*further_owners(config, algorithm)[0], layer_types.PRETRAINED],
-  )
+  known = [*further_owners(config, algorithm)[0], layer_types.PRETRAINED]
+  of_source, _ = modal_sources.owners(source, centralized)
+  if of_source:
+    rules = modalities.rules(rules, shapes, known)
+  labels = layer_types.label_params(shapes, rules, [*known, *of_source])
   if given is not None:
     _check_adapters(labels)
   if layer_types.PRETRAINED not in jax.tree.leaves(labels):

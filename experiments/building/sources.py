@@ -33,6 +33,19 @@ class Backbone(NamedTuple):
   rest_params: Any = None
 
 
+class Modalities(NamedTuple):
+  """The modalities of a source, whose features are `modalities.arranged`.
+
+  Attributes:
+    sizes: How many columns each has, by name.
+    held: `[M, P]` bool, which of them the natural owners have, in the order of
+      their keys; None if all have all.
+  """
+
+  sizes: Mapping[str, int]
+  held: np.ndarray | None
+
+
 class Source(NamedTuple):
   """A data set before its examples are partitioned over clients.
 
@@ -66,6 +79,8 @@ class Source(NamedTuple):
       with labels first, where the rows are those that all have.
     alignment: How these were found, see `party_sources.split`.
     fingerprint: What the data are, see `fingerprints.of_source`.
+    feature_names: Of the columns of the features, `()` if they have none.
+    modalities: Which columns belong to which sensor; None if that is not said.
   """
 
   features: Any
@@ -87,6 +102,8 @@ class Source(NamedTuple):
   parties: Mapping[str, Sequence[int]] = types.MappingProxyType({})
   alignment: Mapping[str, Any] = types.MappingProxyType({})
   fingerprint: Mapping[str, Any] = types.MappingProxyType({})
+  feature_names: tuple[str, ...] = ()
+  modalities: Modalities | None = None
 
 
 def finite(

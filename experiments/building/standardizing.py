@@ -7,6 +7,7 @@ import numpy as np
 
 from . import sources
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import modalities
 from fmtl_jax.data import partitions
 from fmtl_jax.data import standardization
 
@@ -41,8 +42,14 @@ def standardized(
 ) -> dataset_lib.FederatedDataset:
   """The data set with features standardized by its training examples."""
   train = sources.finite(dataset.partition.train.groups(), source.unsound)
-  moments = [standardization.client_moments(source.features[r]) for r in train]
-  statistics = standardization.combine(moments, source.standardized_axes)
+  features = [source.features[rows] for rows in train]
+  if source.modalities is not None:
+    statistics = modalities.statistics(
+      features, list(source.modalities.sizes.values())
+    )
+  else:
+    moments = [standardization.client_moments(x) for x in features]
+    statistics = standardization.combine(moments, source.standardized_axes)
   mean, scale = (x.astype(np.float32) for x in statistics)
   if source.intercept:
     mean[-1], scale[-1] = 0, 1

@@ -195,6 +195,7 @@ def _task_of_each_owner(
   tasks = tuple(make(name) for name in named)
   return sources.Source(
     features=table.features[keep],
+    feature_names=table.feature_names,
     labels=labels,
     tasks=tasks,
     strata=_strata(labels, tasks[:1]),
@@ -216,6 +217,7 @@ def _shared_tasks(
   )
   return sources.Source(
     features=table.features,
+    feature_names=table.feature_names,
     labels=table.labels,
     tasks=tasks,
     strata=_strata(table.labels, tasks),

@@ -43,6 +43,8 @@ _ARGUMENTS: Mapping[str, str] = {
   'adaptive': 'privacy.adaptive.quantile',
   'cap': 'privacy.cap',
   'channels': 'model.channels',
+  'encoder': 'model.encoder',
+  'fusion': 'model.fusion',
   'clipping_norm': 'privacy.clipping_norm',
   **{
     f"clipping_norm['{name}']": f'privacy.norms.{name}'

@@ -117,6 +117,15 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.vertical.overlap = 1.0  # Share of the entities that each has.
   config.data.vertical.alignment = 'psi'  # Or plain: the same rows.
   config.data.vertical.seed = 0  # Of columns and of who has which entities.
+  # (name, columns) pairs of sensors: a regular expression of names of features,
+  # or a range as 0:40. () is one table; see fmtl_jax/data/modalities.py.
+  config.data.modalities = ()
+  # What kinds of clients have: names of modalities of each kind; () is all.
+  config.data.client_modalities = ()
+  config.data.modality_shares = ()  # Of clients, of each kind; () all alike.
+  # The kind of each client, in the order of their keys; () draws them.
+  config.data.modality_kinds = ()
+  config.data.modality_seed = 0  # Of the draw.
 
 
 def _add_model(config: ml_collections.ConfigDict) -> None:
@@ -127,6 +136,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.hidden = (64, 32)
   config.model.intercept = True  # Of linear.
   config.model.channels = ()
+  config.model.encoder = (64, 32)  # Layers of each encoder of multi_modal.
+  config.model.fusion = 'mean'  # Or attention: of what the encoders give.
   # Features of a token, of lstm and gru; of a row that a party sends.
   config.model.embedding = 8
   config.model.heads = 4  # Of attention in each block of transformer.

@@ -19,6 +19,8 @@ _WIDTH = 80
 MODELS: Mapping[str, str] = {
   'mlp': 'Dense layers: model.hidden.',
   'cnn': 'Convolutions and dense layers: model.channels, model.hidden.',
+  'multi_modal': 'An encoder for each of data.modalities: model.encoder, '
+  'model.fusion, model.hidden.',
   'linear': 'One dense layer: model.intercept.',
   'vertical': 'An encoder for each party of data.vertical.split, and a head: '
   'model.hidden, model.embedding, model.head.',

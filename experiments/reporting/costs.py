@@ -10,6 +10,7 @@ from fmtl_jax import algorithms
 from fmtl_jax import compression
 from fmtl_jax.algorithms import clusters
 from fmtl_jax.federation import layer_types
+from fmtl_jax.federation import modalities
 from fmtl_jax.rounds import communication
 from fmtl_jax.running import program
 
@@ -61,9 +62,10 @@ def moved(
     num_active_slots: Their active slots.
   """
   messages = algorithm.messages()
+  held = modalities.held_shares(case.federation.owners, case.data.partition)
   up, down = (
     communication.cohort_bytes(
-      case.federation, message, num_clients, num_active_slots
+      case.federation, message, num_clients, num_active_slots, held
     )
     for message in (messages.up, messages.down)
   )

@@ -129,14 +129,7 @@ class Devices:
 
   def held(self, view: Tree, fraction: jax.Array) -> Tree:
     """A client's view with zeros where it holds nothing."""
-
-    def one(mask, leaf):
-      if leaf is None:
-        return None
-      shape = (1,) * (leaf.ndim - mask.ndim) + mask.shape
-      return jnp.where(mask.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
-
-    return jax.tree.map(one, self.masks(fraction), view)
+    return widths.held(self.masks(fraction), view)
 
   def narrow(self, fraction: jax.Array) -> federation_lib.Federation:
     """The federation whose training computes with the part, and scales it."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import tasks as tasks_lib
+from fmtl_jax.data import partitions
 
 Array = Any
 
@@ -164,8 +165,11 @@ def owner_index(values: Any, shape: tuple[int, int]) -> dict[str, np.ndarray]:
   """Takes the owners of further layer types.
 
   Args:
-    values: `[M]` or `[M, S]` numbers by name, or None.
+    values: `[M]` or `[M, S]` numbers by name, -1 for no owner; or None.
     shape: `(M, S)`.
+
+  Returns:
+    int32, `partitions.NOBODY` for none.
 
   Raises:
     ValueError: If there is not one for each client (and slot).
@@ -180,11 +184,14 @@ def owner_index(values: Any, shape: tuple[int, int]) -> dict[str, np.ndarray]:
         f'Expected owner_index[{name!r}] for each of {shape[0]} clients, or '
         f'[{shape[0]}, {shape[1]}], got the shape {numbers.shape}.'
       )
-    if numbers.min(initial=0) < 0:
+    if numbers.min(initial=0) < -1:
       raise ValueError(
-        f'Expected owner_index[{name!r}] from 0 on, got {numbers.min()}.'
+        f'Expected owner_index[{name!r}] from 0 on, or -1 for none, got '
+        f'{numbers.min()}.'
       )
-    found[name] = np.asarray(index)
+    found[name] = np.where(numbers < 0, partitions.NOBODY, numbers).astype(
+      np.int32
+    )
   return found
 
 

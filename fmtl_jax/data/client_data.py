@@ -76,7 +76,7 @@ def tables(
     sizes: `[M]`, how many training examples each client has.
     label_counts: `[M, S]`, those that carry a slot's label; by default all.
     client_ids: `[M]`; by default 0 to M - 1.
-    owner_index: Further owners, `[M]` or `[M, S]` by name.
+    owner_index: Further owners, `[M]` or `[M, S]` by name; -1 for none.
     max_size: Shapes depend on it alone; by default the largest size.
     standardization: As in `Partition`.
     targets: As in `Partition`.

@@ -165,7 +165,8 @@ class FederatedDataset:
         default those of the clients that hold the task.
       pooled_test: The same of the test rows.
       client_ids: `[M]`; by default 0 to M - 1.
-      owner_index: Further owners, `[M]` or `[M, S]` by name.
+      owner_index: Further owners, `[M]` or `[M, S]` by name; -1 for none:
+        such layers have the value of some owner, and nobody moves them.
       present: `[N, L]` bool, False where a label is missing; by default the
         labels say it.
       check: Whether to look for NaN and labels out of range (reads all data).

@@ -14,6 +14,9 @@ import numpy as np
 
 Array = Any
 
+# Of an index of owners, where there is none: out of range of any.
+NOBODY = np.iinfo(np.int32).max
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,8 @@ class Partition:
     client_ids: `[M]` uint32, folded into the clients' random keys.
     label_counts: `[M, S]` int32, training examples that carry a slot's label.
     members: `[E]` int32 grouped by task: `client * S + slot` of its holders.
-    owner_index: Further owners of layer types, such as a `[M]` cluster.
+    owner_index: Further owners of layer types, such as a `[M]` cluster;
+      `NOBODY` where a client has none.
     standardization: `(mean, scale)` of the features, float32, each with the
       shape of one example (or one that broadcasts to it): a batch is
       `(x - mean) * scale`.

@@ -7,6 +7,8 @@
 `mixtures`     networks side by side, and how much a client uses each
 `posteriors`   networks of normal distributions, private layers beside shared
 `widths`       slices of a network that is a chain of layers
+`modalities`   encoders that belong to those that have a sensor
+`prototypes`   points of classes, beside a network that answers embeddings
 `definition`   `Federation`: network, layer types and tasks put together
 `state`        the state between two rounds
 `checks`       what networks and layers must be

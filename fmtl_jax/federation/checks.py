@@ -9,6 +9,7 @@ import numpy as np
 from fmtl_jax import precision
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types as layer_types_lib
 from fmtl_jax.federation import owners as owners_lib
 
@@ -184,7 +185,9 @@ def owner_counts(
         f'num_owners[{index!r}] here and owner_index[{index!r}] in the data.'
       )
   for name, numbers in owner_index.items():
-    most = int(np.max(numbers, initial=-1))
+    known = np.asarray(numbers)
+    known = known[known != partitions.NOBODY]
+    most = int(np.max(known, initial=-1))
     if name in num_owners and most >= num_owners[name]:
       raise ValueError(
         f'Expected owner_index[{name!r}] below num_owners[{name!r}]='

@@ -171,6 +171,11 @@ class OwnedLayers:
     return any(jax.tree.leaves(self.statistics))
 
   @property
+  def further_indices(self) -> set[str]:
+    """Indices of owners that are neither tasks nor clients: of clusters."""
+    return {*self.num_owners} - {'task', 'client'}
+
+  @property
   def has_client_layers(self) -> bool:
     """Whether two clients of one task can have different models."""
     indices = {

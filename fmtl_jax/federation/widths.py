@@ -125,6 +125,23 @@ def masks(cuts: Tree, shapes: Tree, fraction: jax.Array | float) -> Tree:
   return jax.tree.map(one, cuts, shapes)
 
 
+def held(masks: Tree, view: Tree) -> Tree:
+  """A client's view with zeros where a narrower network has nothing.
+
+  Args:
+    masks: Of the parameters of one model, as of `masks`.
+    view: The same leaves, or a part of them, with axes of slots in front.
+  """
+
+  def one(mask, leaf):
+    if leaf is None:
+      return None
+    shape = (1,) * (leaf.ndim - mask.ndim) + mask.shape
+    return jnp.where(mask.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
+
+  return jax.tree.map(one, masks, view)
+
+
 def sliced(cuts: Tree, params: Tree, fraction: float) -> Tree:
   """The parameters of a narrower network, or their shapes.
 

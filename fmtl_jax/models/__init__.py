@@ -8,6 +8,7 @@ from fmtl_jax.models.base import sequential
 from fmtl_jax.models.language import gru
 from fmtl_jax.models.language import lstm
 from fmtl_jax.models.language import transformer
+from fmtl_jax.models.multi_modal import multi_modal
 from fmtl_jax.models.networks import cnn
 from fmtl_jax.models.networks import linear
 from fmtl_jax.models.networks import mlp
@@ -26,6 +27,7 @@ __all__ = (
   'lstm',
   'merge_adapters',
   'mlp',
+  'multi_modal',
   'party_mlp',
   'sequential',
   'transformer',

@@ -9,15 +9,19 @@ trees that its rounds move (`algorithm.Messages`), with the dtypes of these.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import types
 from typing import Any
 
 import jax
 from jax.interpreters import partial_eval
+import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset as dataset_lib
+from fmtl_jax.data import partitions
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as algorithm_lib
 
@@ -58,6 +62,7 @@ def cohort_bytes(
   message: Sequence[Tree],
   num_clients: float,
   num_active_slots: float,
+  held: Mapping[str, float] = types.MappingProxyType({}),
 ) -> dict[str, float]:
   """Bytes that a cohort moves in one direction, by layer type.
 
@@ -66,6 +71,8 @@ def cohort_bytes(
     message: One of `algorithm.Messages`.
     num_clients: Clients of the cohort, padding not counted.
     num_active_slots: Their active slots.
+    held: The share of copies that have an owner, by layer type, as of
+      `modalities.held_shares`; by default all. The others are not moved.
 
   Returns:
     Bytes for every layer type that is trained, zero for one that stays.
@@ -74,10 +81,51 @@ def cohort_bytes(
   names = {layer_types.COMMON, layer_types.TASK, layer_types.PERSONAL}
   names |= set(jax.tree.leaves(federation.layer_types))
   return {
-    name: once.get(name, 0) * num_clients
-    + each_slot.get(name, 0) * num_active_slots
+    name: (
+      once.get(name, 0) * num_clients
+      + each_slot.get(name, 0) * num_active_slots
+    )
+    * held.get(name, 1)
     for name in sorted(names)
   }
+
+
+def relative_costs(
+  federation: federation_lib.Federation, messages: algorithm_lib.Messages
+) -> participation.CostFn | None:
+  """What a client moves that has no copy of some layers, and its time a step.
+
+  Args:
+    federation: Network, layer types and tasks.
+    messages: Of a round.
+
+  Returns:
+    As of `participation.Clock`; None where all clients have all layers.
+  """
+  ways = [
+    message_bytes(federation, message)
+    for message in (messages.up, messages.down)
+  ]
+  owners = federation.owners
+  names = {*(name for way in ways for sizes in way for name in sizes)}
+  if not any(owners[n].index in federation.further_indices for n in names):
+    return None
+
+  def costs(client):
+    active = client.active.sum()
+    moved, whole = jnp.float32(0), jnp.float32(0)
+    for once, each_slot in ways:
+      for sizes, of_slots in ((once, False), (each_slot, True)):
+        for name, size in sizes.items():
+          copies = client.active if of_slots else jnp.ones((), bool)
+          index = owners[name].index
+          if index in federation.further_indices:
+            copies = copies & (client.index[index] != partitions.NOBODY)
+          moved += size * copies.sum()
+          whole += size * (active if of_slots else 1)
+    return moved / jnp.maximum(whole, 1), jnp.float32(1)
+
+  return costs
 
 
 def kept_models(
