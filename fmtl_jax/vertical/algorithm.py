@@ -38,6 +38,7 @@ import numpy as np
 
 from fmtl_jax import clients
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import random_bits
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
@@ -304,9 +305,8 @@ class _Steps:
 
   def present(self, key: jax.Array) -> jax.Array:
     """Which parties take part in a round, `[P]` bool; party 0 always does."""
-    drawn = jax.random.bernoulli(
-      jax.random.fold_in(key, _PRESENCE), self._own.dropout, (self._count,)
-    )
+    key = random_bits.narrow(jax.random.fold_in(key, _PRESENCE))
+    drawn = jax.random.bernoulli(key, self._own.dropout, (self._count,))
     return ~drawn.at[0].set(False)
 
   def of(self, present: jax.Array, changes: Tree) -> Tree:
