@@ -50,12 +50,14 @@ def private(config):
 
 
 def smoke(config):
-  """A few rounds, without keys."""
+  """A few rounds of two rows, without keys."""
+  config.cases = ('label_party', 'vertical')
   config.data.vertical.alignment = 'plain'
   config.run.rounds = 3
   config.run.seeds = 2
   config.run.evaluate_every = 3
   config.report.figure_formats = ()
+  config.execution.compile_effort = 'low'
 
 
 def get_config(variants=''):

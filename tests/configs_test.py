@@ -146,6 +146,7 @@ class ConfigsTestCase(parameterized.TestCase):
       config.model.pretrained = str(self.folder / 'pretrained')
     config.algorithm.fedbuff.buffer = min(config.algorithm.fedbuff.buffer, 3)
     config.data.feature_dir = str(self.folder / 'features')
+    config.data.vertical.alignment = 'plain'  # The same rows.
     if config.model.backbone == 'minilm':
       config.model.backbone_weights = str(self.folder / 'encoder')
       config.data.encoder_dir = str(self.folder / 'encoder')

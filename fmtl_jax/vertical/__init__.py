@@ -27,6 +27,7 @@ from fmtl_jax.vertical.embedding_privacy import epsilon
 from fmtl_jax.vertical.parties import Aligned
 from fmtl_jax.vertical.parties import aligned
 from fmtl_jax.vertical.parties import Party
+from fmtl_jax.vertical.algorithm import federation_of
 from fmtl_jax.vertical.algorithm import network
 from fmtl_jax.vertical.algorithm import SPEC
 from fmtl_jax.vertical.algorithm import vertical
@@ -44,6 +45,7 @@ __all__ = (
   'align',
   'aligned',
   'epsilon',
+  'federation_of',
   'hashed',
   'network',
   'of_parts',

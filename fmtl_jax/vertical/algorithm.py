@@ -38,12 +38,14 @@ import numpy as np
 
 from fmtl_jax import clients
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import random_bits
 from fmtl_jax.algorithms import federated_averaging
 from fmtl_jax.algorithms import specs
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import training
+from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.federation import parties
 from fmtl_jax.rounds import algorithm as algorithm_lib
@@ -126,6 +128,53 @@ def network(
     return model.apply(params, parties.Received(tuple(sent)))
 
   return model._replace(apply=apply), rules
+
+
+def federation_of(
+  model: parties.PartyNetwork,
+  data: dataset_lib.FederatedDataset,
+  *,
+  task_layers: int = 1,
+  clip: float = 0.0,
+  noise_multiplier: float = 0.0,
+  **settings: Any,
+) -> tuple[federation_lib.Federation, dataset_lib.FederatedDataset]:
+  """Puts a network of parties and aligned rows together.
+
+  Args:
+    model: The network.
+    data: Rows that all parties have, usually of one client.
+    task_layers: See `label_rules`.
+    clip: As of `vertical`: predictions see what is sent.
+    noise_multiplier: As `clip`.
+    **settings: Of `Federation.create`.
+
+  Returns:
+    The federation, and the data with the owners that it has.
+  """
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  example = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
+    data.examples.features,
+  )
+  order = layer_types.use_order(model.apply, shapes, example)
+  layers = layer_types.modules(order)
+  own = {'clip': clip, 'noise_multiplier': noise_multiplier}
+  model, rules = network(
+    model, label_rules(layers, task_layers), data.tasks, own
+  )
+  counts = owners(own)
+  more = {name: federation_lib.Owner(name) for name in counts}
+  data = data.with_owners(counts)
+  federation = federation_lib.Federation.create(
+    model,
+    rules,
+    data,
+    owners={**federation_lib.OWNERS, **more},
+    num_owners=counts,
+    **settings,
+  )
+  return federation, data
 
 
 def vertical(
@@ -256,9 +305,8 @@ class _Steps:
 
   def present(self, key: jax.Array) -> jax.Array:
     """Which parties take part in a round, `[P]` bool; party 0 always does."""
-    drawn = jax.random.bernoulli(
-      jax.random.fold_in(key, _PRESENCE), self._own.dropout, (self._count,)
-    )
+    key = random_bits.narrow(jax.random.fold_in(key, _PRESENCE))
+    drawn = jax.random.bernoulli(key, self._own.dropout, (self._count,))
     return ~drawn.at[0].set(False)
 
   def of(self, present: jax.Array, changes: Tree) -> Tree:

@@ -56,21 +56,11 @@ def _network(head=None):
 def _made(data=None, local=LOCAL, head=None, execution='scan', **own):
   """The federation, its data and the algorithm."""
   spec = vertical.ALGORITHMS['vertical']
-  num_owners = spec.owners(own)
-  data = (data or _data()).with_owners(num_owners)
-  network = _network(head)
-  layers = list(jax.eval_shape(network.init, jax.random.key(0)))
-  own = {**spec.defaults, **own}
-  model, rules = spec.wraps(network, spec.label_rules(layers), data.tasks, own)
-  federation = federation_lib.Federation.create(
-    model,
-    rules,
-    data,
-    owners={
-      **federation_lib.OWNERS,
-      **{name: federation_lib.Owner(name) for name in num_owners},
-    },
-    num_owners=num_owners,
+  of_network = {
+    k: v for k, v in own.items() if k in ('clip', 'noise_multiplier')
+  }
+  federation, data = vertical.federation_of(
+    _network(head), data or _data(), **of_network
   )
   settings = round_settings.RoundSettings(
     placement=round_settings.Placement(execution=execution)
