@@ -11,11 +11,11 @@
 # %% [markdown]
 # # Private federations: what personal layers buy
 #
-# Three hundred people in each of two groups answer a question about points, each
-# in a way of their own. What leaves them is clipped and gets noise, so that
-# nobody who sees all models can say whether a person took part. Personal layers
-# stay at home: they need no noise. How much accuracy does an epsilon cost, with
-# and without them?
+# Three hundred people in each of two groups answer a question about points,
+# each in a way of their own. What leaves them is clipped and gets noise, so
+# that nobody who sees all models can say whether a person took part. Personal
+# layers stay at home: they need no noise. How much accuracy does an epsilon
+# cost, with and without them?
 #
 # The people are **made up**, so that the notebook needs no data.
 
