@@ -125,9 +125,9 @@ def translated(sentence: str, more: Mapping[str, str] | None = None) -> str:
     return f'.{match[1] if has_fields else "common"}'
 
   def field(match: re.Match[str]) -> str:
-    for argument, start in known.items():
-      if match[1].startswith(argument) and _LAYER_TYPE.search(argument):
-        return start + match[1][len(argument) :]
+    for of_layer, its_field in known.items():
+      if match[1].startswith(of_layer) and _LAYER_TYPE.search(of_layer):
+        return its_field + match[1][len(of_layer) :]
     argument = _LAYER_TYPE.sub(of_type, match[1])
     parts = re.findall(r'\w+', argument)
     for end in range(len(parts), 0, -1):

@@ -51,6 +51,7 @@ def standard_noise(key: jax.Array, name: str, tree: Tree) -> Tree:
     name: The layer type, folded into the key.
     tree: Arrays or shapes.
   """
+  treedef: Any
   leaves, treedef = jax.tree.flatten(tree)
   key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
   keys = random_bits.split(key, len(leaves))

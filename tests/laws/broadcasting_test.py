@@ -126,7 +126,7 @@ class BytesTest(parameterized.TestCase):
     )
     local = cases.Local().package()
     found = []
-    for count in (0, 1):
+    for count in (0, 1, (1, 2, 3)):
       settings = round_settings.RoundSettings(
         clients_per_task=count, broadcast={'task': eden.eden(2)}
       )
@@ -138,8 +138,11 @@ class BytesTest(parameterized.TestCase):
       up = communication.message_bytes(federation, messages.up)[1]
       self.assertEqual(up['task'], 4160 * 4)
     message = 5 * (256 + 4)
-    wanted = encoding.expected_bytes(message, 4160 * 4, 1 / 3)
-    self.assertEqual(found, [message, round(wanted)])
+    wanted, two = (
+      encoding.expected_bytes(message, 4160 * 4, count / 3) for count in (1, 2)
+    )
+    mean = (wanted + 2 * two + 3 * message) / 6  # Of those in a cohort.
+    self.assertEqual(found, [message, round(wanted), round(mean)])
     self.assertBetween(wanted, 2.9 * message, 3 * message)
 
 

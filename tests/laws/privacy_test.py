@@ -22,8 +22,10 @@ from fmtl_jax.clients import clipping
 from fmtl_jax.cohorts import poisson
 from fmtl_jax.privacy import ledgers
 from fmtl_jax.privacy import noise_keys
+from fmtl_jax.rounds import private_rounds
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import robust_aggregators
+from fmtl_jax.server import servers
 
 import cases
 
@@ -227,6 +229,26 @@ class WithoutNoiseTest(parameterized.TestCase):
     )
     expected = jax.tree.map(lambda x: 3 * x, expected)
     testing.assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
+
+  def test_of_clients_with_all_their_tasks_more_are_expected_than_drawn(self):
+    """No fewer than there are in the mean, whoever is drawn for what."""
+    data = testing.toy_data(CLIENTS, TASKS, 2)
+    federation = testing.toy_federation(MIX, data)[0]
+    settings = round_settings.RoundSettings(
+      privacy=privacy.ClientPrivacy(), clients_per_task=1, slots=cohorts.ALL
+    )
+    rounds = private_rounds.PrivateRounds(federation, settings)
+    none = jnp.zeros(TASKS)
+    aggregate = servers.Aggregate({}, (), none, None, none)
+    found = rounds.released({'task': aggregate}, clipping.State(()))['task']
+    rates = 1 / np.array(federation.group_sizes)
+    expected = np.zeros(TASKS)
+    for tasks in np.asarray(data.partition.client_tasks):
+      held = tasks[tasks < TASKS]
+      expected[held] += 1 - np.prod(1 - rates[held])
+    np.testing.assert_array_less(1.2, expected)
+    np.testing.assert_array_less(expected, found.weight + 1e-5)
+    np.testing.assert_array_equal(found.share, np.ones(TASKS))
 
 
 class NoiseTest(absltest.TestCase):

@@ -2,9 +2,11 @@
 
 import json
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from experiments.building import private
 from experiments.configuration import config as config_lib
@@ -67,16 +69,14 @@ class NormsTest(parameterized.TestCase):
     self.assertEqual(found, expected)
 
   def test_noise_is_found_for_all_norms_together(self):
-    config = config_of(norms__common=1.0, norms__task=2.0, epsilon=4.0, cap=60)
-    one = config_of(clipping_norm=1.0, epsilon=4.0, cap=60)
-    config.run.rounds = one.run.rounds = 1
-    noises = [
-      private.settings(x, self.federation).noise_multiplier
-      for x in (config, one)
-    ]
-    self.assertAlmostEqual(noises[0] / noises[1], math.sqrt(2), places=9)
-    found = private.ledger(config, self.federation, 1)['epsilon']
-    self.assertBetween(found, 3.9, 4.0)
+    """More by the root of how many are sent."""
+    both = config_of(norms__common=1.0, norms__task=2.0, epsilon=4.0)
+    noises = []
+    with mock.patch.object(accounting, 'calibrated', return_value=1.5) as call:
+      for federation in (self.federation, self.shared):
+        noises.append(private.settings(both, federation).noise_multiplier)
+    self.assertEqual(call.call_args.args[0], 4.0)
+    np.testing.assert_allclose(noises, [1.5 * math.sqrt(2), 1.5])
 
   def test_bands_are_those_of_the_rounds_of_a_run(self):
     config = config_of(clipping_norm=1.0, noise_multiplier=1.0, bands=2)
