@@ -97,8 +97,31 @@ def _small_backbone(size, features):
   """A network with the inputs and outputs of a published one."""
   return backbones._Entry(
     lambda: models.mlp((size, size, 3), (2,), features),
-    lambda path, model, *_: model.init(jax.random.key(0)),
+    lambda path, model, *_: testing.jit(model.init)(jax.random.key(0)),
   )
+
+
+_files: tempfile.TemporaryDirectory  # What all classes read.
+
+
+def setUpModule():
+  """Writes it once; what is prepared of it is kept there, too."""
+  global _files
+  _files = tempfile.TemporaryDirectory()
+  folder = pathlib.Path(_files.name)
+  (folder / 'manual').mkdir()
+  _write_recordings(folder / 'manual')
+  _write_photographs(folder / 'manual')
+  small_tables.write(folder / 'manual')
+  small_texts.write_plays(folder / 'manual', 60)
+  (folder / 'texts').mkdir()
+  small_texts.write_folder(folder / 'texts')
+  init = testing.jit(models.mlp((64,), (64, 32), 5).init)
+  checkpoints.save_params(folder / 'pretrained', init(jax.random.key(0)))
+
+
+def tearDownModule():
+  _files.cleanup()
 
 
 class ConfigsTestCase(parameterized.TestCase):
@@ -116,16 +139,7 @@ class ConfigsTestCase(parameterized.TestCase):
     tfds.disable_progress_bar()
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.folder = pathlib.Path(folder)
-    (cls.folder / 'manual').mkdir()
-    _write_recordings(cls.folder / 'manual')
-    _write_photographs(cls.folder / 'manual')
-    small_tables.write(cls.folder / 'manual')
-    small_texts.write_plays(cls.folder / 'manual', 60)
-    (cls.folder / 'texts').mkdir()
-    small_texts.write_folder(cls.folder / 'texts')
     cls.enterClassContext(small_tables.installed())
-    pretrained = models.mlp((64,), (64, 32), 5).init(jax.random.key(0))
-    checkpoints.save_params(cls.folder / 'pretrained', pretrained)
     cls.enterClassContext(
       mock.patch.dict(
         backbones.BACKBONES,
@@ -139,13 +153,14 @@ class ConfigsTestCase(parameterized.TestCase):
 
   def load(self, name, variants=''):
     config = _module(name).get_config(variants)
+    files = pathlib.Path(_files.name)
     texts = config.data.name == 'text_folder'
-    config.data.manual_dir = str(self.folder / ('texts' if texts else 'manual'))
-    config.data.data_dir = str(self.folder / 'prepared')
+    config.data.manual_dir = str(files / ('texts' if texts else 'manual'))
+    config.data.data_dir = str(files / 'prepared')
     if config.algorithm.pretrained_layers:
-      config.model.pretrained = str(self.folder / 'pretrained')
+      config.model.pretrained = str(files / 'pretrained')
     config.algorithm.fedbuff.buffer = min(config.algorithm.fedbuff.buffer, 3)
-    config.data.feature_dir = str(self.folder / 'features')
+    config.data.feature_dir = str(files / 'features')
     config.data.vertical.alignment = 'plain'  # The same rows.
     if config.model.backbone == 'minilm':
       config.model.backbone_weights = str(self.folder / 'encoder')
@@ -325,8 +340,8 @@ class GridTest(ConfigsTestCase):
         continue
       mapped, static = grids.grid_of(sweep, case)
       points = grids.product(mapped | static)
-      for point in points:
-        resolved = cases.resolve(case, config, {})
+      resolved = cases.resolve(case, config, {})
+      for point in points:  # All have the same fields.
         for field, value in point.items():
           config_lib.set_field(resolved, field, value)
         checks.check(resolved)

@@ -14,6 +14,16 @@ import pytest
 # With TESTS_DEVICES=1 as on a machine with one GPU: what needs more is skipped.
 _DEVICES = int(os.environ.get('TESTS_DEVICES') or 8)
 jax.config.update('jax_num_cpu_devices', _DEVICES)
+# Single operations, and what is compiled without options, get those of
+# `testing.jit`; commands that tests start do, too (`commands.environment`). Who
+# sets XLA_FLAGS, or has other devices (JAX_PLATFORMS), has what they say.
+if os.environ.get('JAX_PLATFORMS', 'cpu') == 'cpu':
+  os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+    '--xla_llvm_disable_expensive_passes=true '
+    '--xla_cpu_parallel_codegen_split_count=1',
+  )
 # A compiled program on a toy is traced and lowered once, and kept: a fifth of
 # that time would go to where its lines are and to looking for garbage.
 jax.config.update('jax_traceback_in_locations_limit', 0)
@@ -48,7 +58,7 @@ if not os.environ.get(_COMPILED):
       _place = _kept()
   os.environ[_COMPILED] = str(_place)
 jax.config.update('jax_compilation_cache_dir', os.environ[_COMPILED])
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 @pytest.hookimpl(trylast=True)

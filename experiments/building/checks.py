@@ -4,7 +4,7 @@ What depends on the data, such as the number of tasks, is checked where the
 experiment is built.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import math
 import operator
@@ -180,12 +180,6 @@ _PATHS = (
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@functools.cache
-def _defaults(unused_algorithms: tuple[str, ...]) -> Mapping[str, Any]:
-  """The default of every field; algorithms that are registered have some."""
-  return config_lib.flatten(config_lib.default_config())
-
-
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises a ValueError for an invalid configuration.
 
@@ -195,8 +189,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   config_lib.check_fields(config)
   flat = config_lib.flatten(config)
   own = config_lib.own_defaults(config)
-  defaults = _defaults(tuple(catalogue.known()))
-  for field, default in {**defaults, **own}.items():
+  for field, default in {**config_lib.defaults(), **own}.items():
     _check_type(field, flat[field], default)
     for number in _numbers(flat[field]):
       _check_size(field, number)

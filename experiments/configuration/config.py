@@ -91,12 +91,23 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   return flat
 
 
+def defaults() -> Mapping[str, Any]:
+  """The default of every field, by dotted name; nobody changes it."""
+  return _defaults(tuple(catalogue.known()))
+
+
+@functools.cache
+def _defaults(unused_algorithms: tuple[str, ...]) -> Mapping[str, Any]:
+  """Algorithms that are registered have fields."""
+  return flatten(default_config())
+
+
 def changed(flat: Mapping[str, Any]) -> dict[str, Any]:
   """The fields, by dotted name, that are not at their defaults.
 
   Those of what is shown are left out.
   """
-  usual = flatten(default_config())
+  usual = defaults()
   return {
     field: value
     for field, value in flat.items()
@@ -219,7 +230,7 @@ def of_case(config: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
   """Raises a ValueError unless a config has the fields of the schema alone."""
-  known = flatten(default_config()) | own_defaults(config)
+  known = {**defaults(), **own_defaults(config)}
   given = {
     field: value
     for field, value in flatten(config).items()

@@ -21,6 +21,7 @@ What is added up, and how neighbours differ, depends on how clients are drawn:
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -228,6 +229,7 @@ def calibrated(
   if math.isinf(target) or not rounds:
     return 0.0
 
+  @functools.cache  # Each one takes long, and a bracket is looked at again.
   def excess(log_noise):
     found = epsilon(math.exp(log_noise), sampling, rounds, delta, accountant)
     return min(found, 1e9) - target

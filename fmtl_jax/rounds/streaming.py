@@ -156,6 +156,7 @@ class StreamedRounds:
         settings.slots,
       )
 
+    @jax.jit  # Traced once for both uses.
     def init(key, clients, data):
       return self._split(algorithm(clients).init(key, data))
 
@@ -176,7 +177,7 @@ class StreamedRounds:
 
     jit = functools.partial(jax.jit, compiler_options=dict(compiler_options))
     self._draw = jit(draw)
-    self._init = jit(init)
+    self._init_state = jit(lambda *args: init(*args)[0])
     self._init_rows = jit(lambda *args: init(*args)[1])
     specs = (jax.P(),) * 4 + (self._store_spec, jax.P())
     self._round = jit(
@@ -203,8 +204,8 @@ class StreamedRounds:
     """
     clients = np.arange(self._cohort_size, dtype=np.int32)
     data = client_data.without_examples(self._tables, clients)
-    state, rows = self._init(key, clients, data)
-    state = self._everywhere(state)
+    state = self._everywhere(self._init_state(key, clients, data))
+    rows = jax.eval_shape(self._init_rows, key, clients, data)
     self.store = client_store.ClientStore(
       jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows),
       self._num_clients,

@@ -31,6 +31,7 @@ ALONE = (
 )
 
 
+@functools.cache
 def _build(name, form, devices):
   """Federation, data and algorithm; no mesh for 0 devices."""
   return cases.named(

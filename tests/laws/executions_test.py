@@ -23,6 +23,13 @@ import cases
 
 MIX = ('common', 'task', 'personal')
 CLIENTS = 5  # In the cohort; chunks of 2 and 3 leave a rest.
+# What XLA does on CPU unless it is told otherwise, as tests tell it.
+USUAL = {
+  'xla_backend_optimization_level': 3,
+  'xla_cpu_use_fusion_emitters': True,
+  'xla_llvm_disable_expensive_passes': False,
+  'xla_cpu_parallel_codegen_split_count': 32,
+}
 
 
 @functools.cache
@@ -154,7 +161,7 @@ class CompilerOptionsTest(parameterized.TestCase):
     self.assertIn('xla_disable_hlo_passes', options)
     state = cases.start(algorithm, _data())
     found, plain = (
-      jax.jit(round_fn, compiler_options=chosen)(state, _data())
+      jax.jit(round_fn, compiler_options=USUAL | chosen)(state, _data())
       for chosen in (options, {})
     )
     testing.assert_trees_equal(found, plain)
@@ -163,10 +170,11 @@ class CompilerOptionsTest(parameterized.TestCase):
     algorithm = _algorithm('scan')
     mesh = execution_lib.mesh({'client': 1})
     state = cases.start(algorithm, _data())
+    usual = USUAL if jax.default_backend() == 'cpu' else {}
     found = [
       jax.jit(
         algorithm.round,
-        compiler_options=execution_lib.compiler_options(mesh, effort),
+        compiler_options=usual | execution_lib.compiler_options(mesh, effort),
       )(state, _data())
       for effort in execution_lib.EFFORTS
     ]
