@@ -25,7 +25,11 @@ def attention(config):
 
 
 def zeros(config):
-  """One network of all features, zeros for those that a device lacks."""
+  """One network of all features, zeros for those that a device lacks.
+
+  They are raw, from -1 to 1: standardized, zeros would be far from all others.
+  """
+  config.data.standardize = False
   config.model.name = 'mlp'
   config.model.hidden = (128, 32, 32)
 

@@ -205,7 +205,9 @@ class _Classes:
     client = dataclasses.replace(context.data.client, work=None)
 
     def add(sums, batch, unused_number, is_step):
-      outputs = federation.apply_slots(view, context.frozen, batch.features)
+      outputs: Any = federation.apply_slots(
+        view, context.frozen, batch.features
+      )
       of_classes = jnp.where(is_step, self.one_hot(batch, active), 0)
       embeddings = outputs.embeddings.astype(jnp.float32)
       # Select first: padding of a batch may be anything.

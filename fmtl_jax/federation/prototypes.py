@@ -85,7 +85,7 @@ def of_network(
       'Expected a task with classes, of which prototypes are the means, got '
       f'{", ".join(sorted({t.definition.name for t in tasks}))} tasks alone.'
     )
-  stages = getattr(model, 'stages', ())
+  stages: Any = getattr(model, 'stages', ())
   width = _width(model, stages)
   *body, (last, head) = stages
   trains = dict(getattr(model, 'train_stages', {}))

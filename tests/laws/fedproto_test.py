@@ -89,6 +89,20 @@ def _labelled(data, client, slot):
   return task, rows, np.asarray(data.examples.labels)[rows, task].astype(int)
 
 
+def _loss(layers, features, labels, task, known, means, pull):
+  h = _embeddings(layers, features)
+  outputs = h @ layers['output']['kernel'] + layers['output']['bias']
+  if task.definition.name == 'binary':
+    losses = jax.nn.softplus(-(2 * labels - 1) * outputs[:, 0])
+  else:
+    scores = outputs[:, : task.num_classes]
+    picked = jnp.take_along_axis(scores, labels[:, None], 1)[:, 0]
+    losses = jax.nn.logsumexp(scores, 1) - picked
+  apart = ((h - means[labels]) ** 2).sum(1) / 4
+  apart = jnp.where(known[labels], apart, 0)
+  return (losses + pull * apart).mean()
+
+
 class FedProtoTest(parameterized.TestCase):
   def test_prototypes_are_the_means_of_classes(self):
     """Of those that report them; the others keep their value."""
@@ -127,39 +141,35 @@ class FedProtoTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, 2.0)
   def test_a_client_trains_by_its_loss_and_the_pull(self, pull):
-    """Of one client: a full-batch step, written for itself."""
+    """A full-batch step of clients of one slot, written for itself."""
     data, _, start, step = _program()
     state, metrics = jax.device_get(step(start, pull))
     own = start.params[prototypes.PROTOTYPES]
-    place = next(
-      i for i, t in enumerate(metrics['task']) if sorted(t)[0] < 3 <= max(t)
-    )
-    client = int(metrics['client'][place])
-    slot = int(np.argmin(metrics['task'][place]))
-    found = _labelled(data, client, slot)
-    assert found is not None
-    task, rows, labels = found
-    features = np.asarray(data.examples.features)[rows]
-    binary = data.tasks[task].definition.name == 'binary'
+    pulled = 0
+    for client, tasks in zip(metrics['client'], metrics['task'], strict=True):
+      if (tasks < 3).sum() != 1:
+        continue  # Slots share the layers in front.
+      slot = int(np.argmin(tasks))
+      found = _labelled(data, client, slot)
+      assert found is not None
+      task, rows, labels = found
+      pulled += (own[REPORTS][task, labels] > 0).sum()
+      loss = functools.partial(
+        _loss,
+        features=np.asarray(data.examples.features)[rows],
+        labels=labels,
+        task=data.tasks[task],
+        known=own[REPORTS][task] > 0,
+        means=own[MEANS][task],
+        pull=pull,
+      )
 
-    def loss(layers):
-      h = _embeddings(layers, features)
-      outputs = h @ layers['output']['kernel'] + layers['output']['bias']
-      if binary:
-        losses = jax.nn.softplus(-(2 * labels - 1) * outputs[:, 0])
-      else:
-        scores = outputs[:, : data.tasks[task].num_classes]
-        picked = jnp.take_along_axis(scores, labels[:, None], 1)[:, 0]
-        losses = jax.nn.logsumexp(scores, 1) - picked
-      apart = ((h - own[MEANS][task, labels]) ** 2).sum(1) / 4
-      apart = jnp.where(own[REPORTS][task, labels] > 0, apart, 0)
-      return (losses + pull * apart).mean()
-
-    old = _layers(start.params, client, slot)
-    grads = testing.jit(jax.grad(loss))(old)
-    expected = jax.tree.map(lambda x, g: x - LOCAL.rate * g, old, grads)
-    new = _layers(state.params, client, slot)
-    testing.assert_trees_close(new, expected, 1e-4, 1e-5)
+      old = _layers(start.params, client, slot)
+      grads = testing.jit(jax.grad(loss))(old)
+      expected = jax.tree.map(lambda x, g: x - LOCAL.rate * g, old, grads)
+      new = _layers(state.params, client, slot)
+      testing.assert_trees_close(new, expected, 1e-4, 1e-5)
+    self.assertGreater(pulled, 1)
 
   def test_narrow_networks_train_beside_whole_ones(self):
     """Every other client has half of the first layer, and whole embeddings."""
@@ -181,6 +191,11 @@ class FedProtoTest(parameterized.TestCase):
       self.assertTrue((new[1::2, ..., 2:] == 0).all())
       self.assertTrue((abs(new[1::2, ..., :2] - old[1::2, ..., :2]) > 0).any())
       self.assertTrue((abs(new[::2, ..., 2:]) > 0).any())
+      first, last = (  # What they have not, they do not train.
+        np.moveaxis(np.asarray(x.params[name]['kernel']), axis, -1)
+        for x in (start, state)
+      )
+      np.testing.assert_array_equal(first[1::2, ..., 2:], last[1::2, ..., 2:])
     self.assertTrue((abs(after['dense_1']['bias'][1]) > 0).all())
     # Half of the layer is a network of its own: the prototypes are of it.
     client, slot = 1, 0
