@@ -5,11 +5,12 @@ question: where every silo protects its own examples, is it better to train
 alone, together, or near the mean of all (MR-MTL)? The data are those of
 configs/har.py, relations.py and digits.py.
 
-Command: python -m experiments.series --config=configs/private.py:hearts \
+Command: python -m experiments.main --config=configs/private.py:har \
+    --config.data.manual_dir=DIR --config.privacy.epsilon=3
+Epsilon 0 clips without noise: infinity. Epsilons 1, 3, 6, infinity in one
+command, with four learning rates for every case and epsilon:
+    python -m experiments.series --config=configs/private.py:hearts \
     --config.data.manual_dir=DIR --over=privacy.epsilon=1,3,6,inf --search
-It searches four learning rates for every case and epsilon. One epsilon with the
-learning rate below: python -m experiments.main ... --config.privacy.epsilon=3,
-where 0 clips without noise: infinity.
 Variants: har, blocked, hearts, digits, faces, grid, smoke; they combine.
 """
 

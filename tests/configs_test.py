@@ -162,6 +162,7 @@ class ConfigsTestCase(parameterized.TestCase):
     config.algorithm.fedbuff.buffer = min(config.algorithm.fedbuff.buffer, 3)
     config.data.feature_dir = str(files / 'features')
     config.data.vertical.alignment = 'plain'  # The same rows.
+    config.data.clients = min(config.data.clients, 100)  # Of fewer photographs.
     if config.model.backbone == 'minilm':
       config.model.backbone_weights = str(self.folder / 'encoder')
       config.data.encoder_dir = str(self.folder / 'encoder')
