@@ -26,7 +26,8 @@ import least_squares
 
 MIRRORED = ('cocoa', 'feddyn', 'mocha', 'mr_mtl', 'virtual')
 REGROUPED = ('cfl', 'ifca')
-APART = ('fedast', 'fedbuff', 'heterofl')  # Without cohorts, or of slices.
+# Without cohorts, of slices, or of classes.
+APART = ('fedast', 'fedbuff', 'fedproto', 'heterofl')
 
 
 def _step(codec, params, own, update, statistics, server=None):
