@@ -14,6 +14,7 @@ import numpy as np
 from . import sources
 from fmtl_jax import models
 from fmtl_jax import vertical
+from fmtl_jax.data import images
 from fmtl_jax.federation import parties as party_networks
 from fmtl_jax.vertical import column_splits
 
@@ -21,6 +22,7 @@ BLOCKS, EVEN = 'blocks', 'even'
 IMPORTANCE, CORRELATION = 'importance', 'correlation'
 SPLITS = (BLOCKS, EVEN, IMPORTANCE, CORRELATION)
 PSI, PLAIN = 'psi', 'plain'
+_AT_ONCE = 1024  # Photographs.
 ALL, LABEL = 'all', 'label'
 FIELDS = (
   *('split', 'parties', 'alpha', 'beta'),
@@ -45,6 +47,7 @@ def split(
   Raises:
     ValueError: If a field is invalid or does not fit the source.
   """
+  source = _decoded(source)
   _check(source, data)
   rng = np.random.default_rng(data.vertical.seed)
   features = np.asarray(source.features)
@@ -128,6 +131,18 @@ def note(record: Mapping[str, Any]) -> str:
     for number, (name, count) in enumerate(found['entities'].items())
   )
   return f'Parties: {shown}; {found["rows"]:,} rows that all have, {how}.'
+
+
+def _decoded(source):
+  """Photographs as float32 in 0 to 255; other sources as they are."""
+  photographs = source.features
+  if not isinstance(photographs, images.Images):
+    return source
+  features = np.empty(photographs.shape, np.float32)
+  for start in range(0, len(features), _AT_ONCE):
+    part = slice(start, start + _AT_ONCE)
+    features[part] = photographs[part]
+  return source._replace(features=features)
 
 
 def _check(source, data):

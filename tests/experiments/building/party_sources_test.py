@@ -1,10 +1,12 @@
 """Laws of sources of parties: columns, common rows, bytes and ledgers."""
 
+import io
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 
 from configs import vertical as vertical_config
 from experiments.building import build
@@ -16,6 +18,7 @@ from experiments.configuration import cases
 from experiments.configuration import config as config_lib
 from experiments.reporting import costs
 from fmtl_jax import vertical
+from fmtl_jax.data import images
 
 
 def _config(**fields):
@@ -53,6 +56,35 @@ class SplitTest(parameterized.TestCase):
     rows = {tuple(row) for row in whole.features[:, 20:]}
     self.assertTrue(all(tuple(row[:10]) in rows for row in source.features))
     self.assertNotEqual(plain.features[0, 0], source.features[0, 0])
+
+  def test_halves_of_photographs_are_their_pixels(self):
+    config = _config(
+      data__vertical__split='even',
+      data__vertical__parties=2,
+      data__vertical__overlap=1.0,
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 6), np.uint8)
+    files = []
+    for picture in pixels:
+      file = io.BytesIO()
+      Image.fromarray(picture).save(file, 'png')
+      files.append(file.getvalue())
+    source = built_in_sources.load_digits(config.data)
+    source = source._replace(
+      features=images.Images(files, (4, 6), grey=True),
+      labels=source.labels[:9],
+      strata=source.strata[:9],
+    )
+    found = party_sources.split(source, config.data)
+    self.assertEqual(found.features.dtype, np.float32)
+    order = np.argsort(found.features[:, 0])
+    wanted = pixels[np.argsort(pixels[:, 0, 0])]
+    for half, own in zip(
+      (wanted[:, :, :3], wanted[:, :, 3:]), found.parties.values(), strict=True
+    ):
+      np.testing.assert_array_equal(
+        found.features[order][:, list(own)], half.reshape(9, -1)
+      )
 
   def test_values_of_rows_that_a_party_lacks_never_count(self):
     """They are in no example, whatever they are."""
