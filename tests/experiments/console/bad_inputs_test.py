@@ -370,7 +370,9 @@ MISTAKES = {
   'max_images': of('data.max_images', -1, 'data.max_images >= 0, got -1'),
   # Who has which data.
   'unknown_data': of('data.name', 'digit', "Did you mean 'digits'"),
-  'unknown_kind': of('data.kind', 'middle', "'low', 'high' or '' for all"),
+  'unknown_kind': of(
+    'data.kind', 'middle', "to be 'digit', 'low', 'high' or '' for five questi"
+  ),
   'unknown_partition': of(
     'data.partition', 'dirichlt', "one of iid, .* Did you mean 'dirichlet'"
   ),
@@ -413,7 +415,7 @@ MISTAKES = {
   'unknown_model': of(
     'model.name',
     'cnm',
-    "one of mlp, cnn, linear, lstm, gru, transformer, got 'cnm'",
+    "one of mlp, .*, multi_modal, lstm, .*, got 'cnm'. Did you mean 'cnn'",
   ),
   'hidden_zero': of('model.hidden', '(0,)', 'model.hidden to be whole numbers'),
   'hidden_text': of('model.hidden', "('a',)", 'whole numbers >= 1'),
