@@ -220,10 +220,12 @@ class ProgramTest(parameterized.TestCase):
     )
     # A run for all clients, and one for each task: two messages a client.
     self.assertLen(seen, 2 * case.data.num_clients)
-    for data in seen:  # As good as uniform.
-      values = secure_aggregation.decode(data).values
-      counts = np.bincount(np.frombuffer(values, np.uint8), minlength=256)
-      self.assertLess(np.abs(counts / counts.sum() - 1 / 256).max(), 0.02)
+    values = b''.join(secure_aggregation.decode(data).values for data in seen)
+    counts = np.bincount(np.frombuffer(values, np.uint8), minlength=256)
+    # As good as uniform: chi-squared of 255 degrees, six deviations above.
+    expected = len(values) / 256
+    distance = (np.square(counts - expected) / expected).sum()
+    self.assertLess(distance, 255 + 6 * np.sqrt(2 * 255))
     messages = case.make_algorithm(case.federation, {}).messages()
     for direction in ('up', 'down'):
       table = communication.cohort_bytes(

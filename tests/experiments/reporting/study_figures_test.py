@@ -17,6 +17,7 @@ def _rows(count):
       'case': f'a{number}',
       'label': f'An algorithm with a label, {number}',
       'learning_rate': 0.1 if number else None,
+      'points': 3,
       'seeds': [0, 1],
       'diverged_seeds': [],
     }
