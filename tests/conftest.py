@@ -18,12 +18,14 @@ jax.config.update('jax_num_cpu_devices', _DEVICES)
 # `testing.jit`; commands that tests start do, too (`commands.environment`). Who
 # sets XLA_FLAGS, or has other devices (JAX_PLATFORMS), has what they say.
 if os.environ.get('JAX_PLATFORMS', 'cpu') == 'cpu':
-  os.environ.setdefault(
-    'XLA_FLAGS',
-    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+  _flags = (
+    '--xla_backend_optimization_level=0 '
     '--xla_llvm_disable_expensive_passes=true '
-    '--xla_cpu_parallel_codegen_split_count=1',
+    '--xla_cpu_parallel_codegen_split_count=1'
   )
+  if jax.__version_info__ < (0, 11):  # An unknown flag ends the process.
+    _flags += ' --xla_cpu_use_fusion_emitters=false'
+  os.environ.setdefault('XLA_FLAGS', _flags)
 # A compiled program on a toy is traced and lowered once, and kept: a fifth of
 # that time would go to where its lines are and to looking for garbage.
 jax.config.update('jax_traceback_in_locations_limit', 0)
