@@ -213,7 +213,10 @@ class _Classes:
       # Select first: padding of a batch may be anything.
       chosen = (of_classes.sum(2) > 0)[:, :, None]
       embeddings = jnp.where(chosen, embeddings, 0)
-      totals = jnp.einsum('sbc,sbe->sce', of_classes, embeddings)
+      exact = jax.lax.Precision.HIGHEST  # Sums, and no products of a network.
+      totals = jnp.einsum(
+        'sbc,sbe->sce', of_classes, embeddings, precision=exact
+      )
       return sums[0] + totals, sums[1] + of_classes.sum(1)
 
     slots = len(active)

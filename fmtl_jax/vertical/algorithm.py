@@ -213,9 +213,9 @@ def vertical(
   numbers = parties.party_numbers(list(federation.shapes))
   if not numbers:
     raise ValueError(
-      'Expected a network of parties with `vertical`, got layers '
-      f'{", ".join(federation.shapes)}; take the model `vertical`, of data '
-      'whose columns belong to parties.'
+      'Expected a network of parties with the algorithm vertical, got layers '
+      f'{", ".join(federation.shapes)}; take models.party_mlp, or '
+      "model.name='vertical' of data whose columns belong to parties."
     )
   _check_messages(federation, settings)
   steps = _Steps(federation, len(numbers), own)

@@ -158,8 +158,8 @@ class ProductsTest(parameterized.TestCase):
     of_network = set() if name in cases.LINEAR else {(HIGH, 'bfloat16')}
     # Clusters need similarities of updates that are nearly parallel, servers
     # that relate clients the differences of models that are nearly the same,
-    # duals sums for good.
-    exact = name in ('cfl', *cases.RELATED)
+    # duals sums for good, prototypes sums of embeddings.
+    exact = name in ('cfl', 'fedproto', *cases.RELATED)
     others = {(HIGHEST, 'float32')} if exact else set()
     if name == 'flora':  # What was trained is multiplied after it.
       others |= {(HIGH, 'float32')}
