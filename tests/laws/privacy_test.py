@@ -42,6 +42,7 @@ REFUSED = {
   'feddyn': 'both sums drift apart',
   'fedhca2': 'client layers with a copy for each client',
   'fednova': 'send more than an update',
+  'fedproto': 'takes the mean of each class',
   'fedu': 'send more than an update',
   'ifca': 'other clusters',
   'mat_fl': 'client layers with a copy for each client',

@@ -43,6 +43,7 @@ _REFUSED = {
   'fedhca2': 'every client has a copy',
   **dict.fromkeys(('fedast', 'fedbuff'), 'which draw no cohort'),
   'heterofl': 'averaged entry by entry',
+  'fedproto': 'takes the mean of each class',
 }
 needs_cryptography = unittest.skipUnless(
   importlib.util.find_spec('cryptography'),
