@@ -23,7 +23,7 @@ from fmtl_jax import vertical
 _IDENTIFIERS = flags.DEFINE_integer('identifiers', 10_000, 'Of each party.')
 _SHARED = flags.DEFINE_integer('shared', 5_000, 'That all parties have.')
 _PARTIES = flags.DEFINE_integer('parties', 2, 'How many there are.')
-_OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
+_FIGURES = command_line.define_path('figures', 'A JSON file for them.')
 
 
 def sets(identifiers: int, shared: int, parties: int) -> list[list[str]]:
@@ -83,12 +83,12 @@ def measured(identifiers: list[list[str]], show: bool = True) -> dict[str, Any]:
 
 
 def main() -> int:
-  """Prints the figures, and writes them where `--output` says."""
+  """Prints the figures, and writes them where `--figures` says."""
   given = sets(_IDENTIFIERS.value, _SHARED.value, _PARTIES.value)
   text = json.dumps(measured(given), indent=2)
   print(text)
-  if _OUTPUT.value:
-    pathlib.Path(_OUTPUT.value).write_text(f'{text}\n', encoding='utf-8')
+  if _FIGURES.value:
+    pathlib.Path(_FIGURES.value).write_text(f'{text}\n', encoding='utf-8')
   return 0
 
 
