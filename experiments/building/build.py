@@ -25,7 +25,6 @@ from fmtl_jax import balancing
 from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
-from fmtl_jax import vertical
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
@@ -98,14 +97,11 @@ def build(
   checks.check_metrics(config, source.tasks)
   case = cases_lib.get(name)
   algorithm, data = _trained_as(case, config.data, source)
-  if algorithm in vertical.ALGORITHMS:
-    private_parties.check(config, algorithm)
+  private_parties.check(config, algorithm)
   test = [
     mark_attackers(federate(source, data, seed), config, seed) for seed in seeds
   ]
-  train = test
-  if case.centralized:
-    train = _union(name, config, source, test)
+  train = _union(name, config, source, test) if case.centralized else test
   centralized = bool(case.centralized)
   network = networks.build_network(config, source, algorithm, centralized)
   owners, chosen = networks.further_owners(config, algorithm)

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from . import networks
+from fmtl_jax import vertical
 from fmtl_jax.federation import parties
 from fmtl_jax.running import program
 from fmtl_jax.vertical import embedding_privacy
@@ -19,8 +20,11 @@ def check(config: ml_collections.ConfigDict, algorithm: str) -> None:
 
   Args:
     config: Of a case.
-    algorithm: Its name, one of `vertical.ALGORITHMS`.
+    algorithm: Its name; others than those of `vertical.ALGORITHMS` have no
+      parties.
   """
+  if algorithm not in vertical.ALGORITHMS:
+    return
   own = networks.own_settings(config, algorithm)
   if config.privacy.unit != 'none':
     raise ValueError(

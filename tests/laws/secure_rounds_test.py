@@ -1,8 +1,6 @@
 """Laws of rounds whose updates are summed securely."""
 
 import functools
-import importlib.util
-import unittest
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -26,6 +24,8 @@ from fmtl_jax.secure_aggregation import whole_numbers
 from fmtl_jax.server import aggregators
 from fmtl_jax.server import robust_aggregators
 
+from tests import needs
+
 import cases
 
 testing.use_cpu_devices(8)
@@ -45,10 +45,6 @@ _REFUSED = {
   'heterofl': 'averaged entry by entry',
   'fedproto': 'takes the mean of each class',
 }
-needs_cryptography = unittest.skipUnless(
-  importlib.util.find_spec('cryptography'),
-  "cryptography is not installed: pip install 'fmtl_jax[secure]'",
-)
 
 
 def _settings(secure, **given):
@@ -107,7 +103,7 @@ class RoundsTest(parameterized.TestCase):
     expected = [-0.25 / 3, (0.125 + 2 + 0.3 + 0.7) / 4]
     np.testing.assert_allclose(found, expected, atol=5e-6)
 
-  @needs_cryptography
+  @needs.cryptography
   def test_they_are_those_of_masked_messages(self):
     secure = SecureSums(clip=16.0)
     groups = secure_aggregation.aggregate(
@@ -278,7 +274,7 @@ class WholeNumbersTest(parameterized.TestCase):
 class SizesTest(parameterized.TestCase):
   """Bytes are those of messages."""
 
-  @needs_cryptography
+  @needs.cryptography
   @parameterized.parameters(3, 8)
   def test_keys_and_shares_are_counted(self, count):
     point = fixed_point.FixedPoint(1.0, count)

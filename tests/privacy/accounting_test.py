@@ -8,6 +8,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from fmtl_jax.privacy import accounting
+from tests import needs
 
 try:
   import dp_accounting
@@ -28,7 +29,7 @@ def epsilon(sampling, accountant=accounting.PLD, z=1.0):
   return accounting.epsilon(z, sampling, ROUNDS, DELTA, accountant)
 
 
-@absltest.skipIf(dp_accounting is None, 'dp-accounting is not installed')
+@needs.dp_accounting
 class EpsilonTest(parameterized.TestCase):
   @parameterized.parameters(
     (POISSON, 'pld', 10.99),
@@ -89,7 +90,7 @@ class EpsilonTest(parameterized.TestCase):
     self.assertEqual(accounting.epsilon(0.0, POISSON, 1, DELTA), math.inf)
 
 
-@absltest.skipIf(dp_accounting is None, 'dp-accounting is not installed')
+@needs.dp_accounting
 class CalibrationTest(parameterized.TestCase):
   @parameterized.parameters((POISSON, 12.017), (FIXED, 251.5))
   def test_the_noise_of_an_epsilon(self, sampling, target):

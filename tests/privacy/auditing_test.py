@@ -14,6 +14,7 @@ import numpy as np
 from fmtl_jax import testing
 from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import auditing
+from tests import needs
 
 DELTA = 1e-5
 CLIP, OTHERS, TRIALS, ROUNDS, SIZE = 2.0, 9, 12_000, 4, 6
@@ -145,13 +146,11 @@ class SampledTest(absltest.TestCase):
     self.assertGreater(np.corrcoef(scores, exact)[0, 1], 0.99)
     np.testing.assert_allclose(scores.mean(), exact.mean(), atol=0.1)
 
+  @needs.dp_accounting
   def test_they_find_more_than_sums_and_not_more_than_there_is(self):
     bound = lambda scores: auditing.lower_bound(*scores, delta=DELTA).epsilon
     sampling = accounting.Poisson(rate=self.RATE)
-    try:
-      claim = accounting.epsilon(0.4, sampling, ROUNDS, DELTA)
-    except ValueError:
-      self.skipTest('dp-accounting is not installed')
+    claim = accounting.epsilon(0.4, sampling, ROUNDS, DELTA)
     found = bound(self._scores(0.4))
     sums = bound(auditing.linear_scores(*self._releases(0.4)))
     self.assertBetween(found, 1.05 * sums, claim)
@@ -164,17 +163,9 @@ class SampledTest(absltest.TestCase):
       self.assertGreater(np.corrcoef(found, expected)[0, 1], 0.999)
 
 
+@needs.jax_privacy
 class OneRunTest(parameterized.TestCase):
   """Two thousand canaries in directions of their own, in one release."""
-
-  def setUp(self):
-    super().setUp()
-    try:
-      import jax_privacy  # noqa: F401
-    except ImportError:
-      self.skipTest(
-        "jax-privacy is not installed: pip install 'fmtl_jax[privacy]'"
-      )
 
   def _bound(self, noise):
     rng = np.random.default_rng(0)

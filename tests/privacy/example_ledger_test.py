@@ -9,6 +9,7 @@ import numpy as np
 
 from fmtl_jax.privacy import example_ledger
 from fmtl_jax.privacy import example_privacy
+from tests import needs
 
 try:
   import dp_accounting
@@ -42,7 +43,7 @@ class StepsTest(absltest.TestCase):
       example_ledger.calibrate(1, bound, WORK, [50])
 
 
-@absltest.skipIf(dp_accounting is None, 'dp-accounting is not installed')
+@needs.dp_accounting
 class EpsilonTest(parameterized.TestCase):
   @parameterized.parameters((1.12, 60, 2.92), (0.6, 30, 9.74), (1.2, 10, 1.20))
   def test_steps_are_those_of_a_published_table(self, z, epochs, published):

@@ -13,7 +13,7 @@ from fmtl_jax.secure_aggregation import messages
 from fmtl_jax.secure_aggregation import protocol
 from fmtl_jax.secure_aggregation import server as server_lib
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 VALUES = np.arange(7, dtype=np.uint32)
 CLIENTS, THRESHOLD = 5, 3
@@ -32,7 +32,7 @@ def _run(until, name='r', clients=None, without=()):
   return clients, sent
 
 
-@needs_cryptography
+@needs.cryptography
 class RosterTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'clients': (1, 2, 3, 3)}, 'different neighbours'),
@@ -57,7 +57,7 @@ class RosterTest(parameterized.TestCase):
       clients[0].share(sent[0])
 
 
-@needs_cryptography
+@needs.cryptography
 class DeliveryTest(parameterized.TestCase):
   def test_too_few_are_refused(self):
     clients, sent = _run('mask')
@@ -80,7 +80,7 @@ class DeliveryTest(parameterized.TestCase):
       clients[0].mask(dataclasses.replace(sent[0], sealed=swapped), VALUES)
 
 
-@needs_cryptography
+@needs.cryptography
 class UnmaskTest(parameterized.TestCase):
   @parameterized.parameters(
     ((0, 1, 2, 3), (3, 4), r'\[3\] as both'),
@@ -121,7 +121,7 @@ class UnmaskTest(parameterized.TestCase):
       clients[0].mask(sent[0], VALUES + np.uint32(1))
 
 
-@needs_cryptography
+@needs.cryptography
 class KeptTest(absltest.TestCase):
   def test_a_client_goes_on_after_it_was_pickled(self):
     clients, sent = _run('mask')

@@ -7,7 +7,7 @@ import numpy as np
 from fmtl_jax.secure_aggregation import driver
 from fmtl_jax.secure_aggregation import protocol
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 TYPES = {
   'body': 'common',
@@ -44,7 +44,7 @@ SETTINGS = {
 }
 
 
-@needs_cryptography
+@needs.cryptography
 class AggregateTest(parameterized.TestCase):
   def test_means_are_those_of_groups(self):
     updates = _updates()

@@ -9,10 +9,10 @@ from absl.testing import parameterized
 
 from fmtl_jax.secure_aggregation import keys
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 
-@needs_cryptography
+@needs.cryptography
 class AgreementTest(parameterized.TestCase):
   def test_both_know_the_same_keys(self):
     first, second = keys.KeyPair(), keys.KeyPair()
@@ -36,7 +36,7 @@ class AgreementTest(parameterized.TestCase):
       keys.KeyPair().agree(public, b'a')
 
 
-@needs_cryptography
+@needs.cryptography
 class SealTest(parameterized.TestCase):
   def test_opened_is_what_was_sealed(self):
     sealed = keys.seal(b'k' * 32, b'text', b'context')

@@ -6,7 +6,7 @@ import numpy as np
 
 from fmtl_jax.secure_aggregation import masks
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 
 def _mask(key, size):
@@ -15,7 +15,7 @@ def _mask(key, size):
   return values
 
 
-@needs_cryptography
+@needs.cryptography
 class MasksTest(parameterized.TestCase):
   def test_the_keystream_is_encrypted_counters(self):
     """AES-256 of the counters 0, 1, 2, block by block."""

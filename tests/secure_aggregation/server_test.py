@@ -10,7 +10,7 @@ from fmtl_jax.secure_aggregation import client as client_lib
 from fmtl_jax.secure_aggregation import protocol
 from fmtl_jax.secure_aggregation import server as server_lib
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 VALUES = np.arange(7, dtype=np.uint32)
 
@@ -31,7 +31,7 @@ def _started(stage):
   return server, [c.unmask(sent[c.client_id]) for c in clients[:3]]
 
 
-@needs_cryptography
+@needs.cryptography
 class MessagesTest(parameterized.TestCase):
   def test_too_few_end_the_run(self):
     server, found = _started('advertise')

@@ -11,7 +11,7 @@ import numpy as np
 from fmtl_jax.vertical import alignment
 from fmtl_jax.vertical import curve
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 _SETS = strategies.sets(strategies.integers(0, 9), max_size=6)
 
@@ -24,7 +24,7 @@ def _shared(identifiers, found):
   ]
 
 
-@needs_cryptography
+@needs.cryptography
 class IntersectionTest(parameterized.TestCase):
   @hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
   @hypothesis.given(strategies.lists(_SETS, min_size=2, max_size=4))
@@ -69,7 +69,7 @@ class IntersectionTest(parameterized.TestCase):
       alignment.align([['a'], ['b']], 2)
 
 
-@needs_cryptography
+@needs.cryptography
 class TranscriptTest(parameterized.TestCase):
   IDS = tuple(
     [f'{name} of a long name' for name in names]  # Is in no message by chance.
@@ -141,7 +141,7 @@ class TranscriptTest(parameterized.TestCase):
       party.matched([], [])
 
 
-@needs_cryptography
+@needs.cryptography
 class CurveTest(absltest.TestCase):
   def test_multiples_commute_and_stay_in_the_group(self):
     points = [curve.point(b'%d' % i) for i in range(3)]

@@ -7,7 +7,7 @@ import numpy as np
 from fmtl_jax import vertical
 from fmtl_jax.vertical import column_splits
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 
 def _parties(third=('d', 'b', 'a', 'x')):
@@ -38,7 +38,7 @@ class AlignedTest(parameterized.TestCase):
   def test_rows_are_those_that_all_have_in_the_order_of_the_labels(self):
     self.assertEqual(self.check(private=False).bytes_sent, (0, 0, 0))
 
-  @needs_cryptography
+  @needs.cryptography
   def test_private_alignment_has_the_same_rows(self):
     found = self.check(private=True)
     self.assertEqual(found.bytes_sent[1:], (32 * (4 + 4),) * 2)

@@ -3,11 +3,11 @@
 from absl.testing import absltest
 
 from experiments.benchmarks import alignment
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 
 class MeasuredTest(absltest.TestCase):
-  @needs_cryptography
+  @needs.cryptography
   def test_it_says_whether_rows_are_those_of_the_sets(self):
     found = alignment.measured(alignment.sets(12, 5, 3), show=False)
     self.assertTrue(found['is_exact'])

@@ -4,11 +4,11 @@ from absl.testing import absltest
 
 from experiments.benchmarks import masked_sums
 
-from tests.secure_aggregation import needs_cryptography
+from tests import needs
 
 
 class MaskedSumsTest(absltest.TestCase):
-  @needs_cryptography
+  @needs.cryptography
   def test_four_bytes_a_parameter(self):
     case = masked_sums.setting(1000, 9, 4, 3, 2)
     self.assertEqual(case.dropped, {0, 4})
