@@ -100,7 +100,10 @@ def load_source(
   name = config.model.backbone
   if not name:
     if isinstance(source.features, images_lib.Images):
-      return source._replace(features=_decode(source.features, compute))
+      photographs = source.features
+      zeros = np.zeros(photographs.shape, np.float32)
+      found = photographs.decoded() if compute else zeros
+      return source._replace(features=found)
     return standardizing.centered(source)
   entry = _entry(config.model)
   file = config.model.backbone_weights
@@ -180,14 +183,6 @@ def _entry(model: ml_collections.ConfigDict) -> _Entry:
       f'name a file: {entry.weights}.'
     )
   return entry
-
-
-def _decode(images: images_lib.Images, compute: bool) -> np.ndarray:
-  """Photographs as float32 in 0 to 255, in memory; zeros if not needed."""
-  found = np.zeros(images.shape, np.float32)
-  for start in range(0, len(images) if compute else 0, _SHARD):
-    found[start : start + _SHARD] = images[start : start + _SHARD]
-  return found
 
 
 def _content(examples):

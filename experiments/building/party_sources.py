@@ -22,7 +22,6 @@ BLOCKS, EVEN = 'blocks', 'even'
 IMPORTANCE, CORRELATION = 'importance', 'correlation'
 SPLITS = (BLOCKS, EVEN, IMPORTANCE, CORRELATION)
 PSI, PLAIN = 'psi', 'plain'
-_AT_ONCE = 1024  # Photographs.
 ALL, LABEL = 'all', 'label'
 FIELDS = (
   *('split', 'parties', 'alpha', 'beta'),
@@ -47,7 +46,8 @@ def split(
   Raises:
     ValueError: If a field is invalid or does not fit the source.
   """
-  source = _decoded(source)
+  if isinstance(source.features, images.Images):
+    source = source._replace(features=source.features.decoded())
   _check(source, data)
   rng = np.random.default_rng(data.vertical.seed)
   features = np.asarray(source.features)
@@ -131,18 +131,6 @@ def note(record: Mapping[str, Any]) -> str:
     for number, (name, count) in enumerate(found['entities'].items())
   )
   return f'Parties: {shown}; {found["rows"]:,} rows that all have, {how}.'
-
-
-def _decoded(source):
-  """Photographs as float32 in 0 to 255; other sources as they are."""
-  photographs = source.features
-  if not isinstance(photographs, images.Images):
-    return source
-  features = np.empty(photographs.shape, np.float32)
-  for start in range(0, len(features), _AT_ONCE):
-    part = slice(start, start + _AT_ONCE)
-    features[part] = photographs[part]
-  return source._replace(features=features)
 
 
 def _check(source, data):

@@ -46,6 +46,9 @@ class FromSource:
     return self._source[index]['image']
 
 
+_AT_ONCE = 1024  # Images that are in memory as uint8, too.
+
+
 class Images:
   """Encoded images that look like a `[N, H, W, C]` uint8 array.
 
@@ -124,6 +127,13 @@ class Images:
     return np.array(decoded, self.dtype).reshape(
       positions.shape + self.shape[1:]
     )
+
+  def decoded(self) -> np.ndarray:
+    """All images as float32 in 0 to 255, `[N, H, W, C]`, in memory."""
+    found = np.empty(self.shape, np.float32)
+    for start in range(0, len(self), _AT_ONCE):
+      found[start : start + _AT_ONCE] = self[start : start + _AT_ONCE]
+    return found
 
   def fingerprint(self) -> str:
     """A short name for the files' content and how they are decoded.

@@ -380,7 +380,7 @@ class RemoteRounds:
     """
     one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
     total = self._added(params, one(client), one(weights), one(parts))
-    return remote_sums.vectors(remote_sums.with_owners(self._federation, total))
+    return remote_sums.vectors(self._federation, total)
 
   def _total(self, params, cohort, sums):
     """The sums of the aggregators, of sums of `numbers`."""
@@ -389,12 +389,7 @@ class RemoteRounds:
     )
     report = jax.eval_shape(self._phases.client_update.report, view)
     zeros = self._phases.aggregation.zeros
-    shapes = remote_sums.with_owners(
-      self._federation, zeros(params, cohort, report)
-    )
-    return remote_sums.without_owners(
-      self._federation, remote_sums.restored(shapes, sums)
-    )
+    return remote_sums.restored(zeros(params, cohort, report), sums)
 
 
 def _one_report(reports: dict[str, Tree]) -> Tree:

@@ -57,59 +57,39 @@ def runs_of(
   return [Run(*key, tuple(rows)) for key, rows in sorted(found.items())]
 
 
-def vectors(total: Mapping[str, Tree]) -> dict[str, jax.Array]:
+def vectors(
+  federation: federation_lib.Federation, total: Mapping[str, Tree]
+) -> dict[str, jax.Array]:
   """The numbers of sums as a vector for each copy, `[owners, d]` uint32.
 
   Args:
-    total: Sums by layer type, leaves `[owners, ...]` uint32.
+    federation: Says of which layer types there is a single copy.
+    total: Sums by layer type, leaves `[owners, ...]` uint32, or `[...]`.
   """
 
-  def joined(tree):
-    rows = [x.reshape(x.shape[0], -1) for x in jax.tree.leaves(tree)]
+  def joined(name, tree):
+    single = federation.owners[name].index is None
+    rows = [
+      x.reshape(1 if single else x.shape[0], -1) for x in jax.tree.leaves(tree)
+    ]
     return jnp.concatenate(rows, 1)
 
-  return {name: joined(tree) for name, tree in total.items()}
+  return {name: joined(name, tree) for name, tree in total.items()}
 
 
 def restored(
   shapes: Mapping[str, Tree], found: Mapping[str, jax.Array]
 ) -> dict[str, Tree]:
-  """The inverse of `vectors`, for sums of these shapes `[owners, ...]`."""
+  """The inverse of `vectors`, for sums of these shapes."""
 
   def split(tree, rows):
     leaves, structure = jax.tree.flatten(tree)
-    sizes = [math.prod(x.shape[1:]) for x in leaves]
+    sizes = [math.prod(x.shape) // len(rows) for x in leaves]
     parts = jnp.split(rows, np.cumsum(sizes)[:-1].tolist(), 1)
     shaped = [p.reshape(x.shape) for p, x in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
   return {name: split(tree, found[name]) for name, tree in shapes.items()}
-
-
-def with_owners(
-  federation: federation_lib.Federation, total: Mapping[str, Tree]
-) -> dict[str, Tree]:
-  """Sums whose leaves all have an axis of owners, also of a single copy."""
-
-  def one(name, tree):
-    if federation.owners[name].index is not None:
-      return tree
-    return jax.tree.map(lambda x: x[None], tree)
-
-  return {name: one(name, tree) for name, tree in total.items()}
-
-
-def without_owners(
-  federation: federation_lib.Federation, total: Mapping[str, Tree]
-) -> dict[str, Tree]:
-  """The inverse of `with_owners`."""
-
-  def one(name, tree):
-    if federation.owners[name].index is not None:
-      return tree
-    return jax.tree.map(lambda x: x[0], tree)
-
-  return {name: one(name, tree) for name, tree in total.items()}
 
 
 def names_of(runs: Sequence[Run], round_name: str) -> list[str]:
