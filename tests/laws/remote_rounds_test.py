@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -11,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import cohorts
 from fmtl_jax import privacy
 from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
+from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import compressing
 from fmtl_jax.cohorts import participation
-from fmtl_jax.compression import qsgd
+from fmtl_jax.compression import sign
 from fmtl_jax.compression import top_k
 from fmtl_jax.rounds import remote_rounds
 from fmtl_jax.secure_aggregation import settings as secure_settings
@@ -42,6 +46,14 @@ def _start(name, **settings):
   _, data, algorithm = cases.named(name, _data(), **settings)
   state = testing.jit(algorithm.init)(jax.random.key(2), data)
   return data, algorithm, state
+
+
+def _with_nan(data, client):
+  """The data in which an example of a client is not finite."""
+  features = np.array(data.examples.features)
+  features[data.partition.train.groups()[client][0]] = np.nan
+  examples = dataclasses.replace(data.examples, features=features)
+  return dataclasses.replace(data, examples=examples)
 
 
 def _plain(tree):
@@ -164,12 +176,13 @@ class RemoteRoundsTest(parameterized.TestCase):
   @parameterized.parameters('multi_task_fl', 'scaffold')
   def test_messages_are_what_codecs_encode(self, name):
     settings = {
-      'compression': {'common': top_k.top_k(0.2), 'task': qsgd.qsgd(4)},
+      'compression': {'common': top_k.top_k(0.2), 'task': sign.sign()},
       'skip_nonfinite': True,
     }
     if name == 'scaffold':
       settings['compression'].pop('task')
     data, algorithm, state = _start(name, **settings)
+    data = _with_nan(data, client=2)  # Whose message counts nothing.
     elsewhere = _Elsewhere(name, algorithm, data, state)
     round_fn, other = testing.jit(algorithm.round), state
     for _ in range(ROUNDS):  # The second one with what the first has lost.
@@ -177,8 +190,9 @@ class RemoteRoundsTest(parameterized.TestCase):
       other, metrics = elsewhere.run_round(other)
       testing.assert_trees_close(metrics, expected)
     testing.assert_trees_close(elsewhere.everything(other), state)
-    sent = jax.tree.leaves(elsewhere.reply.encoded)
-    self.assertNotEmpty(sent)
+    self.assertTrue(np.isfinite(state.params['dense_0']['bias']).all())
+    encoded = elsewhere.reply.encoded  # By layer type.
+    self.assertLen(encoded, len(settings['compression']))
     # What is sent is the message of the table, no array beside it.
     (shapes, *reports) = algorithm.messages().up
     wanted = sorted(
@@ -187,6 +201,39 @@ class RemoteRoundsTest(parameterized.TestCase):
     updates = [part.update for part in elsewhere.reply.parts.values()]
     found = jax.tree.leaves((elsewhere.reply.encoded, updates))
     self.assertEqual(sorted(x.nbytes for x in found), wanted)
+
+  def test_what_is_decoded_is_zero_in_inactive_slots(self):
+    federation, data, _ = cases.named('multi_task_fl', _data())
+    codecs = {'task': sign.sign()}
+    update = federation.broadcast(
+      federation.init_params(jax.random.key(0)),
+      jax.tree.map(lambda x: x[0], cohorts.everyone(data)).index,
+    )
+    update = jax.tree.map(lambda x: x + 1, update)
+    inner = client_updates.ClientUpdate(
+      lambda view: (), lambda _: client_updates.ClientResult(update, (), {})
+    )
+    told = compressing.compressed(federation, inner, codecs, tells=True)
+    key = jax.random.key(1)
+    client = mock.Mock(label_counts=jnp.ones(2), example_counts=jnp.ones(()))
+    context = mock.Mock(key=key, memory=told.memory(update))
+    context.data.client = client
+    result = told.run(context)
+    encoded = result.metrics[compressing.ENCODED]
+    whole, half = (
+      compressing.decoded(
+        federation, codecs, key, jnp.array([True, active]), encoded
+      )
+      for active in (True, False)
+    )
+    kept = federation.of_type('task', result.update)
+    testing.assert_trees_equal(jax.tree.leaves(whole), jax.tree.leaves(kept))
+    for found, wanted in zip(
+      jax.tree.leaves(half), jax.tree.leaves(kept), strict=True
+    ):
+      np.testing.assert_array_equal(found[0], wanted[0])
+      np.testing.assert_array_equal(found[1], 0)
+      self.assertTrue(np.any(wanted[1]))
 
   def test_masked_numbers_of_each_give_the_round_of_secure_sums(self):
     # Several slots, all of which take part: runs of all, and of each task.
