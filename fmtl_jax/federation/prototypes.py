@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.federation import layer_types
+from fmtl_jax.federation import stages as stages_lib
 
 Tree = Any
 
@@ -108,24 +109,12 @@ def of_network(
     return Outputs(head(params[last], embeddings), flat, distances)
 
   def apply(params, x):
-    for name, stage in body:
-      x = stage(params[name], x)
-    return outputs(params, x)
+    return outputs(params, stages_lib.apply(body, params, x))
 
   def train_apply(params, x, is_example, trained):
-    statistics = jax.tree.map(lambda _: None, params)
-    for name, stage in body:
-      if name in trains:
-        y, new = trains[name](params[name], x, is_example)
-        chosen = jax.tree.map(
-          lambda is_trained, value: None if value is None else is_trained,
-          trained[name],
-          new,
-        )
-        if all(jax.tree.leaves(chosen)):
-          x, statistics[name] = y, new
-          continue
-      x = stage(params[name], x)
+    x, statistics = stages_lib.train_apply(
+      body, trains, params, x, is_example, trained
+    )
     return outputs(params, x), statistics
 
   network = Network(

@@ -14,6 +14,7 @@ import jax
 
 from fmtl_jax import compatibility
 from fmtl_jax.federation import layer_types
+from fmtl_jax.federation import stages as stages_lib
 
 Tree = Any
 # Builds a stage; the parameters it makes are its own.
@@ -151,25 +152,12 @@ def chain(
   """
 
   def apply(params, x):
-    for name, stage in stages:
-      x = stage(params[name], x)
-    return x
+    return stages_lib.apply(stages, params, x)
 
   def train_apply(params, x, is_example, trained):
-    statistics = jax.tree.map(lambda _: None, params)
-    for name, stage in stages:
-      if name in train_stages:
-        y, new = train_stages[name](params[name], x, is_example)
-        chosen = jax.tree.map(
-          lambda is_trained, value: None if value is None else is_trained,
-          trained[name],
-          new,
-        )
-        if all(jax.tree.leaves(chosen)):
-          x, statistics[name] = y, new
-          continue
-      x = stage(params[name], x)
-    return x, statistics
+    return stages_lib.train_apply(
+      stages, train_stages, params, x, is_example, trained
+    )
 
   if not train_stages:
     return Model(init, apply, stages)
