@@ -58,7 +58,8 @@ def _simulated(name, source):
 
 @unittest.skipUnless(
   importlib.util.find_spec('flwr'),
-  "Flower is not installed: pip install 'fmtl_jax[flower]'",
+  'Flower, which pins versions of other packages and is no part of the extra '
+  "tests, is missing; get it with `pip install 'fmtl_jax[flower]'`.",
 )
 class LoopbackTest(absltest.TestCase):
   def setUp(self):
