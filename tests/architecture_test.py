@@ -358,6 +358,41 @@ class EncodingTest(parameterized.TestCase):
       self.assertEqual(texts_without_encoding(source), [], path)
 
 
+def draws_without_type(source: str) -> list[int]:
+  """Lines that draw floats whose type depends on whether 64 bits are on."""
+  place = {'uniform': 2, 'normal': 2, 'exponential': 2, 'gumbel': 2}
+  found = []
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(
+      'jax.random.'
+    ):
+      name, keywords = node.func.attr, {k.arg for k in node.keywords}
+      is_typed = 'dtype' in keywords or len(node.args) > place.get(name, 0)
+      if name in place and not is_typed:
+        found.append(node.lineno)
+  return found
+
+
+class DrawsTest(parameterized.TestCase):
+  """What is drawn in rounds is the same with 64 bits on and off."""
+
+  @parameterized.parameters(
+    ('jax.random.uniform(key)', [1]),
+    ('\njax.random.normal(key, (2,))', [2]),
+    ('jax.random.normal(key, (2,), jnp.float32)', []),
+    ('jax.random.uniform(key, dtype=jnp.float32)', []),
+    ('jax.random.split(key)', []),
+  )
+  def test_all_are_seen(self, source, lines):
+    self.assertEqual(draws_without_type(source), lines)
+
+  def test_every_draw_names_its_type(self):
+    for path in sorted((ROOT / 'fmtl_jax').rglob('*.py')):
+      if path.parent.name != 'models' and path.name != 'testing.py':
+        source = path.read_text(encoding='utf-8')
+        self.assertEqual(draws_without_type(source), [], path)
+
+
 class ImportTest(parameterized.TestCase):
   """Importing takes no device; an unknown platform tells who tries."""
 

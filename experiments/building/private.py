@@ -222,7 +222,9 @@ def ledger(
     'neighbours': sampling.relation,
     'sampling': chosen.sampling,
     'accountant': accounting.PLD,
-    'assumption': ledgers.assumption(chosen, of_tasks)
+    'assumption': ledgers.assumption(
+      chosen, of_tasks, config.secure.aggregation
+    )
     + (_SCALES if config.data.standardize else ''),
   }
 

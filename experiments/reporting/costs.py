@@ -110,8 +110,15 @@ def secure_sums(settings: Mapping[str, Any]) -> str:
   if not settings.get('secure.aggregation', False):
     return ''
   of = lambda name: settings[f'secure.{name}']
+  bounds = (
+    f'norms of at most {of("clip"):g}, weights of at most '
+    f'{of("max_weight"):g} (1 where they are uniform)'
+  )
+  if settings.get('privacy.unit') == 'client':
+    bounds = 'norms as private clients have clipped them, weights of 1'
+    if settings['privacy.noise'] == 'local':
+      bounds = f'norms, with noise, of at most {of("clip"):g}, weights of 1'
   return (
-    f'numbers of {of("bits")} bits, norms of at most {of("clip"):g}, weights '
-    f'of at most {of("max_weight"):g} (1 where they are uniform), sums over '
-    f'more than {of("threshold"):.0%} of a group'
+    f'numbers of {of("bits")} bits, {bounds}, sums over more than '
+    f'{of("threshold"):.0%} of a group'
   )

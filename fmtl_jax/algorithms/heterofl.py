@@ -118,7 +118,8 @@ class Devices:
       number = jnp.take(jnp.asarray(self._classes), row, mode='clip')
     else:
       key = random_bits.narrow(jax.random.key(self._seed))
-      drawn = jax.random.uniform(jax.random.fold_in(key, client.client_id))
+      key = jax.random.fold_in(key, client.client_id)
+      drawn = jax.random.uniform(key, dtype=jnp.float32)
       ends = np.cumsum(self._shares)[:-1].astype(np.float32)
       number = (drawn >= jnp.asarray(ends)).sum()
     return jnp.take(jnp.asarray(self._fractions, jnp.float32), number)

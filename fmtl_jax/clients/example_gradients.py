@@ -169,11 +169,11 @@ def add_noise(tree: Tree, key: jax.Array, deviation: Any) -> Tree:
   """Adds independent normal noise to every value; the key is consumed."""
   leaves, treedef = jax.tree.flatten(tree)
   key = random_bits.narrow(key)
+  draw = lambda i, shape: jax.random.normal(
+    jax.random.fold_in(key, i), shape, jnp.float32
+  )
   noised = [
-    leaf
-    + (
-      deviation * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
-    ).astype(leaf.dtype)
+    leaf + (deviation * draw(i, leaf.shape)).astype(leaf.dtype)
     for i, leaf in enumerate(leaves)
   ]
   return jax.tree.unflatten(treedef, noised)

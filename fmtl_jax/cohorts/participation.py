@@ -172,7 +172,8 @@ def apply_participation(
     jax.random.fold_in(key, round_number), _ROUND_KEY
   )
   round_key = random_bits.narrow(round_key)
-  draw = lambda i: jax.random.uniform(jax.random.fold_in(round_key, i), (4,))
+  folded = lambda i: jax.random.fold_in(round_key, i)
+  draw = lambda i: jax.random.uniform(folded(i), (4,), jnp.float32)
   drops, partial, share, is_late = jax.vmap(draw)(cohort.client_id).T
   there = cohort.client < num_clients
   drops = (drops < participation.dropout) & there
@@ -214,7 +215,8 @@ def _by_the_clock(clock, key, cohort, drops, late, work):
 def _devices(clock, key, client_id, slots):
   """Steps a second of clients, and the seconds that their messages take."""
   devices = jax.random.fold_in(random_bits.narrow(key), jnp.uint32(_DEVICES))
-  draw = lambda i: jax.random.normal(jax.random.fold_in(devices, i), (2,))
+  folded = lambda i: jax.random.fold_in(devices, i)
+  draw = lambda i: jax.random.normal(folded(i), (2,), jnp.float32)
   fast, wide = jax.vmap(draw)(client_id).T
   speed = clock.steps_per_second * jnp.exp(clock.speed_spread * fast)
   bandwidth = clock.bytes_per_second * jnp.exp(clock.bandwidth_spread * wide)

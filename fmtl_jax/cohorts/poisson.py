@@ -64,7 +64,7 @@ def counts(
   most = -(-np.array(group_sizes) // bands)
   sizes = most if cycle is None else cycle.sizes(group_sizes)
   shape = (len(most), int(most.max()))
-  draws = jax.random.uniform(random_bits.narrow(key), shape)
+  draws = jax.random.uniform(random_bits.narrow(key), shape, jnp.float32)
   there = np.arange(shape[1]) < sizes[:, None]
   takes_part = (draws < rates.astype(np.float32)[:, None]) & there
   found = takes_part.sum(1, dtype=jnp.int32)

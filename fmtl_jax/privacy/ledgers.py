@@ -211,8 +211,16 @@ def calibrated(
   return z * math.sqrt(num_layer_types if several else 1)
 
 
-def assumption(privacy: settings_lib.ClientPrivacy, groups: Groups) -> str:
-  """What an epsilon holds for, in words: one sentence."""
+def assumption(
+  privacy: settings_lib.ClientPrivacy, groups: Groups, secure: bool = False
+) -> str:
+  """What an epsilon holds for, in words: one sentence.
+
+  Args:
+    privacy: Settings.
+    groups: What is public of the task groups.
+    secure: Whether the server sees secure sums alone.
+  """
   sampling = samplings(privacy, groups)[0]
   if privacy.noise == settings_lib.LOCAL:
     how = 'every message of a client has noise of its own'
@@ -225,6 +233,11 @@ def assumption(privacy: settings_lib.ClientPrivacy, groups: Groups) -> str:
         'clients that take turns'
       )
     who = 'a trusted server shows nobody who took part, nor what clients sent'
+  if secure:
+    who = (
+      'who sends in a round is public, and the server, which sees secure sums '
+      'alone, shows nobody the sums without noise'
+    )
   simulated = (
     ''
     if privacy.seed is None

@@ -388,7 +388,9 @@ class _People:
       busy = jnp.zeros(num_clients, bool).at[row].set(True, mode='drop')
       is_free = self._may_start[number] & ~busy
       own_key = jax.random.fold_in(key, number)
-      draw = lambda i: jax.random.uniform(jax.random.fold_in(own_key, i))
+      draw = lambda i: jax.random.uniform(
+        jax.random.fold_in(own_key, i), dtype=jnp.float32
+      )
       order = jnp.where(is_free, jax.vmap(draw)(self._ids), 2)
       client = jnp.argsort(order)[:size].astype(jnp.int32)
       count = jnp.minimum(counts[number] - here.sum(), is_free.sum())

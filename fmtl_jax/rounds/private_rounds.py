@@ -18,6 +18,7 @@ References:
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any, NoReturn
 import zlib
 
@@ -35,6 +36,7 @@ from fmtl_jax.privacy import ledgers
 from fmtl_jax.privacy import noise_keys
 from fmtl_jax.privacy import settings as privacy_settings
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import secure_sums
 from fmtl_jax.server import aggregators
 from fmtl_jax.server import private_aggregators
 from fmtl_jax.server import server_optimizers
@@ -235,18 +237,37 @@ class PrivateRounds:
       return {}
     central = self._privacy.noise == privacy_settings.CENTRAL
     adaptive = self._privacy.adaptive is not None
+    bounds = dict.fromkeys(self._averaged, 1.0) if adaptive else self._norms
+    sums: dict[str, aggregators.Aggregator] = {}
+    if self._settings.secure is not None:
+      sums, bounds = self._secure_sums(bounds, central)
 
     def deviation(name):
-      bound = 1.0 if adaptive else self._norms[name]
       independent = central and self._multiplier and not self._is_banded
-      return self._multiplier * bound if independent else 0.0
+      return self._multiplier * bounds[name] if independent else 0.0
 
     return {
       name: private_aggregators.gaussian(
-        name, deviation(name), self._expected(name)
+        name, deviation(name), self._expected(name), sums.get(name)
       )
       for name in self._averaged
     }
+
+  def _secure_sums(self, bounds, central):
+    """Aggregators by layer type, and the norms of what they add up."""
+    found = {}
+    for name in self._averaged:
+      has_bound = central and math.isfinite(bounds[name])
+      bound = bounds[name] if has_bound else None
+      found[name] = secure_sums.private(
+        self._federation, self._settings, name, bound
+      )
+    roundings = {name: rounding for name, (_, rounding) in found.items()}
+    if not isinstance(self._privacy.clipping_norm, Mapping):  # Of the whole.
+      whole = math.hypot(*roundings.values())
+      roundings = dict.fromkeys(roundings, whole)
+    longer = {name: norm + roundings[name] for name, norm in bounds.items()}
+    return {name: sums for name, (sums, _) in found.items()}, longer
 
   @property
   def _is_banded(self):

@@ -20,12 +20,14 @@ from fmtl_jax import compression
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import client_updates
 from fmtl_jax.federation import layer_types
+from fmtl_jax.privacy import settings as privacy_settings
 from fmtl_jax.rounds import round_settings
 from fmtl_jax.secure_aggregation import fixed_point
 from fmtl_jax.secure_aggregation import protocol as protocol_lib
 from fmtl_jax.secure_aggregation import reducers
 from fmtl_jax.secure_aggregation import sizes
 from fmtl_jax.secure_aggregation import whole_numbers
+from fmtl_jax.server import aggregators
 from fmtl_jax.server import weights as weights_lib
 
 Tree = Any
@@ -56,11 +58,12 @@ def applied(
     return settings
   averaged = _averaged(federation)
   _check(federation, client_update, settings, averaged, compares)
+  if settings.privacy is not None:  # Their noise is added to these sums.
+    return settings
   found, codecs = dict(settings.reducer), dict(settings.compression)
   for name in averaged:
     sizes_ = _groups(federation, settings, name)
-    rules = protocols(federation, settings, name)
-    least = [rule.threshold for rule in rules]
+    least = _thresholds(federation, settings, name)
     uniform = _is_uniform(federation, settings, name)
     point = secure.point(max(sizes_), uniform, few_bits=False)
     codec = None
@@ -70,14 +73,50 @@ def applied(
       point = point if codec is None else few
     if codec is not None:
       codecs[name] = codec
-    index = federation.owners[name].index
     found[name] = reducers.reducer(
       point,
       secure.report_point(max(sizes_), uniform),
-      np.array(least[0] if index is None else least, np.uint32),
+      least,
       clips=codec is None,
     )
   return dataclasses.replace(settings, reducer=found, compression=codecs)
+
+
+def _thresholds(federation, settings, name) -> np.ndarray:
+  """How many have to send, `[owners]` or `[]` uint32."""
+  found = [rule.threshold for rule in protocols(federation, settings, name)]
+  is_single = federation.owners[name].index is None
+  return np.array(found[0] if is_single else found, np.uint32)
+
+
+def private(
+  federation: federation_lib.Federation,
+  settings: round_settings.RoundSettings,
+  name: str,
+  bound: float | None,
+) -> tuple[aggregators.Aggregator, float]:
+  """The sums of private clients, of whom the server sees the sum alone.
+
+  Args:
+    federation: Network, layer types and tasks.
+    settings: That ask for secure sums.
+    name: The layer type, of one that is averaged.
+    bound: The norm to which clients have clipped; None where their own noise
+      has none, so that they are clipped to `secure.clip` again.
+
+  Returns:
+    The aggregator, whose `finish` returns sums, and what rounding adds to the
+    norm of a client's message in these layers at most.
+  """
+  secure: Any = settings.secure
+  largest = max(_groups(federation, settings, name))
+  point = secure.point(largest, True, few_bits=False, clip=bound)
+  least = _thresholds(federation, settings, name)
+  params = jax.eval_shape(federation.init_params, jax.random.key(0))
+  view = jax.eval_shape(federation.broadcast, params, federation.index_shapes())
+  leaves = jax.tree.leaves(federation.of_type(name, view))
+  rounding = point.rounding(sum(leaf.size for leaf in leaves))
+  return reducers.sums(point, least, clips=bound is None), rounding
 
 
 def protocols(
@@ -214,6 +253,37 @@ def _check(federation, client_update, settings, averaged, compares) -> None:
     )
   for name in averaged:
     _check_layers(federation, settings, name)
+  if settings.privacy is not None:
+    _check_private(settings)
+
+
+def _check_private(settings) -> None:
+  """Raises a ValueError where sums of private clients have no bound."""
+  if settings.privacy.sampling != privacy_settings.FIXED:
+    raise ValueError(
+      "Expected `sampling`='fixed' with `secure` sums, because one client more "
+      'or less in a cohort of unknown size decides whether enough have sent, '
+      f'got {settings.privacy.sampling!r}.'
+    )
+  if settings.privacy.adaptive is not None:
+    raise ValueError(
+      'Expected no `adaptive` norm with `secure` sums, because clients say '
+      'beside them whether they were clipped, got one; set a constant norm.'
+    )
+  clock = getattr(settings.participation, 'clock', None)
+  deadline = 0.0 if clock is None else clock.deadline
+  if isinstance(deadline, jax.core.Tracer) or deadline:
+    raise ValueError(
+      'Expected no `deadline` with `privacy` and `secure` sums, because who is '
+      'late depends on its number of examples, and decides whether enough have '
+      'sent, got one; set 0.'
+    )
+  if settings.secure.bits != fixed_point.WORD:
+    raise ValueError(
+      'Expected `secure.bits`=32 with `privacy`, whose noise covers what '
+      'rounding adds to the norm of a message only where steps are small, got '
+      f'{settings.secure.bits}.'
+    )
 
 
 def _check_layers(federation, settings, name) -> None:

@@ -132,6 +132,16 @@ class FixedPoint:
     """2^k of weights."""
     return _power(self.limit, self.max_weight)
 
+  def rounding(self, size: int) -> float:
+    """What rounding to the nearest adds to the norm of an update at most.
+
+    No coordinate is moved by more than half a step.
+
+    Args:
+      size: How many coordinates the update has.
+    """
+    return math.sqrt(size) / (2 * self.scale)
+
   def quantize(
     self, values: Array, weights: Array = 1.0, bits: Array | None = None
   ) -> tuple[Array, Array]:

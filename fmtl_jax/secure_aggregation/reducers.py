@@ -68,15 +68,9 @@ def reducer(
     return sums, of_weights + sums_of(whole), senders + sums_of(counts)
 
   def finish(unused_key, total, unused_updates, unused_clients):
-    sums, of_weights, senders = total
-    known = jnp.where(senders >= least, of_weights, 0)
-
-    def mean(x):
-      shape = known.shape + (1,) * (x.ndim - known.ndim)
-      kept = jnp.where(known.reshape(shape) > 0, x, 0)
-      return point.mean(kept, of_weights)
-
-    return jax.tree.map(mean, sums)
+    of_weights = total[1]
+    known = _known(total, least)
+    return jax.tree.map(lambda x: point.mean(x, of_weights), known)
 
   def counted(total, unused_updates, clients):
     # None of those counted was sent if the sum of weights is zero.
@@ -90,6 +84,35 @@ def reducer(
     counted=counted,
     reports=None if report is None else _reports(report),
   )
+
+
+def sums(
+  point: fixed_point.FixedPoint,
+  least: np.ndarray | int = 0,
+  clips: bool = True,
+) -> aggregators.Aggregator:
+  """The sum of clipped updates of weight one, as `reducer` has their mean.
+
+  Zero where a run is given up.
+
+  Args:
+    point: As of `reducer`, with a largest weight of 1.
+    least: As of `reducer`.
+    clips: As of `reducer`.
+  """
+
+  def finish(unused_key, total, unused_updates, unused_clients):
+    return jax.tree.map(point.dequantize, _known(total, least))
+
+  return reducer(point, None, least, clips)._replace(finish=finish)
+
+
+def _known(total, least):
+  """The sums of owners of whom enough have sent, zero of the others."""
+  numbers, of_weights, senders = total
+  known = jnp.where(senders >= least, of_weights, 0) > 0
+  shaped = lambda x: known.reshape(known.shape + (1,) * (x.ndim - known.ndim))
+  return jax.tree.map(lambda x: jnp.where(shaped(x), x, 0), numbers)
 
 
 def _reports(point: fixed_point.FixedPoint) -> aggregators.Reports:

@@ -70,7 +70,11 @@ class SecureSums:
     return found
 
   def point(
-    self, num_clients: int, uniform: bool, few_bits: bool
+    self,
+    num_clients: int,
+    uniform: bool,
+    few_bits: bool,
+    clip: float | None = None,
   ) -> fixed_point.FixedPoint:
     """The numbers of updates.
 
@@ -78,9 +82,11 @@ class SecureSums:
       num_clients: n, of the largest group.
       uniform: Whether weights are.
       few_bits: Whether `bits` are to be those of the settings.
+      clip: The norm to which clients have clipped already; None for that of the
+        settings.
     """
     return fixed_point.FixedPoint(
-      self.clip,
+      self.clip if clip is None else clip,
       num_clients,
       1.0 if uniform else self.max_weight,
       bits=self.bits if few_bits else None,

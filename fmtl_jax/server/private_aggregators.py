@@ -14,7 +14,10 @@ Tree = Any
 
 
 def gaussian(
-  name: str, deviation: float, expected: tuple[float, ...]
+  name: str,
+  deviation: float,
+  expected: tuple[float, ...],
+  sums: aggregators.Aggregator | None = None,
 ) -> aggregators.Aggregator:
   """The Gaussian mechanism on the sums of owners.
 
@@ -26,10 +29,14 @@ def gaussian(
     deviation: The standard deviation of the noise of a sum; 0 for none.
     expected: The expected sum of weights of each owner; one number for a layer
       type with a single copy.
+    sums: What adds updates up, and whose `finish` returns the sums; plain sums
+      of weighted updates if None.
   """
-  plain = aggregators.mean()
+  plain = aggregators.mean() if sums is None else sums
 
-  def finish(key, total, unused_updates, clients):
+  def finish(key, total, updates, clients):
+    if sums is not None:
+      total = sums.finish(key, total, updates, clients)
     if deviation:
       add = lambda x, noise: x + jnp.asarray(deviation, x.dtype) * noise
       total = jax.tree.map(add, total, standard_noise(key, name, total))
@@ -39,7 +46,7 @@ def gaussian(
     return aggregators.divide(total, weights)
 
   return aggregators.Aggregator(
-    plain.init, plain.add, finish, takes_factors=True
+    plain.init, plain.add, finish, takes_factors=plain.takes_factors
   )
 
 

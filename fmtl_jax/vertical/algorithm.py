@@ -215,7 +215,7 @@ def vertical(
     raise ValueError(
       'Expected a network of parties with the algorithm vertical, got layers '
       f'{", ".join(federation.shapes)}; take models.party_mlp, or '
-      "model.name='vertical' of data whose columns belong to parties."
+      'another network whose branches each read the columns of one party.'
     )
   _check_messages(federation, settings)
   steps = _Steps(federation, len(numbers), own)
@@ -306,7 +306,9 @@ class _Steps:
   def present(self, key: jax.Array) -> jax.Array:
     """Which parties take part in a round, `[P]` bool; party 0 always does."""
     key = random_bits.narrow(jax.random.fold_in(key, _PRESENCE))
-    drawn = jax.random.bernoulli(key, self._own.dropout, (self._count,))
+    drawn = jax.random.bernoulli(
+      key, jnp.float32(self._own.dropout), (self._count,)
+    )
     return ~drawn.at[0].set(False)
 
   def of(self, present: jax.Array, changes: Tree) -> Tree:

@@ -252,6 +252,23 @@ class RemoteRoundsTest(parameterized.TestCase):
     testing.assert_trees_close(elsewhere.everything(other), state)
     self.assertGreater(len(elsewhere.runs), 2)
 
+  def test_noise_is_added_to_masked_numbers_as_in_the_round(self):
+    settings = {
+      'clients_per_task': 0,
+      'slots': 'all',
+      'weighting': {'common': 'uniform', 'task': 'uniform'},
+      'secure': SECURE,
+      'privacy': privacy.ClientPrivacy(
+        clipping_norm=0.3, noise_multiplier=0.5, sampling='fixed'
+      ),
+    }
+    data, algorithm, state = _start('multi_task_fl', **settings)
+    elsewhere = _Elsewhere('multi_task_fl', algorithm, data, state)
+    new, expected = testing.jit(algorithm.round)(state, data)
+    other, metrics = elsewhere.run_round(state)
+    testing.assert_trees_close(metrics, expected)
+    testing.assert_trees_close(elsewhere.everything(other), new)
+
   def test_who_drops_out_is_in_no_secure_sum(self):
     settings = {'clients_per_task': 0, 'slots': 'all', 'secure': SECURE}
     data, algorithm, state = _start('multi_task_fl', **settings)

@@ -70,6 +70,16 @@ class SecureSumsTest(absltest.TestCase):
     config.secure.threshold = 0.75
     config.secure.bits = 8
     self.assertIn('8 bits', costs.secure_sums(config_lib.flatten(config)))
+    config.secure.clip = 7.0
+    for unit, noise, said in (
+      ('none', 'central', 'norms of at most 7, weights of at most 1000'),
+      ('client', 'central', 'norms as private clients have clipped them'),
+      ('client', 'local', 'norms, with noise, of at most 7'),
+    ):
+      config.privacy.unit, config.privacy.noise = unit, noise
+      found = costs.secure_sums(config_lib.flatten(config))
+      self.assertIn(said, found)
+    config.privacy.unit = 'none'
     self.assertEqual(checks.secure_sums(config).threshold, 0.75)
 
 
