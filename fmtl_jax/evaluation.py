@@ -14,23 +14,21 @@ part of; one that is not a number makes all of them not a number.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import measuring
 from fmtl_jax import metrics as metrics_lib
-from fmtl_jax import precision
 from fmtl_jax import summaries
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax.clients import attacks
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
-from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import algorithm as algorithm_lib
 
 Metrics = dict[str, jax.Array]
@@ -49,111 +47,15 @@ LOWER_IS_BETTER = summaries.LOWER_IS_BETTER
 area_under_curve = metrics_lib.area_under_curve
 summarize = summaries.summarize
 # The views, by name.
-CLIENT = 'client'
-POOLED = 'pooled'
+CLIENT = measuring.CLIENT
+POOLED = measuring.POOLED
+Entities = measuring.Entities
+example_metrics = measuring.example_metrics
 
 
 def metric_names(tasks: tuple[tasks_lib.Task, ...]) -> tuple[str, ...]:
   """The metrics that at least one of the tasks has."""
   return tuple(tasks_lib.metrics(tasks))
-
-
-def example_metrics(
-  tasks: tuple[tasks_lib.Task, ...],
-  losses: jax.Array,
-  outputs: jax.Array,
-  labels: Any,
-  valid: jax.Array,
-  task: jax.Array,
-  features: Any = None,
-  standardized: partitions.Targets | None = None,
-) -> dict[str, Any]:
-  """The metrics of one model on the examples of one task.
-
-  Args:
-    tasks: The federation's tasks.
-    losses: `[B]`.
-    outputs: `[B, ..., O]`.
-    labels: `[B]` float32, or a tree of `[B, ...]` targets.
-    valid: `[B]` bool.
-    task: `[]` int32, the number of the task.
-    features: `[B, ...]`, as the network sees them.
-    standardized: How labels of regression tasks were standardized; None if they
-      were not.
-
-  Returns:
-    `[]` for each of `metric_names`, NaN if an output of the task is not finite
-    for a valid example; `count`, the valid examples; `defined`, by name,
-    whether labels and kind of the task let a metric have a value, whatever the
-    outputs are; and `weights`, by name, what it counts in the mean over
-    examples of all clients, where that is not `count`.
-  """
-  args = losses, outputs, labels, features, valid, task, standardized
-  by_kind = {
-    kind: tasks_lib.answers(kind, tasks, *args)
-    for kind in dict.fromkeys(t.definition for t in tasks)
-  }
-  count = valid.sum()
-  found = {LOSS: metrics_lib.LOSS(next(iter(by_kind.values())))}
-  for name in tasks_lib.metrics(tasks):
-    if name != LOSS:
-      found[name] = _of_name(name, tasks, by_kind, task, count)
-  values = {name: x.value for name, x in found.items()}
-  defined = {name: x.defined for name, x in found.items()}
-  weights = {n: x.weight for n, x in found.items() if x.weight is not None}
-  own = jnp.asarray(tasks_lib.class_mask(tasks, outputs.shape[-1]))
-  own = jnp.take(own, task, axis=0, mode='clip')
-  is_finite = (jnp.isfinite(outputs) | ~own).all(range(1, outputs.ndim))
-  all_finite = (is_finite | ~valid).all()
-  values = {
-    name: jnp.where(all_finite & defined[name], value, jnp.nan)
-    for name, value in values.items()
-  }
-  return values | {'count': count, 'defined': defined, 'weights': weights}
-
-
-def _of_name(name, tasks, by_kind, task, count):
-  """A metric by its name: that of the task, not defined if it has none."""
-
-  def definition(of_task):
-    found = {metric.name: metric for metric in of_task.all_metrics}
-    return of_task.definition, found.get(name)
-
-  found = None
-  for (kind, metric), flags in tasks_lib.groups(tasks, definition).items():
-    if metric is None:
-      continue
-    value = metric(by_kind[kind])
-    if flags.all():
-      return value
-    chosen = tasks_lib.of_task(flags, task)
-    if found is None:
-      found = value._replace(defined=chosen & value.defined)
-      continue
-    if found.weight is not None or value.weight is not None:
-      found, value = (
-        x if x.weight is not None else x._replace(weight=count)
-        for x in (found, value)
-      )
-    found = jax.tree.map(
-      lambda new, old, chosen=chosen: jnp.where(chosen, new, old), value, found
-    )
-  assert found is not None  # Some task has it.
-  return found
-
-
-class Entities(NamedTuple):
-  """Models to be measured, `[E]` int32 each.
-
-  Attributes:
-    member: Whose they are, `client * S + slot`.
-    task: Of this slot, T if it is empty.
-    owner: Of the rows on which they are measured.
-  """
-
-  member: jax.Array
-  task: jax.Array
-  owner: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,6 +88,21 @@ class Evaluator:
   execution: str = execution_lib.AUTO
   client_axis: str | None = None
 
+  @property
+  def measures(self) -> measuring.Measures:
+    """The stages behind the models; equal for many algorithms."""
+    return measuring.Measures(
+      apply_fn=self.federation.apply_fn,
+      answer_fn=self.federation.answer_fn,
+      loss_fn=self.federation.loss_fn,
+      tasks=self.federation.tasks,
+      num_slots=self.federation.num_slots,
+      personal=self.algorithm.personal,
+      execution=self.execution,
+      client_axis=self.client_axis,
+      matmul_precision=self.algorithm.matmul_precision,
+    )
+
   def __call__(
     self,
     state: Any,
@@ -198,7 +115,7 @@ class Evaluator:
     rows = {CLIENT: client_rows, POOLED: pooled_rows}
     found = {
       name: self.some(state, data, name, None, rows[name], frozen)
-      for name in self._entities(data)
+      for name in self.measures.entities(data)
     }
     return self.summary(found, data)
 
@@ -222,22 +139,24 @@ class Evaluator:
       frozen: The pre-trained leaves, by default the federation's.
     """
     frozen = self._frozen(frozen)
-    entities = self._entities(data)[name]
+    measures = self.measures
+    entities = measures.entities(data)[name]
     if numbers is not None:
       entities = jax.tree.map(lambda x: jnp.asarray(x)[numbers], entities)
 
     def measured(row):
       entity, client = row
       params = self._model(state, data, entity, client, frozen)
-      return self._measured(params, entity, rows, data, frozen)
+      return measures.one(params, entity, rows, data, frozen)
 
-    return self._map(measured, (entities, self._clients(entities, data)))
+    return measures.map(measured, (entities, measures.clients(entities, data)))
 
   def clients_of(
     self, data: dataset_lib.FederatedDataset, name: str
   ) -> jax.Array:
     """The clients whose models the entities of a view are, `[E]` int32."""
-    return self._entities(data)[name].member // self.federation.num_slots
+    entities = self.measures.entities(data)[name]
+    return entities.member // self.federation.num_slots
 
   def models(
     self, state: Any, data: dataset_lib.FederatedDataset, frozen: Any = None
@@ -252,13 +171,13 @@ class Evaluator:
     Returns:
       By view, `client` and `pooled`.
     """
-    frozen = self._frozen(frozen)
+    frozen, measures = self._frozen(frozen), self.measures
     return {
-      name: self._map(
+      name: measures.map(
         lambda row: self._model(state, data, row[0], row[1], frozen),
-        (entities, self._clients(entities, data)),
+        (entities, measures.clients(entities, data)),
       )
-      for name, entities in self._entities(data).items()
+      for name, entities in measures.entities(data).items()
     }
 
   def measure(
@@ -279,10 +198,7 @@ class Evaluator:
       frozen: As for `models`.
     """
     frozen = self._frozen(frozen)
-    return self._map(
-      lambda row: self._measured(row[0], row[1], rows, data, frozen),
-      (models, self._entities(data)[name]),
-    )
+    return self.measures.measure(models, name, rows, data, frozen)
 
   def summary(
     self, found: Mapping[str, Any], data: dataset_lib.FederatedDataset
@@ -293,85 +209,13 @@ class Evaluator:
       found: What `measure` returned, by view.
       data: As for `models`.
     """
-    num_tasks = len(self.federation.tasks)
-    tasks = jnp.asarray(data.partition.client_tasks)
-    pooled = self._entities(data)[POOLED]
-    owner, evaluated = pooled.owner, tasks
-    honest = attacks.honest(data)
-    if honest is not None:
-      evaluated = jnp.where(honest[:, None], tasks, num_tasks)
-      if self.algorithm.personal:
-        client = pooled.member // self.federation.num_slots
-        owner = jnp.where(honest[client], owner, num_tasks)
-    each = dict(found[CLIENT])
-    defined, weights = each.pop('defined'), each.pop('weights')
-    each = {
-      name: jnp.where(tasks < num_tasks, value.reshape(tasks.shape), jnp.nan)
-      for name, value in each.items()
-    }
-    known = tasks_lib.metrics(self.federation.tasks)
-    lower_is_better = [
-      n for n, metric in known.items() if metric.lower_is_better
-    ]
-    roots = [name for name, metric in known.items() if metric.root]
-    exponentials = [n for n, metric in known.items() if metric.exponential]
-    return {
-      POOLED: summaries.pooled(found[POOLED], owner, num_tasks),
-      CLIENT: summarize(
-        *(each, evaluated, num_tasks, defined, weights),
-        *(lower_is_better, roots, exponentials),
-      ),
-      'each': each,
-    }
-
-  def _entities(self, data):
-    """The entities of each view."""
-    tasks = jnp.asarray(data.partition.client_tasks).reshape(-1)
-    members = data.partition.members
-    if self.algorithm.personal:
-      member = jnp.asarray(members.index)
-    else:  # Any client of a task has the task's model.
-      member = members.at(jnp.asarray(members.offsets)[:-1])
-    everyone = jnp.arange(tasks.size)
-    clients = everyone // self.federation.num_slots
-    return {
-      POOLED: Entities(member, tasks[member], tasks[member]),
-      CLIENT: Entities(everyone, tasks, clients),
-    }
-
-  def _clients(self, entities, data):
-    """The client of each entity, with all its slots, as a cohort."""
-    client = entities.member // self.federation.num_slots
-    active = jnp.ones((len(client), self.federation.num_slots), bool)
-    return cohorts.select(data, client, active)
-
-  def _map(self, fn, rows):
-    with precision.products(self.algorithm.matmul_precision):
-      return execution_lib.map_rows(
-        fn, rows, execution=self.execution, axis=self.client_axis
-      )
+    return self.measures.summary(found, data)
 
   def _model(self, state, data, entity, client, frozen):
     """The trained parameters of an entity."""
     view = self.algorithm.view(state, data, client, frozen)
     slot = entity.member % self.federation.num_slots
     return self.federation.slot_view(view, slot)
-
-  def _measured(self, params, entity, rows, data, frozen):
-    """The metrics of an entity on its rows."""
-    params, task = layer_types.merge(params, frozen), entity.task
-    start, size = rows.of(entity.owner)
-    positions = jnp.arange(rows.max_size)
-    batch = data.take(rows.at(start + positions), task[None], positions < size)
-    outputs = self.federation.apply_fn(params, batch.features)
-    outputs = self.federation.answers(precision.widen(outputs), task)
-    labels = jax.tree.map(lambda leaf: leaf[0], batch.labels)
-    losses = self.federation.loss_fn(outputs, labels, task, batch.features)
-    valid = batch.has_label[0]
-    return example_metrics(
-      *(data.tasks, losses, outputs, labels, valid, task, batch.features),
-      standardized=data.partition.targets,
-    )
 
   def _frozen(self, frozen):
     return self.federation.frozen if frozen is None else frozen

@@ -23,7 +23,8 @@ ROOMS = {
     'clients',
     *('server', 'secure_aggregation', 'rounds', 'algorithms', 'vertical'),
     *('adaptation', 'summaries'),
-    *('evaluation', 'predictors', 'testing', 'running', 'results', 'fitting'),
+    *('measuring', 'evaluation', 'predictors', 'testing', 'running'),
+    *('results', 'fitting'),
     *('moved', ''),
   ),
   'experiments': (
@@ -49,7 +50,7 @@ CORE = (
   'tasks',
   *('balancing', 'federation', 'cohorts'),
   *('execution', 'clients', 'server', 'rounds', 'algorithms'),
-  *('summaries', 'evaluation'),
+  *('summaries', 'measuring', 'evaluation'),
   *('data.checks', 'data.client_checks', 'data.client_data'),
   *('data.client_sources', 'data.dataset', 'data.examples'),
   *('data.feature_checks', 'data.label_checks', 'data.partitions'),

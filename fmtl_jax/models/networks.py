@@ -1,11 +1,32 @@
 """Networks: chains of dense and convolutional stages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import math
+from typing import Any
 
 from fmtl_jax.models import base
 from fmtl_jax.models import layers
+
+
+def kept(build: Callable[..., base.Model]) -> Callable[..., base.Model]:
+  """The same model for equal arguments: what JAX makes of it is made once.
+
+  Args:
+    build: Of sequences and plain values; the sequences become tuples.
+  """
+  of_values = functools.lru_cache(maxsize=32)(build)
+
+  def plain(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return tuple(value) if is_list else value
+
+  @functools.wraps(build)
+  def model(*args, **kwargs):
+    named = {name: plain(value) for name, value in kwargs.items()}
+    return of_values(*map(plain, args), **named)
+
+  return model
 
 
 def _dense_stages(in_features, hidden, num_outputs, normalization):
@@ -30,6 +51,7 @@ def _conv(in_features, features, window, rngs, **settings):
   return layers.Conv(in_features, features, window, rngs=rngs, **settings)
 
 
+@kept
 def mlp(
   feature_shape: Sequence[int],
   hidden: Sequence[int],
@@ -50,6 +72,7 @@ def mlp(
   )
 
 
+@kept
 def linear(
   feature_shape: Sequence[int], num_outputs: int, intercept: bool = True
 ) -> base.Model:
@@ -71,6 +94,7 @@ def linear(
   return base.sequential({'output': stage})
 
 
+@kept
 def cnn(
   feature_shape: Sequence[int],
   channels: Sequence[int],

@@ -8,7 +8,6 @@ key, partition and settings; examples are stored once.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from fmtl_jax.execution import task_devices
 from fmtl_jax.privacy import noise_keys
 from fmtl_jax.running import compilation
 from fmtl_jax.running import devices as devices_lib
+from fmtl_jax.running import stages
 
 Tree = Any
 MakeAlgorithm = Callable[
@@ -171,20 +171,7 @@ class Program:
     Where there are more devices than runs, several of them have the same run,
     and its clients are spread over these.
     """
-
-    def on_device(mapped, shared):
-      one = lambda run: fn(run, shared)
-      if jax.default_backend() == 'cpu':
-        return jax.lax.map(one, mapped)
-      return jax.vmap(one)(mapped)
-
-    return jax.shard_map(
-      on_device,
-      mesh=self._mesh,
-      in_specs=(jax.P('run'), jax.P()),
-      out_specs=jax.P('run'),
-      check_vma=False,  # As in `execution.over_devices`.
-    )
+    return stages.over_runs(self._mesh, fn)
 
   def compile(self) -> None:
     """Compiles everything, once."""
@@ -214,15 +201,15 @@ class Program:
     """The programs of an evaluation.
 
     Where the models of all entities fit into memory, those that measure and
-    summarize them are apart: they are the same for many cases, and compiled
-    once for all of them.
+    summarize them are apart: they are the same for many cases, and are traced,
+    lowered and compiled once for all of them.
 
     Args:
       state: Shapes of the states.
     """
     low = self._effort == execution_lib.LOW
     options = self._options(execution_lib.LOW if low else execution_lib.MEDIUM)
-    runs = self._runs
+    runs, measures = self._runs, self._evaluator({}).measures
     rows, shared = self._rows['test'], (self._examples, self._frozen)
     models = jax.jit(self._models).trace(state, runs, *shared)
     if self._bytes_each(models.out_info) > execution_lib.memory_budget():
@@ -232,11 +219,12 @@ class Program:
     yield 'models', models.lower(), options
     found = {}
     for name, shapes in self._shapes(models.out_info).items():
-      measure = functools.partial(self._measure, name)
-      measured = jax.jit(measure).trace(shapes, runs.test, rows[name], *shared)
+      measure = stages.measuring(measures.of_view(name), name, self._mesh)
+      measured = measure.trace(shapes, runs.test, rows[name], *shared)
       found[name] = self._shapes(measured.out_info)
       yield f'measure_{name}', measured.lower(), options
-    yield 'summary', jax.jit(self._summary).lower(found, runs.test), options
+    summary = stages.summarizing(measures, self._mesh).lower(found, runs.test)
+    yield 'summary', summary, options
 
   def _shapes(self, tree: Tree) -> Tree:
     """Shapes of values of runs, where they are."""
@@ -377,24 +365,6 @@ class Program:
       return self._evaluator(run.settings).models(state, data, frozen)
 
     return self._map(one)((state, runs), (examples, frozen))
-
-  def _measure(self, name, models, test, rows, examples, frozen):
-    def one(mapped, shared):
-      models, test, rows = mapped
-      examples, frozen = shared
-      return self._evaluator({}).measure(
-        models, name, rows, self._test_data(test, examples), frozen
-      )
-
-    return self._map(one)((models, test, rows), (examples, frozen))
-
-  def _summary(self, found, test):
-    def one(mapped, unused_shared):
-      found, test = mapped
-      data = dataclasses.replace(self._case.test_data, partition=test)
-      return self._evaluator({}).summary(found, data)
-
-    return self._map(one)((found, test), ())
 
   def _evaluator(self, settings):
     federation = self._case.test_federation

@@ -5,6 +5,7 @@ masked here and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -107,8 +108,13 @@ def task_loss(tasks: Sequence[task_lib.Task]) -> TaskLoss:
   Returns:
     `(outputs [B, ..., O], targets [B, ...], task [], features [B, ...]) ->
     losses [B]`; `task` may be traced and, out of range, stands for the last
-    task.
+    task. The same function for equal tasks.
   """
+  return _task_loss(tuple(tasks))
+
+
+@functools.lru_cache(maxsize=64)
+def _task_loss(tasks):
   by_loss = groups(tasks, lambda task: (task.loss_fn, task.definition))
 
   def one(loss, kind, outputs, targets, task, features):

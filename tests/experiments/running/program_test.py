@@ -29,6 +29,7 @@ from fmtl_jax import execution
 from fmtl_jax import tasks as tasks_lib
 from fmtl_jax import testing
 from fmtl_jax.running import program
+from fmtl_jax.running import stages
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments.running import kept_programs
@@ -230,6 +231,8 @@ class MappedSeedsTest(ToyTestCase):
     case, cls.traced = _counted(toy_case(toy_config()))
     with on_devices(1):
       cls.mapped = program.Program(case, 2, 'low')
+    stages.measuring.cache_clear()  # Another test may have had the same.
+    stages.summarizing.cache_clear()
     with _compilations() as programs:
       cls.mapped.compile()
     cls.built = len(programs)
@@ -380,6 +383,24 @@ class StagesTest(ToyTestCase):
       {name for name, text in texts[0].items() if text == texts[1][name]},
       {'measure_client', 'measure_pooled', 'summary'},
     )
+
+  def test_they_are_compiled_once_for_cases_that_measure_alike(self):
+    stages.measuring.cache_clear()
+    stages.summarizing.cache_clear()
+    found = []
+    for name, fields in (
+      ('separate_fl', {}),
+      ('multi_task_fl', {}),  # Initialisation, rounds and models.
+      ('multi_task_fl', {'algorithm.personal_layers': 1}),  # Not on pooled.
+      ('multi_task_fl', {'model.hidden': (5,)}),
+    ):
+      compiled = program.Program(
+        toy_case(toy_config(fields), name=name), 2, 'low'
+      )
+      with _compilations() as programs:
+        compiled.compile()
+      found.append(len(programs))
+    self.assertEqual(found, [6, 3, 5, 6])
 
   def test_programs_have_the_features_once(self):
     case = toy_case(toy_config())
