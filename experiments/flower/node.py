@@ -21,6 +21,7 @@ import numpy as np
 
 from ..building import backbones
 from ..folders import files
+from . import node_ledger
 from . import packing
 from . import parts
 from . import secure_clients
@@ -38,6 +39,7 @@ class _Work(NamedTuple):
   """A case at this node.
 
   Attributes:
+    config: The case's own.
     case: What is run.
     datas: The training data of each run.
     initial: What all clients keep before the first round, `[R, M, ...]`.
@@ -51,6 +53,7 @@ class _Work(NamedTuple):
     states: The states before the first round, `[R, ...]`.
   """
 
+  config: ml_collections.ConfigDict
   case: program_lib.Case
   datas: list[Any]
   initial: Tree
@@ -104,6 +107,7 @@ class Node:
     self._secure = secure_clients.SecureClients(number)
     # By session, case, run and client: what it kept, by round.
     self._kept: dict[tuple[str, str, int, int], dict[int, Tree]] = {}
+    self._ledgers: dict[pathlib.Path, node_ledger.Ledger] = {}
 
   @functools.cached_property
   def _source(self):
@@ -175,6 +179,7 @@ class Node:
       case.execution,
     )
     return _Work(
+      config,
       case,
       datas,
       jax.vmap(rounds.kept)(states),
@@ -195,6 +200,7 @@ class Node:
     parts_of: list[Any] = []
     for number, job in enumerate(request['jobs']):
       run, client, last = job
+      self._charge(work, request, run, client)
       prefix = f'{number}/'
       row = packing.restored(work.client, arrays, f'{prefix}client/')
       sent = packing.restored(work.sent, arrays, f'{prefix}sent/')
@@ -217,6 +223,18 @@ class Node:
       found |= packing.named(reply, prefix)
       self._keep(request, run, client, last, jax.device_get(kept))
     return found | self._advertised(work, request, parts_of)
+
+  def _charge(self, work, request, run, client):
+    """Writes down that a private client is about to make a message."""
+    if not node_ledger.is_private(work.config):
+      return
+    place = request['session'], request['case'], run
+    path = self._folder_of(*place) / node_ledger.FILE
+    if path not in self._ledgers:
+      self._ledgers[path] = node_ledger.Ledger(
+        path, work.config, work.case, run
+      )
+    self._ledgers[path].charge(client)
 
   def _advertised(self, work, request, numbers):
     """The first messages of clients in the secure sums of a round."""
@@ -307,6 +325,9 @@ class Node:
 
   def _path(self, place: Sequence[Any], round_number: int) -> pathlib.Path:
     """Where it is written."""
-    session, case, run, client = place
-    folder = self._folder / str(session) / case / f'run_{run}'
-    return folder / f'{client}.{round_number}'
+    *of_run, client = place
+    return self._folder_of(*of_run) / f'{client}.{round_number}'
+
+  def _folder_of(self, session: str, case: str, run: int) -> pathlib.Path:
+    """The folder of a run."""
+    return self._folder / str(session) / case / f'run_{run}'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import tempfile
 from unittest import mock
@@ -24,6 +25,8 @@ from fmtl_jax import testing
 from fmtl_jax.rounds import communication
 from fmtl_jax.running import program
 
+from tests import needs
+
 ROUNDS = 2
 # Fields of cases: four clients of each task take part in sums of their task.
 _FIELDS = {
@@ -35,6 +38,11 @@ _FIELDS = {
     'secure.threshold': 0.5,
   },
   'fedavg': {'compression.common': 'qsgd', 'compression.bits': 4},
+  'fedprox': {
+    'privacy.unit': 'example',
+    'privacy.clipping_norm': 1.0,
+    'privacy.noise_multiplier': 1.0,
+  },
 }
 testing.use_cpu_devices(8)
 
@@ -180,6 +188,28 @@ class ProgramTest(parameterized.TestCase):
     testing.assert_trees_close(parts.of_run(joined, 0), expected_metrics)
     whole = self._whole(name, case, exchange, run, state)
     testing.assert_trees_close(whole, expected)
+
+  @needs.dp_accounting
+  def test_nodes_of_private_clients_keep_a_ledger(self):
+    case, exchange, run, state = self._start('fedprox')
+    state, metrics = run.run_rounds(state, 1)
+    exchange.start(0)  # It has its folder.
+    state, more = run.run_rounds(state, 1)
+    took_part = np.concatenate([metrics['client'], more['client']], 1).ravel()
+    found = {}
+    for number in exchange.nodes:
+      path = exchange.folder / f'{number}/session/fedprox/run_0/ledger.json'
+      found |= json.loads(path.read_text(encoding='utf-8'))['clients']
+    clients, counts = np.unique(
+      took_part[took_part < case.data.num_clients], return_counts=True
+    )
+    self.assertEqual(
+      {int(client): own['messages'] for client, own in found.items()},
+      dict(zip(clients.tolist(), counts.tolist(), strict=True)),
+    )
+    with self.assertRaisesRegex(ValueError, 'at most run.rounds=2 messages'):
+      for _ in range(10 * ROUNDS):  # Whatever the server asks for.
+        state, _ = run.run_rounds(state, 1)
 
   def test_compressed_messages_have_the_bytes_of_the_table(self):
     case, exchange, run, state = self._start('fedavg')
