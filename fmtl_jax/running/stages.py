@@ -14,7 +14,7 @@ from fmtl_jax import measuring as measuring_lib
 from fmtl_jax.data import dataset as dataset_lib
 
 Tree = Any
-_KEPT = 64  # Functions, with the programs that were made of them.
+_KEPT = 16  # Functions, with the programs that were made of them.
 
 
 def over_runs(
