@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmtl_jax import algorithms
 from fmtl_jax import privacy
 from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
@@ -35,10 +36,10 @@ def private(**settings):
   return privacy.ClientPrivacy(**{'sampling': 'fixed'} | settings)
 
 
-def _round(data, **settings):
-  """Two rounds of multi-task FL: the state."""
+def _round(data, name='multi_task_fl', **settings):
+  """Two rounds: the state."""
   settings = {'weighting': UNIFORM} | settings
-  _, own, algorithm = cases.named('multi_task_fl', data, **settings)
+  _, own, algorithm = cases.named(name, data, **settings)
   return cases.two_rounds(algorithm, own)[0]
 
 
@@ -49,13 +50,16 @@ class RoundsTest(parameterized.TestCase):
     {'noise_multiplier': 1.0, 'clipping_norm': {'common': 0.2, 'task': 0.3}},
     {'noise_multiplier': 1.0, 'noise': 'local'},
     {'clipping_norm': math.inf},
+    {'noise_multiplier': 1.0, 'name': 'mr_mtl'},
   )
-  def test_they_are_those_of_plain_sums_up_to_rounding(self, **settings):
+  def test_they_are_those_of_plain_sums_up_to_rounding(
+    self, name='multi_task_fl', **settings
+  ):
     """Clients clip, the server adds the same noise: steps are small."""
     given = {'clipping_norm': 0.3} | settings
     data, found = testing.toy_data(9), []
     for secure in (None, SecureSums(clip=100.0)):
-      state = _round(data, privacy=private(**given), secure=secure)
+      state = _round(data, name, privacy=private(**given), secure=secure)
       found.append((state.params, state.privacy))
     testing.assert_trees_close(*found, atol=3e-6)
 
@@ -215,6 +219,19 @@ class RefusalsTest(parameterized.TestCase):
     cases.named('multi_task_fl', testing.toy_data(9), **given)
     with self.assertRaisesRegex(ValueError, sentence):
       cases.named('multi_task_fl', testing.toy_data(9), **given | settings)
+
+  @parameterized.parameters(*algorithms.ALGORITHMS)
+  def test_whoever_may_be_private_may_be_summed_securely(self, name):
+    def is_refused(**settings):
+      try:
+        cases.named(name, testing.toy_data(9), weighting=UNIFORM, **settings)
+      except ValueError:
+        return True
+      return False
+
+    alone = is_refused(privacy=private())
+    both = is_refused(privacy=private(), secure=SecureSums())
+    self.assertEqual(both, alone)
 
   def test_what_is_public_is_said(self):
     groups = ledgers.Groups(
