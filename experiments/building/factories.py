@@ -117,7 +117,10 @@ def make_algorithm(
 
     local = _local_sgd(config, value, privacy)
     own = {name: value(schema.own_field(algorithm, name)) for name in entry.own}
-    of_round = _round_settings(config, value, added, placement)
+    of_round = dataclasses.replace(
+      _round_settings(config, value, added, placement),
+      noise_key=privacy is not None and privacy.seed is None,
+    )
     if not centralized:
       of_round = dataclasses.replace(
         of_round, privacy=private.settings(config, federation)

@@ -1,6 +1,5 @@
 """Private gradients: clipped example by example, with noise, see `privacy`."""
 
-import os
 from typing import Any
 
 import jax
@@ -24,28 +23,30 @@ _PRIVACY = np.uint32(2**32 - 3)
 
 
 def keys(
-  privacy: example_privacy.ExamplePrivacy,
-  words: tuple[int, ...],
-  key: jax.Array,
+  privacy: example_privacy.ExamplePrivacy, state: Tree, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """The keys of sampling and of noise.
 
   Args:
-    privacy: Its seed is folded in.
-    words: Of `entropy`.
+    privacy: Its seed is folded in, or the key that the state has.
+    state: Of `ClientContext.privacy`.
     key: Of the round and the client.
+
+  Raises:
+    ValueError: If there is neither a seed nor a key.
   """
   key = jax.random.fold_in(key, _PRIVACY)
-  for word in (privacy.seed or 0, *words):
-    key = jax.random.fold_in(key, np.uint32(word))
+  key = jax.random.fold_in(key, np.uint32(privacy.seed or 0))
+  if privacy.seed is None:
+    if state == ():
+      raise ValueError(
+        'Expected `noise_key`=True of the round settings with `seed`=None of '
+        'private examples, whose noise nobody may know, got False; set it.'
+      )
+    words = jax.random.key_data(state.key).reshape(-1)
+    for number in range(len(words)):
+      key = jax.random.fold_in(key, words[number])
   return jax.random.fold_in(key, _SAMPLING), jax.random.fold_in(key, _NOISE)
-
-
-def entropy(privacy: example_privacy.ExamplePrivacy) -> tuple[int, ...]:
-  """Four words of the operating system, none where there is a seed."""
-  if privacy.seed is not None:
-    return ()
-  return tuple(np.frombuffer(os.urandom(16), np.uint32).tolist())
 
 
 def label_factors(local_data: client_batches.LocalData) -> jax.Array:

@@ -101,10 +101,8 @@ def local_training(
       gradients of a Poisson batch would be used of them.
   """
   privacy = settings.privacy
-  words = None
   if privacy is not None:
     _check_private(federation, gradient_fn, draws)
-    words = example_gradients.entropy(privacy)
 
   def train(context, params, opt_state=None, penalty_fn=None, select_fn=None):
     local_data, balancer = context.data, context.data.balancer
@@ -118,7 +116,7 @@ def local_training(
     )
     if privacy is not None:
       order_key, gradient = _private_gradient(
-        federation, settings, words, context, penalty_fn
+        federation, settings, context, penalty_fn
       )
       for_each_batch = functools.partial(
         poisson_batches.for_each_batch, cap=privacy.most(settings.batch_size)
@@ -244,11 +242,11 @@ def _balanced_gradient(federation, context, penalty_fn):
   return gradient
 
 
-def _private_gradient(federation, settings, words, context, penalty_fn):
+def _private_gradient(federation, settings, context, penalty_fn):
   """The key of the batches, and the gradient of clipped examples with noise."""
   _check_alone(context.data.balancer)
   order_key, noise_key = example_gradients.keys(
-    settings.privacy, words, context.key
+    settings.privacy, context.privacy, context.key
   )
 
   def gradient(params, memory, batch, number):

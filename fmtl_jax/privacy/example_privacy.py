@@ -49,9 +49,10 @@ class ExamplePrivacy:
     cap: The most examples of a batch, of which the others are dropped at
       random; None for the expected number plus five standard deviations.
     delta: Of (epsilon, delta).
-    seed: Folded into the key of sampling and noise. None adds 128 bits of the
-      operating system, as a model that is released needs; runs with a number
-      can be repeated, and protect nobody.
+    seed: Folded into the key of sampling and noise. None takes a key of the
+      operating system, as a model that is released needs, which the state has
+      with `RoundSettings(noise_key=True)`; runs with a number can be repeated,
+      and protect nobody.
   """
 
   clipping_norm: float = 1.0

@@ -281,16 +281,18 @@ class PrivateRounds:
     return cohorts.Cycle(round_number, self._privacy.bands)
 
   def init(self, key: jax.Array, params: Tree) -> Tree:
-    """The state before the first round, `()` without privacy.
+    """The state before the first round, `()` without a key of noise.
 
     Args:
       key: Of the run, not consumed. Without a seed of the settings, words of
         the operating system are folded into that of noise.
       params: `[owners, ...]`.
     """
-    if self._privacy is None:
-      return ()
     key = jax.random.fold_in(key, _KEY)
+    if self._privacy is None:
+      if not self._settings.noise_key:
+        return ()
+      return clipping.State(noise_keys.fold_system(key))
     if self._privacy.seed is None:
       key = noise_keys.fold_system(key)
     else:

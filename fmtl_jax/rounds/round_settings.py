@@ -87,6 +87,8 @@ class RoundSettings:
       those that they have with it.
     privacy: Clipping and noise of what clients send, and how they are drawn,
       see `private_rounds`: weights are `uniform` then. None for none.
+    noise_key: Whether the state has a key of noise of the operating system, as
+      private examples without a seed need.
     matmul_precision: Of all matrix products of rounds and of models that they
       train, one of `precision.MATMUL`; None for JAX's own setting.
     placement: Where and in which execution mode clients are trained.
@@ -110,6 +112,7 @@ class RoundSettings:
   participation: participation_lib.Participation | None = None
   skip_nonfinite: bool = False
   privacy: privacy_settings.ClientPrivacy | None = None
+  noise_key: bool = False
   matmul_precision: str | None = precision.HIGHEST
   placement: Placement = Placement()
 

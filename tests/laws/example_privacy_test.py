@@ -19,11 +19,13 @@ from fmtl_jax.algorithms import mr_mtl
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import clipping
 from fmtl_jax.clients import example_gradients
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.clients import poisson_batches
 from fmtl_jax.clients import training
 from fmtl_jax.data import examples as examples_lib
+from fmtl_jax.rounds import round_settings
 
 import cases
 
@@ -288,7 +290,8 @@ class NoiseTest(absltest.TestCase):
 
     def run(key):
       context = client_updates.ClientContext(
-        key, view, (), federation.frozen, local, np.int32(0)
+        *(key, view, (), federation.frozen, local, np.int32(0)),
+        privacy=clipping.State(jax.random.key(5)),
       )
       trained = train(context, view)
       return jax.tree.map(jnp.subtract, trained.params, view), trained.metrics
@@ -301,6 +304,39 @@ class NoiseTest(absltest.TestCase):
     deviation = 1.5 * 0.7 / 4 * math.sqrt(steps)
     for leaf in jax.tree.leaves(update):
       self.assertAlmostEqual(np.std(leaf) / deviation, 1, delta=0.12)
+
+
+class SystemKeyTest(absltest.TestCase):
+  """Without a seed, the noise is of a key that the state has."""
+
+  def _algorithm(self, **settings):
+    federation, data = _federation('dense')
+    local = local_optimizers.LocalSgd(
+      learning_rate=0.1,
+      batch_size=4,
+      privacy=dataclasses.replace(PRIVATE, seed=None),
+    )
+    rounds = round_settings.RoundSettings(**settings)
+    return multi_task_fl.multi_task_fl(federation, local, rounds), data
+
+  def test_starts_have_others_and_compiled_rounds_have_none_of_their_own(self):
+    first, data = self._algorithm(noise_key=True)
+    second, _ = self._algorithm(noise_key=True)
+    start = testing.jit(first.init)
+    states = [start(jax.random.key(0), data) for _ in range(2)]
+    testing.assert_trees_equal(states[0].params, states[1].params)
+    rounds = [testing.jit(x.round) for x in (first, second)]
+    one, again = (f(states[0], data)[0].params for f in rounds)
+    testing.assert_trees_equal(one, again)  # Whoever has traced it.
+    other = rounds[0](states[1], data)[0].params
+    far = jax.tree.map(lambda x, y: np.abs(x - y).max(), one, other)
+    self.assertGreater(min(jax.tree.leaves(far)), 1e-3)
+
+  def test_there_has_to_be_one(self):
+    algorithm, data = self._algorithm()
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), data)
+    with self.assertRaisesRegex(ValueError, '`noise_key`=True .*`seed`=None'):
+      jax.eval_shape(algorithm.round, state, data)
 
 
 class SamplingTest(absltest.TestCase):
@@ -365,11 +401,9 @@ class RoundsTest(parameterized.TestCase):
         [np.ravel(leaf) for leaf in jax.tree.leaves(state.params)]
       )
 
-    first, again, other, secret = map(params, (0, 0, 1, None))
+    first, again, other = map(params, (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     self.assertFalse(np.array_equal(first, other))
-    self.assertFalse(np.array_equal(first, secret))
-    self.assertFalse(np.array_equal(secret, params(None)))
 
 
 class RefusalsTest(parameterized.TestCase):
