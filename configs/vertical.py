@@ -8,11 +8,13 @@ scikit-learn. Every other party lacks a tenth of the entities; rows are those
 that all have, found by private alignment.
 
 Command: python -m experiments.main --config=configs/vertical.py
-Variants: digits, faces, drop, private, smoke; they combine, as in
-:digits,smoke. With faces, halves of photographs (--config.data.manual_dir=DIR
-with UTKFace.zip, for research only: https://susanqq.github.io/UTKFace). With
-drop, parties drop out of three rounds in ten; with private, embeddings and
-gradients of encoders are noisy, in ten full-batch epochs.
+Variants: digits, faces, star, drop, private, smoke; they combine, as in
+:digits,smoke. With star, tests of pupils at schools, and what is known of them
+at home (extra `relations`). With faces, halves of photographs
+(--config.data.manual_dir=DIR with UTKFace.zip, for research only:
+https://susanqq.github.io/UTKFace). With drop, parties drop out of three rounds
+in ten; with private, embeddings and gradients of encoders are noisy, in ten
+full-batch epochs.
 """
 
 from fmtl_jax.experiments import config as config_lib
@@ -49,6 +51,23 @@ def faces(config):
   config.overrides.centralized_joint.model.hidden = (64, 32, 16)
   config.report.more_metrics = ('balanced_accuracy', 'auc')
   config.report.title = 'UTKFace, two halves: test accuracy (%)'
+
+
+def star(config):
+  """Eight tests of pupils at schools; what is known of a pupil at home."""
+  config.cases = ('label_party', 'vertical', 'centralized_joint')
+  config.data.name = 'star'
+  config.data.vertical.label_party = 'school'
+  config.data.tasks_per_client = 8
+  config.data.standardize_targets = 'column'
+  config.cohort.slots = 'all'
+  config.client.batch_size = 64
+  config.client.learning_rate = 0.005  # The sum of eight losses.
+  config.run.rounds = 15
+  config.data.metrics = ('rmse', 'nrmse')
+  config.report.metric = 'nrmse'
+  config.report.more_metrics = ('rmse',)
+  config.report.title = 'STAR, two parties: test RMSE in deviations'
 
 
 def drop(config):
@@ -117,6 +136,7 @@ def get_config(variants=''):
     {
       'digits': digits,
       'faces': faces,
+      'star': star,
       'drop': drop,
       'private': private,
       'smoke': smoke,
