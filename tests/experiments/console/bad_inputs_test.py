@@ -555,6 +555,10 @@ MISTAKES = {
   ),
   # Runs, execution, checkpoints, reports.
   'no_rounds': of('run.rounds', 0, 'Expected run.rounds >= 1, got 0'),
+  'no_clock': of(
+    *('participation.deadline', 3.0),
+    r'participation.clock=True with participation.deadline=3, .*got False',
+  ),
   'too_many_rounds': of('run.rounds', 2**31, 'run.rounds below 2147483648'),
   'too_many_seeds': of('run.seeds', 10**6, 'Expected run.seeds <= 10000'),
   'seed_negative': of('run.first_seed', -1, 'run.first_seed >= 0, got -1'),
