@@ -39,7 +39,10 @@ def har(config):
   config.model.hidden = ()
   config.client.batch_size = 64
   config.client.local_epochs = 1
-  config.run.rounds = 30
+  config.run.rounds = 15
+  config.execution.compile_effort = 'high'
+  config.compare.learning_rates = (0.3, 1.0, 3.0)
+  config.compare.seeds = 1
   config.report.title = 'UCI HAR, private examples: test accuracy (%)'
 
 
@@ -102,7 +105,8 @@ def faces(config):
   config.cohort.clients_per_task = 0  # All: noise is small beside their sum.
   config.client.batch_size = 0
   config.client.local_epochs = 2
-  config.run.rounds = 30
+  config.run.rounds = 20
+  config.compare.seeds = 1
   config.report.title = 'UTKFace, private clients: test accuracy (%)'
 
 
