@@ -41,7 +41,6 @@ def har(config):
   config.client.local_epochs = 1
   config.run.rounds = 15
   config.execution.compile_effort = 'high'
-  config.compare.learning_rates = (0.3, 1.0, 3.0)
   config.compare.seeds = 1
   config.report.title = 'UCI HAR, private examples: test accuracy (%)'
 

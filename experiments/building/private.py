@@ -20,6 +20,7 @@ from fmtl_jax import cohorts
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import privacy as privacy_lib
 from fmtl_jax import vertical
+from fmtl_jax.clients import faults
 from fmtl_jax.federation import layer_types
 from fmtl_jax.privacy import accounting
 from fmtl_jax.privacy import ledgers
@@ -69,6 +70,14 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'Expected data.standardize=False with privacy.unit={CLIENT!r}, because '
       'means and deviations of training examples are not protected, got True; '
       'or take them as public: privacy.standardization_is_public=True.'
+    )
+  skips = config.faults.nonfinite == faults.SKIP_CLIENT
+  if given.unit == CLIENT and config.secure.aggregation and skips:
+    raise ValueError(
+      f'Expected faults.nonfinite other than {faults.SKIP_CLIENT!r} with '
+      f'privacy.unit={CLIENT!r} and secure.aggregation, where who is left out '
+      f'decides whether enough have sent; set {faults.STOP!r}: who is not '
+      'finite sends zeros.'
     )
   private_examples.check(config)
 

@@ -278,6 +278,12 @@ def _check_private(settings) -> None:
       'late depends on its number of examples, and decides whether enough have '
       'sent, got one; set 0.'
     )
+  if settings.skip_nonfinite:
+    raise ValueError(
+      'Expected `skip_nonfinite`=False with `privacy` and `secure` sums, where '
+      'who is not finite sends zeros, and who is skipped would decide whether '
+      'enough have sent, got True; set False.'
+    )
   if settings.secure.bits != fixed_point.WORD:
     raise ValueError(
       'Expected `secure.bits`=32 with `privacy`, whose noise covers what '

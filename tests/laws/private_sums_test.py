@@ -203,6 +203,7 @@ class RefusalsTest(parameterized.TestCase):
       {'privacy': private(adaptive=privacy.AdaptiveClipping())},
       'no `adaptive` norm with `secure`',
     ),
+    ({'skip_nonfinite': True}, '`skip_nonfinite`=False with `privacy`'),
     ({'secure': SecureSums(bits=8)}, '`secure.bits`=32 with `privacy`'),
     (
       {

@@ -109,6 +109,14 @@ class NormsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       private.check(config_of(**fields))
 
+  def test_nobody_is_skipped_in_secure_sums_of_private_clients(self):
+    config = config_of(clipping_norm=1.0)
+    config.secure.aggregation = True
+    private.check(config)
+    config.faults.nonfinite = 'skip_client'
+    with self.assertRaisesRegex(ValueError, "other than 'skip_client' with"):
+      private.check(config)
+
   @parameterized.parameters(
     (
       {'sampling': 'fixed'},
