@@ -20,6 +20,7 @@ _SAME = ('client', 'group', 'server', 'weights')
 # Of the machinery that maps rounds, which no config names.
 _OF_NO_FIELD = (
   *('attack', 'client_axis', 'memory_budget', 'participation'),
+  'noise_key',
   'skip_nonfinite',
 )
 
