@@ -40,7 +40,7 @@ def har(config):
   config.client.batch_size = 64
   config.client.local_epochs = 1
   config.run.rounds = 15
-  config.execution.compile_effort = 'high'
+  config.execution.compile_effort = 'high'  # Gradients of 561 columns.
   config.compare.seeds = 1
   config.report.title = 'UCI HAR, private examples: test accuracy (%)'
 

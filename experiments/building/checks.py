@@ -219,11 +219,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.data.name in datasets.BUILT_IN and not given:
     check_metric_names(config, evaluation.METRICS, 'one of')
   _check_splits(config)
-  given = config.participation
-  if given.deadline and not given.clock:
+  deadline = config.participation.deadline
+  if deadline and not config.participation.clock:
     raise ValueError(
-      f'Expected participation.clock=True with participation.deadline='
-      f'{given.deadline:g}, which is of simulated seconds, got False.'
+      'Expected participation.clock=True with participation.deadline='
+      f'{deadline:g}, which is of simulated seconds, got False.'
     )
   _check_fractions(config)
   private.check(config)
