@@ -1,4 +1,8 @@
-"""Loopback: SuperLink and SuperNodes of Flower on this machine, for trying."""
+"""Loopback: SuperLink and SuperNodes of Flower on this machine, for trying.
+
+As on several machines, connections to the SuperLink are encrypted, and it takes
+no nodes but those whose keys are registered.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -19,6 +23,7 @@ from . import app_files
 from fmtl_jax.running import machine
 
 _LINK = 'loopback'
+_HOST = '127.0.0.1'
 _GRACE = 10.0  # Seconds between SIGTERM and SIGKILL.
 _STARTS = 120.0  # Seconds for a SuperLink to start.
 
@@ -71,7 +76,7 @@ def run(
       },
     )
     with stopping(folder) as programs:
-      link = start_link(programs)
+      link = start_link(programs, nodes)
       submit(programs, app)
       wait(programs, log)
       for number in range(nodes):
@@ -107,9 +112,9 @@ class Programs(NamedTuple):
         start_new_session=True,
       )
 
-  def stop(self, name: str) -> None:
-    """Stops a program with all that it has started."""
-    _end([self.processes.pop(name).pid])
+  def kill(self, name: str) -> None:
+    """Ends a program with all that it has started, as a loss of power does."""
+    _end([self.processes.pop(name).pid], [signal.SIGKILL])
 
   def check(self) -> None:
     """Raises a ValueError if one of them has ended by itself."""
@@ -131,10 +136,13 @@ def stopping(folder: pathlib.Path) -> Iterator[Programs]:
     _end([process.pid for process in programs.processes.values()])
 
 
-def _end(pids: Sequence[int]) -> None:
+def _end(
+  pids: Sequence[int],
+  signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
+) -> None:
   """Ends processes and all that they have started, in whatever session."""
   family = _descendants(pids)
-  for number in (signal.SIGTERM, signal.SIGKILL):
+  for number in signals:
     for pid in family:
       with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -166,29 +174,58 @@ def _runs(pid: int) -> bool:
   return True
 
 
-def start_link(programs: Programs) -> int:
-  """Starts a SuperLink; returns its port, on which it listens."""
-  port = free_port()
+def start_link(programs: Programs, nodes: int) -> int:
+  """Starts a SuperLink that takes as many nodes; returns its port.
+
+  Its certificates and the keys of its nodes are in the folder `keys`.
+  """
+  from . import certificates  # What it needs comes with Flower.
+
+  port, keys = free_port(), programs.folder / 'keys'
+  keys.mkdir()
+  certificates.write(keys, nodes, [])
+  authority = keys / certificates.AUTHORITY
   config = programs.folder / 'flwr' / 'config.toml'
   config.parent.mkdir()
   config.write_text(
     f'[superlink]\ndefault = "{_LINK}"\n\n[superlink.{_LINK}]\n'
-    f'address = "127.0.0.1:{port}"\ninsecure = true\n',
+    f'address = "{_HOST}:{port}"\n'
+    f'root-certificates = {json.dumps(str(authority))}\n',
     encoding='utf-8',
   )
   programs.start(
     'superlink',
     [
-      *('flower-superlink', '--insecure', '--host', '127.0.0.1'),
-      *('--port', str(port), '--disable-runtime-dependency-installation'),
+      *('flower-superlink', '--host', _HOST, '--port', str(port)),
+      *('--ssl-ca-certfile', str(authority)),
+      *('--ssl-certfile', str(keys / certificates.CERTIFICATE)),
+      *('--ssl-keyfile', str(keys / certificates.KEY)),
+      '--enable-supernode-auth',
+      '--disable-runtime-dependency-installation',
     ],
   )
+  _wait_for(programs, port)
+  names = [f'node_{number}' for number in range(nodes)]
+  for name in names:
+    key = str(keys / f'{name}.pub')
+    programs.start(
+      f'register_{name}',
+      ['flwr', 'supernode', 'register', key, _LINK, '--name', name],
+    )
+  for name in names:
+    programs.processes[f'register_{name}'].wait(_STARTS)
+  programs.check()
+  return port
+
+
+def _wait_for(programs: Programs, port: int) -> None:
+  """Waits until a SuperLink listens on a port."""
   end = time.monotonic() + _STARTS
   while time.monotonic() < end:
     programs.check()
     with contextlib.suppress(OSError):
-      socket.create_connection(('127.0.0.1', port), 1).close()
-      return port
+      socket.create_connection((_HOST, port), 1).close()
+      return
     time.sleep(0.1)
   raise ValueError(
     f'Expected a SuperLink of Flower to start within {_STARTS:g} s, but it did '
@@ -205,12 +242,17 @@ def start_node(programs: Programs, link: int, number: int, count: int) -> None:
     number: Which node it is.
     count: How many there are.
   """
+  from . import certificates
+
+  keys = programs.folder / 'keys'
   own = programs.folder / f'node_{number}'
   config = f'partition-id={number} num-partitions={count} folder="{own}"'
   programs.start(
     f'supernode_{number}',
     [
-      *('flower-supernode', '--insecure', '--superlink', f'127.0.0.1:{link}'),
+      *('flower-supernode', '--superlink', f'{_HOST}:{link}'),
+      *('--root-certificates', str(keys / certificates.AUTHORITY)),
+      *('--auth-supernode-private-key', str(keys / f'node_{number}')),
       *('--port', str(free_port()), '--node-config', config),
     ],
   )
@@ -248,7 +290,7 @@ def _environment(folder: pathlib.Path) -> Mapping[str, str]:
 def free_port() -> int:
   """A port of loopback that nobody listens on."""
   with socket.socket() as found:
-    found.bind(('127.0.0.1', 0))
+    found.bind((_HOST, 0))
     return found.getsockname()[1]
 
 
@@ -288,6 +330,11 @@ def _followed(log: pathlib.Path) -> Iterator[None]:
 
 
 def last_line(log: pathlib.Path) -> str:
-  """The last line of a log that is not empty."""
-  lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
-  return next((x.strip() for x in reversed(lines) if x.strip()), 'no word')
+  """The last line of a log that is not empty, of errors if it has some."""
+  lines = [
+    line.strip()
+    for line in log.read_text(encoding='utf-8', errors='replace').splitlines()
+    if line.strip()
+  ]
+  told = [x for x in lines if 'INFO' not in x and 'information' not in x]
+  return ['no word', *lines, *told][-1]

@@ -4,9 +4,11 @@ FLOWER_NODES=4 FLOWER_CASES=multi_task_fl,fedper,scaffold FLOWER_RESTART=1 runs
 more of it.
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import subprocess
 import tempfile
 import time
 import unittest
@@ -18,6 +20,7 @@ import numpy as np
 
 from experiments.building import backbones
 from experiments.flower import app_files
+from experiments.flower import certificates
 from experiments.flower import loopback
 from experiments.flower import packing
 from experiments.flower import parts
@@ -86,7 +89,7 @@ class LoopbackTest(absltest.TestCase):
     }
     app_files.write(app, run)
     with loopback.stopping(self.folder) as programs:
-      link = loopback.start_link(programs)
+      link = loopback.start_link(programs, NODES)
       loopback.submit(programs, app)
       loopback.wait(programs, log)
       for number in range(NODES):
@@ -95,9 +98,9 @@ class LoopbackTest(absltest.TestCase):
         last, kept = NODES - 1, f'node_{NODES - 1}/*/*/run_0/*.0'
         while not list(self.folder.glob(kept)):
           time.sleep(0.05)
-        programs.stop(f'supernode_{last}')
+        programs.kill(f'supernode_{last}')
         before = self._kept_of(last)
-        loopback.start_node(programs, link, last, NODES)
+        self._start_again(programs, link, last)
       found = loopback.outcome_of(programs, outcome, log)
     self.assertEqual(found, (0, ''))
     if RESTART:  # What its clients had is there, or newer.
@@ -107,6 +110,15 @@ class LoopbackTest(absltest.TestCase):
         self.assertGreaterEqual(after[client][0], number, client)
         if after[client][0] == number:
           self.assertEqual(after[client][1], content, client)
+
+  def _start_again(self, programs, link, number):
+    """Starts a node until the SuperLink, which takes it to be there, does."""
+    name = f'supernode_{number}'
+    while name not in programs.processes:
+      loopback.start_node(programs, link, number, NODES)
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        programs.processes[name].wait(20)
+        del programs.processes[name]
 
   def _kept_of(self, node):
     """The last round that each client of a node has kept, and its bytes."""
@@ -141,6 +153,20 @@ class LoopbackTest(absltest.TestCase):
       ):
         table[0, client] = value
     return rounds.with_kept(state, kept)
+
+  def test_a_node_whose_key_is_not_registered_is_not_taken(self):
+    with loopback.stopping(self.folder) as programs:
+      link = loopback.start_link(programs, 1)
+      others = self.folder / 'others'
+      others.mkdir()
+      certificates.write(others, 2, [])
+      (others / 'node_1').rename(self.folder / 'keys' / 'node_1')
+      loopback.start_node(programs, link, 0, 2)
+      loopback.start_node(programs, link, 1, 2)
+      self.assertEqual(programs.processes['supernode_1'].wait(120), 1)
+      with self.assertRaisesRegex(ValueError, 'supernode_1 .*not establish'):
+        programs.check()
+      self.assertIsNone(programs.processes['supernode_0'].poll())
 
   def test_numbers_and_bytes_are_those_of_the_simulator(self):
     self._run()
