@@ -19,6 +19,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from experiments.building import backbones
+from experiments.building import idle_fields
 from experiments.building import build
 from experiments.building import checks
 from experiments.configuration import cases
@@ -201,6 +202,24 @@ class SchemaTest(ConfigsTestCase):
       if key not in self.built:
         train.build_case(case, config, {}, source)
         self.built.add(key)
+
+  @parameterized.parameters(NAMES)
+  def test_what_a_network_alone_has_is_not_set_for_another(self, name):
+    known = config_lib.flatten(config_lib.default_config())
+    for variant in ('', *_variants(name)):
+      config = self.load(name, variant)
+      given = [
+        field
+        for field, value in config_lib.flatten(config).items()
+        if field.startswith('model.')
+        and value != known.get(field)
+        # Widths may wait for another variant.
+        and field not in ('model.hidden', 'model.embedding')
+      ]
+      configs = [
+        (case, cases.resolve(case, config, {})) for case in cases.names(config)
+      ]
+      idle_fields.check(given, configs)
 
   @parameterized.parameters(NAMES)
   def test_any_two_variants_combine(self, name):

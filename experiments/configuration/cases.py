@@ -78,6 +78,11 @@ _FURTHER: Mapping[str, Case] = {
     centralized=JOINT,
     settings={**_CENTRALIZED, 'model.parties': 'label'},
   ),
+  'cocoa_one_model': Case(
+    label='CoCoA, one model',
+    algorithm='cocoa',
+    settings={'algorithm.cocoa.one_model': True},
+  ),
   'distributed_separate': Case(
     label='Distributed separate',
     algorithm='isolated',

@@ -45,11 +45,13 @@ def describe(
     ValueError: If anything about the input is wrong.
   """
   config = cases_lib.with_own(config, only)
+  names, command_line = cases_lib.names(config, only), dict(command_line or {})
+  train.check_cases(names, config, command_line)
   source = backbones.load_source(config, compute=False)
   lines = []
   partition = ''
-  for name in cases_lib.names(config, only):
-    final, case = train.build_case(name, config, command_line or {}, source)
+  for name in names:
+    final, case = train.build_case(name, config, command_line, source)
     if case is None:
       continue
     described = data_notes.describe(case.test_data)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from ..building import checks
+from ..building import idle_fields
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -88,6 +89,7 @@ def plans_of(
         identity_of_case(name, final),
       )
     )
+  idle_fields.check(command_line, [(x.name, x.final) for x in plans])
   return plans
 
 

@@ -25,6 +25,7 @@ import ml_collections
 
 from ..building import build
 from ..building import checks
+from ..building import idle_fields
 from ..building import data_notes
 from ..building import datasets
 from ..building import networks
@@ -120,6 +121,7 @@ def _configs(config, only, command_line):
     configs[name] = final
   if not configs:
     raise ValueError('Expected algorithms to run, got none; set cases.')
+  idle_fields.check(command_line or {}, configs.items())
   return configs
 
 

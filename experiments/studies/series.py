@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from ..building import backbones
-from ..building import checks
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import workdirs
@@ -180,8 +179,7 @@ def _check(runs, only, search):
     config = cases_lib.with_own(one.config, only)
     if search:
       comparison_plans.plans_of(config, only, one.command_line)
-    for name in cases_lib.names(config, only):
-      checks.check(cases_lib.resolve(name, config, one.command_line))
+    train.check_cases(cases_lib.names(config, only), config, one.command_line)
     data = config_lib.flatten(config.data)
     if data not in seen:
       backbones.load_source(config, compute=False)

@@ -16,6 +16,7 @@ import ml_collections
 
 from ..building import build
 from ..building import checks
+from ..building import idle_fields
 from ..building import datasets
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
@@ -169,6 +170,10 @@ def _plans_of(config, sweep, names, command_line):
         flat = config_lib.flatten(case_config)  # Numbers of the fields' types.
         mapped_point.update({field: flat[field] for field in mapped_point})
       plans.append(_Plan(name, number, point, points, case_config))
+  swept = [field for x in plans for field in (*x.point, *x.points[0])]
+  idle_fields.check(
+    [*command_line, *swept], [(x.name, x.config) for x in plans]
+  )
   return plans
 
 

@@ -1,6 +1,6 @@
 """Train: the study that runs the cases of a table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import pathlib
 import sys
@@ -11,6 +11,7 @@ import ml_collections
 
 from ..building import build
 from ..building import checks
+from ..building import idle_fields
 from ..building import data_notes
 from ..building import datasets
 from ..building import federating
@@ -76,8 +77,7 @@ def train_and_evaluate(
 
   def check(workdir):
     reports.load_records(workdir)  # Raises if one is damaged.
-    for name in names:  # Before anything that takes time.
-      checks.check(cases_lib.resolve(name, config, command_line))
+    check_cases(names, config, command_line)  # Before what takes time.
 
   def prepare(source, workdir):
     built = {
@@ -215,6 +215,18 @@ def _run(
     clusters = history.client_values.get(clusters_lib.CLUSTER)
     related = relations.of_clusters(clusters)
   return record | relations.kept(related, workdir, name)
+
+
+def check_cases(
+  names: Iterable[str],
+  config: ml_collections.ConfigDict,
+  command_line: Mapping[str, Any],
+) -> None:
+  """Raises a ValueError for a setting of a case that is wrong, or idle."""
+  configs = {x: cases_lib.resolve(x, config, command_line) for x in names}
+  for case_config in configs.values():
+    checks.check(case_config)
+  idle_fields.check(command_line, configs.items())
 
 
 def build_case(

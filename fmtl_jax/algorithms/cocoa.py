@@ -8,8 +8,12 @@ round lasts as long as the slowest one needs. Of the settings of participation,
 partial work, late clients and the deadline do not count: with a clock, their
 price is time. Clients that drop out do so here, too.
 
-Deviations: The paper's CoCoA trains one model; this is its scheme of rounds for
-the objective of MOCHA, as in the comparison of that paper.
+With `one_model` all clients have the same one, as in the paper of CoCoA: Sigma
+is 1/m everywhere, and is not learned. W = w 1^T then has m ||w||^2 / 2 for
+tr(W Sigma^-1 W^T) / 2, on the one direction where Sigma is not zero.
+
+Deviations: Otherwise this is the scheme of rounds of CoCoA for the objective of
+MOCHA, as in the comparison of that paper.
 
 References:
   Jaggi, Smith, Takac, Terhorst, Krishnan, Hofmann, Jordan (2014),
@@ -45,6 +49,7 @@ def cocoa(
   every: int = 100,
   per_class: bool = False,
   gap: bool = False,
+  one_model: bool = False,
 ) -> algorithm_lib.Algorithm:
   """Builds CoCoA, on one dense layer of the type `client`.
 
@@ -58,13 +63,14 @@ def cocoa(
     every: See `mocha.mocha`.
     per_class: See `mocha.mocha`.
     gap: See `mocha.mocha`.
+    one_model: Whether all clients have one model; `every` does not count then.
 
   Raises:
     ValueError: See `mocha.mocha`.
   """
   local.refuse_privacy('cocoa')
   own = mocha.Own(lam, loss, share, every, per_class, gap)
-  SPEC.check(**own._asdict())
+  SPEC.check(**own._asdict(), one_model=one_model)
   uneven = settings.participation
   if uneven is not None:
     clock = uneven.clock
@@ -72,7 +78,7 @@ def cocoa(
       clock = dataclasses.replace(clock, deadline=0.0)
     uneven = dataclasses.replace(uneven, partial=0.0, late=0.0, clock=clock)
   settings = dataclasses.replace(settings, participation=uneven)
-  return mocha.build(federation, local, settings, SPEC.name, own)
+  return mocha.build(federation, local, settings, SPEC.name, own, one_model)
 
 
 SPEC = specs.Spec(
@@ -84,6 +90,13 @@ SPEC = specs.Spec(
   build=cocoa,
   label_rules=label_rules,
   network=mocha.SPEC.network,
-  settings=mocha.SETTINGS,
+  settings={
+    **mocha.SETTINGS,
+    'one_model': specs.Setting(
+      help='Whether all clients have one model; nothing is learned then.',
+      choices=(False, True),
+      examples=(False, True),
+    ),
+  },
   degenerate=(specs.Degenerate('relates no clients', {'every': 0}),),
 )

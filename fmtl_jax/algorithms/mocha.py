@@ -133,12 +133,13 @@ def _learned(models: Tree, per_class: bool) -> jax.Array:
   return relationships.of_models(rows.reshape(len(rows), -1))[None]
 
 
-def _server(linear, own) -> servers.Server:
+def _server(linear, own, one_model) -> servers.Server:
   """Adds up B, learns Sigma at times, and mixes."""
 
   def init(params, num_owners):
     kernel, _ = linear.split(params)
-    sigma = relationships.unrelated(num_owners, kernel.dtype)
+    first = relationships.one if one_model else relationships.unrelated
+    sigma = first(num_owners, kernel.dtype)
     count = linear.num_outputs if own.per_class else 1
     return Related(
       jax.tree.map(jnp.zeros_like, params),
@@ -148,7 +149,7 @@ def _server(linear, own) -> servers.Server:
   def step(unused_key, unused_params, state, aggregate, round_number):
     sums = jax.tree.map(jnp.add, state.sums, aggregate.update)
     sums, sigma = precision.like((sums, state.sigma), tuple(state))
-    if own.every:
+    if own.every and not one_model:
       sigma = jax.lax.cond(
         (round_number + 1) % own.every == 0,
         lambda: _learned(_mixed(sigma, sums), own.per_class),
@@ -218,6 +219,7 @@ def build(
   settings: round_settings.RoundSettings,
   name: str,
   own: Own,
+  one_model: bool = False,
 ) -> algorithm_lib.Algorithm:
   """Builds it under the name of an algorithm, with arguments as of `mocha`."""
   linear = linear_models.of(federation, name)
@@ -253,7 +255,7 @@ def build(
     settings,
     server={
       **settings.server,
-      layer_types.CLIENT: _server(linear, own),
+      layer_types.CLIENT: _server(linear, own, one_model),
     },
     placement=placement,
     participation=participation.with_steps(

@@ -25,6 +25,11 @@ def unrelated(num_owners: int, dtype: jnp.dtype) -> jax.Array:
   return jnp.eye(num_owners, dtype=dtype) / num_owners
 
 
+def one(num_owners: int, dtype: jnp.dtype) -> jax.Array:
+  """1 / m everywhere, with which all owners have one model, `[m, m]`."""
+  return jnp.full((num_owners, num_owners), 1 / num_owners, dtype)
+
+
 def of_models(models: jax.Array, floor: float = FLOOR) -> jax.Array:
   """The best relationship of models, `[m, m]`.
 
