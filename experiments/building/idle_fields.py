@@ -9,7 +9,6 @@ for another network, or a row of another run.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
 import inspect
-import itertools
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -93,15 +92,26 @@ def check(
     command_line: The fields that were given, by dotted name.
     configs: Of all cases, with their names, see `cases.resolve`.
   """
+  for field, needs in idle(command_line, configs).items():
+    raise ValueError(
+      f'Expected {needs} with {field}, which nothing else reads, but no case '
+      f'has that; set it, too, or leave {field} out.'
+    )
+
+
+def idle(
+  command_line: Iterable[str],
+  configs: Iterable[tuple[str, ml_collections.ConfigDict]],
+) -> dict[str, str]:
+  """Fields that none of the cases reads, and what each needs; see `check`."""
   rules = dict(_rules())
-  configs = [(config, _algorithm(name)) for name, config in configs]
-  for field in command_line:
-    rule = rules.get(field)
-    if rule and not any(itertools.starmap(rule.acts, configs)):
-      raise ValueError(
-        f'Expected {rule.needs} with {field}, which nothing else reads, but no '
-        f'case has that; set it, too, or leave {field} out.'
-      )
+  configs = list(configs)
+  return {
+    field: rules[field].needs
+    for field in command_line
+    if field in rules
+    and not any(rules[field].acts(c, _algorithm(name)) for name, c in configs)
+  }
 
 
 def _algorithm(case: str) -> str:

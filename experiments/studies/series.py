@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from ..building import backbones
+from ..building import idle_fields
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..folders import workdirs
@@ -139,6 +140,7 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   _check_begun(runs, workdir, resume)
+  runs = _acting(runs, only)
   _check(runs, only, search)
   gathered = None
   for number, one in enumerate(runs, start=1):
@@ -170,6 +172,29 @@ def _check_begun(runs, workdir, resume):
     raise ValueError(
       f'Expected a series in {workdir} with --resume=must, got none.'
     )
+
+
+def _acting(runs, only):
+  """The runs, each without the fields that act in others alone."""
+  idle = []
+  for one in runs:
+    config = cases_lib.with_own(one.config, only)
+    configs = [
+      (name, cases_lib.resolve(name, config, one.command_line))
+      for name in cases_lib.names(config, only)
+    ]
+    idle.append(set(idle_fields.idle(one.command_line, configs)))
+  everywhere = set.intersection(*idle)  # An error.
+  return [
+    one._replace(
+      command_line={
+        field: value
+        for field, value in one.command_line.items()
+        if field not in fields - everywhere
+      }
+    )
+    for one, fields in zip(runs, idle, strict=True)
+  ]
 
 
 def _check(runs, only, search):

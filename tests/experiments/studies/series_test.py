@@ -164,6 +164,17 @@ class SeriesTest(program_test.ToyTestCase):
     self.assertEqual({rate for _, rate in self.ran}, {0.1, 0.5})
     self.assertFalse((self.workdir / 'series.png').exists())
 
+  def test_a_field_may_act_in_one_of_the_runs(self):
+    given = {'compression.bits': 4.0}
+    with self.assertRaisesRegex(ValueError, 'of eden or qsgd with compression'):
+      series.run(
+        _parse('client.learning_rate=0.1,0.2', given=given), self.workdir
+      )
+    self.assertFalse(self.workdir.exists())
+    runs = _parse('compression.common=none,eden', given=given)
+    found = series.run(runs, self.workdir)
+    self.assertLen(found.runs, 2)
+
   def test_a_wrong_value_is_found_before_anything_is_written(self):
     for search in (False, True):
       with self.assertRaisesRegex(ValueError, 'client.momentum'):
