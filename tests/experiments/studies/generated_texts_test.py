@@ -2,18 +2,29 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
 from experiments.building import text_sources
+from experiments.configuration import config as config_lib
 from experiments.studies import generated_texts
 from experiments.studies import models_of_runs
 from experiments.studies import train
 from configs import language
 from fmtl_jax.data import texts
 from tests.data import small_texts
+from tests.experiments import commands
+
+
+def setUpModule():
+  commands.start()
+
+
+def tearDownModule():
+  commands.stop()
 
 
 class GeneratedTextsTest(parameterized.TestCase):
@@ -32,9 +43,11 @@ class GeneratedTextsTest(parameterized.TestCase):
     cls.run_folder = folder / 'run'
     train.train_and_evaluate(config, cls.run_folder)
 
-  def _text(self, case='fedavg', client='text/bob', **settings):
+  def _text(
+    self, case='fedavg', client='text/bob', seed=0, length=12, **settings
+  ):
     return generated_texts.generate(
-      self.run_folder, case, 0, client, length=12, **settings
+      self.run_folder, case, seed, client, length=length, **settings
     )
 
   def test_it_is_the_argmax_without_temperature(self):
@@ -64,11 +77,36 @@ class GeneratedTextsTest(parameterized.TestCase):
     ({'case': 'ditto'}, "No checkpoint of 'ditto'"),
     ({'prompt': ''}, "Expected --prompt to have a character to read, got ''"),
     ({'temperature': -1.0}, 'Expected --temperature >= 0 .* got -1.0'),
+    ({'temperature': np.nan}, 'Expected --temperature >= 0 .* got nan'),
     ({'draw': -1}, 'Expected --draw >= 0 .* got -1'),
+    ({'length': 0}, 'Expected --length >= 1 .* got 0'),
+    ({'seed': 7}, '[Ss]eed.* got 7'),
+    ({'client': '9'}, "Expected --client .* got '9'"),
+    ({'client': '-1'}, "Expected --client .* got '-1'"),
   )
   def test_what_is_not_there_is_refused(self, settings, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
       self._text(**settings)
+
+  def test_a_run_on_other_data_is_refused(self):
+    other = config_lib.copied(self.config)
+    other.data.name = 'digits'
+    found = mock.patch.object(
+      models_of_runs, 'read_config', return_value=(other, {})
+    )
+    with found, self.assertRaisesRegex(ValueError, "on texts .* set 'digits'"):
+      self._text()
+
+
+class CommandTest(commands.CommandTestCase):
+  MODULE = 'generate'
+
+  def test_what_cannot_write_is_one_sentence(self):
+    run = ('--case=fedavg', '--client=0')
+    self.check_mistake('Give --workdir', *run)
+    self.check_mistake('none', '--workdir=none', *run)
+    self.check_mistake('Give --client', '--workdir=none', '--case=fedavg')
+    self.check_mistake('length', '--workdir=none', '--length=many', *run)
 
 
 if __name__ == '__main__':
