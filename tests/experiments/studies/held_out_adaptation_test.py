@@ -210,7 +210,7 @@ class AdaptationTest(program_test.ToyTestCase):
     )
   )
   def test_held_out_clients_of_any_algorithm_have_a_model(self, name):
-    spec = algorithms.ALGORITHMS.get(name)
+    spec = algorithms.ALGORITHMS.get(cases.CASES[name].algorithm)
     network = dict(spec.network) if spec else {}
     network.pop('adapters.targets', None)  # Nothing is pre-trained here.
     config = toy.config(
