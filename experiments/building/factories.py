@@ -31,7 +31,7 @@ from fmtl_jax.server import server_optimizers
 Settings = Mapping[str, Any]
 Value = Callable[[str], Any]  # A field's value, by dotted name.
 _SHARES = ('dropout', 'late', 'partial', 'least_work')
-_OF_CLOCK = (
+OF_CLOCK = (
   'steps_per_second',
   'speed_spread',
   'bytes_per_second',
@@ -40,7 +40,7 @@ _OF_CLOCK = (
 )
 _MAPPED = (
   *(f'balancing.{name}' for name in balancing.SETTINGS),
-  *(f'participation.{name}' for name in _SHARES + _OF_CLOCK),
+  *(f'participation.{name}' for name in _SHARES + OF_CLOCK),
   'algorithm.finetune_epochs',
   'client.decay',
   'client.learning_rate',
@@ -259,7 +259,7 @@ def _participation(
       batch_size=config.client.batch_size,
       epochs=value('client.local_epochs'),
       at_deadline=given.at_deadline,
-      **{name: value(f'participation.{name}') for name in _OF_CLOCK},
+      **{name: value(f'participation.{name}') for name in OF_CLOCK},
     )
   return participation.Participation(
     **{name: value(f'participation.{name}') for name in _SHARES}, clock=clock

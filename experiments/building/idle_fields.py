@@ -7,6 +7,7 @@ for another network, or a row of another run.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import dataclasses
 import functools
 import inspect
 from typing import Any, NamedTuple
@@ -17,8 +18,10 @@ from ..configuration import cases
 from ..configuration import catalogue
 from ..configuration import config as config_lib
 from ..configuration import schema
+from . import factories
 from fmtl_jax import balancing
 from fmtl_jax import compression
+from fmtl_jax import secure_aggregation
 from fmtl_jax.models import language
 from fmtl_jax.server import robust_aggregators
 
@@ -36,13 +39,10 @@ OF_NETWORKS: Mapping[str, tuple[str, ...]] = {
   language.GRU: _RECURRENT,
   language.TRANSFORMER: ('hidden', 'heads'),
 }
-_OF_SUMS = (
-  *('clip', 'report_clip', 'max_weight', 'bits', 'largest', 'threshold'),
+_OF_SUMS = tuple(
+  field.name for field in dataclasses.fields(secure_aggregation.SecureSums)
 )
-_OF_CLOCK = (
-  *('steps_per_second', 'speed_spread', 'bytes_per_second'),
-  *('bandwidth_spread', 'deadline', 'at_deadline'),
-)
+_OF_CLOCK = (*factories.OF_CLOCK, 'at_deadline')
 
 
 class _Rule(NamedTuple):
@@ -104,13 +104,15 @@ def idle(
   configs: Iterable[tuple[str, ml_collections.ConfigDict]],
 ) -> dict[str, str]:
   """Fields that none of the cases reads, and what each needs; see `check`."""
-  rules = dict(_rules())
+  of_fields = dict(rules())
   configs = list(configs)
   return {
-    field: rules[field].needs
+    field: of_fields[field].needs
     for field in command_line
-    if field in rules
-    and not any(rules[field].acts(c, _algorithm(name)) for name, c in configs)
+    if field in of_fields
+    and not any(
+      of_fields[field].acts(c, _algorithm(name)) for name, c in configs
+    )
   }
 
 
@@ -119,7 +121,7 @@ def _algorithm(case: str) -> str:
   return '' if case == cases.MAJORITY else cases.get(case).algorithm
 
 
-def _rules() -> Iterator[tuple[str, _Rule]]:
+def rules() -> Iterator[tuple[str, _Rule]]:
   """All fields that act in some cases alone."""
   yield from _of_networks()
   yield from _of_algorithms()
@@ -172,6 +174,8 @@ def _of_methods(
     for setting in inspect.signature(method).parameters:
       having.setdefault(setting, []).append(name)
   for setting, names in having.items():
+    if setting not in config_lib.default_config()[section]:
+      continue  # It has no field.
     acts = functools.partial(_names_one, section, names)
     rule = _Rule(acts, f'a {section} of {" or ".join(names)}')
     yield f'{section}.{setting}', rule

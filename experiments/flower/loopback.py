@@ -336,5 +336,5 @@ def last_line(log: pathlib.Path) -> str:
     for line in log.read_text(encoding='utf-8', errors='replace').splitlines()
     if line.strip()
   ]
-  told = [x for x in lines if 'INFO' not in x and 'information' not in x]
+  told = [x for x in lines if 'INFO' not in x and 'For more info' not in x]
   return ['no word', *lines, *told][-1]

@@ -34,6 +34,7 @@ from fmtl_jax.clients import dual_losses
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.rounds import algorithm as algorithm_lib
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import relationships
 
 label_rules = mocha.label_rules
 
@@ -78,7 +79,10 @@ def cocoa(
       clock = dataclasses.replace(clock, deadline=0.0)
     uneven = dataclasses.replace(uneven, partial=0.0, late=0.0, clock=clock)
   settings = dataclasses.replace(settings, participation=uneven)
-  return mocha.build(federation, local, settings, SPEC.name, own, one_model)
+  first = relationships.unrelated
+  if one_model:
+    own, first = own._replace(every=0), relationships.one
+  return mocha.build(federation, local, settings, SPEC.name, own, first)
 
 
 SPEC = specs.Spec(

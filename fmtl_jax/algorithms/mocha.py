@@ -40,6 +40,7 @@ References:
   https://arxiv.org/abs/1705.10467, Algorithm 1 (unchecked against its text).
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -133,12 +134,11 @@ def _learned(models: Tree, per_class: bool) -> jax.Array:
   return relationships.of_models(rows.reshape(len(rows), -1))[None]
 
 
-def _server(linear, own, one_model) -> servers.Server:
+def _server(linear, own, first) -> servers.Server:
   """Adds up B, learns Sigma at times, and mixes."""
 
   def init(params, num_owners):
     kernel, _ = linear.split(params)
-    first = relationships.one if one_model else relationships.unrelated
     sigma = first(num_owners, kernel.dtype)
     count = linear.num_outputs if own.per_class else 1
     return Related(
@@ -149,7 +149,7 @@ def _server(linear, own, one_model) -> servers.Server:
   def step(unused_key, unused_params, state, aggregate, round_number):
     sums = jax.tree.map(jnp.add, state.sums, aggregate.update)
     sums, sigma = precision.like((sums, state.sigma), tuple(state))
-    if own.every and not one_model:
+    if own.every:
       sigma = jax.lax.cond(
         (round_number + 1) % own.every == 0,
         lambda: _learned(_mixed(sigma, sums), own.per_class),
@@ -219,9 +219,18 @@ def build(
   settings: round_settings.RoundSettings,
   name: str,
   own: Own,
-  one_model: bool = False,
+  first: Callable[..., jax.Array] = relationships.unrelated,
 ) -> algorithm_lib.Algorithm:
-  """Builds it under the name of an algorithm, with arguments as of `mocha`."""
+  """Builds it under the name of an algorithm, with arguments as of `mocha`.
+
+  Args:
+    federation: See `mocha`.
+    local: See `mocha`.
+    settings: See `mocha`.
+    name: Of the algorithm, for errors.
+    own: Its settings.
+    first: The relationship, until another one is learned.
+  """
   linear = linear_models.of(federation, name)
   _check_settings(settings, name)
 
@@ -255,7 +264,7 @@ def build(
     settings,
     server={
       **settings.server,
-      layer_types.CLIENT: _server(linear, own, one_model),
+      layer_types.CLIENT: _server(linear, own, first),
     },
     placement=placement,
     participation=participation.with_steps(

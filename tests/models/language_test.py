@@ -138,6 +138,31 @@ class RecurrentTest(parameterized.TestCase):
 
     np.testing.assert_allclose(*testing.jit(both)(), rtol=1e-4, atol=1e-5)
 
+  def test_the_gradient_of_cells_is_that_of_a_loop(self):
+    arguments = [
+      jnp.asarray(value)
+      for value in _values(
+        (LENGTH, BATCH, 4 * FEATURES), (FEATURES, 4 * FEATURES)
+      )
+    ]
+    (weights,) = _values((LENGTH, BATCH, FEATURES))
+
+    def loop(inputs, kernel):
+      hidden = cell = jnp.zeros((BATCH, FEATURES))
+      total = jnp.float32(0)
+      for x, weight in zip(inputs, weights, strict=True):
+        i, f, g, o = jnp.split(x + hidden @ kernel, 4, axis=-1)
+        cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+        hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+        total += (weight * hidden).sum()
+      return total
+
+    def at_once(*arguments):
+      return (weights * recurrent.recur(*arguments)).sum()
+
+    both = lambda f: testing.jit(jax.value_and_grad(f, (0, 1)))(*arguments)
+    testing.assert_trees_close(both(at_once), both(loop))
+
   def test_the_gradient_of_gates_is_that_of_a_loop(self):
     arguments = [
       jnp.asarray(value)

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from experiments.building import checks
 from experiments.building import idle_fields
 from experiments.building import networks
 from experiments.configuration import cases
@@ -87,9 +88,16 @@ class NetworksTest(parameterized.TestCase):
     changed = _made(name, field) != _made(name)
     self.assertEqual(changed, field in idle_fields.OF_NETWORKS[name])
 
-  def test_no_field_is_left_out(self):
-    for names in idle_fields.OF_NETWORKS.values():
-      self.assertContainsSubset(names, _OTHERS)
+  def test_no_network_and_no_field_is_left_out(self):
+    self.assertCountEqual(idle_fields.OF_NETWORKS, checks.MODELS)
+    for_all = {'name', 'own', 'adapters', 'pretrained'}
+    for_all |= {x for x in _config().model if x.startswith('backbone')}
+    self.assertEqual({*_config().model} - for_all, {*_OTHERS})
+
+  def test_what_is_told_apart_are_fields(self):
+    known = config_lib.flatten(config_lib.default_config())
+    for field, _ in idle_fields.rules():
+      self.assertIn(field, known)
 
 
 class CheckTest(parameterized.TestCase):
@@ -140,6 +148,7 @@ class CommandTest(commands.CommandTestCase):
       ('series', (*commands.SMALL, '--over=client.learning_rate=0.1,0.2')),
       ('compare', commands.SMALL_COMPARISON),
       ('unseen', commands.SMALL_UNSEEN),
+      ('sweep', (*commands.SMALL, f'--sweep={commands.GRID}')),
     ):
       with self.subTest(module=module):
         self.check_mistake(

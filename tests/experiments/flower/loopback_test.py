@@ -59,6 +59,22 @@ def _simulated(name, source):
   return config, case, program.host_state(state), metrics
 
 
+class LogTest(absltest.TestCase):
+  def test_its_last_line_is_that_of_an_error_if_there_is_one(self):
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'a'
+    for text, line in (
+      ('', 'no word'),
+      ('INFO: begin\n\n INFO: end \n', 'INFO: end'),
+      ('INFO: begin\nIt failed.\nINFO: end\n', 'It failed.'),
+      (
+        'It failed.\nFor more information, visit: <x>\nINFO: end',
+        'It failed.',
+      ),
+    ):
+      path.write_text(text, encoding='utf-8')
+      self.assertEqual(loopback.last_line(path), line)
+
+
 @unittest.skipUnless(
   importlib.util.find_spec('flwr'),
   'Flower, which pins versions of other packages and is no part of the extra '
