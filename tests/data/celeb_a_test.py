@@ -82,7 +82,9 @@ def _write_files(folder):
   )
   with zipfile.ZipFile(images, 'w') as archive:
     for name in NAMES:
-      archive.writestr(f'img_align_celeba/{name}', _image(name))
+      # Of one date, so that files written again are the same.
+      info = zipfile.ZipInfo(f'img_align_celeba/{name}')
+      archive.writestr(info, _image(name))
   people = list(PEOPLE.values())
   _write_table(split, None, [[person[0]] for person in people])
   _write_table(attributes, ATTRIBUTES, _attributes())
