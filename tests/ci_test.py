@@ -48,6 +48,7 @@ case "$*" in
   *)
     call="$name${*:+ $*}"
     echo "$call" >> calls
+    echo "$PYTHONDONTWRITEBYTECODE:$PYTHONPYCACHEPREFIX" >> bytecode
     [[ $call != $FAILS* ]] ;;
 esac
 """
@@ -84,6 +85,7 @@ class RunTest(parameterized.TestCase):
         'PYTHON': 'python',
         'FAILS': fails,
         'BROKEN': broken,
+        'PYTHONDONTWRITEBYTECODE': '1',
       },
       capture_output=True,
       text=True,
@@ -122,6 +124,14 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(named[-1], call)
     self.assertEqual(self.in_front(named), [*self.in_front(checks), call])
     self.assertLen(named, len(checks) + 1)
+
+  def test_what_is_imported_is_compiled_once_and_not_beside_the_sources(self):
+    self.assertEqual(self.run_legs()[0], 0)
+    found = (self.folder / 'bytecode').read_text().splitlines()
+    folders = [f'.venv-ci{name}' for name in ('', '-oldest', '-newest')]
+    self.assertCountEqual(
+      set(found), [f':{self.folder}/{name}/pycache' for name in folders]
+    )
 
   @parameterized.parameters(
     ('lint', CHECKS[:2]),
