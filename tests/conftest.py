@@ -21,7 +21,9 @@ if os.environ.get('JAX_PLATFORMS', 'cpu') == 'cpu':
   _flags = (
     '--xla_backend_optimization_level=0 '
     '--xla_llvm_disable_expensive_passes=true '
-    '--xla_cpu_parallel_codegen_split_count=1'
+    '--xla_cpu_parallel_codegen_split_count=1 '
+    '--xla_disable_hlo_passes=while-loop-simplifier,'
+    'while-loop-invariant-code-motion,while-loop-constant-sinking'
   )
   if jax.__version_info__ < (0, 11):  # An unknown flag ends the process.
     _flags += ' --xla_cpu_use_fusion_emitters=false'

@@ -121,11 +121,11 @@ def stop():
 def environment():
   """Finds the project from anywhere, and compiles fast."""
   options = execution_lib.quick_options().items()
-  quick = ' '.join(f'--{name}={value}'.lower() for name, value in options)
+  quick = [f'--{name}={value}'.lower() for name, value in options]
   return os.environ | {
     'PYTHONPATH': str(ROOT),
     'XDG_CACHE_HOME': CACHE.name,
-    'XLA_FLAGS': quick,
+    'XLA_FLAGS': ' '.join([os.environ.get('XLA_FLAGS', ''), *quick]),
   }
 
 

@@ -43,7 +43,7 @@ def federation(name, data=None, own=None, moved=False):
   Returns:
     Federation, data, and the algorithm.
   """
-  data = testing.toy_data(4, 2, sizes=(6, 3)) if data is None else data
+  data = cases.toy_data(4, 2, sizes=(6, 3)) if data is None else data
   spec = algorithms.ALGORITHMS[name]
   features = np.shape(data.examples.features)[1:]
   model = models.mlp(features, (4,), tasks_lib.num_outputs(data.tasks))
@@ -175,7 +175,7 @@ class SharingTest(parameterized.TestCase):
 
   def test_without_adapters_they_are_the_method_itself(self):
     model = models.mlp((3,), (4,), 4)
-    data = testing.toy_data(4, 2)
+    data = cases.toy_data(4, 2)
     made = federation_lib.Federation.create(
       model,
       fedsa_lora.label_rules(['dense_0', 'output']),

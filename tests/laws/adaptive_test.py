@@ -77,7 +77,7 @@ class FedOpt(naive.Federation):
 
 def _one_round(build, local, **own):
   """What a round changes, of a federation that starts anywhere."""
-  federation, data = testing.toy_federation(('common', 'task'))
+  federation, data = cases.toy_federation(('common', 'task'))
   algorithm = build(federation, local, **own)
   start, new, *_ = cases.run(algorithm, data)
   return jax.tree.map(np.subtract, new.params, start.params)
@@ -91,7 +91,7 @@ def _scaled_rounds(build, tau):
     build: The algorithm.
     tau: Of the first, for an algorithm that has it; it is scaled, too.
   """
-  federation, data = testing.toy_federation(('common', 'task'))
+  federation, data = cases.toy_federation(('common', 'task'))
 
   @testing.jit
   def change(factor):
@@ -112,7 +112,7 @@ class AdaptiveTest(parameterized.TestCase):
     defaults = {'server_learning_rate': 0.1, 'beta1': 0.0}
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2),
       clients_per_task=(2, 1, 2),
       rounds=4,
@@ -129,7 +129,7 @@ class AdaptiveTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       cases.partly_labelled(),
-      local=cases.Local(rate=0.1, batch_size=3),
+      local=cases.Local(rate=0.1, batch_size=0),
       clients_per_task=1,
       servers={'task': cases.Server(optax.sgd, 0.5, naive.Sgd(0.5))},
       rounds=5,
@@ -155,7 +155,7 @@ class AdaptiveTest(parameterized.TestCase):
 
   def test_with_a_large_tau_it_is_fedavg(self):
     """sqrt(v) + tau is 2 tau then, or tau where v forgets its first value."""
-    local = local_optimizers.LocalSgd(batch_size=2)
+    local = local_optimizers.LocalSgd(batch_size=0)
     plain = _one_round(multi_task_fl.multi_task_fl, local)
     for kind, own in (
       ('adagrad', {'server_learning_rate': 2e3}),
@@ -171,12 +171,12 @@ class AdaptiveTest(parameterized.TestCase):
     ({'beta2': -0.5}, r'Expected `beta2` in \[0, 1\)'),
   )
   def test_a_number_out_of_range_is_refused(self, own, sentence):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(ValueError, sentence):
       adaptive.fedadam(federation, **own)
 
   def test_another_server_optimizer_is_refused(self):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     server = {'common': server_optimizers.ServerOptimizer(optax.yogi)}
     with self.assertRaisesRegex(ValueError, 'with fedyogi, which is a server'):
       adaptive.fedyogi(

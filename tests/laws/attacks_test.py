@@ -49,14 +49,14 @@ class MarkTest(parameterized.TestCase):
     (30, 1.0, 10),
   )  # fmt: skip
   def test_a_share_of_every_task_rounded_down(self, clients, share, number):
-    data = attacks.mark(testing.toy_data(clients, 3), share)
+    data = attacks.mark(cases.toy_data(clients, 3), share)
     tasks = data.partition.client_tasks[:, 0]
     found = [_attackers(data)[tasks == t].sum() for t in range(3)]
     self.assertEqual(min(found), number)
     self.assertLessEqual(max(found), share * 10 + 1e-9)
 
   def test_clients_of_several_tasks_never_exceed_it(self):
-    data = attacks.mark(testing.toy_data(30, 3, 2), 0.2)
+    data = attacks.mark(cases.toy_data(30, 3, 2), 0.2)
     tasks = np.asarray(data.partition.client_tasks)
     held = (tasks[:, :, None] == np.arange(3)).any(1)
     attackers = _attackers(data)
@@ -68,7 +68,7 @@ class MarkTest(parameterized.TestCase):
   @parameterized.parameters(1, 2)
   def test_a_share_of_all_clients_whatever_their_tasks(self, num_slots):
     """Also where no task has a client to spare; padding never attacks."""
-    data = testing.toy_data(11, 11, num_slots)
+    data = cases.toy_data(11, 11, num_slots)
     tasks = np.full((22, num_slots), 11, np.int32)
     tasks[::2] = data.partition.client_tasks
     ids = np.repeat(np.arange(11), 2).astype(np.uint32)
@@ -81,7 +81,7 @@ class MarkTest(parameterized.TestCase):
         attacks.mark(data, 0.2)
 
   def test_it_depends_on_ids_and_the_seed_alone(self):
-    data = testing.toy_data(30, 3)
+    data = cases.toy_data(30, 3)
     expected = _attackers(attacks.mark(data, 0.2, seed=5))
     order = np.random.default_rng(0).permutation(30)
     partition = data.partition
@@ -108,7 +108,7 @@ class MarkTest(parameterized.TestCase):
   )
   def test_a_bad_share_is_told(self, share, sentence):
     with self.assertRaisesRegex(ValueError, sentence):
-      attacks.mark(testing.toy_data(4, 3), share)
+      attacks.mark(cases.toy_data(4, 3), share)
 
   def test_a_bad_name_is_told(self):
     self.assertIsNone(attacks.get('none'))
@@ -119,7 +119,7 @@ class MarkTest(parameterized.TestCase):
       attacks.get('flip')
 
   def test_data_that_do_not_say_who_attacks_are_told(self):
-    algorithm, data = _build(testing.toy_data(6, 3), 'nan')
+    algorithm, data = _build(cases.toy_data(6, 3), 'nan')
     state = cases.start(algorithm, data)
     with self.assertRaisesRegex(ValueError, 'marked attackers'):
       jax.eval_shape(algorithm.round, state, data)
@@ -127,7 +127,7 @@ class MarkTest(parameterized.TestCase):
 
 def _build(data, attack, types=MIX, build=None, local=None, **settings):
   federation, _ = testing.toy_federation(types, data)
-  local = local or cases.Local(batch_size=2).package()
+  local = local or cases.Local(batch_size=0).package()
   settings = {'attack': attacks.get(attack)} | settings
   make = build or multi_task_fl.multi_task_fl
   return make(federation, local, round_settings.RoundSettings(**settings)), data
@@ -136,7 +136,7 @@ def _build(data, attack, types=MIX, build=None, local=None, **settings):
 @functools.cache
 def _round_of(attack):
   """State before a round of `_marked()`, and the jitted round."""
-  local = cases.Local(batch_size=2, momentum=0.5, keep_momentum=True)
+  local = cases.Local(batch_size=0, momentum=0.5, keep_momentum=True)
   algorithm, data = _build(_marked(), attack, local=local.package())
   return cases.start(algorithm, data), testing.jit(algorithm.round)
 
@@ -144,7 +144,7 @@ def _round_of(attack):
 @functools.cache
 def _marked(num_slots=1):
   missing = 0.4 if num_slots > 1 else 0.0
-  data = testing.toy_data(9, 3, num_slots, kinds=KINDS, missing=missing)
+  data = cases.toy_data(9, 3, num_slots, kinds=KINDS, missing=missing)
   return attacks.mark(data, 0.4, seed=1)
 
 
@@ -262,7 +262,7 @@ class AlgorithmsTest(parameterized.TestCase):
     """Whether a round leaves finite parameters, and if anything is sent."""
     federation, data, algorithm = cases.named(
       name,
-      attacks.mark(testing.toy_data(10, 2), 0.4),
+      attacks.mark(cases.toy_data(10, 2), 0.4),
       cases.Local(rate=0.1),
       attack=attacks.get('nan'),
       reducer=dict.fromkeys(('common', 'task', 'cluster'), reducer),
@@ -290,7 +290,7 @@ class AlgorithmsTest(parameterized.TestCase):
 
 def _robust(federation, settings):
   """Rounds with noise and distances."""
-  local = local_optimizers.LocalSgd(batch_size=2)
+  local = local_optimizers.LocalSgd(batch_size=0)
   return multi_task_fl.multi_task_fl(federation, local, settings)
 
 
@@ -381,7 +381,7 @@ class FormsTest(parameterized.TestCase):
 class EvaluationTest(parameterized.TestCase):
   @parameterized.parameters((('common', 'task'),), (('common', 'personal'),))
   def test_attackers_do_not_count(self, types):
-    data = attacks.mark(testing.toy_data(9, 3, kinds=('binary',)), 0.4)
+    data = attacks.mark(cases.toy_data(9, 3, kinds=('binary',)), 0.4)
     federation, _ = testing.toy_federation(types, data)
     algorithm = multi_task_fl.multi_task_fl(federation)
     state = cases.start(algorithm, data)

@@ -42,7 +42,7 @@ def rounds_of(data, private, rate=0.1):
     clients_per_task=2,
     placement=round_settings.Placement(execution='vmap'),
   )
-  local = cases.Local(rate=rate, batch_size=2).package()
+  local = cases.Local(rate=rate, batch_size=0).package()
   return multi_task_fl.multi_task_fl(federation, local, settings), federation
 
 
@@ -98,7 +98,7 @@ class NoiseTest(parameterized.TestCase):
       self.assertEqual(leaf.shape, (runs, BANDS - 1, *x.shape[2:]))
 
   def test_of_one_band_rounds_are_those_of_independent_noise(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     settings = {'noise_multiplier': 1.0, 'clipping_norm': 0.1}
     programs = []
     for private in (banded(1, **settings), privacy.ClientPrivacy(**settings)):
@@ -144,7 +144,7 @@ class TurnsTest(absltest.TestCase):
   def test_two_rounds_of_a_client_are_never_closer_than_the_bands(self):
     """Nor rarer than its rate, which is b times that of all rounds."""
     sizes, counts, rounds = (11, 10), (2, 3), 1200
-    data = testing.toy_data(sum(sizes), TASKS)
+    data = cases.toy_data(sum(sizes), TASKS)
     data_sizes = np.bincount(np.asarray(data.partition.client_tasks)[:, 0])
     self.assertEqual(tuple(data_sizes), sizes)
     caps = ledgers.caps(
@@ -253,11 +253,11 @@ class RefusalsTest(parameterized.TestCase):
     banded(1, **settings)
 
   def test_groups_that_cannot_take_turns(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     with self.assertRaisesRegex(ValueError, 'got 4 times 2; set fewer'):
       rounds_of(data, banded(4))
     with self.assertRaisesRegex(ValueError, 'clients of one task each'):
-      rounds_of(testing.toy_data(CLIENTS, TASKS, 2), banded(2))
+      rounds_of(cases.toy_data(CLIENTS, TASKS, 2), banded(2))
 
   def test_numbers(self):
     with self.assertRaisesRegex(ValueError, '`bands` >= 1, got 0'):

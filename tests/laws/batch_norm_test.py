@@ -164,7 +164,7 @@ class BatchNormFederation(naive.Federation):
 @functools.cache
 def _data(num_slots=1):
   missing = 0.4 if num_slots > 1 else 0.0
-  data = testing.toy_data(5, 3, num_slots, missing=missing)
+  data = cases.toy_data(5, 3, num_slots, missing=missing)
   features = data.examples.features.astype(np.float64)
   examples = dataclasses.replace(data.examples, features=features)
   return dataclasses.replace(data, examples=examples)
@@ -471,7 +471,7 @@ class StatisticsTest(parameterized.TestCase):
   @parameterized.parameters('scan', 'chunk:2')
   def test_padding_of_batches_is_in_no_statistics(self, execution):
     """A data set with room for more examples of each client is the same one."""
-    data = testing.toy_data(5, 3)
+    data = cases.toy_data(5, 3)
     rows = data.partition.train
     more = dataclasses.replace(rows, max_size=rows.max_size + 4)
     padded = dataclasses.replace(

@@ -84,7 +84,7 @@ class ReferenceTest(parameterized.TestCase):
     self.assertFalse(np.array_equal(*received['kernel'][:2]))
 
   def test_without_a_codec_settings_stay(self):
-    federation, _ = testing.toy_federation(width=64)
+    federation, _ = cases.toy_federation(width=64)
     settings = round_settings.RoundSettings()
     found = broadcasting.applied(federation, None, settings)
     self.assertIs(found, settings)  # Rounds have every bit of those before.
@@ -123,7 +123,7 @@ class BytesTest(parameterized.TestCase):
 
   def test_they_stand_with_their_layer_type(self):
     federation, _ = testing.toy_federation(
-      ('common', 'task', 'personal'), testing.toy_data(9), width=64
+      ('common', 'task', 'personal'), cases.toy_data(9), width=64
     )
     local = cases.Local().package()
     found = []
@@ -151,7 +151,7 @@ class RefusalsTest(parameterized.TestCase):
   @parameterized.parameters(*algorithms.ALGORITHMS)
   def test_algorithms_that_would_be_wrong(self, name):
     codecs = dict.fromkeys(('common', 'task'), sign.sign())
-    build = lambda: cases.named(name, testing.toy_data(), broadcast=codecs)
+    build = lambda: cases.named(name, cases.toy_data(), broadcast=codecs)
     if name in MIRRORED + REGROUPED:
       with self.assertRaisesRegex(ValueError, '`broadcast` with an algorithm'):
         build()
@@ -172,7 +172,7 @@ class RefusalsTest(parameterized.TestCase):
       round_settings.RoundSettings(broadcast={'common': codec})
 
   def test_layers_that_stay(self):
-    federation, _ = testing.toy_federation(('common', 'personal'))
+    federation, _ = cases.toy_federation(('common', 'personal'))
     settings = round_settings.RoundSettings(broadcast={'personal': sign.sign()})
     with self.assertRaisesRegex(ValueError, "got 'personal', which stays"):
       multi_task_fl.multi_task_fl(federation, cases.Local().package(), settings)

@@ -90,6 +90,40 @@ class Local:
     )
 
 
+def toy_data(
+  num_clients: int = 7,
+  num_tasks: int = 3,
+  num_slots: int = 1,
+  *,
+  kinds: Sequence[str] = (tasks_lib.BINARY,),
+  **settings: Any,
+) -> dataset_lib.FederatedDataset:
+  """As `testing.toy_data`, by default with tasks of one kind.
+
+  A law of what does not depend on kinds of tasks has them of one kind, and a
+  law of what does not depend on orders of examples has one batch: a round is
+  compiled in half the time. Rounds with mixed kinds and batches are held by
+  `rounds_test`, `executions_test`, `padding_test` and `property_test`.
+
+  Args:
+    num_clients: M.
+    num_tasks: T.
+    num_slots: S.
+    kinds: The tasks' kinds, repeated.
+    **settings: Further arguments of `testing.toy_data`.
+  """
+  return testing.toy_data(
+    num_clients, num_tasks, num_slots, kinds=kinds, **settings
+  )
+
+
+def toy_federation(
+  types: Sequence[str | tuple[str, str]] = ('common', 'task'), **settings: Any
+) -> tuple[federation_lib.Federation, dataset_lib.FederatedDataset]:
+  """As `testing.toy_federation`, on `toy_data`."""
+  return testing.toy_federation(types, toy_data(), **settings)
+
+
 def rows(tree: Tree, index: Any) -> Tree:
   """Takes the rows of some owners."""
   return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)

@@ -27,7 +27,7 @@ SIZES = (9, 5, 12)
 
 def _round(name):
   """Metrics of a round under a clock, by client."""
-  data = testing.toy_data(6, 3, sizes=(8, 20, 12))
+  data = cases.toy_data(6, 3, sizes=(8, 20, 12))
   federation, _ = testing.toy_federation(('client',), data)
   clock = participation_lib.Clock(
     steps_per_second=40.0,

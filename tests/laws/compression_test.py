@@ -126,13 +126,13 @@ class CodecsTest(parameterized.TestCase):
 
 
 def _federation(num_slots=2, width=64):
-  data = testing.toy_data(CLIENTS, 3, num_slots)
+  data = cases.toy_data(CLIENTS, 3, num_slots)
   return testing.toy_federation(MIX, data, width=width)
 
 
 def _algorithm(codecs, build=multi_task_fl.multi_task_fl, num_slots=2, **given):
   federation, data = _federation(num_slots)
-  local = cases.Local(batch_size=2).package()
+  local = cases.Local(batch_size=0).package()
   settings = round_settings.RoundSettings(compression=codecs, **given)
   return build(federation, local, settings), data
 
@@ -158,7 +158,7 @@ class RoundsTest(parameterized.TestCase):
   def test_clients_on_the_host_agree(self):
     federation, data = _federation()
     source = client_sources.DatasetClients(data)
-    local = cases.Local(batch_size=2).package()
+    local = cases.Local(batch_size=0).package()
     rounds = streaming.StreamedRounds(
       testing.toy_federation(MIX, source.tables, width=64)[0],
       source,
@@ -384,7 +384,7 @@ class RefusalsTest(parameterized.TestCase):
     round_settings.RoundSettings(compression=codecs, **settings)
 
   def test_algorithms_that_would_be_wrong(self):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     settings = [
       round_settings.RoundSettings(compression={'common': codec})
       for codec in (sign.sign(), eden.eden())
@@ -401,7 +401,7 @@ class RefusalsTest(parameterized.TestCase):
   @parameterized.parameters(*algorithms.ALGORITHMS)
   def test_what_clients_and_server_both_add_up_arrives_as_it_is(self, name):
     codecs = dict.fromkeys(('common', 'task', 'client'), eden.eden())
-    build = lambda: cases.named(name, testing.toy_data(), compression=codecs)
+    build = lambda: cases.named(name, cases.toy_data(), compression=codecs)
     if name == 'heterofl':
       with self.assertRaisesRegex(ValueError, 'averaged entry by entry'):
         build()

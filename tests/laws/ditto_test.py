@@ -56,7 +56,7 @@ class DittoTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2),
       clients_per_task=(2, 1, 2),
       rounds=3,
@@ -68,8 +68,8 @@ class DittoTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=3),
+      cases.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=0),
       clients_per_task=1,
       rounds=4,
       build=ditto.ditto,
@@ -80,7 +80,7 @@ class DittoTest(parameterized.TestCase):
   def test_the_shared_part_is_that_of_the_label_rule(self):
     """Whatever the personal models do; exactly."""
     federation, data = testing.toy_federation(
-      ('common', 'task', 'personal'), testing.toy_data(5, 3, 2)
+      ('common', 'task', 'personal'), cases.toy_data(5, 3, 2)
     )
     found, _ = cases.train(
       ditto.ditto, federation, data, LOCAL, clients_per_task=1, own={'lam': 3.0}
@@ -93,7 +93,7 @@ class DittoTest(parameterized.TestCase):
   def test_without_a_pull_personal_models_are_isolated_training(self):
     """On full batches: shuffled orders are those of another key."""
     local = dataclasses.replace(LOCAL, batch_size=0)
-    federation, data = testing.toy_federation(('common', 'common'))
+    federation, data = cases.toy_federation(('common', 'common'))
     _, found = cases.train(
       ditto.ditto, federation, data, local, own={'lam': 0.0}
     )
@@ -104,7 +104,7 @@ class DittoTest(parameterized.TestCase):
 
   def test_a_strong_pull_gives_the_model_that_was_sent(self):
     """A step with eta lambda = 1 ends one gradient away from it."""
-    federation, data = testing.toy_federation(('common', 'personal'))
+    federation, data = cases.toy_federation(('common', 'personal'))
     distances = []
     for rate in (1e-2, 1e-3):
       local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
@@ -123,7 +123,7 @@ class DittoTest(parameterized.TestCase):
   def test_the_personal_models_have_an_order_of_their_own(self):
     """Otherwise they would equal the local ones of the first round."""
     federation, data = testing.toy_federation(
-      ('personal', 'personal'), testing.toy_data(3, 3, sizes=(8,))
+      ('personal', 'personal'), cases.toy_data(3, 3, sizes=(8,))
     )
     state, found = cases.train(
       ditto.ditto, federation, data, LOCAL, rounds=1, own={'lam': 0.0}
@@ -132,7 +132,7 @@ class DittoTest(parameterized.TestCase):
     self.assertTrue((far.max((1, 2)) > 1e-4).all())
 
   def test_who_takes_no_part_keeps_the_model(self):
-    federation, data = testing.toy_federation(('common', 'common'))
+    federation, data = cases.toy_federation(('common', 'common'))
     algorithm = ditto.ditto(
       federation, LOCAL, round_settings.RoundSettings(clients_per_task=1)
     )
@@ -153,7 +153,7 @@ class DittoTest(parameterized.TestCase):
     ({'personal_epochs': -1}, 'Expected `personal_epochs` >= 0, got -1'),
   )
   def test_a_negative_number_is_refused(self, own, sentence):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     with self.assertRaisesRegex(ValueError, sentence):
       ditto.ditto(federation, **own)
 

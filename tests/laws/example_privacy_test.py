@@ -62,7 +62,7 @@ def _conv():
 
 
 def _data(**settings):
-  return testing.toy_data(5, 3, SLOTS, sizes=(9, 5, 7), missing=0.4, **settings)
+  return cases.toy_data(5, 3, SLOTS, sizes=(9, 5, 7), missing=0.4, **settings)
 
 
 def _federation(network):
@@ -408,7 +408,7 @@ class RoundsTest(parameterized.TestCase):
 
 class RefusalsTest(parameterized.TestCase):
   def test_every_algorithm_counts_its_epochs_or_refuses(self):
-    federation, _ = testing.toy_federation(('common', 'personal'))
+    federation, _ = cases.toy_federation(('common', 'personal'))
     local = local_optimizers.LocalSgd(privacy=PRIVATE)
     refused = []
     for name, spec in algorithms.ALGORITHMS.items():

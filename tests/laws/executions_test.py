@@ -212,7 +212,7 @@ class DoublePrecisionTest(parameterized.TestCase):
 
   def _data(self, num_slots):
     missing = 0.4 if num_slots > 1 else 0.0
-    data = testing.toy_data(CLIENTS, 3, num_slots, missing=missing)
+    data = cases.toy_data(CLIENTS, 3, num_slots, missing=missing)
     examples = data.examples
     features = examples.features.astype(np.float64)
     return dataclasses.replace(
@@ -244,7 +244,7 @@ class DoublePrecisionTest(parameterized.TestCase):
     cases.compare(
       MIX,
       self._data(1),
-      local=cases.Local(batch_size=2),
+      local=cases.Local(batch_size=0),
       clients_per_task=(2, 1, 1),
       weighting={'common': of_common, 'task': of_task},
       execution=execution,

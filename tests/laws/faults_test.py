@@ -42,7 +42,7 @@ def _round(data, **settings):
     federation,
     local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5),
-      batch_size=2,
+      batch_size=0,
       keep_optimizer_state=True,
     ),
     round_settings.RoundSettings(**settings),
@@ -65,14 +65,14 @@ class SkipTest(parameterized.TestCase):
     """In loops, those who are left out are not there."""
     cases.compare(
       LAYERS,
-      _with_nan(testing.toy_data(7, 3, 2)),
+      _with_nan(cases.toy_data(7, 3, 2)),
       local=cases.Local(batch_size=2, epochs=2),
       skip_nonfinite=True,
       **settings,
     )
 
   def test_a_client_that_is_left_out_keeps_what_it_owns(self):
-    data = _with_nan(testing.toy_data(7, 3))
+    data = _with_nan(cases.toy_data(7, 3))
     state, new, metrics = _round(data, skip_nonfinite=True)
     skipped = np.isin(np.arange(7), BROKEN)
     np.testing.assert_array_equal(metrics['skipped'], skipped)
@@ -88,7 +88,7 @@ class SkipTest(parameterized.TestCase):
     self.assertTrue(np.asarray(metrics['count'])[~skipped].all())
 
   def test_otherwise_one_client_spoils_the_layers_that_it_shares(self):
-    data = _with_nan(testing.toy_data(7, 3), clients=(1,))
+    data = _with_nan(cases.toy_data(7, 3), clients=(1,))
     _, new, metrics = _round(data)
     self.assertNotIn('skipped', metrics)
     task = int(data.partition.client_tasks[1, 0])
@@ -97,7 +97,7 @@ class SkipTest(parameterized.TestCase):
     self.assertFalse(np.isfinite(new.params['layer_0']['kernel']).any())
 
   def test_a_group_of_which_all_are_left_out_keeps_its_layers(self):
-    data = testing.toy_data(6, 3)
+    data = cases.toy_data(6, 3)
     holders = [m for m in range(6) if data.partition.client_tasks[m, 0] == 2]
     state, new, _ = _round(_with_nan(data, holders), skip_nonfinite=True)
     for leaf, old in zip(
@@ -111,7 +111,7 @@ class SkipTest(parameterized.TestCase):
   @parameterized.parameters(False, True)
   def test_padding_is_not_watched(self, skip_nonfinite):
     """It reads the rows of the last client, whatever they are."""
-    data = testing.toy_data(7, 3)
+    data = cases.toy_data(7, 3)
     federation, _ = testing.toy_federation(LAYERS, data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
@@ -131,7 +131,7 @@ class SkipTest(parameterized.TestCase):
     self.assertFalse(np.any(metrics.get('skipped', False)))
 
   def test_nothing_changes_where_all_is_finite(self):
-    data = testing.toy_data(7, 3)
+    data = cases.toy_data(7, 3)
     _, plain, _ = _round(data)
     _, found, metrics = _round(data, skip_nonfinite=True)
     self.assertFalse(np.asarray(metrics['skipped']).any())
@@ -140,7 +140,7 @@ class SkipTest(parameterized.TestCase):
 
 class FiniteTest(absltest.TestCase):
   def test_the_layer_type_is_named(self):
-    federation, _ = testing.toy_federation(LAYERS)
+    federation, _ = cases.toy_federation(LAYERS)
     key = jax.random.key(0)
     shapes = jax.eval_shape(federation.init_fn, key)
     update = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -181,7 +181,7 @@ class ClippedTest(parameterized.TestCase):
       )
 
   def test_clients_train_on_what_is_left_of_their_data(self):
-    data = _with_nan(testing.toy_data(7, 3))
+    data = _with_nan(cases.toy_data(7, 3))
     federation, _ = testing.toy_federation(LAYERS, data)
     sgd = local_optimizers.Sgd()
     algorithm = multi_task_fl.multi_task_fl(

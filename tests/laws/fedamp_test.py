@@ -122,14 +122,14 @@ class FedAmpTest(parameterized.TestCase):
     np.testing.assert_array_equal(relations, np.eye(5))
 
   def test_without_a_pull_either_it_is_isolated_training(self):
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
     found = []
     for label, build, own in (
       ('client', fedamp.fedamp, {'sigma': 0.0, 'lam': 0.0}),
       ('personal', isolated.isolated, {}),
     ):
       federation, data = testing.toy_federation(
-        (label, label), testing.toy_data(4, 1)
+        (label, label), cases.toy_data(4, 1)
       )
       _, views = cases.train(
         build, federation, data, local, 2, own, clients_per_task=2

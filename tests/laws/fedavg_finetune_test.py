@@ -17,7 +17,7 @@ class FineTuningTest(parameterized.TestCase):
   def test_clients_predict_after_training_on_their_examples(self, epochs):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
+      cases.toy_data(5, 3, 2, missing=0.4),
       clients_per_task=1,
       rounds=3,
       build=fedavg_finetune.fedavg_finetune,
@@ -26,8 +26,8 @@ class FineTuningTest(parameterized.TestCase):
     )
 
   def test_rounds_are_those_of_fedavg(self):
-    federation, data = testing.toy_federation(('common', 'common'))
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+    federation, data = cases.toy_federation(('common', 'common'))
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
     states = [
       cases.train(build, federation, data, local)[0]
       for build in (

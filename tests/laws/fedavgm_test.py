@@ -40,7 +40,7 @@ class FedAvgMTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self, **own):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2),
       clients_per_task=(2, 1, 2),
       rounds=3,
@@ -54,7 +54,7 @@ class FedAvgMTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       cases.partly_labelled(),
-      local=cases.Local(rate=0.1, batch_size=3),
+      local=cases.Local(rate=0.1, batch_size=0),
       clients_per_task=1,
       servers={'task': cases.Server(optax.sgd, 0.5, naive.Sgd(0.5))},
       rounds=5,
@@ -82,8 +82,8 @@ class FedAvgMTest(parameterized.TestCase):
         )
 
   def test_without_momentum_it_is_fedavg(self):
-    federation, data = testing.toy_federation(('common', 'task'))
-    local = local_optimizers.LocalSgd(batch_size=2)
+    federation, data = cases.toy_federation(('common', 'task'))
+    local = local_optimizers.LocalSgd(batch_size=0)
     settings = round_settings.RoundSettings(clients_per_task=1)
     found = []
     for algorithm in (
@@ -99,7 +99,7 @@ class FedAvgMTest(parameterized.TestCase):
 
   @parameterized.parameters(1.0, -0.1)
   def test_a_momentum_out_of_range_is_refused(self, momentum):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(
       ValueError, r'Expected `server_momentum` in \[0, 1\)'
     ):
@@ -109,7 +109,7 @@ class FedAvgMTest(parameterized.TestCase):
     (optax.adam,), (local_optimizers.Sgd(momentum=0.5),)
   )
   def test_another_server_optimizer_is_refused(self, optimizer):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     server = {'common': server_optimizers.ServerOptimizer(optimizer)}
     with self.assertRaisesRegex(
       ValueError, r"server\['common'\].optimizer` to be SGD"

@@ -49,7 +49,7 @@ class FedBabuTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'personal'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2, momentum=0.5),
       clients_per_task=(2, 1, 2),
       rounds=3,
@@ -67,7 +67,7 @@ class FedBabuTest(parameterized.TestCase):
   ):
     cases.compare(
       types,
-      testing.toy_data(5, 3, 2, missing=0.4),
+      cases.toy_data(5, 3, 2, missing=0.4),
       clients_per_task=1,
       rounds=4,
       build=fedbabu.fedbabu,
@@ -77,7 +77,7 @@ class FedBabuTest(parameterized.TestCase):
 
   @parameterized.parameters('shared', 'per_owner')
   def test_rounds_never_move_a_head(self, initialization):
-    federation, data = testing.toy_federation(
+    federation, data = cases.toy_federation(
       ('common', 'personal'), initialization=initialization
     )
     algorithm = fedbabu.fedbabu(federation, LOCAL)
@@ -91,7 +91,7 @@ class FedBabuTest(parameterized.TestCase):
     self.assertGreater(body.max(), 1e-3)
 
   def test_rounds_are_fedavg_with_the_initial_head_as_a_constant(self):
-    federation, data = testing.toy_federation(('common', 'personal'))
+    federation, data = cases.toy_federation(('common', 'personal'))
     algorithm = fedbabu.fedbabu(federation, LOCAL)
     first = cases.run(algorithm, data, 2)
     head = jax.tree.map(lambda x: x[0, 0], first.start.params['layer_1'])
@@ -105,7 +105,7 @@ class FedBabuTest(parameterized.TestCase):
 
   @parameterized.parameters((0, False), (2, False), (2, True))
   def test_before_it_predicts_a_client_trains_its_head(self, epochs, head_only):
-    federation, data = testing.toy_federation(('common', 'personal'))
+    federation, data = cases.toy_federation(('common', 'personal'))
     algorithm = fedbabu.fedbabu(
       federation, LOCAL, finetune_epochs=epochs, finetune_head_only=head_only
     )
@@ -126,7 +126,7 @@ class FedBabuTest(parameterized.TestCase):
     )
 
   def test_clients_without_heads_are_told(self):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(
       ValueError, 'fedbabu to have layers that clients own.*got common;'
     ):

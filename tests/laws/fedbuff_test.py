@@ -66,7 +66,7 @@ class EventsTest(parameterized.TestCase):
   def test_steps_are_those_of_a_loop_over_events(self, build, slots, own):
     """Who arrives when, how stale, and what the server makes of it."""
     types, steps, exponent = ('common', 'task', 'personal'), 7, 0.7
-    data = testing.toy_data(8, 2, slots)
+    data = cases.toy_data(8, 2, slots)
     federation, _ = testing.toy_federation(types, data)
     by_task = build is fedast.fedast
     algorithm = build(
@@ -148,7 +148,7 @@ class SynchronousTest(parameterized.TestCase):
     self, weighting, spread
   ):
     """Whatever the exponent: what is fresh counts one."""
-    data = testing.toy_data(6, 3)
+    data = cases.toy_data(6, 3)
     federation, _ = testing.toy_federation(('common', 'task', 'personal'), data)
     settings = _settings(
       weighting=dict.fromkeys(('common', 'task'), weighting),
@@ -263,7 +263,7 @@ class RefusalsTest(parameterized.TestCase):
   def test_what_means_nothing_is_refused(
     self, build, slots, own, settings, message
   ):
-    federation, _ = testing.toy_federation(data=testing.toy_data(7, 3, slots))
+    federation, _ = testing.toy_federation(data=cases.toy_data(7, 3, slots))
     with self.assertRaisesRegex(ValueError, message):
       build(
         federation,
@@ -272,7 +272,7 @@ class RefusalsTest(parameterized.TestCase):
       )
 
   def test_clients_on_the_host_are_refused(self):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     some = federation.of_clients(jnp.arange(3), (1, 1, 1))
     with self.assertRaisesRegex(ValueError, 'got them on the host'):
       fedbuff.fedbuff(some)

@@ -74,7 +74,7 @@ class FedDynTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2),
       clients_per_task=(2, 1, 2),
       weighting={'common': 'uniform'},
@@ -85,14 +85,14 @@ class FedDynTest(parameterized.TestCase):
     )
 
   @parameterized.named_parameters(
-    ('some_labels', testing.toy_data(5, 3, 2, missing=0.4)),
+    ('some_labels', cases.toy_data(5, 3, 2, missing=0.4)),
     ('owners_nobody_reports_to', cases.partly_labelled()),
   )
   def test_any_layer_types_and_several_tasks_for_each_client(self, data):
     cases.compare(
       ('common', 'task', 'personal'),
       data,
-      local=cases.Local(rate=0.1, batch_size=3),
+      local=cases.Local(rate=0.1, batch_size=0),
       clients_per_task=1,
       rounds=5,
       build=feddyn.feddyn,
@@ -102,9 +102,9 @@ class FedDynTest(parameterized.TestCase):
   def test_the_first_round_steps_beyond_that_of_fedprox(self):
     """By the share of the weight that reported: -h / alpha is so much of it."""
     federation, data = testing.toy_federation(
-      ('common', 'common'), testing.toy_data(6, 3)
+      ('common', 'common'), cases.toy_data(6, 3)
     )
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0, epochs=2)
     settings = round_settings.RoundSettings(clients_per_task=1)
     moved = []
     for algorithm in (
@@ -122,11 +122,11 @@ class FedDynTest(parameterized.TestCase):
   def test_h_is_the_mean_gradient_of_all_clients(self):
     """Also of those that are away, if all weigh the same."""
     federation, data = testing.toy_federation(
-      ('common', 'common'), testing.toy_data(6, 3)
+      ('common', 'common'), cases.toy_data(6, 3)
     )
     algorithm = feddyn.feddyn(
       federation,
-      local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
+      local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
       round_settings.RoundSettings(
         clients_per_task=1, weighting={'common': 'uniform'}
       ),
@@ -170,7 +170,7 @@ class FedDynTest(parameterized.TestCase):
     )
     algorithm = feddyn.feddyn(
       federation,
-      local_optimizers.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=0),
       round_settings.RoundSettings(clients_per_task=1),
     )
     state = cases.start(algorithm, data)
@@ -209,7 +209,7 @@ class FedDynTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 0.0, -1.0)
   def test_a_weight_that_is_not_positive_is_refused(self, alpha):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(ValueError, 'Expected `alpha` > 0'):
       feddyn.feddyn(federation, alpha=alpha)
 

@@ -281,10 +281,10 @@ class FedHca2Test(parameterized.TestCase):
       self.assertEqual(found, ({'client': 4 * 3, 'decoder': 4 * 3}, {}))
 
   def test_without_decoders_at_the_server_it_relates_none(self):
-    federation, _ = testing.toy_federation(('client', 'personal'))
+    federation, _ = cases.toy_federation(('client', 'personal'))
     self.assertIsNone(fedhca2.fedhca2(federation).relations)
     self.assertEmpty(fedhca2.SPEC.equals(OWN, federation))
-    federation, _ = testing.toy_federation(('common', 'personal'))
+    federation, _ = cases.toy_federation(('common', 'personal'))
     self.assertStartsWith(fedhca2.SPEC.equals(OWN, federation), 'relates no')
 
 

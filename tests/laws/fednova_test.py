@@ -51,7 +51,7 @@ class FedNovaTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self, momentum):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2, momentum=momentum),
       clients_per_task=(2, 1, 2),
       build=fednova.fednova,
@@ -61,8 +61,8 @@ class FedNovaTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=3),
+      cases.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=0),
       clients_per_task=1,
       build=fednova.fednova,
       reference=FedNova,
@@ -71,7 +71,7 @@ class FedNovaTest(parameterized.TestCase):
   @parameterized.parameters((4,), (4, 8))
   def test_it_is_fedavg_where_all_clients_take_as_many_steps(self, *sizes):
     federation, data = testing.toy_federation(
-      ('common', 'common'), testing.toy_data(6, 3, sizes=sizes)
+      ('common', 'common'), cases.toy_data(6, 3, sizes=sizes)
     )
     local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     settings = round_settings.RoundSettings()
@@ -94,7 +94,7 @@ class FedNovaTest(parameterized.TestCase):
     np.testing.assert_allclose(works, [1, 1 + 1.5 + 1.75])
 
   def test_an_optimizer_that_is_not_sgd_is_refused(self):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(ValueError, '`local.optimizer` to be SGD'):
       fednova.fednova(
         federation, local_optimizers.LocalSgd(optimizer=optax.adam)

@@ -250,7 +250,7 @@ class FedProtoTest(parameterized.TestCase):
   def test_who_has_no_pull_rests(self):
     """Embeddings that are their prototypes have a gradient of zero."""
     network, _ = prototypes.of_network(
-      *_toy_network(), testing.toy_data(4, 1).tasks, 'common'
+      *_toy_network(), cases.toy_data(4, 1).tasks, 'common'
     )
     params = network.init(jax.random.key(0))
     x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
@@ -296,7 +296,7 @@ class ClassMeansTest(parameterized.TestCase):
     weights[1] = 0  # Does not count.
     owner = np.array([[0, 1], [0, 1], [1, 7]], np.int32) if by_slot else None
     owners = (2,) if by_slot else ()
-    data = testing.toy_data(3, 3)
+    data = cases.toy_data(3, 3)
     clients = aggregators.Clients(
       cohorts.everyone(data), weights, owner, 2 if by_slot else None
     )
@@ -341,12 +341,12 @@ class RefusalsTest(absltest.TestCase):
   def test_what_cannot_be(self):
     own = {'owner': 'task'}
     regression = tasks_lib.Task(name='t', kind='regression', num_classes=0)
-    tasks = testing.toy_data(4, 1).tasks
+    tasks = cases.toy_data(4, 1).tasks
     with self.assertRaisesRegex(ValueError, 'a task with classes, .*regress'):
       fedproto.network(*_toy_network(), [regression], own)
     with self.assertRaisesRegex(ValueError, 'chain of two stages or more, got'):
       fedproto.network(testing.mlp((3, 4, 3)), [('.*', 'task')], tasks, own)
-    federation, _ = testing.toy_federation(('personal', 'personal'))
+    federation, _ = cases.toy_federation(('personal', 'personal'))
     with self.assertRaisesRegex(ValueError, "prototypes of the type 'task'"):
       fedproto.fedproto(federation)
     _, federation, _, _ = _program()

@@ -42,7 +42,7 @@ class FedProxTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
+      cases.toy_data(5, 3, 2, missing=0.4),
       local=cases.Local(batch_size=2, epochs=2, momentum=0.5),
       clients_per_task=1,
       rounds=3,
@@ -53,7 +53,7 @@ class FedProxTest(parameterized.TestCase):
 
   @parameterized.parameters('scan', 'low_rank')
   def test_its_weight_may_follow_a_schedule(self, execution):
-    federation, data = testing.toy_federation(('common', 'common'))
+    federation, data = cases.toy_federation(('common', 'common'))
     local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     placement = round_settings.Placement(
       execution=execution, low_rank_below=np.inf
@@ -90,9 +90,9 @@ class FedProxTest(parameterized.TestCase):
     self.assertGreater(max(map(float, jax.tree.leaves(far))), 1e-3)
 
   def test_a_heavy_term_keeps_clients_where_they_were_and_none_is_fedavg(self):
-    federation, data = testing.toy_federation(('common', 'common'))
+    federation, data = cases.toy_federation(('common', 'common'))
     local = local_optimizers.LocalSgd(
-      learning_rate=0.02, batch_size=2, epochs=5
+      learning_rate=0.02, batch_size=0, epochs=5
     )
     owns = [{'mu': mu} for mu in (0.0, 40.0)]
     free, bound = (

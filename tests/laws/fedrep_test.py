@@ -62,7 +62,7 @@ def _keys(head_epochs):
 
 def _run(build, local, types=('common', 'personal'), rounds=1, **own):
   """The parameters before and after some rounds."""
-  federation, data = testing.toy_federation(types)
+  federation, data = cases.toy_federation(types)
   algorithm = build(federation, local, round_settings.RoundSettings(), **own)
   start = cases.start(algorithm, data)
   state, round_fn = start, testing.jit(algorithm.round)
@@ -76,7 +76,7 @@ class FedRepTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self, keep_momentum):
     cases.compare(
       ('common', 'personal', ('common', 'personal')),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(
         batch_size=2, epochs=2, momentum=0.5, keep_momentum=keep_momentum
       ),
@@ -91,8 +91,8 @@ class FedRepTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=3),
+      cases.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=0),
       clients_per_task=1,
       rounds=4,
       build=fedrep.fedrep,
@@ -117,7 +117,7 @@ class FedRepTest(parameterized.TestCase):
   @parameterized.parameters((0, False), (1, True))
   def test_the_body_learns_from_the_new_head(self, head_epochs, moves):
     """A head of zeros lets no gradient through to the body; a new one does."""
-    federation, data = testing.toy_federation(('common', 'personal'))
+    federation, data = cases.toy_federation(('common', 'personal'))
     algorithm = fedrep.fedrep(
       federation,
       local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
@@ -142,7 +142,7 @@ class FedRepTest(parameterized.TestCase):
       epochs=3,
     )
     start, found = _run(fedrep.fedrep, local, head_epochs=3)
-    federation, data = testing.toy_federation(
+    federation, data = cases.toy_federation(
       ('pretrained', 'personal'),
       pretrained=jax.tree.map(jnp.asarray, start),
     )
@@ -159,7 +159,7 @@ class FedRepTest(parameterized.TestCase):
     testing.assert_trees_close(found['layer_1'], state.params['layer_1'])
 
   def test_clients_without_heads_are_told(self):
-    federation, _ = testing.toy_federation(('common', 'task'))
+    federation, _ = cases.toy_federation(('common', 'task'))
     with self.assertRaisesRegex(
       ValueError, 'fedrep to have layers that clients own.*got common, task'
     ):

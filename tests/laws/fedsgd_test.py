@@ -35,7 +35,7 @@ class FedSgdTest(parameterized.TestCase):
     """Whatever batches, epochs and momentum are."""
     cases.compare(
       types,
-      testing.toy_data(7, 3, num_slots, missing=missing),
+      cases.toy_data(7, 3, num_slots, missing=missing),
       local=cases.Local(
         batch_size=2, epochs=2, momentum=0.5, keep_momentum=True
       ),
@@ -48,7 +48,7 @@ class FedSgdTest(parameterized.TestCase):
   def test_a_round_is_one_step_on_the_examples_of_all_clients(self):
     """Not so for FedAvg, whose clients drift."""
     federation, data = testing.toy_federation(
-      ('common', 'common'), testing.toy_data(5, 1)
+      ('common', 'common'), cases.toy_data(5, 1)
     )
     rows = np.concatenate(data.partition.train.groups())
     features, labels = data.examples.features[rows], data.examples.labels[rows]
@@ -57,7 +57,7 @@ class FedSgdTest(parameterized.TestCase):
       outputs = federation.apply_fn(params, features)
       return federation.loss_fn(outputs, labels[:, 0], jnp.int32(0)).mean()
 
-    local = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=2, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=0, epochs=2)
     moved = []
     for build in (fedsgd.fedsgd, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)
@@ -72,7 +72,7 @@ class FedSgdTest(parameterized.TestCase):
 
   def test_it_is_fedavg_with_one_epoch_of_one_batch(self):
     """Weight decay stays, as part of the gradient."""
-    federation, data = testing.toy_federation(('common', 'task'))
+    federation, data = cases.toy_federation(('common', 'task'))
     found = []
     for build, momentum, batch_size, decay in (
       (fedsgd.fedsgd, 0.9, 2, 0.1),
@@ -93,7 +93,7 @@ class FedSgdTest(parameterized.TestCase):
       testing.assert_trees_close(found[0], found[2], 1e-3, 1e-3)
 
   def test_an_optimizer_that_is_not_sgd_is_refused(self):
-    federation, _ = testing.toy_federation(('common', 'common'))
+    federation, _ = cases.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(
       ValueError, '`local.optimizer` to be SGD with fed'
     ):

@@ -98,14 +98,14 @@ class FedUTest(parameterized.TestCase):
     np.testing.assert_allclose(found, moved.mean(), rtol=1e-5)
 
   def test_without_a_graph_it_is_isolated_training(self):
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
     found = []
     for label, build, own in (
       ('client', fedu.fedu, {'eta': 0.0}),
       ('personal', isolated.isolated, {}),
     ):
       federation, data = testing.toy_federation(
-        (label, label), testing.toy_data(4, 3)
+        (label, label), cases.toy_data(4, 3)
       )
       state, _ = cases.train(
         build, federation, data, local, 2, own, clients_per_task=1
@@ -146,7 +146,7 @@ class FedUTest(parameterized.TestCase):
     np.testing.assert_array_equal(algorithm.relations(state), related)
 
   def test_the_nearest_are_not_those_of_running_statistics(self):
-    data = testing.toy_data(6, 2)
+    data = cases.toy_data(6, 2)
     own = {'eta': 0.0, 'graph': 'nearest:1'}  # Models are not drawn then.
     federation, data, algorithm = cases.named(
       'fedu', data, own=own, normalization='batch'

@@ -32,7 +32,7 @@ def _cosine(number):
 def _toy(name):
   """The federation of an algorithm, and its data."""
   types = ('common', 'personal' if name == 'fedbabu' else 'common')
-  return testing.toy_federation(types)
+  return cases.toy_federation(types)
 
 
 def _state(name):
@@ -52,7 +52,7 @@ def _views(name, rate, **own):
     **own: Settings of the algorithm's own.
   """
   federation, data = _toy(name)
-  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=2)
+  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
   algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
   return cases.views_of(algorithm, _state(name), data)
 
@@ -71,7 +71,7 @@ def _program(name, rate=None):
   def views(number, state, data):
     own = {} if rate is None else {'finetune_learning_rate': number}
     local = local_optimizers.LocalSgd(
-      learning_rate=number if rate is None else rate, batch_size=2
+      learning_rate=number if rate is None else rate, batch_size=0
     )
     algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
     view = lambda client: algorithm.view(state, data, client, None)
@@ -155,7 +155,7 @@ class FineTuningRateTest(parameterized.TestCase):
     )
 
   def test_it_is_no_negative_number(self):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     with self.assertRaisesRegex(
       ValueError, '`finetune_learning_rate` >= 0, got -0.1'
     ):

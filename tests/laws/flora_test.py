@@ -185,7 +185,7 @@ class FLoraTest(parameterized.TestCase):
       flora.flora(made, kept)
 
   def test_without_adapters_it_is_federated_averaging(self):
-    made, data = testing.toy_federation(('common', 'common'))
+    made, data = cases.toy_federation(('common', 'common'))
     case = algorithms.ALGORITHMS['flora'].equals({'classes': 1}, made)
     self.assertStartsWith(case, 'is multi_task_fl: the network has no adapters')
     found = []

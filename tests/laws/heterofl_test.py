@@ -25,7 +25,7 @@ import cases
 
 FIXED_POINT = 'nowhere in general: slices of an optimum are not optimal'
 
-LOCAL = cases.Local(rate=0.1, momentum=0.5, batch_size=2, epochs=2)
+LOCAL = cases.Local(rate=0.1, momentum=0.5, batch_size=0, epochs=2)
 TYPES = ('common', 'common', 'task')
 
 
@@ -221,7 +221,7 @@ class HeteroFLTest(parameterized.TestCase):
 
   def test_small_devices_need_less_time(self):
     """Seconds of messages and of steps as sizes say, against their means."""
-    data = testing.toy_data(4, 1, sizes=(4,))
+    data = cases.toy_data(4, 1, sizes=(4,))
     federation, _ = testing.toy_federation(TYPES, data)
     devices = heterofl.Devices(federation, (1.0, 0.25), (), (0, 0, 1, 1), 0)
     taken = participation.Participation(

@@ -26,7 +26,7 @@ EPOCHS = 2
 @functools.cache
 def _data(num_tasks=1):
   """Six clients of unequal sizes with classes to tell apart."""
-  return testing.toy_data(6, num_tasks, kinds=(tasks_lib.MULTICLASS,))
+  return cases.toy_data(6, num_tasks, kinds=(tasks_lib.MULTICLASS,))
 
 
 def _build(name, data, outputs=3, batch_size=0, **settings):
@@ -169,7 +169,7 @@ class CentralizedTest(parameterized.TestCase):
   @parameterized.parameters('common', 'task')
   def test_a_full_batch_step_is_a_step_on_the_union(self, head):
     """A head's union is its task's; weighted by examples."""
-    data = testing.toy_data(6, 2)
+    data = cases.toy_data(6, 2)
     federation, _ = testing.toy_federation(('common', head), data)
     algorithm = algorithms.ALGORITHMS['multi_task_fl'].build(
       federation,

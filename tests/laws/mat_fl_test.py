@@ -22,13 +22,13 @@ import planted
 FIXED_POINT = 'fedavg in each cluster, and clusters depend on the way there'
 CLIENTS = 7
 SIZES = np.array([5, 2, 7, 3, 5, 2, 7])
-LOCAL = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=2)
+LOCAL = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=0)
 
 
 def _federation(encoder):
   """Seven clients of one task, an encoder of a layer, and a decoder."""
   return testing.toy_federation(
-    (encoder, 'personal'), testing.toy_data(CLIENTS, 1, sizes=SIZES)
+    (encoder, 'personal'), cases.toy_data(CLIENTS, 1, sizes=SIZES)
   )
 
 

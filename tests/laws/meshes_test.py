@@ -23,14 +23,14 @@ testing.use_cpu_devices(8)
 
 def _build(devices, form, clients, slots=1, per_task=0, **settings):
   """Federation, data and algorithm; no mesh for 0 devices."""
-  data = testing.toy_data(clients, 3, slots)
+  data = cases.toy_data(clients, 3, slots)
   federation, _ = testing.toy_federation(MIX, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
     local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.2,
-      batch_size=2,
+      batch_size=0,
     ),
     round_settings.RoundSettings(
       clients_per_task=per_task,

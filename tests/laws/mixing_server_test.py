@@ -113,7 +113,7 @@ class MixingServerTest(parameterized.TestCase):
     )
 
   def test_tasks_that_are_not_mixed_train_as_ever(self):
-    federation, data = testing.toy_federation(data=testing.toy_data(7, 3, 2))
+    federation, data = testing.toy_federation(data=cases.toy_data(7, 3, 2))
     given = {'rounds': 2, 'local': cases.Local().package()}
     plain = _run(federation, data, **given)
     server = {'task': mixing(np.eye(3))}
@@ -127,7 +127,7 @@ class MixingServerTest(parameterized.TestCase):
     self.assertGreater(abs(difference).max(), 1e-2)
 
   def test_an_algorithm_with_a_rule_of_its_own_steps_by_it(self):
-    federation, data = testing.toy_federation(data=testing.toy_data(7, 3))
+    federation, data = testing.toy_federation(data=cases.toy_data(7, 3))
 
     def run(**server):
       algorithm = scaffold.scaffold(
@@ -144,7 +144,7 @@ class MixingServerTest(parameterized.TestCase):
     )
 
   def test_tasks_cannot_have_devices_of_their_own(self):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     settings = round_settings.RoundSettings(
       server={'task': mixing(MATRIX)},
       placement=round_settings.Placement(task_axis='task'),
@@ -163,7 +163,7 @@ class ServerInputsTest(parameterized.TestCase):
     owners = federation_lib.OWNERS | {
       'cluster': federation_lib.Owner('cluster')
     }
-    data = testing.toy_data(7, 3)
+    data = cases.toy_data(7, 3)
     clusters = np.array([0, 2, 0, 2, 0, 2, 0], np.int32)
     data = dataclasses.replace(
       data,
@@ -186,7 +186,7 @@ class ServerInputsTest(parameterized.TestCase):
     np.testing.assert_array_equal(moved > 0, share > 0)
 
   def test_a_layer_type_with_a_single_copy_has_no_axis_of_owners(self):
-    federation, data = testing.toy_federation()
+    federation, data = cases.toy_federation()
     state = _run(federation, data, server={'common': _recording()})
     update, share, _, _ = state.server['common'].optimizer
     self.assertEqual(share.shape, ())
@@ -196,7 +196,7 @@ class ServerInputsTest(parameterized.TestCase):
 
   def test_keys_differ_between_rounds_and_layer_types_alone(self):
     def bits(types, rounds):
-      federation, data = testing.toy_federation(types)
+      federation, data = cases.toy_federation(types)
       names = dict.fromkeys(types, _recording())
       state = _run(federation, data, rounds=rounds, server=names)
       found = {}

@@ -38,7 +38,7 @@ SERVERS = dict.fromkeys(
 
 def _data(held=HELD, names=tuple(COLUMNS), num_slots=1):
   """Six clients and three tasks, with modalities in some order."""
-  plain = testing.toy_data(len(held), 3, num_slots, num_features=6)
+  plain = cases.toy_data(len(held), 3, num_slots, num_features=6)
   order = [list(COLUMNS).index(name) for name in names]
   held = held[:, order]
   found = modalities_lib.of_columns([(n, COLUMNS[n]) for n in names], 6)
@@ -253,7 +253,7 @@ class EncodersTest(parameterized.TestCase):
         float(moved[client]), (16 + 25 + own) / whole, places=6
       )
     np.testing.assert_array_equal(steps, 1)
-    plain, _ = testing.toy_federation()
+    plain, _ = cases.toy_federation()
     self.assertIsNone(
       communication.relative_costs(plain, _algorithm(plain).messages())
     )

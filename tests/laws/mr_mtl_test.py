@@ -18,7 +18,7 @@ from fmtl_jax.rounds import round_settings
 import cases
 import naive
 
-LOCAL = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+LOCAL = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0, epochs=2)
 
 
 @dataclasses.dataclass
@@ -77,7 +77,7 @@ class MrMtlTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_loops(self):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2),
       clients_per_task=(2, 1, 2),
       weighting={'common': 'uniform'},
@@ -91,7 +91,7 @@ class MrMtlTest(parameterized.TestCase):
     """Momentum of a slot waits for the rounds that it takes part in."""
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
+      cases.toy_data(5, 3, 2, missing=0.4),
       local=cases.Local(batch_size=3, momentum=0.5, keep_momentum=True),
       clients_per_task=1,
       rounds=7,
@@ -102,7 +102,7 @@ class MrMtlTest(parameterized.TestCase):
 
   def test_with_privacy_the_mean_is_that_of_the_clients_of_a_round(self):
     """Of all models where all take part, as without privacy."""
-    data = testing.toy_data(6, 2)
+    data = cases.toy_data(6, 2)
     federation, _ = testing.toy_federation(('common', 'task'), data)
     private = privacy.ClientPrivacy(clipping_norm=np.inf, sampling='fixed')
     uniform = dict.fromkeys(('common', 'task'), 'uniform')
@@ -142,7 +142,7 @@ class MrMtlTest(parameterized.TestCase):
       optimizer=local_optimizers.Sgd(momentum=0.5),
       keep_optimizer_state=True,
     )
-    federation, data = testing.toy_federation(('common', 'task'))
+    federation, data = cases.toy_federation(('common', 'task'))
     _, found = cases.train(
       mr_mtl.mr_mtl,
       federation,
@@ -160,7 +160,7 @@ class MrMtlTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 'uniform'), (0, 'examples'))
   def test_the_server_keeps_the_mean_of_all_models(self, count, weighting):
-    federation, data = testing.toy_federation(('common', 'task'))
+    federation, data = cases.toy_federation(('common', 'task'))
     state, views = cases.train(
       mr_mtl.mr_mtl,
       federation,
@@ -213,7 +213,7 @@ class MrMtlTest(parameterized.TestCase):
   def test_a_diverged_slot_that_takes_no_part_spoils_nothing(self):
     """Its head is hidden in training, and kept as it is."""
     federation, data = testing.toy_federation(
-      ('common', 'task'), testing.toy_data(8, 4, 2)
+      ('common', 'task'), cases.toy_data(8, 4, 2)
     )
     algorithm = mr_mtl.mr_mtl(
       federation,
@@ -246,7 +246,7 @@ class MrMtlTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(others).all())
 
   def test_a_negative_pull_is_refused(self):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     with self.assertRaisesRegex(ValueError, 'Expected `lam` >= 0, got -0.1'):
       mr_mtl.mr_mtl(federation, lam=-0.1)
 

@@ -65,7 +65,7 @@ def _two_rounds(build, data, types, **settings):
   federation, _ = testing.toy_federation(types, data)
   algorithm = build(
     federation,
-    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
     round_settings.RoundSettings(**settings),
   )
   return cases.run(algorithm, data, 2).state.params
@@ -323,8 +323,8 @@ class MtFedavgTest(parameterized.TestCase):
   ):
     cases.compare(
       types,
-      testing.toy_data(7, 3, 2, missing=missing),
-      local=cases.Local(batch_size=2),
+      cases.toy_data(7, 3, 2, missing=missing),
+      local=cases.Local(batch_size=0),
       participation=taking_part,
       clients_per_task=(2, 1, 1),
       slots=slots,
@@ -347,7 +347,7 @@ class MtFedavgTest(parameterized.TestCase):
     self.assertAlmostEqual(found[multi_task_fl.multi_task_fl], 1.6, places=5)
 
   def test_the_user_may_weigh_otherwise(self):
-    data = testing.toy_data(5, 2, 2)
+    data = cases.toy_data(5, 2, 2)
     settings = {'weighting': {'common': 'uniform'}}
     found, expected = (
       _two_rounds(build, data, ('common', 'task'), **settings)
@@ -356,7 +356,7 @@ class MtFedavgTest(parameterized.TestCase):
     testing.assert_trees_equal(found, expected)
 
   def test_with_one_task_it_is_fedavg(self):
-    data = testing.toy_data(5, 1)
+    data = cases.toy_data(5, 1)
     found = _two_rounds(mt_fedavg.mt_fedavg, data, ('common', 'task'))
     found['layer_1'] = cases.rows(found['layer_1'], 0)
     expected = _two_rounds(
@@ -370,7 +370,7 @@ class MtFedavgTest(parameterized.TestCase):
     )
     entry = algorithms.ALGORITHMS['mt_fedavg']
     for tasks, reason in ((1, 'is fedavg with one task'), (2, '')):
-      federation, _ = testing.toy_federation(data=testing.toy_data(5, tasks))
+      federation, _ = testing.toy_federation(data=cases.toy_data(5, tasks))
       self.assertEqual(entry.equals({}, federation), reason)
 
 

@@ -28,7 +28,7 @@ CLIENTS = 6
 
 @functools.cache
 def _data():
-  return testing.toy_data(CLIENTS, 3, missing=0.3)
+  return cases.toy_data(CLIENTS, 3, missing=0.3)
 
 
 def _built(name, data):

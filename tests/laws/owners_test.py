@@ -49,7 +49,7 @@ class NewLayerTypeTest(parameterized.TestCase):
   )
   def test_a_cluster_equals_the_naive_loop(self, types, num_slots, weighting):
     """It is weighted as a common layer."""
-    data = testing.toy_data(7, 3, num_slots, missing=0.3)
+    data = cases.toy_data(7, 3, num_slots, missing=0.3)
     cases.compare(
       types,
       _with_clusters(data),
@@ -66,7 +66,7 @@ class AbsentOwnersTest(parameterized.TestCase):
     functools.partial(optax.sgd, momentum=0.9), optax.adam
   )
   def test_an_owner_nobody_reported_to_keeps_value_and_state(self, optimizer):
-    data = _with_clusters(testing.toy_data(7, 3))
+    data = _with_clusters(cases.toy_data(7, 3))
     federation, _ = testing.toy_federation(
       ('cluster', 'task'), data, **WITH_CLUSTERS
     )
@@ -102,7 +102,7 @@ class AbsentOwnersTest(parameterized.TestCase):
       np.testing.assert_array_equal(steps, counts)
 
   def test_rows_of_absent_clients_stay(self):
-    data = testing.toy_data(7, 3, 2)
+    data = cases.toy_data(7, 3, 2)
     federation, _ = testing.toy_federation(('personal', 'personal'), data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
@@ -125,7 +125,7 @@ class AbsentOwnersTest(parameterized.TestCase):
   @parameterized.parameters('drawn', 'all')
   def test_a_slot_that_takes_no_part_stays(self, slots):
     """Weight decay would move it if it took part."""
-    data = testing.toy_data(7, 3, 2)
+    data = cases.toy_data(7, 3, 2)
     federation, _ = testing.toy_federation(('common', 'personal'), data)
     decaying = lambda rate: optax.chain(
       optax.add_decayed_weights(0.1), optax.sgd(rate)
@@ -148,7 +148,7 @@ class LabelsTest(parameterized.TestCase):
   @parameterized.parameters('examples', 'uniform', 'task_balanced', 'paper')
   def test_no_label_no_vote(self, weighting):
     """Client 0 holds the second task without a single label of it."""
-    data = testing.toy_data(2, 2)
+    data = cases.toy_data(2, 2)
     features = np.asarray(data.examples.features)
     labels = np.zeros((len(features), 2), np.float32)
     groups = data.partition.train.groups()
@@ -208,7 +208,7 @@ _without_gradient.defvjp(_forward, _backward)
 class FrozenTest(parameterized.TestCase):
   def test_pretrained_layers_are_never_differentiated(self):
     """One is a table of integers, one raises when it is differentiated."""
-    data = testing.toy_data(5, 2)
+    data = cases.toy_data(5, 2)
     table = np.arange(12, dtype=np.int32).reshape(3, 4) % 5
     shift = np.linspace(-1, 1, 4).astype(np.float32)
 
@@ -236,7 +236,7 @@ class FrozenTest(parameterized.TestCase):
     )
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      cases.Local(batch_size=2).package(),
+      cases.Local(batch_size=0).package(),
       round_settings.RoundSettings(
         placement=round_settings.Placement(execution='chunk:2')
       ),
@@ -256,7 +256,7 @@ class FrozenTest(parameterized.TestCase):
 
   def test_the_frozen_layers_of_a_round_can_be_given(self):
     """Values that are an argument are not constants of the program."""
-    data = testing.toy_data(5, 2)
+    data = cases.toy_data(5, 2)
     federation, _ = testing.toy_federation(('pretrained', 'task'), data)
     algorithm = multi_task_fl.multi_task_fl(
       federation, cases.Local().package(), round_settings.RoundSettings()

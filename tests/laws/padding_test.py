@@ -120,7 +120,7 @@ class SlotsTest(parameterized.TestCase):
     self, execution, clients_per_task
   ):
     """One head diverged. Those who train it are lost, and nobody else."""
-    data = testing.toy_data(8, 4, 2)
+    data = cases.toy_data(8, 4, 2)
     federation, _ = testing.toy_federation(('personal', 'task'), data)
     algorithm = multi_task_fl.multi_task_fl(
       federation,
@@ -153,7 +153,7 @@ class ExamplesTest(parameterized.TestCase):
   @parameterized.parameters((2, 2), (1, 8))
   def test_room_for_more_rows(self, num_slots, batch_size):
     """Larger shapes, more rows in the store, a longer list of rows."""
-    data = testing.toy_data(6, 3, num_slots, missing=0.3)
+    data = cases.toy_data(6, 3, num_slots, missing=0.3)
 
     def longer(rows, count):
       garbage = len(data.examples.features)
@@ -197,7 +197,7 @@ class ExamplesTest(parameterized.TestCase):
   @parameterized.parameters(tasks_lib.BINARY, tasks_lib.REGRESSION)
   def test_labels_that_are_missing_or_of_a_task_nobody_trains(self, kind):
     """An empty slot reads the labels of the last task."""
-    data = testing.toy_data(5, 2, 2, missing=0.4, kinds=(kind,))
+    data = cases.toy_data(5, 2, 2, missing=0.4, kinds=(kind,))
     client = 2
     self.assertEqual(data.partition.client_tasks[client].tolist(), [0, 2])
     examples, rows = data.examples, data.partition.train.groups()[client]
@@ -215,7 +215,7 @@ class ExamplesTest(parameterized.TestCase):
       testing.assert_sums_equal(round_fn(start, spoiled), expected)
 
   def test_a_padded_batch_holds_zeros(self):
-    data = testing.toy_data(3, 3)
+    data = cases.toy_data(3, 3)
     data = garbage.replace(data, {}, **garbage.with_more_rows(data, np.nan, 1))
     place = len(data.examples.features) - 1
     batch = jax.tree.map(

@@ -36,7 +36,7 @@ def _charged(build, batch_size, at_deadline):
     `(partial, least_work, deadline, speed) -> (seconds, steps, reports)`, each
     `[20]`: by the clock, by the metrics, and whose updates count.
   """
-  data = testing.toy_data(20, 1, sizes=(1, 2, 3, 4, 5, 7, 8, 11, 16, 30))
+  data = cases.toy_data(20, 1, sizes=(1, 2, 3, 4, 5, 7, 8, 11, 16, 30))
   federation, _ = testing.toy_federation(('common',), data)
   local = local_optimizers.LocalSgd(batch_size=batch_size, epochs=3)
   state = cases.start(build(federation, local), data)
@@ -94,7 +94,7 @@ def _draws(chances, everyone, number=0):
 
 @functools.cache
 def _everyone():
-  return _all_of(testing.toy_data(CLIENTS, 3))
+  return _all_of(cases.toy_data(CLIENTS, 3))
 
 
 class RoundsTest(parameterized.TestCase):
@@ -106,7 +106,7 @@ class RoundsTest(parameterized.TestCase):
   def test_rounds_are_those_of_loops(self, execution, weighting):
     cases.compare(
       LAYERS,
-      testing.toy_data(9, 3, 2, missing=0.2),
+      cases.toy_data(9, 3, 2, missing=0.2),
       local=cases.Local(batch_size=2, epochs=2, momentum=0.5),
       weighting={'common': weighting, 'task': weighting},
       execution=execution,
@@ -117,7 +117,7 @@ class RoundsTest(parameterized.TestCase):
   def test_fednova_divides_by_the_steps_that_were_taken(self):
     cases.compare(
       ('common', 'task'),
-      testing.toy_data(9, 3),
+      cases.toy_data(9, 3),
       local=cases.Local(batch_size=2, epochs=2),
       build=fednova.fednova,
       reference=fednova_test.FedNova,
@@ -127,7 +127,7 @@ class RoundsTest(parameterized.TestCase):
   def test_what_nobody_reports_to_stays_and_settings_may_be_traced(self):
     """Bit for bit, also with momentum at the server."""
     server = cases.Server.sgd(0.5, momentum=0.9).package
-    federation, data = testing.toy_federation(LAYERS, testing.toy_data(7, 3))
+    federation, data = testing.toy_federation(LAYERS, cases.toy_data(7, 3))
 
     def algorithm_of(taking_part):
       return multi_task_fl.multi_task_fl(
@@ -172,7 +172,7 @@ class RoundsTest(parameterized.TestCase):
     self.assertEqual(run._cache_size(), 1)
 
   def test_clients_on_the_host_take_part_alike(self):
-    federation, data = testing.toy_federation(LAYERS, testing.toy_data(9, 3))
+    federation, data = testing.toy_federation(LAYERS, cases.toy_data(9, 3))
     local = local_optimizers.LocalSgd(batch_size=2)
     clock = participation.Clock(deadline=0.02, batch_size=2, speed_spread=1.0)
     settings = round_settings.RoundSettings(
@@ -246,7 +246,7 @@ class ClockTest(parameterized.TestCase):
       *('bandwidth_spread', 'bytes_once', 'bytes_each_slot'),
     ]
     times = {name: getattr(plain, name) for name in names} | times
-    everyone = _all_of(testing.toy_data(4, 3, num_slots))
+    everyone = _all_of(cases.toy_data(4, 3, num_slots))
     return [take_part({}, times, number, everyone, 4) for number in (0, 1)]
 
   def test_time_is_that_of_messages_and_steps(self):
@@ -340,7 +340,7 @@ class MeshTest(absltest.TestCase):
     """Who dropped out does not upset which device trains whom."""
     from fmtl_jax.execution import task_devices
 
-    federation, data = testing.toy_federation(LAYERS, testing.toy_data(8, 4))
+    federation, data = testing.toy_federation(LAYERS, cases.toy_data(8, 4))
 
     def rounds(form, axes=()):
       algorithm = multi_task_fl.multi_task_fl(

@@ -71,7 +71,7 @@ class PFedMeTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self, **own):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2),
       clients_per_task=(2, 1, 2),
       rounds=3,
@@ -83,8 +83,8 @@ class PFedMeTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=3),
+      cases.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=0),
       clients_per_task=1,
       rounds=4,
       build=pfedme.pfedme,
@@ -93,12 +93,12 @@ class PFedMeTest(parameterized.TestCase):
     )
 
   def test_with_one_inner_step_it_is_fedavg_at_another_rate(self):
-    federation, data = testing.toy_federation(('common', 'task', 'personal'))
+    federation, data = cases.toy_federation(('common', 'task', 'personal'))
     own = {'lam': 4.0, 'inner_steps': 1, 'personal_learning_rate': 0.1}
     local = local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.5,
-      batch_size=2,
+      batch_size=0,
       keep_optimizer_state=True,
     )
     found, _ = cases.train(pfedme.pfedme, federation, data, local, own=own)
@@ -133,7 +133,7 @@ class PFedMeTest(parameterized.TestCase):
     ({'beta': -0.5}, 'Expected `beta` >= 0, got -0.5'),
   )
   def test_what_no_experiment_can_have_is_refused(self, own, sentence):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     with self.assertRaisesRegex(ValueError, sentence):
       pfedme.pfedme(federation, **own)
 

@@ -207,7 +207,7 @@ class ProductsTest(parameterized.TestCase):
 
   @parameterized.parameters('patches', 'lax')
   def test_convolutions_have_it(self, method):
-    data = testing.toy_data(3, num_features=16)
+    data = cases.toy_data(3, num_features=16)
     plain = models.cnn((4, 4, 1), (2,), (), 5, convolution=method)
     model = plain._replace(
       apply=lambda params, x: plain.apply(params, x.reshape(-1, 4, 4, 1))
@@ -276,7 +276,7 @@ class ProductsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, '`matmul_precision` to be one of'):
       round_settings.RoundSettings(matmul_precision='float16')
     with self.assertRaisesRegex(ValueError, '`compute` to be one of'):
-      testing.toy_federation(compute='float16')
+      cases.toy_federation(compute='float16')
 
 
 class NumbersTest(parameterized.TestCase):
@@ -302,7 +302,10 @@ class MixedTest(parameterized.TestCase):
 
   def _two(self, compute, **settings):
     federation, data, algorithm = cases.named(
-      'fedavg', testing.toy_data(5, 3, 2), compute=compute, **settings
+      'fedavg',
+      testing.toy_data(5, 3, 2),
+      compute=compute,
+      **settings,
     )
     start = cases.start(algorithm, data)
     return federation, start, testing.jit(_scanned(algorithm, data))(start)
@@ -325,7 +328,7 @@ class MixedTest(parameterized.TestCase):
       self.assertFalse((leaf == rounded).all())
 
   def test_outputs_have_the_type_of_sums(self):
-    data = testing.toy_data(5, 3, 2)
+    data = cases.toy_data(5, 3, 2)
     federation, *_ = cases.named('fedavg', data, compute='bfloat16')
     features = data.examples.features[:2]
     outputs = jax.eval_shape(federation.apply_fn, federation.shapes, features)

@@ -164,7 +164,7 @@ class SensitivityTest(parameterized.TestCase):
 
   def test_a_norm_for_each_layer_type_bounds_each(self):
     norms = {'common': 0.01, 'task': 0.02}
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     algorithm, federation = plain_round(
       data, privacy=private(clipping_norm=norms)
     )
@@ -181,7 +181,7 @@ class SensitivityTest(parameterized.TestCase):
       self.assertBetween(norm, 0.99 * bound, 1.0001 * bound)
 
   def test_what_is_not_finite_becomes_zero(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     features = np.array(data.examples.features)
     features[data.partition.train.groups()[4]] = np.nan
     examples = dataclasses.replace(data.examples, features=features)
@@ -199,7 +199,7 @@ class WithoutNoiseTest(parameterized.TestCase):
   @parameterized.parameters(1, 2)
   def test_of_fixed_cohorts_a_round_is_that_of_uniform_weights(self, slots):
     """In every bit, without a norm; for two slots up to the divisor."""
-    data = testing.toy_data(CLIENTS, TASKS, slots)
+    data = cases.toy_data(CLIENTS, TASKS, slots)
     found = []
     for settings in (
       {'weighting': UNIFORM},
@@ -211,7 +211,7 @@ class WithoutNoiseTest(parameterized.TestCase):
     testing.assert_trees_equal(*found)
 
   def test_of_poisson_cohorts_its_sums_are_divided_by_what_is_expected(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     federation = testing.toy_federation(MIX, data)[0]
     one = privacy.ClientPrivacy(clipping_norm=math.inf)
     algorithm, _ = plain_round(data, clients_per_task=1, privacy=one)
@@ -233,7 +233,7 @@ class WithoutNoiseTest(parameterized.TestCase):
 
   def test_of_clients_with_all_their_tasks_more_are_expected_than_drawn(self):
     """No fewer than there are in the mean, whoever is drawn for what."""
-    data = testing.toy_data(CLIENTS, TASKS, 2)
+    data = cases.toy_data(CLIENTS, TASKS, 2)
     federation = testing.toy_federation(MIX, data)[0]
     settings = round_settings.RoundSettings(
       privacy=privacy.ClientPrivacy(), clients_per_task=1, slots=cohorts.ALL
@@ -256,7 +256,7 @@ class NoiseTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.data = testing.toy_data(CLIENTS, TASKS)
+    cls.data = cases.toy_data(CLIENTS, TASKS)
     cls.bound, cls.z = 1e-3, 1.5
 
   def _sums(self, **settings):
@@ -390,7 +390,7 @@ class AdaptiveTest(parameterized.TestCase):
     self.assertLess(norms[1][20], 100)
 
   def test_a_clipped_message_is_multiplied_back(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     found = []
     for adaptive in (None, privacy.AdaptiveClipping()):
       one = private(clipping_norm=0.05, adaptive=adaptive)
@@ -400,7 +400,7 @@ class AdaptiveTest(parameterized.TestCase):
     testing.assert_trees_close(*found, rtol=1e-5, atol=1e-6)
 
   def test_the_count_has_its_part_of_the_noise(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     adaptive = privacy.AdaptiveClipping(count_noise=1.0)
     one = private(noise_multiplier=1.5, adaptive=adaptive)
     algorithm, _ = plain_round(data, privacy=one)
@@ -439,7 +439,7 @@ class PoissonTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2)
   def test_every_client_takes_part_with_the_rate_of_its_groups(self, slots):
-    data = testing.toy_data(12, TASKS, slots)
+    data = cases.toy_data(12, TASKS, slots)
     federation = testing.toy_federation(MIX, data)[0]
     sizes, counts = federation.group_sizes, (1, 2, 1)
 
@@ -462,7 +462,7 @@ class PoissonTest(parameterized.TestCase):
     np.testing.assert_allclose(found.any(2).mean(0), union, atol=0.04)
 
   def test_those_who_do_not_take_part_are_padding(self):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     algorithm, _ = plain_round(
       data, clients_per_task=1, privacy=privacy.ClientPrivacy(cap=2)
     )
@@ -514,7 +514,7 @@ class LedgersTest(absltest.TestCase):
 class RefusalsTest(parameterized.TestCase):
   @parameterized.parameters(*algorithms.ALGORITHMS)
   def test_what_is_not_bounded_is_refused(self, name):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     build = lambda: cases.named(name, data, privacy=private())
     if name not in REFUSED:
       build()
@@ -539,7 +539,7 @@ class RefusalsTest(parameterized.TestCase):
     ),
   )
   def test_settings_that_are_not_bounded(self, settings, sentence):
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     federation, _ = testing.toy_federation(MIX, data)
     with self.assertRaisesRegex(ValueError, sentence):
       multi_task_fl.multi_task_fl(
@@ -549,10 +549,10 @@ class RefusalsTest(parameterized.TestCase):
       )
 
   def test_groups_of_one_and_averaged_running_statistics(self):
-    one = testing.toy_data(3, TASKS)
+    one = cases.toy_data(3, TASKS)
     with self.assertRaisesRegex(ValueError, 'one client'):
       plain_round(one, privacy=private())
-    data = testing.toy_data(CLIENTS, TASKS)
+    data = cases.toy_data(CLIENTS, TASKS)
     for name, fails in (('fedavg', True), ('fedbn', False)):
       build = functools.partial(
         cases.named, name, data, normalization='batch', privacy=private()

@@ -57,7 +57,7 @@ class RoundsTest(parameterized.TestCase):
   ):
     """Clients clip, the server adds the same noise: steps are small."""
     given = {'clipping_norm': 0.3} | settings
-    data, found = testing.toy_data(9), []
+    data, found = cases.toy_data(9), []
     for secure in (None, SecureSums(clip=100.0)):
       state = _round(data, name, privacy=private(**given), secure=secure)
       found.append((state.params, state.privacy))
@@ -97,7 +97,7 @@ class RoundsTest(parameterized.TestCase):
 
   def test_who_is_not_finite_sends_zeros(self):
     """And is one of those that the threshold counts."""
-    data = testing.toy_data(9)
+    data = cases.toy_data(9)
     features = np.array(data.examples.features)
     features[data.partition.train.groups()[0]] = np.nan
     examples = dataclasses.replace(data.examples, features=features)
@@ -133,7 +133,7 @@ class NoiseTest(parameterized.TestCase):
     ({'common': 0.5, 'task': 1.0}, (0.5 + 3, 1.0 + 4)),
   )
   def test_its_deviation_is_of_the_longer_norm(self, norm, expected):
-    data, found = testing.toy_data(9), {}
+    data, found = cases.toy_data(9), {}
     rounding = iter((3.0, 4.0) * 20)
     with (
       mock.patch.object(
@@ -178,7 +178,7 @@ class NoiseTest(parameterized.TestCase):
 
   def test_nobody_sends(self):
     """Servers step by noise alone."""
-    data, starts, ends = testing.toy_data(9), [], []
+    data, starts, ends = cases.toy_data(9), [], []
     for noise in (0.0, 1.0):
       federation, own, algorithm = cases.named(
         'multi_task_fl',
@@ -217,15 +217,15 @@ class RefusalsTest(parameterized.TestCase):
   )
   def test_what_has_no_bound(self, settings, sentence):
     given = {'privacy': private(), 'secure': SecureSums(), 'weighting': UNIFORM}
-    cases.named('multi_task_fl', testing.toy_data(9), **given)
+    cases.named('multi_task_fl', cases.toy_data(9), **given)
     with self.assertRaisesRegex(ValueError, sentence):
-      cases.named('multi_task_fl', testing.toy_data(9), **given | settings)
+      cases.named('multi_task_fl', cases.toy_data(9), **given | settings)
 
   @parameterized.parameters(*algorithms.ALGORITHMS)
   def test_whoever_may_be_private_may_be_summed_securely(self, name):
     def is_refused(**settings):
       try:
-        cases.named(name, testing.toy_data(9), weighting=UNIFORM, **settings)
+        cases.named(name, cases.toy_data(9), weighting=UNIFORM, **settings)
       except ValueError:
         return True
       return False

@@ -38,7 +38,7 @@ DROPS = participation.Participation(dropout=0.5)
 @functools.cache
 def _data():
   """Clients with several slots, of which some are drawn twice."""
-  return testing.toy_data(7, 3, 2, missing=0.3)
+  return cases.toy_data(7, 3, 2, missing=0.3)
 
 
 def _start(name, **settings):
@@ -321,7 +321,7 @@ class RemoteRoundsTest(parameterized.TestCase):
     ('mocha', 'do more than clients'),
   )
   def test_what_needs_everyone_in_one_place_is_refused(self, name, why):
-    algorithm = cases.named(name, testing.toy_data(7, 3, kinds=('binary',)))[2]
+    algorithm = cases.named(name, cases.toy_data(7, 3, kinds=('binary',)))[2]
     with self.assertRaisesRegex(ValueError, f'got {name}, .*{why}'):
       remote_rounds.of(algorithm, name)
 

@@ -36,7 +36,7 @@ class ReptileTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2, momentum=0.5),
       clients_per_task=(2, 1, 2),
       weighting={'common': 'uniform'},
@@ -49,7 +49,7 @@ class ReptileTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
+      cases.toy_data(5, 3, 2, missing=0.4),
       clients_per_task=1,
       rounds=3,
       build=reptile.reptile,
@@ -60,8 +60,8 @@ class ReptileTest(parameterized.TestCase):
   @parameterized.parameters(1.0, 0.3)
   def test_its_rate_is_that_of_the_server_of_fedavg(self, rate):
     """At rate one it is fedavg with fine-tuning, to the bit."""
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
-    federation, data = testing.toy_federation(('common', 'common'))
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    federation, data = cases.toy_federation(('common', 'common'))
     own = {'server_rate': rate}
     found, views = cases.train(reptile.reptile, federation, data, local, 2, own)
     slow = server_optimizers.ServerOptimizer(learning_rate=rate)
@@ -98,8 +98,8 @@ class ReptileTest(parameterized.TestCase):
     )
 
   def test_layers_of_clients_go_all_the_way(self):
-    federation, data = testing.toy_federation(('common', 'personal'))
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
+    federation, data = cases.toy_federation(('common', 'personal'))
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
     layers = []
     for build in (reptile.reptile, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)

@@ -54,7 +54,7 @@ class LayerTypesTest(parameterized.TestCase):
     cases.compare(
       types,
       _two_slots(),
-      local=cases.Local(batch_size=3, momentum=0.5),
+      local=cases.Local(batch_size=0, momentum=0.5),
       clients_per_task=1,
     )
 
@@ -88,7 +88,7 @@ class CohortTest(parameterized.TestCase):
     cases.compare(
       MIX,
       _two_slots(),
-      local=cases.Local(batch_size=2),
+      local=cases.Local(batch_size=0),
       clients_per_task=clients_per_task,
       slots=slots,
       execution=execution,
@@ -97,7 +97,7 @@ class CohortTest(parameterized.TestCase):
   def test_momentum_that_is_kept_waits_with_its_slot(self):
     cases.compare(
       MIX,
-      testing.toy_data(4, 3, 2),
+      cases.toy_data(4, 3, 2),
       local=cases.Local(batch_size=2, momentum=0.5, keep_momentum=True),
       clients_per_task=1,
       rounds=7,

@@ -65,7 +65,7 @@ class ScaffoldTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self, weighting, momentum):
     cases.compare(
       ('common', 'common'),
-      testing.toy_data(7, 3),
+      cases.toy_data(7, 3),
       local=cases.Local(rate=0.1, batch_size=2, epochs=2, momentum=momentum),
       clients_per_task=(2, 1, 2),
       weighting={'common': weighting},
@@ -77,8 +77,8 @@ class ScaffoldTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      testing.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=3),
+      cases.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=0),
       clients_per_task=1,
       rounds=4,
       build=scaffold.scaffold,
@@ -87,7 +87,7 @@ class ScaffoldTest(parameterized.TestCase):
 
   def test_the_first_round_is_that_of_fedavg(self):
     """With variates of zero; the second one is another."""
-    federation, data = testing.toy_federation(('common', 'common'))
+    federation, data = cases.toy_federation(('common', 'common'))
     settings = round_settings.RoundSettings(weighting={'common': 'uniform'})
     local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     states = []

@@ -130,7 +130,7 @@ class RoundsTest(parameterized.TestCase):
   @parameterized.parameters('scaffold', 'fednova')
   def test_reports_are_in_the_sums(self, name):
     """What is reported is quantised, too, within the bound of its numbers."""
-    data, found = testing.toy_data(9), []
+    data, found = cases.toy_data(9), []
     short = SecureSums(clip=50.0, report_clip=1e-3)
     for secure in (None, SecureSums(clip=50.0), short):
       _, own, algorithm = cases.named(name, data, secure=secure)
@@ -148,9 +148,9 @@ class RoundsTest(parameterized.TestCase):
 
   def test_with_few_bits_rounds_are_right_in_the_mean(self):
     federation, data = testing.toy_federation(
-      ('common', 'task', 'personal'), testing.toy_data(9), width=16
+      ('common', 'task', 'personal'), cases.toy_data(9), width=16
     )
-    local = cases.Local(batch_size=2).package()
+    local = cases.Local(batch_size=0).package()
     states = {}
     for bits in (None, 8):
       secure = None if bits is None else SecureSums(bits=bits, clip=8.0)
@@ -256,7 +256,7 @@ class WholeNumbersTest(parameterized.TestCase):
 
   def test_bytes_are_those_of_the_sums_bits(self):
     federation, _ = testing.toy_federation(
-      ('common', 'task', 'personal'), testing.toy_data(9), width=64
+      ('common', 'task', 'personal'), cases.toy_data(9), width=64
     )
     local = cases.Local().package()
     secure = SecureSums(bits=6)
@@ -287,7 +287,7 @@ class SizesTest(parameterized.TestCase):
 
   def test_they_stand_with_their_layer_type(self):
     federation, _ = testing.toy_federation(
-      ('common', 'task', 'personal'), testing.toy_data(9)
+      ('common', 'task', 'personal'), cases.toy_data(9)
     )
     local = cases.Local().package()
     with_secure, without = (
@@ -314,7 +314,7 @@ class SizesTest(parameterized.TestCase):
 class RefusalsTest(parameterized.TestCase):
   @parameterized.parameters(*algorithms.ALGORITHMS)
   def test_whatever_needs_single_updates(self, name):
-    data = testing.toy_data(9)
+    data = cases.toy_data(9)
     build = lambda: cases.named(name, data, secure=SecureSums())
     if name not in _REFUSED:
       build()
@@ -351,10 +351,10 @@ class RefusalsTest(parameterized.TestCase):
   def test_settings_that_need_more_than_sums(self, settings, sentence):
     given = {'secure': SecureSums()} | settings
     with self.assertRaisesRegex(ValueError, sentence):
-      cases.named('multi_task_fl', testing.toy_data(9), **given)
+      cases.named('multi_task_fl', cases.toy_data(9), **given)
 
   def test_cohorts_of_unknown_sizes(self):
-    data = testing.toy_data(9, 3, 2)
+    data = cases.toy_data(9, 3, 2)
     with self.assertRaisesRegex(ValueError, '`clients_per_task`=0'):
       cases.named(
         'multi_task_fl', data, secure=SecureSums(), clients_per_task=3
@@ -364,7 +364,7 @@ class RefusalsTest(parameterized.TestCase):
   def test_running_statistics_in_few_bits(self):
     settings = {'secure': SecureSums(bits=8), 'weighting': _UNIFORM}
     build = functools.partial(
-      cases.named, 'multi_task_fl', testing.toy_data(9), **settings
+      cases.named, 'multi_task_fl', cases.toy_data(9), **settings
     )
     build()
     with self.assertRaisesRegex(ValueError, 'running statistics'):
@@ -382,7 +382,7 @@ class RefusalsTest(parameterized.TestCase):
       SecureSums(**settings)
 
   def test_layers_that_stay_are_in_no_sum(self):
-    data = testing.toy_data(2, 2)  # Too few to hide anyone among.
+    data = cases.toy_data(2, 2)  # Too few to hide anyone among.
     federation, _ = testing.toy_federation(('personal',), data)
     base = client_updates.ClientUpdate(lambda view: (), lambda context: None)
     found = secure_sums.applied(federation, base, _settings(SecureSums()))

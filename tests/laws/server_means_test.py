@@ -135,7 +135,7 @@ class LargerFederationsTest(parameterized.TestCase):
 
 def _clusters():
   """Six clients in two clusters, each with its own copy of the kernel."""
-  data = testing.toy_data(6, 2)
+  data = cases.toy_data(6, 2)
   index = {'cluster': np.array([0, 1, 1, 0, 1, 1])}
   data = dataclasses.replace(
     data, partition=dataclasses.replace(data.partition, owner_index=index)
@@ -159,7 +159,7 @@ class FurtherOwnersTest(parameterized.TestCase):
     federation, data = _clusters()
     algorithm = algorithms.ALGORITHMS['scaffold'].build(
       federation,
-      local_optimizers.LocalSgd(batch_size=2),
+      local_optimizers.LocalSgd(batch_size=0),
       round_settings.RoundSettings(
         clients_per_task=1, weighting={'cluster': weighting}
       ),

@@ -64,8 +64,8 @@ def _toy(name):
       ('common', 'cluster'), planted.toy_data(5, 2), **planted.owners(count)
     )[0]
   if spec.has_own_network or name in cases.LINEAR:
-    return cases.named(name, testing.toy_data())[0]
-  return testing.toy_federation(('common', 'personal'))[0]
+    return cases.named(name, cases.toy_data())[0]
+  return cases.toy_federation(('common', 'personal'))[0]
 
 
 def _programs(algorithm, data):
@@ -172,7 +172,7 @@ class SpecTest(parameterized.TestCase):
     for value in examples:
       _, data, algorithm = cases.named(
         name,
-        testing.toy_data(4, 2),
+        cases.toy_data(4, 2),
         own={setting: value},
         **cases.ROUND.get(name, {}),
       )
@@ -225,7 +225,7 @@ class SpecTest(parameterized.TestCase):
     for name, spec in algorithms.ALGORITHMS.items():
       if spec.owners(spec.defaults):  # A cluster's model is chosen, not kept.
         continue
-      federation, _ = testing.toy_federation(('common', 'common'))
+      federation, _ = cases.toy_federation(('common', 'common'))
       try:
         personal = algorithms.build(name, federation).personal
       except ValueError:  # It needs layers that clients own.
@@ -281,7 +281,7 @@ class BuildTest(parameterized.TestCase):
     self.assertNotEmpty(jax.tree.leaves(built.messages().down))
 
   def test_it_is_the_factory_with_these_settings(self):
-    federation, data = testing.toy_federation()
+    federation, data = cases.toy_federation()
     local = local_optimizers.LocalSgd(learning_rate=0.3)
     settings = round_settings.RoundSettings(clients_per_task=1)
     named, other, direct = (
@@ -296,7 +296,7 @@ class BuildTest(parameterized.TestCase):
     self.assertNotEqual(named, other)
 
   def test_factories_of_label_rules_are_federated_averaging(self):
-    federation, data = testing.toy_federation()
+    federation, data = cases.toy_federation()
     expected = _programs(multi_task_fl.multi_task_fl(federation), data)
     for build in (fedavg.fedavg, isolated.isolated):
       self.assertEqual(_programs(build(federation), data), expected)

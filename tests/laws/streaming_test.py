@@ -33,7 +33,7 @@ MOMENTUM = local_optimizers.LocalSgd(
   batch_size=2,
   keep_optimizer_state=True,
 )
-PLAIN = local_optimizers.LocalSgd(batch_size=3)
+PLAIN = local_optimizers.LocalSgd(batch_size=0)
 
 
 testing.use_cpu_devices(8)
@@ -41,13 +41,13 @@ testing.use_cpu_devices(8)
 
 @functools.cache
 def _one_slot():
-  return testing.toy_data(9, 3)
+  return cases.toy_data(9, 3)
 
 
 @functools.cache
 def _two_slots():
   """Clients that are drawn twice, empty slots and missing labels."""
-  return testing.toy_data(7, 3, 2, missing=0.4)
+  return cases.toy_data(7, 3, 2, missing=0.4)
 
 
 class Source(client_sources.DatasetClients):
@@ -198,7 +198,7 @@ class StreamingTest(parameterized.TestCase):
     self._compare(MIX, _two_slots(), clients_per_task=0)
 
   def test_owners_of_ones_own(self):
-    data = testing.toy_data(6, 2)
+    data = cases.toy_data(6, 2)
     cluster = np.array([2, 0, 1, 1, 0, 2], np.int32)
     data.partition.owner_index['cluster'] = cluster
     owners = {

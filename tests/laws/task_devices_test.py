@@ -32,11 +32,11 @@ def _mesh(tasks, clients):
 
 def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
   """The round, on a mesh if there is one, a state and the data."""
-  data = testing.toy_data(2 * num_tasks + 1, num_tasks)
+  data = cases.toy_data(2 * num_tasks + 1, num_tasks)
   federation, _ = testing.toy_federation(types, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
     round_settings.RoundSettings(
       clients_per_task=2,
       placement=round_settings.Placement(
@@ -147,14 +147,12 @@ class CheckTest(parameterized.TestCase):
   def test_what_cannot_be_spread_is_told(
     self, tasks, slots, counts, devices, sentence
   ):
-    federation, _ = testing.toy_federation(
-      MIX, testing.toy_data(7, tasks, slots)
-    )
+    federation, _ = testing.toy_federation(MIX, cases.toy_data(7, tasks, slots))
     with self.assertRaisesRegex(ValueError, sentence):
       task_devices.check(federation, counts, devices)
 
   def test_one_device_may_have_all(self):
-    federation, _ = testing.toy_federation(MIX, testing.toy_data(7, 3, 2))
+    federation, _ = testing.toy_federation(MIX, cases.toy_data(7, 3, 2))
     task_devices.check(federation, (2, 1, 2), 1)
 
 

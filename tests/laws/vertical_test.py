@@ -39,7 +39,7 @@ LOCAL = local_optimizers.LocalSgd(
 @functools.cache
 def _data() -> dataset_lib.FederatedDataset:
   """One client of 11 rows with two tasks, a third of the labels missing."""
-  return testing.toy_data(1, 2, 2, sizes=(11,), missing=0.3, num_features=6)
+  return cases.toy_data(1, 2, 2, sizes=(11,), missing=0.3, num_features=6)
 
 
 def _head(outputs):
@@ -341,7 +341,7 @@ class BytesTest(absltest.TestCase):
       self.assertEqual(communication.message_bytes(federation, way), ({}, {}))
 
   def test_of_several_clients_parameters_are_averaged_as_well(self):
-    federation, _, algorithm = _made(testing.toy_data(3, 2, 2, num_features=6))
+    federation, _, algorithm = _made(cases.toy_data(3, 2, 2, num_features=6))
     for way in algorithm.messages()[:2]:
       once, each_slot = communication.message_bytes(federation, way)
       kernels = {'party_1': 3 * 2 + 2, 'party_2': 2 + 2}
@@ -352,7 +352,7 @@ class BytesTest(absltest.TestCase):
 
 class RefusalsTest(absltest.TestCase):
   def test_another_network(self):
-    federation, _ = testing.toy_federation()
+    federation, _ = cases.toy_federation()
     with self.assertRaisesRegex(ValueError, 'Expected a network of parties'):
       vertical.ALGORITHMS['vertical'].build(federation)
 

@@ -25,6 +25,7 @@ DEVICES = (1, 2, 8)
 FIELDS = {
   'algorithm.name': 'fedper',
   'algorithm.initialization': 'per_owner',
+  'client.batch_size': 4,
   'client.keep_optimizer_state': True,
   'client.momentum': 0.5,
   'cohort.clients_per_task': 2,

@@ -169,7 +169,8 @@ class MappedSettingsTest(program_test.ToyTestCase):
     points = [base, *(base | {f: other[f]} for f in fields), other]
     network = algorithms.ALGORITHMS[name].network
     config = program_test.toy_config(
-      {'client.schedule': 'exponential', 'run.seeds': 1}
+      program_test.BATCHES
+      | {'client.schedule': 'exponential', 'run.seeds': 1}
       | {f'model.{field}': value for field, value in network.items()}
       | dict(changes or {})
     )

@@ -40,6 +40,8 @@ TASKS = ('left', 'top')
 CLIENTS = 5
 SEEDS = (0, 1, 2)
 _EXAMPLES = 100
+# Of tests in which orders of examples count.
+BATCHES = {'client.batch_size': 4}
 _savefig = figure_lib.Figure.savefig
 
 
@@ -87,7 +89,7 @@ def toy_config(
     'data.test_fraction': 0.3,
     'data.validation_fraction': 0.2,
     'model.hidden': (4,),
-    'client.batch_size': 4,
+    'client.batch_size': 0,
     'cohort.clients_per_task': 1,
     'run.rounds': 5,
     'run.seeds': len(SEEDS),
@@ -222,13 +224,15 @@ class MappedSeedsTest(ToyTestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.single = program.Program(toy_case(toy_config(), SEEDS[:1]), 2, 'low')
+    cls.single = program.Program(
+      toy_case(toy_config(BATCHES), SEEDS[:1]), 2, 'low'
+    )
     cls.singles = [toy_run(cls.single)]
     for seed in SEEDS[1:]:
       # The same compiled functions with other runs.
-      cls.single.set_runs(toy_case(toy_config(), [seed]).runs)
+      cls.single.set_runs(toy_case(toy_config(BATCHES), [seed]).runs)
       cls.singles.append(toy_run(cls.single))
-    case, cls.traced = _counted(toy_case(toy_config()))
+    case, cls.traced = _counted(toy_case(toy_config(BATCHES)))
     with on_devices(1):
       cls.mapped = program.Program(case, 2, 'low')
     stages.measuring.cache_clear()  # Another test may have had the same.
@@ -256,9 +260,9 @@ class MappedSeedsTest(ToyTestCase):
     self.assertEqual(self.built, 6)
     seconds = self.mapped.compile_seconds
     self.assertGreater(seconds, 0)
-    runs = toy_case(toy_config()).runs
+    runs = toy_case(toy_config(BATCHES)).runs
     toy_run(self.mapped)  # Two intervals of two rounds and a last short one.
-    self.mapped.set_runs(toy_case(toy_config(), [7, 8, 9]).runs)
+    self.mapped.set_runs(toy_case(toy_config(BATCHES), [7, 8, 9]).runs)
     with _compilations() as programs:
       toy_run(self.mapped, (1, 2))
     self.assertEmpty(programs)
@@ -269,7 +273,7 @@ class MappedSeedsTest(ToyTestCase):
 
   def test_where_models_do_not_fit_an_evaluation_is_one_program(self):
     self.assertNotIn('evaluate', self.single._compiled)
-    whole = program.Program(toy_case(toy_config(), SEEDS[:1]), 2, 'low')
+    whole = program.Program(toy_case(toy_config(BATCHES), SEEDS[:1]), 2, 'low')
     with mock.patch.object(execution, 'memory_budget', return_value=0):
       whole.compile()
     self.assertIn('evaluate', whole._compiled)
@@ -294,7 +298,7 @@ class MappedSeedsTest(ToyTestCase):
     # Two runs at a time, the third one beside a copy of it; two devices for
     # tasks, two for clients.
     testing.need_devices(8)
-    config = toy_config({'execution.task_devices': 2})
+    config = toy_config({'execution.task_devices': 2} | BATCHES)
     compiled = program.Program(toy_case(config), 2, 'low')
     self.assertEqual(
       dict(compiled._mesh.shape), {'run': 2, 'task': 2, 'client': 2}
@@ -314,7 +318,7 @@ class MappedSeedsTest(ToyTestCase):
 
   def test_runs_are_mapped_at_once_where_that_is_faster(self):
     """On two devices if there are; states then move to one device."""
-    case = toy_case(toy_config())
+    case = toy_case(toy_config(BATCHES))
     with (
       mock.patch.object(jax, 'default_backend', return_value='gpu'),
       on_devices(2),

@@ -76,7 +76,8 @@ class NewAlgorithmTest(program_test.ToyTestCase):
     return program_test.toy_config({'cases': (NAME,), **fields})
 
   def _case(self, name, field, weight, points=({},)):
-    config = self._config(**{field: weight, 'run.seeds': 1})
+    own = {field: weight, 'run.seeds': 1}
+    config = self._config(**program_test.BATCHES, **own)
     final = cases.resolve(name, config, {})
     source = program_test.toy_source()
     return build.build(name, final, source, [3], points)

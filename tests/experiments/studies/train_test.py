@@ -508,6 +508,7 @@ class ResumeTest(program_test.ToyTestCase):
   CONFIG = {
     'algorithm.name': 'fedper',
     'algorithm.initialization': 'per_owner',
+    'client.batch_size': 4,
     'client.keep_optimizer_state': True,
     'client.momentum': 0.5,
     'client.schedule': 'cosine',
