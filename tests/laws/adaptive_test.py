@@ -129,7 +129,7 @@ class AdaptiveTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       cases.partly_labelled(),
-      local=cases.Local(rate=0.1, batch_size=0),
+      local=cases.Local(rate=0.1, batch_size=3),
       clients_per_task=1,
       servers={'task': cases.Server(optax.sgd, 0.5, naive.Sgd(0.5))},
       rounds=5,
@@ -155,7 +155,7 @@ class AdaptiveTest(parameterized.TestCase):
 
   def test_with_a_large_tau_it_is_fedavg(self):
     """sqrt(v) + tau is 2 tau then, or tau where v forgets its first value."""
-    local = local_optimizers.LocalSgd(batch_size=0)
+    local = local_optimizers.LocalSgd(batch_size=2)
     plain = _one_round(multi_task_fl.multi_task_fl, local)
     for kind, own in (
       ('adagrad', {'server_learning_rate': 2e3}),

@@ -29,18 +29,14 @@ ALONE = (
   ('fedbn', 'scan', 3),
   ('ditto', 'scan', 3),
 )
-# Whose clients take batches in an order; those of the others take all examples.
-BATCHES = ('multi_task_fl', 'fedsgd', 'per_fedavg', 'ditto', 'fedrep')
 
 
 @functools.cache
 def _build(name, form, devices):
   """Federation, data and algorithm; no mesh for 0 devices."""
-  batch_size = 2 if name in BATCHES else 0
   return cases.named(
     name,
-    cases.toy_data(5, 3),
-    cases.Local(rate=0.1, momentum=0.5, batch_size=batch_size),
+    testing.toy_data(5, 3),
     placement=round_settings.Placement(
       execution=form,
       low_rank_below=np.inf,

@@ -79,7 +79,7 @@ class ApflTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self):
     state = cases.compare(
       ('common', 'common'),
-      cases.toy_data(7, 3),
+      testing.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2),
       clients_per_task=(2, 1, 2),
       rounds=3,
@@ -92,8 +92,8 @@ class ApflTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     state = cases.compare(
       ('common', 'task', 'personal'),
-      cases.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=0),
+      testing.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=3),
       clients_per_task=1,
       rounds=4,
       build=apfl.apfl,
@@ -104,7 +104,7 @@ class ApflTest(parameterized.TestCase):
     self.assertGreater(moved, 1e-4)
 
   def test_without_a_share_of_the_own_model_it_is_fedavg(self):
-    federation, data = cases.toy_federation(('common', 'task', 'personal'))
+    federation, data = testing.toy_federation(('common', 'task', 'personal'))
     own = {'alpha': 0.0}
     state, found = cases.train(apfl.apfl, federation, data, LOCAL, own=own)
     same, expected = cases.train(
@@ -113,7 +113,7 @@ class ApflTest(parameterized.TestCase):
     testing.assert_trees_close((state.params, found), (same.params, expected))
 
   def test_with_the_own_model_alone_it_predicts_as_isolated_training(self):
-    federation, data = cases.toy_federation(('common', 'common'))
+    federation, data = testing.toy_federation(('common', 'common'))
     own = {'alpha': 1.0}
     _, found = cases.train(apfl.apfl, federation, data, LOCAL, own=own)
     alone, _ = testing.toy_federation(('personal', 'personal'), data)
@@ -143,7 +143,7 @@ class ApflTest(parameterized.TestCase):
 
   @parameterized.parameters(-0.1, 1.1)
   def test_an_alpha_that_is_no_share_is_refused(self, alpha):
-    federation, _ = cases.toy_federation()
+    federation, _ = testing.toy_federation()
     with self.assertRaisesRegex(
       ValueError, r'Expected `alpha` in \[0, 1\], got'
     ):

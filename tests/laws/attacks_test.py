@@ -127,7 +127,7 @@ class MarkTest(parameterized.TestCase):
 
 def _build(data, attack, types=MIX, build=None, local=None, **settings):
   federation, _ = testing.toy_federation(types, data)
-  local = local or cases.Local(batch_size=0).package()
+  local = local or cases.Local(batch_size=2).package()
   settings = {'attack': attacks.get(attack)} | settings
   make = build or multi_task_fl.multi_task_fl
   return make(federation, local, round_settings.RoundSettings(**settings)), data
@@ -136,7 +136,7 @@ def _build(data, attack, types=MIX, build=None, local=None, **settings):
 @functools.cache
 def _round_of(attack):
   """State before a round of `_marked()`, and the jitted round."""
-  local = cases.Local(batch_size=0, momentum=0.5, keep_momentum=True)
+  local = cases.Local(batch_size=2, momentum=0.5, keep_momentum=True)
   algorithm, data = _build(_marked(), attack, local=local.package())
   return cases.start(algorithm, data), testing.jit(algorithm.round)
 
@@ -144,7 +144,7 @@ def _round_of(attack):
 @functools.cache
 def _marked(num_slots=1):
   missing = 0.4 if num_slots > 1 else 0.0
-  data = cases.toy_data(9, 3, num_slots, kinds=KINDS, missing=missing)
+  data = testing.toy_data(9, 3, num_slots, kinds=KINDS, missing=missing)
   return attacks.mark(data, 0.4, seed=1)
 
 
@@ -290,7 +290,7 @@ class AlgorithmsTest(parameterized.TestCase):
 
 def _robust(federation, settings):
   """Rounds with noise and distances."""
-  local = local_optimizers.LocalSgd(batch_size=0)
+  local = local_optimizers.LocalSgd(batch_size=2)
   return multi_task_fl.multi_task_fl(federation, local, settings)
 
 
@@ -381,7 +381,7 @@ class FormsTest(parameterized.TestCase):
 class EvaluationTest(parameterized.TestCase):
   @parameterized.parameters((('common', 'task'),), (('common', 'personal'),))
   def test_attackers_do_not_count(self, types):
-    data = attacks.mark(cases.toy_data(9, 3, kinds=('binary',)), 0.4)
+    data = attacks.mark(testing.toy_data(9, 3, kinds=('binary',)), 0.4)
     federation, _ = testing.toy_federation(types, data)
     algorithm = multi_task_fl.multi_task_fl(federation)
     state = cases.start(algorithm, data)

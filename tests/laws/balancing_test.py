@@ -57,7 +57,7 @@ def _build(build=multi_task_fl.multi_task_fl, **names):
 @functools.cache
 def _data():
   """Two slots, some of them empty; missing labels."""
-  return cases.toy_data(5, 3, 2, missing=0.4)
+  return testing.toy_data(5, 3, 2, missing=0.4)
 
 
 class Client(naive.Federation):
@@ -182,7 +182,7 @@ class ClientTest(parameterized.TestCase):
     federation, _ = testing.toy_federation(('common', 'task'), data)
     algorithm = _build(client='uncertainty')(
       federation,
-      local_optimizers.LocalSgd(batch_size=0),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(clients_per_task=1),
     )
     state = cases.start(algorithm, data)
@@ -200,7 +200,7 @@ class ClientTest(parameterized.TestCase):
     )
 
   def test_fine_tuning_is_balanced_too(self):
-    data = cases.toy_data(4, 2, 2)
+    data = testing.toy_data(4, 2, 2)
     federation, _ = testing.toy_federation(('common', 'task'), data)
     views = []
     for name in ('mgda', 'none'):
@@ -222,7 +222,7 @@ class ClientTest(parameterized.TestCase):
   def test_clients_with_steps_of_their_own_are_refused(self):
     from fmtl_jax.algorithms import federated_averaging
 
-    federation, data = cases.toy_federation()
+    federation, data = testing.toy_federation()
     plain = training.local_sgd(federation, local_optimizers.LocalSgd())
 
     def run(context):
@@ -296,7 +296,7 @@ class ServerTest(parameterized.TestCase):
 
   def test_fixed_is_the_task_balanced_average(self):
     """For any number of tasks a client has, whatever the weights are."""
-    data, local = _data(), local_optimizers.LocalSgd(batch_size=0)
+    data, local = _data(), local_optimizers.LocalSgd(batch_size=2)
     federation, _ = testing.toy_federation(('common', 'task'), data)
 
     def params(name, weighting):
@@ -353,7 +353,7 @@ class ServerTest(parameterized.TestCase):
     ({'server': 'mgda', 'weights': (1.0,)}, {}, 'each of the 3 tasks'),
   )
   def test_what_cannot_be_balanced_is_refused(self, names, settings, sentence):
-    federation, _ = cases.toy_federation()
+    federation, _ = testing.toy_federation()
     settings = round_settings.RoundSettings(
       balancing=_places(**names), **settings
     )
@@ -361,7 +361,7 @@ class ServerTest(parameterized.TestCase):
       multi_task_fl.multi_task_fl(federation, settings=settings)
 
   def test_layers_that_are_not_common_may_have_reducers(self):
-    federation, _ = cases.toy_federation()
+    federation, _ = testing.toy_federation()
     settings = round_settings.RoundSettings(
       balancing=_places(server='mgda'),
       reducer={'task': robust_aggregators.median},
@@ -444,7 +444,7 @@ class LabelsTest(parameterized.TestCase):
     data, federation = _regressions(labels, 'task')
     algorithm = _build(**names)(
       federation,
-      local_optimizers.LocalSgd(batch_size=0),
+      local_optimizers.LocalSgd(batch_size=1),
       round_settings.RoundSettings(),
     )
     state = cases.start(algorithm, data)
@@ -493,7 +493,7 @@ def _of_shifted(by, bound, **places):
   data, federation = _shifted(by, bound)
   algorithm = _build(**places)(
     federation,
-    local_optimizers.LocalSgd(batch_size=0),
+    local_optimizers.LocalSgd(batch_size=1),
     round_settings.RoundSettings(),
   )
   state = cases.start(algorithm, data)
@@ -526,7 +526,7 @@ class LowerBoundTest(parameterized.TestCase):
       _of_places({place: name}, 0.0, None)
 
   def test_losses_of_the_kinds_have_one(self):
-    federation, _ = cases.toy_federation()
+    federation, _ = testing.toy_federation()
     self.assertEqual(federation.lower_bounds, (0.0,) * 3)
 
   @parameterized.parameters(np.nan, np.inf)
@@ -540,7 +540,7 @@ class NonFiniteTest(parameterized.TestCase):
 
   def spoiled(self, seed=0):
     """A feature of one example of the first client is NaN."""
-    data = cases.toy_data(4, 2, 2, seed=seed)
+    data = testing.toy_data(4, 2, 2, seed=seed)
     features = np.array(data.examples.features)
     features[data.partition.train.groups()[0][0]] = np.nan
     examples = dataclasses.replace(data.examples, features=features)
@@ -557,7 +557,7 @@ class NonFiniteTest(parameterized.TestCase):
     data = self.spoiled()
     federation, _ = testing.toy_federation(('common',), data)
     local = local_optimizers.LocalSgd(
-      optimizer=faults.Clipped(local_optimizers.Sgd(), 1.0), batch_size=0
+      optimizer=faults.Clipped(local_optimizers.Sgd(), 1.0), batch_size=2
     )
     algorithm = _build(**places)(
       federation, local, round_settings.RoundSettings()
@@ -580,7 +580,7 @@ PLACES = (
 def _make(number, federation, settings):
   return _build(**PLACES[number])(
     federation,
-    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     settings,
   )
 
@@ -616,13 +616,13 @@ class FormsTest(parameterized.TestCase):
 
   def test_other_layers_may_be_factored(self):
     """Common updates are needed by task, those of tasks only summed."""
-    data = cases.toy_data(5, 3)
+    data = testing.toy_data(5, 3)
     federation, _ = testing.toy_federation(('common', 'task'), data)
     found = []
     for form, devices in (('low_rank:2', 2), ('scan', 0)):
       algorithm = _build(server='cagrad')(
         federation,
-        local_optimizers.LocalSgd(batch_size=0),
+        local_optimizers.LocalSgd(batch_size=2),
         round_settings.RoundSettings(
           placement=round_settings.Placement(
             execution=form,

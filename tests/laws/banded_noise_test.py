@@ -42,7 +42,7 @@ def rounds_of(data, private, rate=0.1):
     clients_per_task=2,
     placement=round_settings.Placement(execution='vmap'),
   )
-  local = cases.Local(rate=rate, batch_size=0).package()
+  local = cases.Local(rate=rate, batch_size=2).package()
   return multi_task_fl.multi_task_fl(federation, local, settings), federation
 
 

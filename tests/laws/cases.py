@@ -100,10 +100,10 @@ def toy_data(
 ) -> dataset_lib.FederatedDataset:
   """As `testing.toy_data`, by default with tasks of one kind.
 
-  A law of what does not depend on kinds of tasks has them of one kind, and a
-  law of what does not depend on orders of examples has one batch: a round is
-  compiled in half the time. Rounds with mixed kinds and batches are held by
-  `rounds_test`, `executions_test`, `padding_test` and `property_test`.
+  A law of what does not depend on kinds of tasks has them of one kind: a round
+  is compiled in less time. Those of every algorithm, and of rounds and their
+  forms, have mixed kinds (`conformance_test`, `algorithms_test`, `rounds_test`,
+  `executions_test`, `padding_test`, `property_test`).
 
   Args:
     num_clients: M.

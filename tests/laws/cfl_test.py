@@ -192,7 +192,7 @@ class CflTest(parameterized.TestCase):
 
   def test_it_is_fedavg_before_a_split(self):
     data = planted.toy_data(6, 3)
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
 
     def rounds(build, label, clusters, *owns):
       federation, _ = testing.toy_federation(

@@ -132,7 +132,7 @@ def _federation(num_slots=2, width=64):
 
 def _algorithm(codecs, build=multi_task_fl.multi_task_fl, num_slots=2, **given):
   federation, data = _federation(num_slots)
-  local = cases.Local(batch_size=0).package()
+  local = cases.Local(batch_size=2).package()
   settings = round_settings.RoundSettings(compression=codecs, **given)
   return build(federation, local, settings), data
 
@@ -158,7 +158,7 @@ class RoundsTest(parameterized.TestCase):
   def test_clients_on_the_host_agree(self):
     federation, data = _federation()
     source = client_sources.DatasetClients(data)
-    local = cases.Local(batch_size=0).package()
+    local = cases.Local(batch_size=2).package()
     rounds = streaming.StreamedRounds(
       testing.toy_federation(MIX, source.tables, width=64)[0],
       source,

@@ -39,7 +39,7 @@ def _data() -> dataset_lib.FederatedDataset:
 
   The labels of the second three are those of the others turned around.
   """
-  data = cases.toy_data(6, 3, 2, missing=0.3)
+  data = testing.toy_data(6, 3, 2, missing=0.3)
   labels = np.array(data.examples.labels)
   for client in (3, 4, 5):
     for rows in (data.partition.train, data.partition.test):

@@ -244,7 +244,7 @@ class DoublePrecisionTest(parameterized.TestCase):
     cases.compare(
       MIX,
       self._data(1),
-      local=cases.Local(batch_size=0),
+      local=cases.Local(batch_size=2),
       clients_per_task=(2, 1, 1),
       weighting={'common': of_common, 'task': of_task},
       execution=execution,

@@ -42,7 +42,7 @@ def _round(data, **settings):
     federation,
     local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5),
-      batch_size=0,
+      batch_size=2,
       keep_optimizer_state=True,
     ),
     round_settings.RoundSettings(**settings),

@@ -122,7 +122,7 @@ class FedAmpTest(parameterized.TestCase):
     np.testing.assert_array_equal(relations, np.eye(5))
 
   def test_without_a_pull_either_it_is_isolated_training(self):
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     found = []
     for label, build, own in (
       ('client', fedamp.fedamp, {'sigma': 0.0, 'lam': 0.0}),

@@ -27,7 +27,7 @@ class FineTuningTest(parameterized.TestCase):
 
   def test_rounds_are_those_of_fedavg(self):
     federation, data = cases.toy_federation(('common', 'common'))
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     states = [
       cases.train(build, federation, data, local)[0]
       for build in (

@@ -54,7 +54,7 @@ class FedAvgMTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       cases.partly_labelled(),
-      local=cases.Local(rate=0.1, batch_size=0),
+      local=cases.Local(rate=0.1, batch_size=3),
       clients_per_task=1,
       servers={'task': cases.Server(optax.sgd, 0.5, naive.Sgd(0.5))},
       rounds=5,
@@ -83,7 +83,7 @@ class FedAvgMTest(parameterized.TestCase):
 
   def test_without_momentum_it_is_fedavg(self):
     federation, data = cases.toy_federation(('common', 'task'))
-    local = local_optimizers.LocalSgd(batch_size=0)
+    local = local_optimizers.LocalSgd(batch_size=2)
     settings = round_settings.RoundSettings(clients_per_task=1)
     found = []
     for algorithm in (

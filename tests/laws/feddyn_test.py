@@ -92,7 +92,7 @@ class FedDynTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       data,
-      local=cases.Local(rate=0.1, batch_size=0),
+      local=cases.Local(rate=0.1, batch_size=3),
       clients_per_task=1,
       rounds=5,
       build=feddyn.feddyn,
@@ -104,7 +104,7 @@ class FedDynTest(parameterized.TestCase):
     federation, data = testing.toy_federation(
       ('common', 'common'), cases.toy_data(6, 3)
     )
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2, epochs=2)
     settings = round_settings.RoundSettings(clients_per_task=1)
     moved = []
     for algorithm in (
@@ -126,7 +126,7 @@ class FedDynTest(parameterized.TestCase):
     )
     algorithm = feddyn.feddyn(
       federation,
-      local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
+      local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
       round_settings.RoundSettings(
         clients_per_task=1, weighting={'common': 'uniform'}
       ),
@@ -170,7 +170,7 @@ class FedDynTest(parameterized.TestCase):
     )
     algorithm = feddyn.feddyn(
       federation,
-      local_optimizers.LocalSgd(batch_size=0),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(clients_per_task=1),
     )
     state = cases.start(algorithm, data)

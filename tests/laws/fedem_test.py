@@ -237,7 +237,7 @@ class FedEmTest(parameterized.TestCase):
 
   def test_a_single_component_is_fedavg(self):
     """Of any layer types, with several tasks a client."""
-    data = cases.toy_data(5, 3, 2, missing=0.3)
+    data = testing.toy_data(5, 3, 2, missing=0.3)
     types = ('common', 'task', 'personal')
     plain, _ = testing.toy_federation(types, data)
     model, rules = mixtures.of_network(
@@ -314,7 +314,7 @@ class AnswersTest(absltest.TestCase):
       tasks_lib.mixing([tasks_lib.Task(name='t', kind=kind)])
 
   def test_another_network_is_refused(self):
-    federation, _ = cases.toy_federation(('common', 'common'))
+    federation, _ = testing.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(
       ValueError, r'mixture of 3 networks .*got None'
     ):

@@ -92,7 +92,7 @@ class FedProxTest(parameterized.TestCase):
   def test_a_heavy_term_keeps_clients_where_they_were_and_none_is_fedavg(self):
     federation, data = cases.toy_federation(('common', 'common'))
     local = local_optimizers.LocalSgd(
-      learning_rate=0.02, batch_size=0, epochs=5
+      learning_rate=0.02, batch_size=2, epochs=5
     )
     owns = [{'mu': mu} for mu in (0.0, 40.0)]
     free, bound = (

@@ -92,7 +92,7 @@ class FedRepTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       cases.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=0),
+      local=cases.Local(batch_size=3),
       clients_per_task=1,
       rounds=4,
       build=fedrep.fedrep,

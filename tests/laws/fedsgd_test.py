@@ -57,7 +57,7 @@ class FedSgdTest(parameterized.TestCase):
       outputs = federation.apply_fn(params, features)
       return federation.loss_fn(outputs, labels[:, 0], jnp.int32(0)).mean()
 
-    local = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=0, epochs=2)
+    local = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=2, epochs=2)
     moved = []
     for build in (fedsgd.fedsgd, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)

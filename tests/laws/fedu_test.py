@@ -98,7 +98,7 @@ class FedUTest(parameterized.TestCase):
     np.testing.assert_allclose(found, moved.mean(), rtol=1e-5)
 
   def test_without_a_graph_it_is_isolated_training(self):
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     found = []
     for label, build, own in (
       ('client', fedu.fedu, {'eta': 0.0}),

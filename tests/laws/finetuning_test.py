@@ -52,7 +52,7 @@ def _views(name, rate, **own):
     **own: Settings of the algorithm's own.
   """
   federation, data = _toy(name)
-  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
+  local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=2)
   algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
   return cases.views_of(algorithm, _state(name), data)
 
@@ -71,7 +71,7 @@ def _program(name, rate=None):
   def views(number, state, data):
     own = {} if rate is None else {'finetune_learning_rate': number}
     local = local_optimizers.LocalSgd(
-      learning_rate=number if rate is None else rate, batch_size=0
+      learning_rate=number if rate is None else rate, batch_size=2
     )
     algorithm = algorithms.ALGORITHMS[name].build(federation, local, **own)
     view = lambda client: algorithm.view(state, data, client, None)

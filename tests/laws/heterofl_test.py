@@ -25,7 +25,7 @@ import cases
 
 FIXED_POINT = 'nowhere in general: slices of an optimum are not optimal'
 
-LOCAL = cases.Local(rate=0.1, momentum=0.5, batch_size=0, epochs=2)
+LOCAL = cases.Local(rate=0.1, momentum=0.5, batch_size=2, epochs=2)
 TYPES = ('common', 'common', 'task')
 
 

@@ -99,7 +99,7 @@ class IfcaTest(parameterized.TestCase):
 
   def test_a_single_cluster_is_fedavg(self):
     data = planted.toy_data(6, 3)
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     found = {}
     for label, build in (
       ('cluster', functools.partial(ifca.ifca, clusters=1)),
@@ -180,7 +180,7 @@ class IfcaTest(parameterized.TestCase):
     for mesh in (None, testing.mesh({'task': 2, 'client': 2})):
       algorithm = ifca.ifca(
         federation,
-        local_optimizers.LocalSgd(learning_rate=0.5, batch_size=0),
+        local_optimizers.LocalSgd(learning_rate=0.5, batch_size=2),
         round_settings.RoundSettings(
           clients_per_task=2,
           placement=round_settings.Placement(
@@ -224,7 +224,7 @@ class BrokenClusterTest(parameterized.TestCase):
   """A model that diverged suits nobody, though its loss is in no order."""
 
   def test_nobody_chooses_it(self):
-    data = cases.toy_data(4, 2).with_owners(['cluster'])
+    data = testing.toy_data(4, 2).with_owners(['cluster'])
     federation, _ = testing.toy_federation(
       ['common', 'cluster'],
       data,

@@ -26,7 +26,7 @@ EPOCHS = 2
 @functools.cache
 def _data(num_tasks=1):
   """Six clients of unequal sizes with classes to tell apart."""
-  return cases.toy_data(6, num_tasks, kinds=(tasks_lib.MULTICLASS,))
+  return testing.toy_data(6, num_tasks, kinds=(tasks_lib.MULTICLASS,))
 
 
 def _build(name, data, outputs=3, batch_size=0, **settings):

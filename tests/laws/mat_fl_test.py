@@ -22,7 +22,7 @@ import planted
 FIXED_POINT = 'fedavg in each cluster, and clusters depend on the way there'
 CLIENTS = 7
 SIZES = np.array([5, 2, 7, 3, 5, 2, 7])
-LOCAL = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=0)
+LOCAL = local_optimizers.LocalSgd(learning_rate=0.3, batch_size=2)
 
 
 def _federation(encoder):

@@ -30,7 +30,7 @@ def _build(devices, form, clients, slots=1, per_task=0, **settings):
     local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.2,
-      batch_size=0,
+      batch_size=2,
     ),
     round_settings.RoundSettings(
       clients_per_task=per_task,

@@ -18,7 +18,7 @@ from fmtl_jax.rounds import round_settings
 import cases
 import naive
 
-LOCAL = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0, epochs=2)
+LOCAL = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
 
 
 @dataclasses.dataclass

@@ -65,7 +65,7 @@ def _two_rounds(build, data, types, **settings):
   federation, _ = testing.toy_federation(types, data)
   algorithm = build(
     federation,
-    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     round_settings.RoundSettings(**settings),
   )
   return cases.run(algorithm, data, 2).state.params
@@ -324,7 +324,7 @@ class MtFedavgTest(parameterized.TestCase):
     cases.compare(
       types,
       cases.toy_data(7, 3, 2, missing=missing),
-      local=cases.Local(batch_size=0),
+      local=cases.Local(batch_size=2),
       participation=taking_part,
       clients_per_task=(2, 1, 1),
       slots=slots,

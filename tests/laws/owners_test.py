@@ -236,7 +236,7 @@ class FrozenTest(parameterized.TestCase):
     )
     algorithm = multi_task_fl.multi_task_fl(
       federation,
-      cases.Local(batch_size=0).package(),
+      cases.Local(batch_size=2).package(),
       round_settings.RoundSettings(
         placement=round_settings.Placement(execution='chunk:2')
       ),

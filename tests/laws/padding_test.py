@@ -197,7 +197,7 @@ class ExamplesTest(parameterized.TestCase):
   @parameterized.parameters(tasks_lib.BINARY, tasks_lib.REGRESSION)
   def test_labels_that_are_missing_or_of_a_task_nobody_trains(self, kind):
     """An empty slot reads the labels of the last task."""
-    data = cases.toy_data(5, 2, 2, missing=0.4, kinds=(kind,))
+    data = testing.toy_data(5, 2, 2, missing=0.4, kinds=(kind,))
     client = 2
     self.assertEqual(data.partition.client_tasks[client].tolist(), [0, 2])
     examples, rows = data.examples, data.partition.train.groups()[client]

@@ -128,7 +128,7 @@ class PerFedAvgTest(parameterized.TestCase):
   def test_rounds_are_those_of_the_paper(self, order):
     cases.compare(
       ('common', 'common'),
-      cases.toy_data(7, 3),
+      testing.toy_data(7, 3),
       local=cases.Local(batch_size=2, epochs=2, momentum=0.5),
       clients_per_task=(2, 1, 2),
       rounds=3,
@@ -141,7 +141,7 @@ class PerFedAvgTest(parameterized.TestCase):
   def test_any_layer_types_and_several_tasks_for_each_client(self):
     cases.compare(
       ('common', 'task', 'personal'),
-      cases.toy_data(5, 3, 2, missing=0.4),
+      testing.toy_data(5, 3, 2, missing=0.4),
       clients_per_task=1,
       rounds=3,
       build=per_fedavg.per_fedavg,
@@ -175,7 +175,7 @@ class PerFedAvgTest(parameterized.TestCase):
   def test_exact_steps_follow_the_gradient_of_the_meta_function(self):
     """Of F(w) = f(w - alpha grad f(w)), by the rule for compositions."""
     alpha, rate = 0.5, 0.1
-    data = cases.toy_data(1, 1, sizes=(6,))
+    data = testing.toy_data(1, 1, sizes=(6,))
     federation, _ = testing.toy_federation(('common', 'common'), data)
     local = local_optimizers.LocalSgd(learning_rate=rate, batch_size=0)
 
@@ -217,7 +217,7 @@ class PerFedAvgTest(parameterized.TestCase):
 
   def test_without_the_step_inside_it_is_fedavg(self):
     """On the batches D', in all layers; also before a client predicts."""
-    federation, data = cases.toy_federation(('common', 'task', 'personal'))
+    federation, data = testing.toy_federation(('common', 'task', 'personal'))
     local = local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5, weight_decay=0.1),
       learning_rate=0.2,
@@ -250,7 +250,7 @@ class PerFedAvgTest(parameterized.TestCase):
     ({'delta': 0.0}, "`delta` > 0, got 0.0; take `order`='exact'"),
   )
   def test_settings_that_it_cannot_have_are_told(self, own, sentence):
-    federation, _ = cases.toy_federation(('common', 'common'))
+    federation, _ = testing.toy_federation(('common', 'common'))
     with self.assertRaisesRegex(ValueError, sentence):
       per_fedavg.per_fedavg(federation, **own)
 

@@ -84,7 +84,7 @@ class PFedMeTest(parameterized.TestCase):
     cases.compare(
       ('common', 'task', 'personal'),
       cases.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=0),
+      local=cases.Local(batch_size=3),
       clients_per_task=1,
       rounds=4,
       build=pfedme.pfedme,
@@ -98,7 +98,7 @@ class PFedMeTest(parameterized.TestCase):
     local = local_optimizers.LocalSgd(
       optimizer=local_optimizers.Sgd(momentum=0.5),
       learning_rate=0.5,
-      batch_size=0,
+      batch_size=2,
       keep_optimizer_state=True,
     )
     found, _ = cases.train(pfedme.pfedme, federation, data, local, own=own)

@@ -102,7 +102,7 @@ def _program(kind, form, axes, further=False):
     task_axis='task' if 'task' in names else None,
   )
   federation, _ = testing.toy_federation(MIX, data)
-  local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+  local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
   settings = round_settings.RoundSettings(
     clients_per_task=2, placement=placement, **settings
   )

@@ -302,10 +302,7 @@ class MixedTest(parameterized.TestCase):
 
   def _two(self, compute, **settings):
     federation, data, algorithm = cases.named(
-      'fedavg',
-      testing.toy_data(5, 3, 2),
-      compute=compute,
-      **settings,
+      'fedavg', testing.toy_data(5, 3, 2), compute=compute, **settings
     )
     start = cases.start(algorithm, data)
     return federation, start, testing.jit(_scanned(algorithm, data))(start)

@@ -321,7 +321,7 @@ class RemoteRoundsTest(parameterized.TestCase):
     ('mocha', 'do more than clients'),
   )
   def test_what_needs_everyone_in_one_place_is_refused(self, name, why):
-    algorithm = cases.named(name, cases.toy_data(7, 3, kinds=('binary',)))[2]
+    algorithm = cases.named(name, testing.toy_data(7, 3, kinds=('binary',)))[2]
     with self.assertRaisesRegex(ValueError, f'got {name}, .*{why}'):
       remote_rounds.of(algorithm, name)
 

@@ -60,7 +60,7 @@ class ReptileTest(parameterized.TestCase):
   @parameterized.parameters(1.0, 0.3)
   def test_its_rate_is_that_of_the_server_of_fedavg(self, rate):
     """At rate one it is fedavg with fine-tuning, to the bit."""
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     federation, data = cases.toy_federation(('common', 'common'))
     own = {'server_rate': rate}
     found, views = cases.train(reptile.reptile, federation, data, local, 2, own)
@@ -99,7 +99,7 @@ class ReptileTest(parameterized.TestCase):
 
   def test_layers_of_clients_go_all_the_way(self):
     federation, data = cases.toy_federation(('common', 'personal'))
-    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0)
+    local = local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2)
     layers = []
     for build in (reptile.reptile, multi_task_fl.multi_task_fl):
       algorithm = build(federation, local)

@@ -54,7 +54,7 @@ class LayerTypesTest(parameterized.TestCase):
     cases.compare(
       types,
       _two_slots(),
-      local=cases.Local(batch_size=0, momentum=0.5),
+      local=cases.Local(batch_size=3, momentum=0.5),
       clients_per_task=1,
     )
 
@@ -88,7 +88,7 @@ class CohortTest(parameterized.TestCase):
     cases.compare(
       MIX,
       _two_slots(),
-      local=cases.Local(batch_size=0),
+      local=cases.Local(batch_size=2),
       clients_per_task=clients_per_task,
       slots=slots,
       execution=execution,

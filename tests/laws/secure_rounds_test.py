@@ -150,7 +150,7 @@ class RoundsTest(parameterized.TestCase):
     federation, data = testing.toy_federation(
       ('common', 'task', 'personal'), cases.toy_data(9), width=16
     )
-    local = cases.Local(batch_size=0).package()
+    local = cases.Local(batch_size=2).package()
     states = {}
     for bits in (None, 8):
       secure = None if bits is None else SecureSums(bits=bits, clip=8.0)

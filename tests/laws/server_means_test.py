@@ -159,7 +159,7 @@ class FurtherOwnersTest(parameterized.TestCase):
     federation, data = _clusters()
     algorithm = algorithms.ALGORITHMS['scaffold'].build(
       federation,
-      local_optimizers.LocalSgd(batch_size=0),
+      local_optimizers.LocalSgd(batch_size=2),
       round_settings.RoundSettings(
         clients_per_task=1, weighting={'cluster': weighting}
       ),

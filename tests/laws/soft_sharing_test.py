@@ -51,7 +51,7 @@ class SoftSharing(naive.Federation):
 @functools.cache
 def _pulled():
   """The states and views after six rounds, for each of three pulls."""
-  federation, data = cases.toy_federation(('task', 'task'))
+  federation, data = testing.toy_federation(('task', 'task'))
   owns = [{'lam': lam} for lam in (0.0, 0.5, 3.0)]
   return cases.train_each(
     soft_sharing.soft_sharing, federation, data, LOCAL, 6, owns
@@ -62,8 +62,8 @@ class SoftSharingTest(absltest.TestCase):
   def test_rounds_are_those_of_the_loops(self):
     cases.compare(
       ('task', ('common', 'task'), 'personal'),
-      cases.toy_data(5, 3, 2, missing=0.4),
-      local=cases.Local(batch_size=0),
+      testing.toy_data(5, 3, 2, missing=0.4),
+      local=cases.Local(batch_size=3),
       clients_per_task=1,
       rounds=3,
       build=soft_sharing.soft_sharing,
@@ -72,7 +72,7 @@ class SoftSharingTest(absltest.TestCase):
     )
 
   def test_it_is_mr_mtl_whose_clients_are_the_tasks(self):
-    data = cases.toy_data(3, 3, sizes=(5, 8, 6))
+    data = testing.toy_data(3, 3, sizes=(5, 8, 6))
     tasks, _ = testing.toy_federation(('task', 'task'), data)
     _, found = cases.train(
       soft_sharing.soft_sharing, tasks, data, LOCAL, 4, {'lam': 0.8}
@@ -92,7 +92,7 @@ class SoftSharingTest(absltest.TestCase):
     )
 
   def test_without_a_pull_tasks_are_trained_separately(self):
-    federation, data = cases.toy_federation(('task', 'task'))
+    federation, data = testing.toy_federation(('task', 'task'))
     _, found = _pulled()[0]
     _, expected = cases.train(
       multi_task_fl.multi_task_fl, federation, data, LOCAL, 6
@@ -109,7 +109,7 @@ class SoftSharingTest(absltest.TestCase):
     self.assertGreater(spreads[2], 0)
 
   def test_the_mean_is_that_of_the_tasks_of_all_devices(self):
-    data = cases.toy_data(8, 4)
+    data = testing.toy_data(8, 4)
     federation, _ = testing.toy_federation(('task', 'task'), data)
     found = []
     for axis in (None, 'task'):
@@ -138,7 +138,7 @@ class SoftSharingTest(absltest.TestCase):
     testing.assert_trees_close(*found, 1e-4)
 
   def test_a_negative_pull_is_refused(self):
-    federation, _ = cases.toy_federation()
+    federation, _ = testing.toy_federation()
     with self.assertRaisesRegex(ValueError, 'Expected `lam` >= 0, got -0.1'):
       soft_sharing.soft_sharing(federation, lam=-0.1)
 

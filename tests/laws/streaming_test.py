@@ -33,7 +33,7 @@ MOMENTUM = local_optimizers.LocalSgd(
   batch_size=2,
   keep_optimizer_state=True,
 )
-PLAIN = local_optimizers.LocalSgd(batch_size=0)
+PLAIN = local_optimizers.LocalSgd(batch_size=3)
 
 
 testing.use_cpu_devices(8)

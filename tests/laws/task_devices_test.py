@@ -36,7 +36,7 @@ def _round(mesh, num_tasks, form='scan', types=MIX, **settings):
   federation, _ = testing.toy_federation(types, data)
   algorithm = multi_task_fl.multi_task_fl(
     federation,
-    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=0),
+    local_optimizers.LocalSgd(learning_rate=0.2, batch_size=2),
     round_settings.RoundSettings(
       clients_per_task=2,
       placement=round_settings.Placement(

@@ -194,7 +194,7 @@ class VirtualTest(parameterized.TestCase):
 
   def test_the_posterior_is_the_prior_times_all_sites(self):
     """Of clients that came, were late or never came, and of tasks."""
-    data = cases.toy_data(6, 3, 2, missing=0.3)
+    data = testing.toy_data(6, 3, 2, missing=0.3)
     outputs = tasks_lib.num_outputs(data.tasks)
     federation = _federation(
       testing.mlp([3, 4, outputs]),
@@ -203,7 +203,7 @@ class VirtualTest(parameterized.TestCase):
     )
     algorithm = virtual.virtual(
       federation,
-      local_optimizers.LocalSgd(learning_rate=0.1, batch_size=0),
+      local_optimizers.LocalSgd(learning_rate=0.1, batch_size=2),
       round_settings.RoundSettings(
         clients_per_task=1,
         participation=participation.Participation(dropout=0.2, late=0.3),
@@ -288,7 +288,7 @@ class VirtualTest(parameterized.TestCase):
 
 class PrivateLayersTest(absltest.TestCase):
   def test_they_stand_beside_the_shared_ones_and_never_leave(self):
-    data = cases.toy_data(4, 2)
+    data = testing.toy_data(4, 2)
     plain = models.mlp((3,), (4, 4), tasks_lib.num_outputs(data.tasks))
     federation = _federation(plain, data, [('.*', 'common')], True)
     drawn = federation.init_fn(jax.random.key(0))
@@ -317,7 +317,7 @@ class PrivateLayersTest(absltest.TestCase):
       self.assertEmpty(each_slot)
 
   def test_a_network_without_stages_is_refused(self):
-    data = cases.toy_data(4, 2)
+    data = testing.toy_data(4, 2)
     with self.assertRaisesRegex(ValueError, 'network of stages .*`private`=F'):
       _federation(testing.mlp([3, 4, 5]), data, private=True)
 
