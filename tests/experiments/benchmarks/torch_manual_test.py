@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import unittest
 from unittest import mock
 
 from absl.testing import absltest
@@ -10,8 +9,9 @@ from absl.testing import parameterized
 
 from experiments.benchmarks import workloads
 
-HAS_TORCH = importlib.util.find_spec('torch') is not None
-if HAS_TORCH:
+from tests import needs
+
+if importlib.util.find_spec('torch'):
   import torch
 
   from experiments.benchmarks import torch_data
@@ -48,11 +48,7 @@ def _by_autograd(workload, data, layers, order):
   return [(layer.weight.detach().T, layer.bias.detach()) for layer in dense]
 
 
-@unittest.skipUnless(
-  HAS_TORCH,
-  'PyTorch, gigabytes that only comparisons of speed need, is missing; get it '
-  "with `pip install -e '.[benchmarks]'`.",
-)
+@needs.torch
 class TorchManualTest(parameterized.TestCase):
   @parameterized.parameters(4, 1)
   def test_an_epoch_is_that_of_autograd_on_every_client(self, outputs):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import unittest
 from unittest import mock
 
 from absl.testing import absltest
@@ -12,8 +11,9 @@ import numpy as np
 
 from experiments.benchmarks import workloads
 
-HAS_TORCH = importlib.util.find_spec('torch') is not None
-if HAS_TORCH:
+from tests import needs
+
+if importlib.util.find_spec('torch'):
   import torch
 
   from experiments.benchmarks import torch_data
@@ -78,11 +78,7 @@ def _in_torch(name, stages, params):
   return {key: torch.from_numpy(leaf.copy()) for key, leaf in state.items()}
 
 
-@unittest.skipUnless(
-  HAS_TORCH,
-  'PyTorch, gigabytes that only comparisons of speed need, is missing; get it '
-  "with `pip install -e '.[benchmarks]'`.",
-)
+@needs.torch
 class TorchNetworksTest(parameterized.TestCase):
   @parameterized.parameters(*SMALL)
   def test_outputs_are_the_same(self, name):

@@ -5,13 +5,11 @@ more of it.
 """
 
 import contextlib
-import importlib.util
 import os
 import pathlib
 import subprocess
 import tempfile
 import time
-import unittest
 
 from absl.testing import absltest
 from configs import digits
@@ -28,6 +26,8 @@ from experiments.studies import case_runs
 from fmtl_jax import testing
 from fmtl_jax.rounds import communication
 from fmtl_jax.storage import checkpoints
+
+from tests import needs
 
 NODES = int(os.environ.get('FLOWER_NODES', '2'))
 CASES = os.environ.get('FLOWER_CASES', 'fedper').split(',')
@@ -75,11 +75,7 @@ class LogTest(absltest.TestCase):
       self.assertEqual(loopback.last_line(path), line)
 
 
-@unittest.skipUnless(
-  importlib.util.find_spec('flwr'),
-  'Flower, which pins versions of other packages and is no part of the extra '
-  "tests, is missing; get it with `pip install 'fmtl_jax[flower]'`.",
-)
+@needs.flwr
 class LoopbackTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
