@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from ..configuration import cases
-from ..configuration import catalogue
 from ..configuration import config as config_lib
-from ..configuration import schema
+from ..configuration import own_fields
 from . import factories
 from fmtl_jax import balancing
 from fmtl_jax import compression
@@ -150,19 +149,22 @@ def _has_network(names, config, unused_algorithm):
 
 def _of_algorithms() -> Iterator[tuple[str, _Rule]]:
   """What an algorithm alone reads."""
-  having: dict[str, list[str]] = {}
-  for name, spec in catalogue.known().items():
-    for setting in spec.defaults:
-      field = schema.own_field(name, setting)
-      if field.count('.') == 2:  # Else several studies may read it.
-        having.setdefault(field, []).append(name)
-  for field, names in having.items():
-    acts = functools.partial(_has_algorithm, names)
+  for field, names in own_fields.by_field().items():
+    if field.count('.') < 2:
+      continue  # Numbers of layers are of the network, whatever the cases.
+    acts = functools.partial(_reads, field)
     yield field, _Rule(acts, f'a case of {" or ".join(names)}')
+  yield (
+    'layer_types',
+    _Rule(
+      lambda config, name: bool(config.layer_types) or name in cases.RULED,
+      f'a case of {" or ".join(cases.RULED)} (or an algorithm.name)',
+    ),
+  )
 
 
-def _has_algorithm(names, unused_config, algorithm):
-  return algorithm in names
+def _reads(field, unused_config, algorithm):
+  return own_fields.reads(algorithm, field)
 
 
 def _of_methods(

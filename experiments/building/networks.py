@@ -160,9 +160,9 @@ def label_rules(
 ) -> layer_types.Rules:
   """The rules in `layer_types`, or the algorithm's own by depth.
 
-  Rules in the config are those of the method of the paper, also of
-  `hard_sharing`, which is its centralized form; an algorithm that is a label
-  rule keeps its own, behind the layers that are pre-trained. A centralized
+  Rules in the config of a case (`cases.resolve`) are for all of its layers; an
+  algorithm's own are for those behind the ones that are pre-trained. What an
+  algorithm says of leaves inside layers comes before either. A centralized
   model has no clients: what would be personal belongs to the task there.
   Rules for leaves inside layers need the `paths` of the parameters. Adapters in
   pre-trained layers are of the type of the first layer behind these, unless the
@@ -170,10 +170,18 @@ def label_rules(
   is that of the config by default.
   """
   rules: layer_types.Rules
-  if config.layer_types and algorithm in ('multi_task_fl', 'hard_sharing'):
-    rules = [tuple(rule) for rule in config.layer_types]
+  entry = own_code.spec(algorithm)
+  flat = config_lib.flatten(config)
+  own = {
+    name: flat[schema.own_field(algorithm, name)]
+    for name in entry.leaf_settings
+  }
+  with fields.named(fields.of_algorithm(algorithm)):
+    of_leaves = entry.leaf_rules(**own)
+  if config.layer_types:
+    given = [tuple(rule) for rule in config.layer_types]
+    rules = [*layer_types.matching(of_leaves, paths), *given]
   else:
-    entry = own_code.spec(algorithm)
     depths = {name: config.algorithm[name] for name in entry.depths}
     # Whatever the algorithm: they belong to the network.
     count = config.algorithm.pretrained_layers
@@ -182,13 +190,6 @@ def label_rules(
     pretrained = layer_types.by_depth(
       layers, [(layer_types.PRETRAINED, count), (layer_types.COMMON, trained)]
     )
-    flat = config_lib.flatten(config)
-    own = {
-      name: flat[schema.own_field(algorithm, name)]
-      for name in entry.leaf_settings
-    }
-    with fields.named(fields.of_algorithm(algorithm)):
-      of_leaves = entry.leaf_rules(**own)
     of_adapters = set(adapters.trained_paths(paths))
     free = [
       path

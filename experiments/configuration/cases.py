@@ -16,6 +16,7 @@ from . import config as config_lib
 from . import fields
 from . import hints
 from . import own_code
+from . import own_fields
 from . import schema
 from fmtl_jax import algorithms
 from fmtl_jax.algorithms import specs
@@ -23,6 +24,11 @@ from fmtl_jax.algorithms import specs
 JOINT, SEPARATE = specs.JOINT, specs.SEPARATE
 MAJORITY = 'majority'
 LABEL_PARTY = 'label_party'  # Its data stay where they are.
+
+
+# Algorithms whose layer types are those of the whole config: the method of the
+# paper, and its centralized form.
+RULED = ('multi_task_fl', 'hard_sharing')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,6 +203,7 @@ def names(
       raise ValueError(
         f'Expected overrides.{name} to be a ConfigDict, got {given!r}.'
       )
+    _check_overrides(name, given, config)
   if config.algorithm.name:
     known = [*catalogue.known(), *own_code.names_in(config)]
     if config.algorithm.name not in known:
@@ -223,6 +230,19 @@ def names(
   )
 
 
+def _check_overrides(key, given, config):
+  """Raises a ValueError for settings of a row that others alone read."""
+  own = {own_code.key(name): name for name in own_code.names_in(config)}
+  algorithm = '' if key == MAJORITY else get(own.get(key, key)).algorithm
+  of_some = own_fields.by_field()
+  for field in config_lib.flatten(given):
+    if field in of_some and not own_fields.reads(algorithm, field):
+      raise ValueError(
+        f'Expected overrides.{key} without {field}, which is read with '
+        f'{", ".join(of_some[field])} alone; leave it out.'
+      )
+
+
 def label(name: str, config: ml_collections.ConfigDict) -> str:
   """How a case is shown."""
   if own_code.key(name) in config.report.labels:
@@ -238,7 +258,9 @@ def resolve(
   """The config of one case.
 
   The case's own settings come first, then `config.overrides`, then what the
-  user gave on the command line.
+  user gave on the command line. `layer_types` of the whole config are those of
+  the paper's method; any other row has the ones of its overrides, or of the
+  command line where it is the only row.
 
   Args:
     name: A row of the table.
@@ -255,5 +277,10 @@ def resolve(
   for field, value in command_line.items():
     if field not in fixed and field.split('.')[0] != 'overrides':
       config_lib.set_field(resolved, field, value)
+  is_own = 'layer_types' in overrides
+  if config.algorithm.name == name:
+    is_own = is_own or 'layer_types' in command_line
+  if not is_own and (name == MAJORITY or get(name).algorithm not in RULED):
+    resolved.layer_types = ()
   resolved.overrides = ml_collections.ConfigDict()
   return resolved

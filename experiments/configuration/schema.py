@@ -157,7 +157,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.adapters.targets = ()
   # A folder with trained parameters: values of layers labelled pretrained.
   config.model.pretrained = ''
-  # (regex, layer type) pairs; () lets the algorithm label layers by depth.
+  # (regex, layer type) pairs; () lets the algorithm label layers by depth. A
+  # table's are those of multi-task FL; other rows have them in their overrides.
   config.layer_types = ()
 
   config.algorithm = ml_collections.ConfigDict()

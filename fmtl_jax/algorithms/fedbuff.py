@@ -6,16 +6,18 @@ When there are K of them, with the server's rate gamma,
 
   w <- w + gamma sum_i p_i (1 + tau_i)^{-a} D_i / sum_i p_i,
 
-where tau_i counts the steps of the server since client i started and p_i is its
-weight, for each layer type. A round is a step of the server; time is that of
-`participation`'s clock. With K = M and clients that need the same time it is
-FedAvg. Layers of tasks and personal ones are as in any federated averaging: a
-client works on all of its tasks, and its own layers move in the step that its
-update enters.
+where tau_i counts the steps of the server since client i started, in which the
+copy w has moved, and p_i is its weight, for each layer type. A round is a step
+of the server; time is that of `participation`'s clock. With K = M and clients
+that need the same time it is FedAvg. Layers of tasks and personal ones are as
+in any federated averaging: a client works on all of its tasks, and its own
+layers move in the step that its update enters.
 
-Deviations: p_i are numbers of examples by default; the paper's are equal
-(`uniform`). K is half of M by default (10 in the paper). A client is not
-started again before the step that its update enters.
+Deviations: The paper has one model, which every step moves; a task's layers
+count the steps in which clients of the task take part. p_i are numbers of
+examples by default; the paper's are equal (`uniform`). K is half of M by
+default (10 in the paper). A client is not started again before the step that
+its update enters.
 
 References:
   Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba (2022), Federated

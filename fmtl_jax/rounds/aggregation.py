@@ -121,6 +121,16 @@ class Aggregation:
     """See the class."""
     return [n for n, a in self._aggregators.items() if a.takes_factors]
 
+  @property
+  def owners_apart(self) -> list[str]:
+    """Layer types whose owners' copies move by their own clients alone."""
+    return [
+      name
+      for name in self.averaged
+      if self._federation.owners[name].index is not None
+      and not self._servers[name].mixes_owners
+    ]
+
   def _aggregator(self, name: str) -> aggregators.Aggregator:
     """The aggregator of a layer type, by the settings."""
     settings, num_tasks = self._settings, len(self._federation.tasks)

@@ -9,9 +9,9 @@ steps by their mean, in which an update counts
   (1 + staleness)^-a,
 
 where its staleness is the number of steps that the server took since the client
-was sent its model. The mean is over the weights of the clients as without
-staleness, so that a stale update makes the step smaller, and a fresh one counts
-as in a synchronous round.
+was sent its model (`staleness`). The mean is over the weights of the clients as
+without staleness, so that a stale update makes the step smaller, and a fresh
+one counts as in a synchronous round.
 
 A round is one step of the server: the K arrivals that fill a buffer. All that
 arrives at one moment is dealt with before anybody starts. A client that is at
@@ -22,7 +22,7 @@ the round in which they are averaged, under its schedule's value of the round in
 which it started.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -40,6 +40,7 @@ from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import round_phases
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import staleness
 from fmtl_jax.server import server_optimizers
 from fmtl_jax.server import weights as weights_lib
 
@@ -85,10 +86,11 @@ class Pending:
     finish: `[P]` float32, when it arrives: seconds from the server's last step.
     order: `[P]` int32, the number of its arrival.
     version: `[P]` int32, the server's steps before it started.
-    own_version: `[P]` int32, those of its buffer.
+    own_versions: `[P]` or `[P, S]` int32, the steps before in which the copies
+      moved that it was sent, by layer type.
     views: `[P, ...]`, what it was sent of the layers that are averaged.
     arrivals: `[]` int32, all so far.
-    steps: `[G]` int32, the steps of the server by buffer.
+    steps: `[owners]` int32, the steps in which each copy moved, by layer type.
   """
 
   stage: jax.Array
@@ -97,10 +99,10 @@ class Pending:
   finish: jax.Array
   order: jax.Array
   version: jax.Array
-  own_version: jax.Array
+  own_versions: Mapping[str, jax.Array]
   views: Tree
   arrivals: jax.Array
-  steps: jax.Array
+  steps: Mapping[str, jax.Array]
 
 
 def _check(federation, settings):
@@ -179,6 +181,7 @@ def buffered(
     None,
     None,
   )
+  own_steps = staleness.OwnerSteps(federation, phases.aggregation.owners_apart)
   num_places = sum(buffering.concurrency)
   num_places += len(buffering.concurrency) * buffering.buffer
 
@@ -188,7 +191,7 @@ def buffered(
       lambda x: jnp.zeros(x.shape, x.dtype), federation.index_shapes()
     )
     view = federation.averaged(federation.broadcast(state.params, index))
-    pending = _nobody(view, num_places, len(buffering.concurrency))
+    pending = _nobody(view, num_places, own_steps)
     return dataclasses.replace(state, pending=pending)
 
   def round_fn(state, data, frozen=None):
@@ -202,19 +205,26 @@ def buffered(
       )
       everyone = cohorts.select(data, row, people.active(row, pending.buffer))
       starts = (pending.stage != _NOTHING) & (pending.version == state.round)
+      newest = own_steps.versions(pending.steps, everyone.index)
       pending = dataclasses.replace(
         pending,
         views=_where(starts, jax.vmap(view)(everyone.index), pending.views),
+        own_versions=_where(starts, newest, pending.own_versions),
       )
-      full, places = _full(pending, buffering)
+      places = _full(pending, buffering)
       cohort = jax.tree.map(lambda x: x[places], everyone)
-      staleness = _Staleness(federation, state, pending, full, buffering)
+      ages = jax.tree.map(
+        jnp.subtract,
+        (state.round, newest),
+        (pending.version, pending.own_versions),
+      )
       observed = {
         'simulated_seconds': jnp.broadcast_to(now, (buffering.buffer,))
       }
       sampled = phases.weighed(data, mode, cohort, observed)
       context_fn, sampled = phases.broadcast(state, data, frozen, sampled, mode)
       find = lambda client: places[jnp.argmax(cohort.client == client.client)]
+      age_fn = lambda client: cohorts.take(ages, find(client))
 
       def started(client):
         context, place = context_fn(client), find(client)
@@ -224,17 +234,17 @@ def buffered(
           view=layer_types.merge(sent, own), round=pending.version[place]
         )
 
-      mode = dataclasses.replace(
-        mode, client_update=staleness.discounted(mode.client_update, find)
+      discounted = staleness.discounted(
+        mode.client_update, federation, state.params, age_fn, buffering.exponent
       )
+      mode = dataclasses.replace(mode, client_update=discounted)
       new, metrics = phases.complete(state, data, started, sampled, mode)
-    age = staleness.of_all[places]
-    measured = {'staleness': age.astype(jnp.float32).mean()}
+    measured = {'staleness': ages[0][places].astype(jnp.float32).mean()}
     pending = dataclasses.replace(
       pending,
       stage=pending.stage.at[places].set(_NOTHING),
       finish=pending.finish - now,
-      steps=pending.steps.at[full].add(1),
+      steps=own_steps.after(pending.steps, cohort, sampled.weights),
     )
     new = dataclasses.replace(new, pending=pending)
     return new, {**metrics, 'measured': measured}
@@ -242,7 +252,7 @@ def buffered(
   return init, round_fn
 
 
-def _nobody(view, num_places, num_buffers):
+def _nobody(view, num_places, own_steps):
   """What is pending before the first round."""
   number = jnp.zeros(num_places, jnp.int32)
   zeros = lambda x: jnp.zeros((num_places, *x.shape), x.dtype)
@@ -253,10 +263,10 @@ def _nobody(view, num_places, num_buffers):
     finish=number.astype(jnp.float32),
     order=number,
     version=number,
-    own_version=number,
+    own_versions=own_steps.no_versions(num_places),
     views=jax.tree.map(zeros, view),
     arrivals=jnp.int32(0),
-    steps=jnp.zeros(num_buffers, jnp.int32),
+    steps=own_steps.none(),
   )
 
 
@@ -277,11 +287,11 @@ def _in_buffers(pending, buffering):
 
 
 def _full(pending, buffering):
-  """The buffer that is full, and the places of its updates as they arrived."""
+  """The places of the updates of the buffer that is full, as they arrived."""
   in_buffer = _in_buffers(pending, buffering)
   full = jnp.argmax(in_buffer.sum(1))
   order = jnp.where(in_buffer[full], pending.order, jnp.iinfo(jnp.int32).max)
-  return full, jnp.argsort(order)[: buffering.buffer]
+  return jnp.argsort(order)[: buffering.buffer]
 
 
 class _People:
@@ -404,66 +414,7 @@ class _People:
         buffer=put(pending.buffer, number),
         finish=put(pending.finish, now + self._seconds[client]),
         version=put(pending.version, state.round),
-        own_version=put(pending.own_version, pending.steps[number]),
       )
       return pending, put(row, client)
 
     return jax.lax.fori_loop(0, len(counts), of_buffer, (pending, row))
-
-
-class _Staleness:
-  """How old the updates of a round are, and how much they count."""
-
-  def __init__(self, federation, state, pending, full, buffering):
-    """Counts the steps since each client started."""
-    self._federation = federation
-    self._params = state.params
-    self._by_task = buffering.by_task
-    self._exponent = buffering.exponent
-    self.of_all = state.round - pending.version  # `[P]`.
-    self._of_buffer = pending.steps[full] - pending.own_version
-
-  def discounted(
-    self,
-    client_update: client_updates.ClientUpdate,
-    find_fn: Callable[[cohorts.Cohort], jax.Array],
-  ) -> client_updates.ClientUpdate:
-    """A client update whose updates count by their staleness.
-
-    Layers of tasks count the steps of their own buffer, if they have one.
-    Running statistics, which have to stay means, move from their newest value
-    towards the client's.
-
-    Args:
-      client_update: Of a client that started from an older model.
-      find_fn: The place of a client.
-    """
-    federation = self._federation
-
-    def run(context):
-      client = context.data.client
-      place = find_fn(client)
-      result = client_update.run(context)
-      newest = federation.broadcast(self._params, client.index)
-
-      def one(layer_type, is_statistic, update, start, newest):
-        owner = federation.owners[layer_type]
-        if not owner.averaged:
-          return update
-        own = self._by_task and owner.index == 'task'
-        age = (self._of_buffer if own else self.of_all)[place]
-        moved = update + start - newest if is_statistic else update
-        factor = (1 + age.astype(jnp.float32)) ** -self._exponent
-        return moved * factor.astype(moved.dtype)
-
-      update = jax.tree.map(
-        one,
-        federation.layer_types,
-        federation.statistics,
-        result.update,
-        context.view,
-        newest,
-      )
-      return result._replace(update=update)
-
-    return client_update._replace(run=run)

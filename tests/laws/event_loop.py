@@ -18,7 +18,7 @@ class Flight:
     buffer: That its update goes to.
     finish: In seconds from the start of all.
     version: The steps of the server before it started.
-    own_version: Those of its buffer.
+    own_versions: Those in which each task's layers moved.
     start: The parameters of all owners at that moment.
   """
 
@@ -26,7 +26,7 @@ class Flight:
   buffer: int
   finish: float
   version: int
-  own_version: int
+  own_versions: Sequence[int]
   start: Any
 
 
@@ -37,6 +37,8 @@ class EventLoop:
   Attributes:
     seconds: How long each client needs.
     groups: The clients that may start for each buffer.
+    tasks: Those of each client.
+    by_task: Whether a buffer is of a task.
     concurrency: How many are at work for each buffer.
     size: K, the updates that fill one.
     draw_fn: `(step, arrivals, buffer) -> order of preference` of all clients.
@@ -44,12 +46,15 @@ class EventLoop:
 
   seconds: Sequence[float]
   groups: Sequence[Sequence[int]]
+  tasks: Sequence[Sequence[int]]
+  by_task: bool
   concurrency: Sequence[int]
   size: int
   draw_fn: Callable[[int, int, int], Sequence[int]]
 
   def __post_init__(self):
-    self.now, self.arrivals, self.steps = 0.0, 0, [0] * len(self.groups)
+    self.now, self.arrivals = 0.0, 0
+    self.steps = [0] * (1 + max(task for own in self.tasks for task in own))
     self.at_work: list[Flight] = []
     self.buffers: list[list[Flight]] = [[] for _ in self.groups]
 
@@ -65,9 +70,7 @@ class EventLoop:
         if client in group and client not in busy:
           finish = self.now + self.seconds[client]
           self.at_work.append(
-            Flight(
-              *(client, number, finish, version, self.steps[number]), params
-            )
+            Flight(*(client, number, finish, version, list(self.steps)), params)
           )
 
   def step(self, params, version):
@@ -85,7 +88,9 @@ class EventLoop:
       full = self.buffers[flight.buffer]
       if len(full) == self.size:
         self.buffers[flight.buffer] = []
-        self.steps[flight.buffer] += 1
+        moved = {task for f in full for task in self.tasks[f.client]}
+        for task in {flight.buffer} if self.by_task else moved:
+          self.steps[task] += 1
         return flight.buffer, full, self.now - since
 
 
@@ -99,7 +104,8 @@ class Asynchronous(naive.Federation):
       params: The newest.
       flights: Those whose updates are averaged.
       members: Of the flights.
-      factors: `(layer type, flight) -> number`: what an update counts.
+      factors: `(layer type, flight, place) -> number`: what an update counts,
+        at the owner's place.
       number: Of the step.
     """
     results = []
@@ -113,7 +119,7 @@ class Asynchronous(naive.Federation):
         layer_type = self.types[layer, name]
         if layer_type != 'personal':
           update = value - start[layer][name][place]
-          update = factors(layer_type, flight) * update
+          update = factors(layer_type, flight, place) * update
           result[(layer, name), place] = params[layer][name][place] + update
       results.append(result)
     new = naive.copied(params)

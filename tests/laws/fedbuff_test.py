@@ -18,6 +18,7 @@ from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.cohorts import participation
 from fmtl_jax.data import dataset
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.server import servers
 
 import cases
 import event_loop
@@ -60,13 +61,16 @@ def _seconds(data, key, num_slots):
 
 class EventsTest(parameterized.TestCase):
   @parameterized.named_parameters(
-    ('fedbuff', fedbuff.fedbuff, 1, {'concurrency': 4, 'buffer': 2}),
-    ('fedast', fedast.fedast, 2, {'concurrency': 2, 'buffer': 2}),
+    ('fedbuff', fedbuff.fedbuff, 2, 1, {'concurrency': 4, 'buffer': 2}),
+    ('fedbuff_slots', fedbuff.fedbuff, 3, 2, {'concurrency': 4, 'buffer': 1}),
+    ('fedast', fedast.fedast, 2, 2, {'concurrency': 2, 'buffer': 2}),
   )
-  def test_steps_are_those_of_a_loop_over_events(self, build, slots, own):
+  def test_steps_are_those_of_a_loop_over_events(
+    self, build, num_tasks, slots, own
+  ):
     """Who arrives when, how stale, and what the server makes of it."""
     types, steps, exponent = ('common', 'task', 'personal'), 7, 0.7
-    data = cases.toy_data(8, 2, slots)
+    data = cases.toy_data(8, num_tasks, slots)
     federation, _ = testing.toy_federation(types, data)
     by_task = build is fedast.fedast
     algorithm = build(
@@ -90,9 +94,12 @@ class EventsTest(parameterized.TestCase):
     groups = [[c for c, own_ in enumerate(held) if t in own_] for t in (0, 1)]
     if not by_task:
       groups = [list(range(8))]
+    young = 0
     events = event_loop.EventLoop(
       seconds=_seconds(data, key, int(by_task)),
       groups=groups,
+      tasks=[[t for t in own_ if t is not None] for own_ in held],
+      by_task=by_task,
       concurrency=[own['concurrency']] * len(groups),
       size=own['buffer'],
       draw_fn=functools.partial(_preferred, data, key),
@@ -112,12 +119,13 @@ class EventsTest(parameterized.TestCase):
       if by_task:
         for member in members:
           member.active = [t == buffer for t in held[member.client]]
-      count = events.steps[buffer] - 1
 
-      def factor(layer_type, flight, number=number, count=count):
+      def factor(layer_type, flight, place, number=number):
+        nonlocal young
         age = number - flight.version
-        if by_task and layer_type == 'task':
-          age = count - flight.own_version
+        if layer_type == 'task':  # Steps of before this one.
+          age = events.steps[place[0]] - 1 - flight.own_versions[place[0]]
+          young += age < number - flight.version
         return (1 + age) ** -exponent
 
       params = reference.asynchronous(params, flights, members, factor, number)
@@ -134,6 +142,7 @@ class EventsTest(parameterized.TestCase):
         float(metrics['measured']['staleness']), np.mean(ages), places=5
       )
     self.assertGreater(oldest, 1)
+    self.assertGreater(young, 0)
     testing.assert_trees_close(
       cases.to_float64(found.state.params), params, 1e-4, 1e-5
     )
@@ -186,6 +195,53 @@ class SynchronousTest(parameterized.TestCase):
     np.testing.assert_allclose(seconds, [0.01, 0] * 3, atol=1e-7)
     ages = np.asarray(found.metrics['measured']['staleness'])
     np.testing.assert_array_equal(ages, [0, 1] * 3)
+
+
+class OwnersTest(absltest.TestCase):
+  def test_what_nobody_else_moves_is_not_stale(self):
+    """Clients with a task each and clients of one task, of unlike speeds.
+
+    Each client trains to its mean. The layer of a task with one client is there
+    with its first update, whenever it comes and whatever staleness costs; that
+    of several is not.
+    """
+    centers = [[1.0], [2.0], [5.0], [7.0], [11.0]]
+    federation, data = testing.mean_estimation(centers, [0, 1, 2, 2, 2], 'task')
+    algorithm = fedbuff.fedbuff(
+      federation,
+      testing.TO_THE_MEAN,
+      _settings(),
+      concurrency=5,
+      buffer=1,
+      staleness_exponent=3.0,
+    )
+    found = cases.run(algorithm, data, 12)
+    (params,) = jax.tree.leaves(found.state.params)
+    at, ages = np.asarray(found.metrics['client'])[:, 0], found.metrics
+    ages = np.asarray(ages['measured']['staleness'])
+    for client in (0, 1):
+      self.assertGreater(ages[at == client].max(), 0)
+      np.testing.assert_allclose(params[client], centers[client], rtol=1e-6)
+    means = [center[0] for center in centers[2:]]
+    self.assertGreater(np.abs(np.ravel(params[2]) - means).min(), 1e-3)
+
+  def test_where_the_server_mixes_owners_every_step_moves_them(self):
+    federation, data = testing.mean_estimation([[1.0], [2.0]], [0, 1], 'task')
+
+    def mix(unused_key, params, state, reported, unused_round):
+      mean = lambda w, u: jnp.broadcast_to((w + u).mean(0), w.shape)
+      return jax.tree.map(mean, params, reported.update), state
+
+    mixing = servers.Server(lambda *unused: (), mix)
+    steps = []
+    for server in ({}, {'task': mixing}):
+      algorithm = fedbuff.fedbuff(
+        federation, testing.TO_THE_MEAN, _settings(server=server), buffer=1
+      )
+      state = cases.run(algorithm, data, 3).state
+      steps.append({k: v.tolist() for k, v in state.pending.steps.items()})
+    self.assertEqual(sum(steps[0]['task']), 3)
+    self.assertEqual(steps[1], {})
 
 
 class StatisticsTest(absltest.TestCase):

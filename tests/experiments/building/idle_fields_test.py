@@ -132,6 +132,17 @@ class CheckTest(parameterized.TestCase):
       idle_fields.check(['algorithm.fedu.eta'], [idle, ('fedavg', _config())])
     idle_fields.check(['algorithm.mu'], [idle])  # Of several.
 
+  def test_layer_types_need_a_row_that_has_them(self):
+    given = _config(layer_types=(('.*', 'common'),))
+    fedavg, method = ('fedavg', _config()), ('multi_task_fl', _config())
+    idle_fields.check(['layer_types'], [fedavg, method])
+    idle_fields.check(['layer_types'], [('fedavg', given)])
+    with self.assertRaisesRegex(ValueError, 'of multi_task_fl or hard_sharing'):
+      idle_fields.check(['layer_types'], [fedavg])
+
+  def test_numbers_of_layers_may_wait_for_another_case(self):
+    idle_fields.check(['algorithm.task_layers'], [('fedavg', _config())])
+
   @parameterized.parameters(*cases.CASES)
   def test_all_settings_of_an_algorithm_are_its_own(self, case):
     config = config_lib.default_config()

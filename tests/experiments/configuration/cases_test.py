@@ -129,6 +129,25 @@ class ResolveTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       cases.resolve('fedavg', _config(fedavg=override), {})
 
+  @parameterized.parameters(
+    ('fedavg', {'algorithm': {'fedem': {'components': 2}}}, 'fedem'),
+    ('fedavg', {'algorithm': {'task_layers': 2}}, '.*, multi_task_fl, .*'),
+    ('majority', {'algorithm': {'shared_layers': 1}}, 'cfl, ifca'),
+  )
+  def test_an_override_that_others_alone_read_is_refused(
+    self, row, override, others
+  ):
+    sentence = (
+      f'Expected overrides.{row} without .*, which is read with {others}'
+    )
+    with self.assertRaisesRegex(ValueError, sentence):
+      cases.names(_config(**{row: override}))
+
+  def test_an_override_that_its_row_reads_is_taken(self):
+    given = {'fedem': {'algorithm': {'fedem': {'components': 2}}}}
+    given['hard_sharing'] = {'algorithm': {'task_layers': 2}}
+    self.assertNotEmpty(cases.names(_config(**given)))
+
 
 class TableTest(absltest.TestCase):
   def test_an_algorithm_has_what_makes_it_itself_in_fields(self):
