@@ -34,6 +34,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax import precision
 from fmtl_jax import random_bits
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import faults
 from fmtl_jax.clients import local_optimizers
 from fmtl_jax.cohorts import participation as participation_lib
 from fmtl_jax.data import dataset as dataset_lib
@@ -147,6 +148,16 @@ def _check(federation, settings):
       )
 
 
+def _clock(settings, local):
+  """The clock of the settings, or one on which clients are equally fast."""
+  uneven = settings.participation
+  if uneven is not None and uneven.clock is not None:
+    return uneven.clock
+  return participation_lib.Clock(
+    batch_size=local.batch_size, epochs=local.epochs
+  )
+
+
 def buffered(
   federation: federation_lib.Federation,
   client_update: client_updates.ClientUpdate,
@@ -167,12 +178,7 @@ def buffered(
     ValueError: If settings mean nothing without rounds.
   """
   _check(federation, settings)
-  uneven = settings.participation
-  clock = None if uneven is None else uneven.clock
-  if clock is None:
-    clock = participation_lib.Clock(
-      batch_size=local.batch_size, epochs=local.epochs
-    )
+  clock = _clock(settings, local)
   phases = round_phases.Phases(
     federation,
     client_update._replace(sgd=None),  # Clients start from unlike models.
@@ -204,20 +210,17 @@ def buffered(
         federation.broadcast(state.params, index)
       )
       everyone = cohorts.select(data, row, people.active(row, pending.buffer))
-      starts = (pending.stage != _NOTHING) & (pending.version == state.round)
       newest = own_steps.versions(pending.steps, everyone.index)
-      pending = dataclasses.replace(
-        pending,
-        views=_where(starts, jax.vmap(view)(everyone.index), pending.views),
-        own_versions=_where(starts, newest, pending.own_versions),
+      pending = _sent(
+        pending, state.round, jax.vmap(view)(everyone.index), newest
       )
-      places = _full(pending, buffering)
-      cohort = jax.tree.map(lambda x: x[places], everyone)
       ages = jax.tree.map(
         jnp.subtract,
         (state.round, newest),
         (pending.version, pending.own_versions),
       )
+      places = _full(pending, buffering)
+      cohort = jax.tree.map(lambda x: x[places], everyone)
       observed = {
         'simulated_seconds': jnp.broadcast_to(now, (buffering.buffer,))
       }
@@ -239,12 +242,13 @@ def buffered(
       )
       mode = dataclasses.replace(mode, client_update=discounted)
       new, metrics = phases.complete(state, data, started, sampled, mode)
+    _, moving = faults.without(metrics, cohort, sampled.weights)
     measured = {'staleness': ages[0][places].astype(jnp.float32).mean()}
     pending = dataclasses.replace(
       pending,
       stage=pending.stage.at[places].set(_NOTHING),
       finish=pending.finish - now,
-      steps=own_steps.after(pending.steps, cohort, sampled.weights),
+      steps=own_steps.after(pending.steps, cohort, moving),
     )
     new = dataclasses.replace(new, pending=pending)
     return new, {**metrics, 'measured': measured}
@@ -267,6 +271,16 @@ def _nobody(view, num_places, own_steps):
     views=jax.tree.map(zeros, view),
     arrivals=jnp.int32(0),
     steps=own_steps.none(),
+  )
+
+
+def _sent(pending, number, views, versions):
+  """What is pending, with what clients are sent that start in this round."""
+  starts = (pending.stage != _NOTHING) & (pending.version == number)
+  return dataclasses.replace(
+    pending,
+    views=_where(starts, views, pending.views),
+    own_versions=_where(starts, versions, pending.own_versions),
   )
 
 

@@ -225,6 +225,25 @@ class OwnersTest(absltest.TestCase):
     means = [center[0] for center in centers[2:]]
     self.assertGreater(np.abs(np.ravel(params[2]) - means).min(), 1e-3)
 
+  def test_an_update_that_is_skipped_moves_nothing(self):
+    federation, data = testing.mean_estimation([[1.0], [2.0]], [0, 1], 'task')
+    labels = np.array(data.examples.labels)
+    labels[data.partition.train.groups()[0]] = np.nan
+    examples = dataclasses.replace(data.examples, labels=labels)
+    data = dataclasses.replace(data, examples=examples)
+    algorithm = fedbuff.fedbuff(
+      federation,
+      testing.TO_THE_MEAN,
+      _settings(skip_nonfinite=True),
+      concurrency=2,
+      buffer=1,
+    )
+    found = cases.run(algorithm, data, 6)
+    at = np.ravel(found.metrics['client']).tolist()
+    self.assertIn(0, at)
+    steps = found.state.pending.steps['task'].tolist()
+    self.assertEqual(steps, [0, at.count(1)])
+
   def test_where_the_server_mixes_owners_every_step_moves_them(self):
     federation, data = testing.mean_estimation([[1.0], [2.0]], [0, 1], 'task')
 
