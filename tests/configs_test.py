@@ -342,15 +342,15 @@ class GridTest(ConfigsTestCase):
   def test_a_grid_fits_its_config_and_all_cases_have_as_many_points(self, name):
     module = _module(f'sweeps.{name}')
     header = ' '.join(module.__doc__.split())
-    (of_config,) = re.findall(
-      r'-m experiments.sweep --config=configs/(\w+).py:grid '
+    ((of_config, variant),) = re.findall(
+      r'-m experiments.sweep --config=configs/(\w+).py:(\w+,)?grid '
       f'--sweep=configs/sweeps/{name}.py',
       header,
     )
-    config = self.load(of_config, 'grid')
+    config = self.load(of_config, f'{variant}grid')
     # Chosen on validation data of splits that no table is made from.
     self.assertGreater(config.data.validation_fraction, 0)
-    table = set(case_runs.seeds_of(self.load(of_config)))
+    table = set(case_runs.seeds_of(self.load(of_config, variant.rstrip(','))))
     self.assertEmpty(table.intersection(case_runs.seeds_of(config)))
     sweep = module.get_config()
     self.assertContainsSubset(sweep.get('overrides', {}), config.cases)

@@ -181,21 +181,25 @@ def measure(
   if options.counts == 'only':
     return figures
   state, _ = jax.block_until_ready(prepared.run(prepared.state))  # Warms up.
-  seconds, steps, second_round = [], 0, float('nan')
-  for number in timing.repeats(options.repeats):
+  seconds, steps, second_round = [], [], float('nan')
+
+  def run_round(state):
     (state, metrics), elapsed = timing.timed(prepared.run, state)
     seconds.append(elapsed / per_call)
+    steps.append(int(metrics['steps'].sum()))
+    return state
+
+  for number in timing.repeats(options.repeats):
+    state = run_round(state)
     if number == 0:
       second_round = _seconds_since_start()
-      steps = int(metrics['steps'].sum())
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   stats = jax.devices()[0].memory_stats() or {}
   shares = []
-  floor = workloads.floor(workload, steps, prepared.mesh)
+  floor = workloads.floor(workload, prepared.mesh)
   for _ in timing.repeats(options.repeats):
-    (state, _), elapsed = timing.timed(prepared.run, state)
-    _, least = timing.timed(floor)
-    seconds.append(elapsed / per_call)
+    state = run_round(state)
+    _, least = timing.timed(floor, steps[-1])
     shares.append(least / seconds[-1])
   whole_seconds = None
   if options.whole and name in published.PUBLISHED:
@@ -208,18 +212,22 @@ def measure(
   if options.private:
     private = _private(workload, options, prepared, state)
   matmul = hardware.matmul_flops()
+  # Cohorts are not of the same size where clients are not.
+  pairs = zip(seconds, steps, strict=True)
+  of_step = statistics.median(second / count for second, count in pairs)
   # Short batches are padded to B.
-  flops = steps * workload.batch_size * workload.flops()
+  rate = workload.batch_size * workload.flops() / of_step
   figures |= {
     'seconds_per_round': median,
     'seconds_of_rounds': seconds,
-    'client_steps_per_second': steps / median,
-    'teraflops_per_second': flops / median / 1e12,
+    'steps_of_rounds': steps,
+    'client_steps_per_second': 1 / of_step,
+    'teraflops_per_second': rate / 1e12,
     'seconds_to_second_round': second_round,
     'peak_rss_mb': peak,
     'peak_device_mb': stats.get('peak_bytes_in_use', 0) / 2**20 or None,
     'matmul_gflops': matmul / 1e9,
-    'share_of_matmul_rate': flops / median / matmul,
+    'share_of_matmul_rate': rate / matmul,
     'share_of_batch_matmul_floor': statistics.median(shares),
   }
   return figures | private | _published(name, median, whole_seconds)

@@ -17,10 +17,28 @@ import jax.numpy as jnp
 from fmtl_jax import models
 from fmtl_jax.models import layers
 
-# Rows an example, inputs and outputs of a matrix product.
-Products = list[tuple[int, int, int]]
 EMBEDDING = 8
 CHANNELS_OF_GROUP = 32
+
+
+class Product(NamedTuple):
+  """A matrix product of a layer.
+
+  Attributes:
+    rows: An example.
+    inputs: Numbers in a row.
+    outputs: Numbers in a row of the result.
+    places: How many such products come one after another, each with what the
+      one before it gave: those of the state of a recurrent layer.
+  """
+
+  rows: int
+  inputs: int
+  outputs: int
+  places: int = 1
+
+
+Products = list[Product]
 
 
 class Sizes(Protocol):
@@ -64,7 +82,7 @@ class Network(NamedTuple):
 def _dense_products(inputs: int, sizes: Sizes) -> Products:
   widths = [inputs, *sizes.hidden, sizes.outputs]
   pairs = zip(widths[:-1], widths[1:], strict=True)
-  return [(1, before, after) for before, after in pairs]
+  return [Product(1, before, after) for before, after in pairs]
 
 
 def _plain(sizes: Sizes) -> models.Model:
@@ -85,7 +103,7 @@ def _plain_products(sizes: Sizes) -> Products:
   *space, inputs = sizes.shape
   for features in sizes.channels:
     patch = sizes.window ** len(space) * inputs
-    found.append((math.prod(space), patch, features))
+    found.append(Product(math.prod(space), patch, features))
     space = [size // 2 for size in space]
     inputs = features
   return found + _dense_products(math.prod(space) * inputs, sizes)
@@ -202,7 +220,7 @@ def _paired_cnn_products(sizes: Sizes) -> Products:
   *space, inputs = sizes.shape
   for features in sizes.channels:
     space = [_size_after(size, sizes.window, 1, 0) for size in space]
-    found.append((math.prod(space), sizes.window**2 * inputs, features))
+    found.append(Product(math.prod(space), sizes.window**2 * inputs, features))
     inputs = features
   flat = math.prod(size // 2 for size in space) * inputs
   return found + _dense_products(flat, sizes)
@@ -215,11 +233,11 @@ def _dense(inputs, features, activation, rngs):
 def _dense_stages(products: Products) -> dict[str, Any]:
   """Dense layers, the last one without an activation."""
   stages = {
-    f'dense_{number}': functools.partial(_dense, before, after, nnx.relu)
-    for number, (_, before, after) in enumerate(products[:-1])
+    f'dense_{number}': functools.partial(_dense, inputs, outputs, nnx.relu)
+    for number, (_, inputs, outputs, _) in enumerate(products[:-1])
   }
-  _, before, after = products[-1]
-  last = functools.partial(_dense, before, after, layers.identity)
+  _, inputs, outputs, _ = products[-1]
+  last = functools.partial(_dense, inputs, outputs, layers.identity)
   return stages | {'output': last}
 
 
@@ -321,15 +339,16 @@ def _resnet(sizes: Sizes) -> models.Model:
 def _resnet_products(sizes: Sizes) -> Products:
   *space, inputs = sizes.shape
   space = [_size_after(size, 7, 2, 3) for size in space]
-  found = [(math.prod(space), 49 * inputs, sizes.channels[0])]
+  found = [Product(math.prod(space), 49 * inputs, sizes.channels[0])]
   space = [_size_after(size, 3, 2, 1) for size in space]
   for before, after, stride in resnet_blocks(sizes.channels):
     space = [_size_after(size, 3, stride, 1) for size in space]
     places = math.prod(space)
-    found += [(places, 9 * before, after), (places, 9 * after, after)]
+    for rows_of in (9 * before, 9 * after):
+      found.append(Product(places, rows_of, after))
     if stride > 1 or before != after:
-      found.append((places, before, after))
-  return [*found, (1, sizes.channels[-1], sizes.outputs)]
+      found.append(Product(places, before, after))
+  return [*found, Product(1, sizes.channels[-1], sizes.outputs)]
 
 
 def _lstm(sizes: Sizes) -> models.Model:
@@ -338,13 +357,13 @@ def _lstm(sizes: Sizes) -> models.Model:
 
 def _lstm_products(sizes: Sizes) -> Products:
   (length,) = sizes.shape
-  found = [(length, sizes.outputs, EMBEDDING)]
+  found = [Product(length, sizes.outputs, EMBEDDING)]
   inputs = EMBEDDING
   for features in sizes.hidden:
-    for rows in (inputs, features):
-      found.append((length, rows, 4 * features))
+    found.append(Product(length, inputs, 4 * features))
+    found.append(Product(1, features, 4 * features, places=length))
     inputs = features
-  return [*found, (length, inputs, sizes.outputs)]
+  return [*found, Product(length, inputs, sizes.outputs)]
 
 
 PLAIN = 'plain'

@@ -3,7 +3,8 @@
 Seconds a round are the median of several, of one seed on all devices. The rate
 of matrix products is measured in the same process, and the time that products
 of the round's batches alone take, the floor, in turn with further rounds, so
-that both have the same machine: their share is the median over pairs. With
+that both have the same machine: their share is the median over pairs. Where
+clients are of unlike sizes rounds are, too, and steps a second count. With
 `--reference=torch` (extra `benchmarks`) the usual PyTorch loop does the same
 work in processes of its own, on a CPU with one thread and with two; the faster
 one counts. `--reference=torch_manual` is dense networks written by hand in
@@ -169,10 +170,9 @@ def _measure_one() -> int:
       repeats=_REPEATS.value,
       timeout=_REFERENCE_SECONDS.value or None,
     )
-    if 'seconds_per_round' in found and 'seconds_per_round' in figures:
-      found['times_faster'] = (
-        found['seconds_per_round'] / figures['seconds_per_round']
-      )
+    rate = 'client_steps_per_second'
+    if rate in found and rate in figures:
+      found['times_faster'] = figures[rate] / found[rate]
     peers[reference] = found
     outputs.write(figures, _OUTPUT.value)
   outputs.show(figures, _OUTPUT.value)

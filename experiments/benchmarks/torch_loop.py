@@ -51,8 +51,8 @@ def loss(workload: workloads.Workload) -> Callable[..., torch.Tensor]:
   return nn.CrossEntropyLoss()
 
 
-def make_round(data: torch_data.Data) -> Callable[[], None]:
-  """Builds the federation; what is returned runs a round."""
+def make_round(data: torch_data.Data) -> Callable[[], int]:
+  """Builds the federation; what is returned runs a round, and counts steps."""
   workload = data.workload
   loss_fn = loss(workload)
   server, trained = network(workload)
@@ -65,6 +65,7 @@ def make_round(data: torch_data.Data) -> Callable[[], None]:
   own: dict[int, dict] = {}
 
   def run_round():
+    steps = 0
     total: dict[tuple[str, int], list] = {}
     for number in range(workload.tasks):
       for client in data.cohort(number):
@@ -80,6 +81,7 @@ def make_round(data: torch_data.Data) -> Callable[[], None]:
           outputs = model(data.features[batch])
           loss_fn(outputs, data.labels[batch]).backward()
           optimizer.step()
+          steps += 1
         weight = len(order)
         own[client] = {}
         for key, value in model.state_dict().items():
@@ -98,5 +100,6 @@ def make_round(data: torch_data.Data) -> Callable[[], None]:
     for (key, number), mean in means.items():
       if number >= 0:
         tasks[number][key] = mean
+    return steps
 
   return run_round

@@ -94,8 +94,8 @@ def initial(workload: workloads.Workload) -> list[Layer]:
   ]
 
 
-def make_round(data: torch_data.Data) -> Callable[[], None]:
-  """Builds the federation; what is returned runs a round.
+def make_round(data: torch_data.Data) -> Callable[[], int]:
+  """Builds the federation; what is returned runs a round, and counts steps.
 
   Raises:
     ValueError: If the network has convolutions.
@@ -105,8 +105,8 @@ def make_round(data: torch_data.Data) -> Callable[[], None]:
   return lambda: run_round(data, server)
 
 
-def run_round(data: torch_data.Data, server: Sequence[Layer]) -> None:
-  """Runs a round; `server` is replaced in place."""
+def run_round(data: torch_data.Data, server: Sequence[Layer]) -> int:
+  """Runs a round; `server` is replaced in place. Returns the clients' steps."""
   workload = data.workload
   kinds = torch_data.kinds(workload)
   owners = _owners(workload)
@@ -151,3 +151,5 @@ def run_round(data: torch_data.Data, server: Sequence[Layer]) -> None:
         present = weights[kind] > 0
         count = weights[kind][present].reshape(-1, *(1,) * (leaf.ndim - 1))
         leaf[present] = into[present].div_(count)
+  sizes_of_all = (len(data.rows[client]) for client, _ in chosen)
+  return sum(-(-size // workload.batch_size) for size in sizes_of_all)

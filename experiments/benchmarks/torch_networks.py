@@ -22,9 +22,9 @@ def _paired_cnn(workload: workloads.Workload) -> list[nn.Module]:
     inputs = features
   stages[-1].append(nn.MaxPool2d(2))
   dense = workload.products()[len(workload.channels) :]
-  for _, before, after in dense:
+  for _, inputs, outputs, _ in dense:
     stages.append(
-      nn.Sequential(nn.Flatten(), nn.Linear(before, after), nn.ReLU())
+      nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU())
     )
   del stages[-1][-1]
   return stages

@@ -53,14 +53,16 @@ def main(unused_argv):
     sys.exit(f'error: {error}')
   run_round()
   torch_data.wait(_DEVICE.value)
-  seconds = []
+  seconds, steps = [], []
   for _ in timing.repeats(_REPEATS.value):
     start = time.perf_counter()
-    run_round()
+    steps.append(run_round())
     torch_data.wait(_DEVICE.value)
     seconds.append(time.perf_counter() - start)
+  pairs = zip(seconds, steps, strict=True)
   figures = {
     'seconds_per_round': statistics.median(seconds),
+    'client_steps_per_second': statistics.median(n / s for s, n in pairs),
     'device': _DEVICE.value,
     'matmul': _MATMUL.value if _DEVICE.value == 'cuda' else 'highest',
     'torch': torch.__version__,

@@ -190,8 +190,8 @@ class Workload:
     The first layer's input needs no gradient.
     """
     return sum(
-      2 * rows * before * after * (3 if number else 2)
-      for number, (rows, before, after) in enumerate(self.products())
+      2 * math.prod(product) * (3 if number else 2)
+      for number, product in enumerate(self.products())
     )
 
   def build(
@@ -354,50 +354,84 @@ def check_dense(workload: Workload) -> None:
     )
 
 
-def floor(
-  workload: Workload, steps: int, mesh: jax.sharding.Mesh
-) -> Callable[[], jax.Array]:
-  """The products of `steps` batches, with nothing between them.
+def batch_products(
+  workload: Workload,
+) -> tuple[Callable[[Any, jax.Array], list[jax.Array]], Any]:
+  """The products of a batch, forward and of both gradients.
 
   Args:
-    workload: Gives the products.
-    steps: Of all devices together, which share them.
-    mesh: The devices.
+    workload: Gives them.
 
   Returns:
-    What computes them; it ran once.
+    `(operands, zero) -> products`, and the operands; `zero` makes them depend
+    on what was computed before. Those of a recurrent layer's state come one
+    place after another, the gradient of its kernel is one product.
   """
   keys = jax.random.split(jax.random.key(0), 3)
+  shapes = workload.products()
   operands = []
-  for rows, before, after in workload.products():
-    shapes = (
-      (rows * workload.batch_size, before),
-      (before, after),
-      (rows * workload.batch_size, after),
-    )
+  for rows, inputs, outputs, places in shapes:
+    rows *= places * workload.batch_size
+    of_product = ((rows, inputs), (inputs, outputs), (rows, outputs))
     operands.append(
       [
         jax.random.normal(key, shape)
-        for key, shape in zip(keys, shapes, strict=True)
+        for key, shape in zip(keys, of_product, strict=True)
       ]
     )
 
-  def run_all(operands):
+  def multiply(operands, zero):
+    products = []
+    for number, (x, w, g) in enumerate(operands):
+      x, g = x + zero, g + zero
+      places = shapes[number].places
+      products += [_in_turn(x, w, places), x.T @ g]
+      if number:
+        products.append(_in_turn(g, w.T, places))
+    return products
+
+  return multiply, operands
+
+
+def floor(
+  workload: Workload, mesh: jax.sharding.Mesh
+) -> Callable[[int], jax.Array]:
+  """The products of batches, with nothing between them.
+
+  Args:
+    workload: Gives the products, see `batch_products`.
+    mesh: The devices.
+
+  Returns:
+    `steps -> the end`: computes those of so many batches of all devices
+    together, which share them; it ran once.
+  """
+  multiply, operands = batch_products(workload)
+
+  def run_all(operands, steps):
     def step(_, zero):
       # Operands depend on the step before, and products cannot be cut down to
       # the one number that is read of them: none is left out.
-      products = []
-      for number, (x, w, g) in enumerate(operands):
-        x, g = x + zero, g + zero
-        products += [x @ w, x.T @ g]
-        if number:
-          products.append(g @ w.T)
-      products = jax.lax.optimization_barrier(products)
+      products = jax.lax.optimization_barrier(multiply(operands, zero))
       return 0 * sum(product[0, 0] for product in products)
 
-    return jax.lax.fori_loop(0, -(-steps // mesh.size), step, 0.0)
+    return jax.lax.fori_loop(0, steps, step, 0.0)
 
   run = jax.jit(execution.over_devices(run_all, mesh))
   operands = jax.device_put(operands, jax.NamedSharding(mesh, jax.P()))
-  jax.block_until_ready(run(operands))
-  return lambda: run(operands)
+  of_each = lambda steps: run(operands, np.int32(-(-steps // mesh.size)))
+  jax.block_until_ready(of_each(1))
+  return of_each
+
+
+def _in_turn(x, w, places):
+  """`x @ w`; or of the rows of one place, which wait for those before."""
+  if places == 1:
+    return x @ w
+  x = x[: x.shape[0] // places]
+
+  def at_place(_, product):
+    # What is added is zero, which the compiler does not know.
+    return jax.lax.optimization_barrier((x + 0 * product[:1, :1]) @ w)
+
+  return jax.lax.fori_loop(1, places, at_place, x @ w)

@@ -87,7 +87,7 @@ def by_bytes(path: drawing.Paths, dots: Sequence[Dot], words: str) -> bool:
 
   They are those up where all are sent as much, else those up and down. Bars
   are one standard deviation over seeds to either side; the axis of bytes is
-  logarithmic.
+  logarithmic, and who moves none is left out.
 
   Args:
     path: Where the picture goes, or several; see `drawing.figure`.
@@ -97,10 +97,13 @@ def by_bytes(path: drawing.Paths, dots: Sequence[Dot], words: str) -> bool:
   Returns:
     Whether there are dots with different bytes; nothing is written otherwise.
   """
-  dots = [dot for dot in dots if np.isfinite(dot.mean)]
+  dots = [
+    dot for dot in dots if np.isfinite(dot.mean) and dot.up + dot.down > 0
+  ]
   differs = len({dot.down for dot in dots}) > 1
   ways = 'up and down' if differs else 'up'
   bytes_of = lambda dot: dot.up + dot.down if differs else dot.up
+  dots = [dot for dot in dots if bytes_of(dot) > 0]
   if len({bytes_of(dot) for dot in dots}) < 2:
     return False
   with drawing.figure(path, height=4.7) as figure:

@@ -272,9 +272,11 @@ def product_flops(
   def visit(jaxpr):
     total = 0
     for equation in jaxpr.eqns:
+      is_loop = equation.primitive.name == 'scan'
+      times = equation.params['length'] if is_loop else 1
       for value in equation.params.values():
         inner = getattr(value, 'jaxpr', value)
-        total += visit(inner) if hasattr(inner, 'eqns') else 0
+        total += times * visit(inner) if hasattr(inner, 'eqns') else 0
       operands = [v.aval.shape for v in equation.invars]
       if equation.primitive.name == 'dot_general':
         (contracted, _), _ = equation.params['dimension_numbers']

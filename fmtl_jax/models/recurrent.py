@@ -1,9 +1,11 @@
 """Recurrent layers on token sequences: embeddings, LSTMs, GRUs.
 
 The products of inputs stand before the loop over places, where they are one
-product; inside of it there is that of the state alone. The gradient of its
-kernel is one product over all places, too, where that of a loop would add one
-for each. Clients with kernels of their own (`vmap`) make them batched products.
+product; inside of it there is that of the state alone, and biases, for which
+all places would be read and written once more. The gradient of a kernel is one
+product over all places as they lie, where that of a loop would add one for
+each, and that of products of `[B, length, n]` turns what it multiplies. Clients
+with kernels of their own (`vmap`) make them batched products.
 """
 
 from collections.abc import Callable
@@ -12,6 +14,12 @@ import math
 from flax import nnx
 import jax
 import jax.numpy as jnp
+
+
+def at_each_place(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`[..., n] @ [n, m]` as one product of matrices, like its gradients."""
+  rows = x.reshape(-1, x.shape[-1]) @ kernel
+  return rows.reshape(*x.shape[:-1], -1)
 
 
 class Embedding(nnx.Module):
@@ -29,17 +37,19 @@ class Embedding(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.kernel[...]
-    return jax.nn.one_hot(x, kernel.shape[0], dtype=kernel.dtype) @ kernel
+    rows = jax.nn.one_hot(x, kernel.shape[0], dtype=kernel.dtype)
+    return at_each_place(rows, kernel)
 
 
 @jax.custom_vjp
-def recur(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+def recur(inputs: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   """The recurrence of an LSTM that starts at zero.
 
   Args:
     inputs: `[length, B, 4 features]`, what the gates (input, forget, cell,
-      output) get beside the state.
+      output) get beside the state and the bias.
     kernel: `[features, 4 features]`.
+    bias: `[4 features]`.
 
   Returns:
     `[length, B, features]`.
@@ -49,22 +59,22 @@ def recur(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     https://doi.org/10.1162/neco.1997.9.8.1735; with the forget gate of Gers,
     Schmidhuber, Cummins (2000).
   """
-  return _lstm_forward(inputs, kernel)[0]
+  return _lstm_forward(inputs, kernel, bias)[0]
 
 
-def _lstm_cell(x, hidden, cell, kernel):
+def _lstm_cell(x, hidden, cell, kernel, bias):
   """One place: the new state, and the gates."""
-  gates = jnp.split(x + hidden @ kernel, 4, axis=-1)
+  gates = jnp.split(x + bias + hidden @ kernel, 4, axis=-1)
   i, f, o = (jax.nn.sigmoid(gates[number]) for number in (0, 1, 3))
   g = jnp.tanh(gates[2])
   new_cell = f * cell + i * g
   return o * jnp.tanh(new_cell), new_cell, (i, f, g, o)
 
 
-def _lstm_forward(inputs, kernel):
+def _lstm_forward(inputs, kernel, bias):
   def step(state, x):
     hidden, cell = state
-    new_hidden, new_cell, gates = _lstm_cell(x, hidden, cell, kernel)
+    new_hidden, new_cell, gates = _lstm_cell(x, hidden, cell, kernel, bias)
     return (new_hidden, new_cell), (hidden, cell, new_hidden, gates)
 
   zeros = jnp.zeros((inputs.shape[1], kernel.shape[0]), inputs.dtype)
@@ -97,7 +107,7 @@ def _lstm_backward(kept, gradients):
   _, of_gates = jax.lax.scan(
     step, (zeros, zeros), (gradients, cells, gates), reverse=True
   )
-  return of_gates, _over_places(before, of_gates)
+  return of_gates, _over_places(before, of_gates), of_gates.sum((0, 1))
 
 
 def _over_places(x, y):
@@ -111,12 +121,15 @@ recur.defvjp(_lstm_forward, _lstm_backward)
 
 @jax.custom_vjp
 def recur_gated(
-  inputs: jax.Array, kernel: jax.Array, bias: jax.Array
+  inputs: jax.Array,
+  kernel: jax.Array,
+  bias: jax.Array,
+  candidate_bias: jax.Array,
 ) -> jax.Array:
   """The recurrence of a GRU that starts at zero.
 
-  With the parts of reset, update and candidate in `inputs` and in
-  `h @ kernel` (`+ bias` for the candidate),
+  With the parts of reset, update and candidate in `inputs + bias` and in
+  `h @ kernel`, and b the bias of the candidate's state,
 
     r = sigmoid(x_r + h W_r),   z = sigmoid(x_z + h W_z),
     n = tanh(x_n + r (h W_n + b)),   h' = (1 - z) n + z h.
@@ -124,7 +137,8 @@ def recur_gated(
   Args:
     inputs: `[length, B, 3 features]`: reset, update, candidate.
     kernel: `[features, 3 features]`.
-    bias: `[features]`, of the candidate's state.
+    bias: `[3 features]`.
+    candidate_bias: `[features]`, of the candidate's state.
 
   Returns:
     `[length, B, features]`.
@@ -133,22 +147,22 @@ def recur_gated(
     Cho et al. (2014), https://arxiv.org/abs/1406.1078, with the reset gate
     behind the product, as in the libraries.
   """
-  return _gru_forward(inputs, kernel, bias)[0]
+  return _gru_forward(inputs, kernel, bias, candidate_bias)[0]
 
 
-def _gru_cell(x, hidden, kernel, bias):
+def _gru_cell(x, hidden, kernel, bias, candidate_bias):
   """One place: the new state; gates, candidate and what the reset gates."""
-  x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
+  x_r, x_z, x_n = jnp.split(x + bias, 3, axis=-1)
   h_r, h_z, h_n = jnp.split(hidden @ kernel, 3, axis=-1)
   r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-  h_n = h_n + bias
+  h_n = h_n + candidate_bias
   n = jnp.tanh(x_n + r * h_n)
   return (1 - z) * n + z * hidden, (r, z, n, h_n)
 
 
-def _gru_forward(inputs, kernel, bias):
+def _gru_forward(inputs, kernel, bias, candidate_bias):
   def step(hidden, x):
-    new, gates = _gru_cell(x, hidden, kernel, bias)
+    new, gates = _gru_cell(x, hidden, kernel, bias, candidate_bias)
     return new, (hidden, new, gates)
 
   zeros = jnp.zeros((inputs.shape[1], kernel.shape[0]), inputs.dtype)
@@ -174,8 +188,8 @@ def _gru_backward(kept, gradients):
   )
   features = kernel.shape[0]
   of_inputs = jnp.concatenate([of_state[..., : 2 * features], of_n], axis=-1)
-  of_bias = of_state[..., 2 * features :].sum((0, 1))
-  return of_inputs, _over_places(before, of_state), of_bias
+  biases = of_inputs.sum((0, 1)), of_state[..., 2 * features :].sum((0, 1))
+  return of_inputs, _over_places(before, of_state), *biases
 
 
 recur_gated.defvjp(_gru_forward, _gru_backward)
@@ -205,8 +219,8 @@ class Lstm(nnx.Module):
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = x.swapaxes(0, 1) @ self.kernel[...] + self.bias[...]
-    return recur(x, self.recurrent[...]).swapaxes(0, 1)
+    x = at_each_place(x.swapaxes(0, 1), self.kernel[...])
+    return recur(x, self.recurrent[...], self.bias[...]).swapaxes(0, 1)
 
   def start(self, batch: int) -> tuple[jax.Array, jax.Array]:
     """The state before the first place: hidden and cell, `[B, features]`."""
@@ -218,8 +232,9 @@ class Lstm(nnx.Module):
     self, state: tuple[jax.Array, jax.Array], x: jax.Array
   ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
     """One place, `[B, inputs] -> [B, features]`: the state and the output."""
-    x = x @ self.kernel[...] + self.bias[...]
-    hidden, cell, _ = _lstm_cell(x, *state, self.recurrent[...])
+    recurrent, bias = self.recurrent[...], self.bias[...]
+    x = x @ self.kernel[...]
+    hidden, cell, _ = _lstm_cell(x, *state, recurrent, bias)
     return (hidden, cell), hidden
 
 
@@ -237,9 +252,11 @@ class Gru(nnx.Module):
     self.candidate_bias = nnx.Param(jnp.zeros(features))
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = x.swapaxes(0, 1) @ self.kernel[...] + self.bias[...]
-    y = recur_gated(x, self.recurrent[...], self.candidate_bias[...])
-    return y.swapaxes(0, 1)
+    x = at_each_place(x.swapaxes(0, 1), self.kernel[...])
+    return recur_gated(x, *self._of_state()).swapaxes(0, 1)
+
+  def _of_state(self):
+    return self.recurrent[...], self.bias[...], self.candidate_bias[...]
 
   def start(self, batch: int) -> jax.Array:
     """The state before the first place, `[B, features]`."""
@@ -248,9 +265,7 @@ class Gru(nnx.Module):
 
   def step(self, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """One place, `[B, inputs] -> [B, features]`: the state and the output."""
-    x = x @ self.kernel[...] + self.bias[...]
-    recurrent, bias = self.recurrent[...], self.candidate_bias[...]
-    hidden, _ = _gru_cell(x, state, recurrent, bias)
+    hidden, _ = _gru_cell(x @ self.kernel[...], state, *self._of_state())
     return hidden, hidden
 
 
@@ -263,4 +278,4 @@ class EachPlace(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(features))
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return x @ self.kernel[...] + self.bias[...]
+    return at_each_place(x, self.kernel[...]) + self.bias[...]

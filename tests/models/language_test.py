@@ -138,20 +138,33 @@ class RecurrentTest(parameterized.TestCase):
 
     np.testing.assert_allclose(*testing.jit(both)(), rtol=1e-4, atol=1e-5)
 
+  def test_at_each_place_it_is_the_product_and_so_are_its_gradients(self):
+    x, kernel, weights = _values((BATCH, LENGTH, 3), (3, 4), (BATCH, LENGTH, 4))
+
+    def both(product):
+      f = lambda x, kernel: (weights * product(x, kernel)).sum()
+      return testing.jit(jax.value_and_grad(f, (0, 1)))(x, kernel)
+
+    testing.assert_trees_close(
+      both(recurrent.at_each_place), both(lambda x, kernel: x @ kernel)
+    )
+
   def test_the_gradient_of_cells_is_that_of_a_loop(self):
     arguments = [
       jnp.asarray(value)
       for value in _values(
-        (LENGTH, BATCH, 4 * FEATURES), (FEATURES, 4 * FEATURES)
+        (LENGTH, BATCH, 4 * FEATURES),
+        (FEATURES, 4 * FEATURES),
+        (4 * FEATURES,),
       )
     ]
     (weights,) = _values((LENGTH, BATCH, FEATURES))
 
-    def loop(inputs, kernel):
+    def loop(inputs, kernel, bias):
       hidden = cell = jnp.zeros((BATCH, FEATURES))
       total = jnp.float32(0)
       for x, weight in zip(inputs, weights, strict=True):
-        i, f, g, o = jnp.split(x + hidden @ kernel, 4, axis=-1)
+        i, f, g, o = jnp.split(x + bias + hidden @ kernel, 4, axis=-1)
         cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
         hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
         total += (weight * hidden).sum()
@@ -160,25 +173,29 @@ class RecurrentTest(parameterized.TestCase):
     def at_once(*arguments):
       return (weights * recurrent.recur(*arguments)).sum()
 
-    both = lambda f: testing.jit(jax.value_and_grad(f, (0, 1)))(*arguments)
+    both = lambda f: testing.jit(jax.value_and_grad(f, (0, 1, 2)))(*arguments)
     testing.assert_trees_close(both(at_once), both(loop))
 
   def test_the_gradient_of_gates_is_that_of_a_loop(self):
     arguments = [
       jnp.asarray(value)
       for value in _values(
-        (LENGTH, BATCH, 3 * FEATURES), (FEATURES, 3 * FEATURES), (FEATURES,)
+        (LENGTH, BATCH, 3 * FEATURES),
+        (FEATURES, 3 * FEATURES),
+        (3 * FEATURES,),
+        (FEATURES,),
       )
     ]
     (weights,) = _values((LENGTH, BATCH, FEATURES))
 
-    def loop(inputs, kernel, bias):
+    def loop(inputs, kernel, bias, candidate_bias):
       hidden, total = jnp.zeros((BATCH, FEATURES)), jnp.float32(0)
       for x, weight in zip(inputs, weights, strict=True):
-        x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
+        x_r, x_z, x_n = jnp.split(x + bias, 3, axis=-1)
         h_r, h_z, h_n = jnp.split(hidden @ kernel, 3, axis=-1)
         z = jax.nn.sigmoid(x_z + h_z)
-        n = jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * (h_n + bias))
+        r = jax.nn.sigmoid(x_r + h_r)
+        n = jnp.tanh(x_n + r * (h_n + candidate_bias))
         hidden = (1 - z) * n + z * hidden
         total += (weight * hidden).sum()
       return total
@@ -186,7 +203,8 @@ class RecurrentTest(parameterized.TestCase):
     def at_once(*arguments):
       return (weights * recurrent.recur_gated(*arguments)).sum()
 
-    both = lambda f: testing.jit(jax.value_and_grad(f, (0, 1, 2)))(*arguments)
+    every = tuple(range(len(arguments)))
+    both = lambda f: testing.jit(jax.value_and_grad(f, every))(*arguments)
     testing.assert_trees_close(both(at_once), both(loop))
 
 

@@ -6,7 +6,6 @@ import math
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import networks
@@ -14,7 +13,6 @@ from experiments.benchmarks import placements
 from experiments.benchmarks import workloads
 from fmtl_jax import testing
 from fmtl_jax.algorithms import multi_task_fl
-from fmtl_jax.models import recurrent
 
 FEW = {'clients': 4, 'clients_per_task': 2, 'spread': None, 'pool': 30}
 SMALL = {
@@ -61,10 +59,15 @@ class SizesTest(parameterized.TestCase):
     params = jax.eval_shape(workload.model().init, jax.random.key(0))
     kernels = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
     found = sorted(math.prod(shape) for shape in kernels)
-    expected = sorted(
-      before * after for _, before, after in workload.products()
-    )
+    expected = sorted(p.inputs * p.outputs for p in workload.products())
     self.assertEqual(found, expected)
+
+  def test_a_recurrent_layer_has_a_product_for_each_place(self):
+    workload = workloads.WORKLOADS['F4']
+    in_turn = [p for p in workload.products() if p.places > 1]
+    self.assertEqual(in_turn, [(1, 256, 1024, 80)] * 2)
+    kernels = 8 * 1024 + 3 * 256 * 1024 + 256 * 90
+    self.assertEqual(workload.flops(), 2 * 80 * (2 * 90 * 8 + 3 * kernels))
 
   @parameterized.parameters(('F1', 62, 95), ('F2', 198, 77), ('F4', 75, 110))
   def test_clients_have_about_as_many_examples(self, name, mean, deviation):
@@ -111,28 +114,6 @@ class LayersTest(parameterized.TestCase):
       for method in ('patches', 'lax')
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-  def test_the_gradient_of_the_recurrence_is_that_of_a_loop(self):
-    rng = np.random.default_rng(0)
-    inputs = jnp.asarray(rng.standard_normal((3, 2, 8), np.float32))
-    kernel = jnp.asarray(rng.standard_normal((2, 8), np.float32))
-    weights = jnp.asarray(rng.standard_normal((3, 2, 2), np.float32))
-
-    def loop(inputs, kernel):
-      hidden = cell = jnp.zeros((2, 2))
-      total = jnp.float32(0)
-      for x, weight in zip(inputs, weights, strict=True):
-        i, f, g, o = jnp.split(x + hidden @ kernel, 4, axis=-1)
-        cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-        hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
-        total += (weight * hidden).sum()
-      return total
-
-    def at_once(inputs, kernel):
-      return (weights * recurrent.recur(inputs, kernel)).sum()
-
-    both = lambda f: testing.jit(jax.value_and_grad(f, (0, 1)))(inputs, kernel)
-    testing.assert_trees_close(both(at_once), both(loop))
 
 
 if __name__ == '__main__':

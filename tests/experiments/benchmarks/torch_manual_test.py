@@ -59,10 +59,10 @@ class TorchManualTest(parameterized.TestCase):
     self.assertGreater(len(orders[0]), len(orders[-1]))
     layers = [
       (
-        torch.randn(len(orders), before, after),
-        torch.randn(len(orders), after),
+        torch.randn(len(orders), inputs, outputs),
+        torch.randn(len(orders), outputs),
       )
-      for _, before, after in workload.products()
+      for _, inputs, outputs, _ in workload.products()
     ]
     expected = [
       _by_autograd(workload, data, [(k[c], b[c]) for k, b in layers], order)
@@ -85,6 +85,13 @@ class TorchManualTest(parameterized.TestCase):
         torch_manual.run_round(data, server)
         found.append(server)
     torch.testing.assert_close(*found)
+
+  def test_loops_count_the_steps_of_a_round(self):
+    data = torch_data.create(dataclasses.replace(SMALL, clients_per_task=0))
+    sizes = [len(row) for row in data.rows]
+    expected = sum(-(-size // SMALL.batch_size) for size in sizes)
+    for reference in (torch_loop, torch_manual):
+      self.assertEqual(reference.make_round(data)(), expected)
 
 
 class DenseTest(absltest.TestCase):

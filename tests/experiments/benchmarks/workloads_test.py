@@ -13,6 +13,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import placements
@@ -20,6 +21,7 @@ from experiments.benchmarks import timing
 from experiments.benchmarks import workloads
 from fmtl_jax import execution
 from fmtl_jax import testing
+from fmtl_jax.execution import low_rank
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SMALL = workloads.Workload(
@@ -44,7 +46,7 @@ class WorkloadsTest(parameterized.TestCase):
     params = jax.eval_shape(workload.model().init, jax.random.key(0))
     kernels = [params[name]['kernel'] for name, _ in workload.model().stages]
     found = [math.prod(kernel.shape) for kernel in kernels]
-    expected = [before * after for _, before, after in workload.products()]
+    expected = [p.inputs * p.outputs for p in workload.products()]
     self.assertEqual(found, expected)
     self.assertLen(kernels, sum(workload.layers))
 
@@ -77,9 +79,22 @@ class WorkloadsTest(parameterized.TestCase):
       SMALL, shape=(512,), channels=(), hidden=(512,), batch_size=16
     )
     mesh = execution.mesh({'client': 1})
-    few, many = (workloads.floor(workload, n, mesh) for n in (25, 500))
-    best = lambda floor: min(timing.timed(floor)[1] for _ in range(11))
-    self.assertGreater(best(many), 5 * best(few))
+    floor = workloads.floor(workload, mesh)
+    best = lambda steps: min(timing.timed(floor, steps)[1] for _ in range(11))
+    self.assertGreater(best(500), 5 * best(25))
+
+  @parameterized.parameters(
+    SMALL,
+    dataclasses.replace(
+      SMALL, network='lstm', shape=(7,), channels=(), hidden=(3, 4)
+    ),
+  )
+  def test_the_floor_multiplies_what_is_counted(self, workload):
+    multiply, operands = workloads.batch_products(workload)
+    self.assertEqual(
+      low_rank.product_flops(multiply, operands, jnp.float32(0)),
+      workload.batch_size * workload.flops(),
+    )
 
   def test_an_unknown_one_is_reported(self):
     with self.assertRaisesRegex(ValueError, "one of W1, .*got 'W9'"):
@@ -155,6 +170,7 @@ class RoundsTest(absltest.TestCase):
       self.assertGreater(figures[name], 0, name)
     self.assertEqual((figures['clients'], figures['execution']), (3, 'scan'))
     self.assertLen(figures['seconds_of_rounds'], 2)  # One beside the floor.
+    self.assertLen(figures['steps_of_rounds'], 2)
 
   def test_a_reference_without_pytorch_is_reported_at_once(self):
     program = (

@@ -32,6 +32,14 @@ class ByBytesTest(drawn_figures.DrawnTestCase):
     self.assertFalse(byte_figures.by_bytes(self.path, dots, 'accuracy'))
     self.assertFalse(self.path.exists())
 
+  def test_who_moves_nothing_is_left_out(self):
+    nothing = _DOTS[0]._replace(label='own', up=0.0, down=0.0)
+    for dots in ([nothing, *_DOTS], [nothing._replace(down=7.0), *_DOTS]):
+      figure = self.drawn(byte_figures.by_bytes, dots, 'accuracy (%)')
+      (axes,) = figure.axes
+      self.assertEqual([b.get_label() for b in axes.containers], ['a', 'b'])
+      self.assertEndsWith(axes.get_xlabel(), ', up')
+
   def test_where_some_are_sent_less_both_ways_count(self):
     dots = [_DOTS[0]._replace(down=0.0), *_DOTS[1:]]
     figure = self.drawn(byte_figures.by_bytes, dots, 'accuracy (%)')
