@@ -324,6 +324,20 @@ class SmokeTest(ConfigsTestCase):
     self.check_run(config, ['multi_task_fl'])
 
 
+class LanguageTest(ConfigsTestCase):
+  @parameterized.parameters('', 'smoke', 'leaf', 'transformer')
+  def test_plays_have_outputs_of_their_own_alone(self, variants):
+    config = self.load('language', variants)
+    source = backbones.load_source(config, compute=False)
+    _, case = train.build_case('multi_task_fl', config, {}, source)
+    labels = case.federation.labels
+    of_layer = {layer: set(jax.tree.leaves(labels[layer])) for layer in labels}
+    self.assertEqual(of_layer.pop('output'), {'task'})
+    self.assertNotEmpty(of_layer)
+    for layer, found in of_layer.items():
+      self.assertEqual(found, {'common'}, layer)
+
+
 class CompareTest(ConfigsTestCase):
   @parameterized.parameters('', 'har', 'smoke', 'smoke,har')
   def test_all_algorithms_can_be_searched(self, variants):

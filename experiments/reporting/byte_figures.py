@@ -50,7 +50,7 @@ def of_cases(
     up, down = (
       sum(cost[f'bytes_{way}_per_client'].values()) for way in ('up', 'down')
     )
-    if record['rounds'] and up + down > 0:
+    if record['rounds']:
       mean, std = results.mean_and_std(
         results.curve(record, 'test', view, metric)[-1:, :, -1:]
       )
