@@ -394,6 +394,53 @@ class DrawsTest(parameterized.TestCase):
         self.assertEqual(draws_without_type(source), [], path)
 
 
+def flag_names(source: str) -> list[str]:
+  """Names of the flags that a module defines when it is imported."""
+  found = []
+  for statement in ast.parse(source).body:
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+      continue
+    for node in ast.walk(statement):
+      match node:
+        case ast.Call(func=ast.Attribute(attr=call), args=arguments):
+          kind, _, own = call.partition('_')
+          if kind.lower() == 'define' and own:
+            # A function without a name to give defines the flag it is named by.
+            is_named = arguments and isinstance(arguments[0], ast.Constant)
+            found.append(arguments[0].value if is_named else own)
+  return found
+
+
+class FlagsTest(parameterized.TestCase):
+  """One process imports all tests, and a flag is defined once in a process."""
+
+  @parameterized.parameters(
+    ("X = flags.DEFINE_bool('x', 0, '')\ndefine_path('y')", ['x']),
+    (
+      "A = config_files.define_config()\nl.define_path('y', '')",
+      ['config', 'y'],
+    ),
+    ("def f():\n  flags.DEFINE_bool('x', 0, '')", []),
+  )
+  def test_all_are_seen(self, source, names):
+    self.assertEqual(flag_names(source), names)
+
+  def test_programs_that_tests_import_share_no_flag(self):
+    files = _files('experiments')
+    imported = set()
+    for path in (ROOT / 'tests').rglob('*.py'):
+      for name in imports(path.read_text('utf-8')):
+        package, _, module = name.partition('.')
+        if package == 'experiments' and module in files:
+          imported.add(module)
+    self.assertIn('benchmarks.descriptors', imported)
+    owners = {}
+    for module in sorted(imported):
+      for flag in flag_names(files[module].read_text('utf-8')):
+        other = owners.setdefault(flag, module)
+        self.assertEqual(other, module, f'Both define --{flag}.')
+
+
 class ImportTest(parameterized.TestCase):
   """Importing takes no device; an unknown platform tells who tries."""
 

@@ -1,4 +1,4 @@
-"""Laws of linear references: closed forms are what other ways find, too."""
+"""Laws of ridge regressions: closed forms are what other ways find, too."""
 
 import importlib
 import pathlib
@@ -9,7 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 import sklearn.linear_model
 
-from experiments.benchmarks import linear_references
+from experiments.benchmarks import ridge
 from experiments.building import backbones
 from experiments.building import federating
 
@@ -25,7 +25,7 @@ def _clients(sizes=(9, 14, 11)):
   for size in sizes:
     x = np.c_[rng.standard_normal((size, FEATURES)), np.ones(size)]
     w = np.arange(FEATURES + 1) + rng.standard_normal(FEATURES + 1)
-    found.append(linear_references.Part(x, x @ w + rng.standard_normal(size)))
+    found.append(ridge.Part(x, x @ w + rng.standard_normal(size)))
   return found
 
 
@@ -55,7 +55,7 @@ class FitsTest(parameterized.TestCase):
   def test_near_a_common_one_is_least_squares_of_stacked_rows(self, penalty):
     clients = _clients()
     np.testing.assert_allclose(
-      linear_references.near_a_common_one(clients, penalty),
+      ridge.near_a_common_one(clients, penalty),
       _by_stacked_rows(clients, penalty),
       atol=1e-9,
     )
@@ -63,11 +63,11 @@ class FitsTest(parameterized.TestCase):
   def test_near_a_common_one_has_the_others_as_limits(self):
     clients = _clients()
     for penalty, fit in (
-      (1e-9, linear_references.separate),
-      (1e9, linear_references.one_model),
+      (1e-9, ridge.separate),
+      (1e9, ridge.one_model),
     ):
       np.testing.assert_allclose(
-        linear_references.near_a_common_one(clients, penalty),
+        ridge.near_a_common_one(clients, penalty),
         fit(clients, 0.0),
         atol=1e-5,
       )
@@ -75,17 +75,17 @@ class FitsTest(parameterized.TestCase):
   def test_separate_is_ridge_regression_without_a_penalty_of_intercepts(self):
     clients = _clients()
     for model, (x, y) in zip(
-      linear_references.separate(clients, 2.0), clients, strict=True
+      ridge.separate(clients, 2.0), clients, strict=True
     ):
-      ridge = sklearn.linear_model.Ridge(alpha=2.0).fit(x[:, :-1], y)
-      expected = [*ridge.coef_, ridge.intercept_]
+      other = sklearn.linear_model.Ridge(alpha=2.0).fit(x[:, :-1], y)
+      expected = [*other.coef_, other.intercept_]
       np.testing.assert_allclose(model, expected, atol=1e-9)
 
   def test_errors_count_all_examples_alike(self):
-    ones = linear_references.Part(np.ones((3, 1)), np.array([3.0, 3.0, 3.0]))
-    one = linear_references.Part(np.ones((1, 1)), np.array([1.0]))
+    ones = ridge.Part(np.ones((3, 1)), np.array([3.0, 3.0, 3.0]))
+    one = ridge.Part(np.ones((1, 1)), np.array([1.0]))
     models = [np.array([1.0]), np.array([1.0])]
-    self.assertEqual(linear_references.error(models, [ones, one]), 12**0.5 / 2)
+    self.assertEqual(ridge.error(models, [ones, one]), 12**0.5 / 2)
 
 
 class DataTest(absltest.TestCase):
@@ -97,7 +97,7 @@ class DataTest(absltest.TestCase):
     config = _config('exam')
     source = backbones.load_source(config)
     data = federating.federate(source, config.data, 0)
-    train, test = linear_references.parts(data)
+    train, test = ridge.parts(data)
     self.assertLen(train, data.num_clients)
     np.testing.assert_array_equal(
       [len(part.targets) for part in test], data.partition.test.sizes
@@ -113,25 +113,25 @@ class DataTest(absltest.TestCase):
 
   def test_penalties_are_the_best_of_the_grid(self):
     config = _config('exam,smoke')
-    found = linear_references.references(config)
-    self.assertEqual(list(found), list(linear_references.FITS))
+    found = ridge.references(config)
+    self.assertEqual(list(found), list(ridge.FITS))
     source = backbones.load_source(config)
     splits = [
-      linear_references.parts(federating.federate(source, config.data, seed))
+      ridge.parts(federating.federate(source, config.data, seed))
       for seed in range(config.run.seeds)
     ]
-    for name, fit in linear_references.FITS.items():
+    for name, fit in ridge.FITS.items():
       of = lambda c, fit=fit: np.mean(
-        [linear_references.error(fit(train, c), test) for train, test in splits]
+        [ridge.error(fit(train, c), test) for train, test in splits]
       )
-      errors = [of(penalty) for penalty in linear_references.PENALTIES]
+      errors = [of(penalty) for penalty in ridge.PENALTIES]
       self.assertAlmostEqual(found[name]['nrmse'], min(errors))
 
   def test_clients_with_several_tasks_are_refused(self):
     config = _config('star')
     data = federating.federate(backbones.load_source(config), config.data, 0)
     with self.assertRaisesRegex(ValueError, 'one regression of each client'):
-      linear_references.parts(data)
+      ridge.parts(data)
 
 
 if __name__ == '__main__':
