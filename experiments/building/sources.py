@@ -1,6 +1,7 @@
 """Sources: data sets before their examples are partitioned over clients."""
 
 from collections.abc import Mapping, Sequence
+import math
 import types
 from typing import Any, NamedTuple
 
@@ -37,13 +38,19 @@ class Modalities(NamedTuple):
   """The modalities of a source, whose features are `modalities.arranged`.
 
   Attributes:
-    sizes: How many columns each has, by name.
+    shapes: Of each one's values in an example, by name; its columns are those
+      values, in C order.
     held: `[M, P]` bool, which of them the natural owners have, in the order of
       their keys; None if all have all.
   """
 
-  sizes: Mapping[str, int]
+  shapes: Mapping[str, tuple[int, ...]]
   held: np.ndarray | None
+
+  @property
+  def sizes(self) -> dict[str, int]:
+    """How many columns each has."""
+    return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
 
 class Source(NamedTuple):

@@ -117,8 +117,12 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
   config.data.vertical.overlap = 1.0  # Share of the entities that each has.
   config.data.vertical.alignment = 'psi'  # Or plain: the same rows.
   config.data.vertical.seed = 0  # Of columns and of who has which entities.
+  # So many natural owners of data without any, dealt at random, the same for
+  # all seeds, with data.partition=key; 0 is none.
+  config.data.drawn_owners = 0
   # (name, columns) pairs of sensors: a regular expression of names of features,
-  # or a range as 0:40. () is one table; see fmtl_jax/data/modalities.py.
+  # or a range as 0:40. () is one table; see fmtl_jax/data/modalities.py. Of
+  # photographs: rgb:SIZE or grey:SIZE, and backbone, what that makes of them.
   config.data.modalities = ()
   # What kinds of clients have: names of modalities of each kind; () is all.
   config.data.client_modalities = ()
@@ -136,7 +140,8 @@ def _add_model(config: ml_collections.ConfigDict) -> None:
   config.model.hidden = (64, 32)
   config.model.intercept = True  # Of linear.
   config.model.channels = ()
-  config.model.encoder = (64, 32)  # Layers of each encoder of multi_modal.
+  # Layers of each encoder of multi_modal; images have model.channels before.
+  config.model.encoder = (64, 32)
   config.model.fusion = 'mean'  # Or attention: of what the encoders give.
   # Features of a token, of lstm and gru; of a row that a party sends.
   config.model.embedding = 8

@@ -259,7 +259,9 @@ def build(
 
   placement = settings.placement
   if placement.execution == execution.AUTO:  # Together they are much faster.
-    placement = dataclasses.replace(placement, execution=execution.CHUNK)
+    num_features = linear.split(federation.shapes)[0].shape[0]
+    fastest = dual_ascent.fastest_execution(num_features)
+    placement = dataclasses.replace(placement, execution=fastest)
   settings = dataclasses.replace(
     settings,
     server={

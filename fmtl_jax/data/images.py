@@ -101,7 +101,7 @@ class Images:
     self.shape = (len(encoded), *size, 1 if grey else 3)
     self._encoded = encoded
     self._crop = crop
-    self._background = tuple(background)
+    self._background = background
 
   def __len__(self) -> int:
     return self.shape[0]
@@ -127,6 +127,15 @@ class Images:
     return np.array(decoded, self.dtype).reshape(
       positions.shape + self.shape[1:]
     )
+
+  def of_size(self, size: tuple[int, int], grey: bool) -> 'Images':
+    """The same images in another size; decodes nothing yet.
+
+    Args:
+      size: `(H, W)` in pixels.
+      grey: Whether they have one channel.
+    """
+    return Images(self._encoded, size, self._crop, grey, self._background)
 
   def decoded(self) -> np.ndarray:
     """All images as float32 in 0 to 255, `[N, H, W, C]`, in memory."""

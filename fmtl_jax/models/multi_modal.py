@@ -8,6 +8,7 @@ the encoder has no gradient of such an example.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 from typing import Any
 import zlib
 
@@ -26,15 +27,19 @@ _QUERY = 'query'
 
 
 def multi_modal(
-  sizes: Mapping[str, int],
+  sizes: Mapping[str, int | Sequence[int]],
   encoder: Sequence[int],
   hidden: Sequence[int],
   num_outputs: int,
   fusion: str = MEAN,
+  channels: Sequence[int] = (),
+  window: int = 3,
+  convolution: str = layers.AUTO,
 ) -> base.Model:
-  """A perceptron for each modality, a fusion, and a perceptron behind it.
+  """An encoder for each modality, a fusion, and a perceptron behind it.
 
-  Stages are `encoders` (with `encoders/NAME/dense_0`, ...), `fusion` with
+  Stages are `encoders` (with `encoders/NAME/dense_0`, ...; images have
+  `encoders/NAME/conv_0`, ... before), `fusion` with
   attention, `dense_0`, ..., `output`. Of the embeddings h_m of the modalities
   that an example has, `mean` takes the mean and `attention`
 
@@ -46,14 +51,19 @@ def multi_modal(
 
   Args:
     sizes: How many columns each modality has, by name, in the order of the
-      features.
+      features; of images or series their shape, channels last, whose values
+      are the columns.
     encoder: Widths of the layers of every encoder; the last one is E.
     hidden: Widths of the hidden layers behind the fusion.
     num_outputs: Width of the output layer.
     fusion: `mean` or `attention`.
+    channels: Of the convolutions in front of encoders of images and series.
+    window: Of these, see `cnn`.
+    convolution: How these are computed, see `cnn`.
 
   Raises:
-    ValueError: If there is no modality, no layer, or no such fusion.
+    ValueError: If there is no modality, no layer, no such fusion, or an image
+      is too small for the convolutions.
   """
   if not sizes or not encoder or min(encoder) < 1:
     raise ValueError(
@@ -64,8 +74,13 @@ def multi_modal(
     raise ValueError(
       f'Expected `fusion` to be one of {", ".join(FUSIONS)}, got {fusion!r}.'
     )
+  shapes = {
+    name: (size,) if isinstance(size, int) else tuple(size)
+    for name, size in sizes.items()
+  }
   encoders = {
-    name: _encoder(size, tuple(encoder)) for name, size in sizes.items()
+    name: networks.encoder(shape, encoder, channels, window, convolution)
+    for name, shape in shapes.items()
   }
   behind = networks.mlp((encoder[-1],), hidden, num_outputs)
 
@@ -83,7 +98,7 @@ def multi_modal(
       params['fusion'] = {_QUERY: jnp.zeros(encoder[-1])}
     return {**params, **behind.init(second)}
 
-  encode = functools.partial(_encode, dict(sizes), encoders)
+  encode = functools.partial(_encode, shapes, encoders)
   stages: tuple[tuple[str, Callable[[Tree, Any], Any]], ...]
   if fusion == MEAN:
     stages = ((modalities.ENCODERS, lambda p, x: masked_mean(*encode(p, x))),)
@@ -95,29 +110,16 @@ def multi_modal(
   return base.chain(init, (*stages, *behind.stages))
 
 
-def _encoder(size, widths):
-  """The encoder of one modality: dense layers, all with ReLU."""
-  before = (size, *widths)
-  return base.sequential(
-    {
-      f'dense_{i}': functools.partial(_dense, before[i], width)
-      for i, width in enumerate(widths)
-    }
-  )
-
-
-def _dense(in_features, features, rngs):
-  return layers.Dense(in_features, features, rngs=rngs)
-
-
-def _encode(sizes, encoders, params, x):
+def _encode(shapes, encoders, params, x):
   """Embeddings `[B, P, E]`, zero where missing, and `[B, P]`: which are."""
-  present = x[:, sum(sizes.values()) :] > 0
+  present = x[:, sum(map(math.prod, shapes.values())) :] > 0
   found, start = [], 0
-  for number, (name, size) in enumerate(sizes.items()):
+  for number, (name, shape) in enumerate(shapes.items()):
     there = present[:, number, None]
+    size = math.prod(shape)
     # Before and behind: what is missing may be anything.
     given = jnp.where(there, x[:, start : start + size], 0)
+    given = given.reshape(-1, *shape)
     embedding = encoders[name].apply(params[name], given)
     found.append(jnp.where(there, embedding, 0))
     start += size

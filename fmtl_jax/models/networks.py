@@ -30,17 +30,24 @@ def kept(build: Callable[..., base.Model]) -> Callable[..., base.Model]:
 
 
 def _dense_stages(in_features, hidden, num_outputs, normalization):
+  output = functools.partial(
+    _dense,
+    [in_features, *hidden][-1],
+    num_outputs,
+    activation=layers.identity,
+  )
+  stages = _hidden_stages(in_features, hidden, normalization)
+  return stages | {'output': output}
+
+
+def _hidden_stages(in_features, hidden, normalization):
   widths = [in_features, *hidden]
-  stages = {
+  return {
     f'dense_{i}': functools.partial(
       _dense, widths[i], widths[i + 1], normalization=normalization
     )
     for i in range(len(hidden))
   }
-  stages['output'] = functools.partial(
-    _dense, widths[-1], num_outputs, activation=layers.identity
-  )
-  return stages
 
 
 def _dense(in_features, features, rngs, **settings):
@@ -119,6 +126,46 @@ def cnn(
       (by platform), `patches` or `lax`; see `layers.convolve`.
     normalization: Of every layer but the output: `none` or `batch`.
   """
+  stages, flat = _conv_stages(
+    feature_shape, channels, window, convolution, normalization
+  )
+  return base.sequential(
+    stages | _dense_stages(flat, hidden, num_outputs, normalization)
+  )
+
+
+@kept
+def encoder(
+  feature_shape: Sequence[int],
+  widths: Sequence[int],
+  channels: Sequence[int] = (),
+  window: int = 3,
+  convolution: str = layers.AUTO,
+) -> base.Model:
+  """What is in front of a fusion: stages `conv_0`, ..., `dense_0`, ...
+
+  Every stage ends in ReLU, those of convolutions in a pooling, as in `cnn`.
+
+  Args:
+    feature_shape: Shape of one example. With an axis of space and one of
+      channels at least it is convolved, else it is flat.
+    widths: Of the dense layers.
+    channels: Of each convolution.
+    window: See `cnn`.
+    convolution: See `cnn`.
+  """
+  in_features = math.prod(feature_shape)
+  stages: dict[str, base.ModuleFn] = {}
+  if len(feature_shape) > 1:
+    stages, in_features = _conv_stages(
+      feature_shape, channels, window, convolution, layers.NONE
+    )
+  dense = _hidden_stages(in_features, widths, layers.NONE)
+  return base.sequential(stages | dense)
+
+
+def _conv_stages(feature_shape, channels, window, convolution, normalization):
+  """Stages of convolutions, and how many values they give."""
   layers.resolve_convolution(convolution, 'cpu')  # Only to check the name.
   *space, in_features = feature_shape
   most = int(math.log2(min(space))) if space else 0
@@ -145,7 +192,4 @@ def cnn(
     )
     space = [size // 2 for size in space]
     in_features = features
-  flat = math.prod(space) * in_features
-  return base.sequential(
-    stages | _dense_stages(flat, hidden, num_outputs, normalization)
-  )
+  return stages, math.prod(space) * in_features

@@ -354,6 +354,33 @@ class MissingTest(parameterized.TestCase):
     (self.assertLess if fusion == 'mean' else self.assertGreater)(apart, 1e-5)
 
 
+class ImagesTest(absltest.TestCase):
+  def test_images_are_convolved_and_the_rest_is_not(self):
+    """An image alone is a network of convolutions; a table has none of them."""
+    shape, size = (8, 6, 2), 8 * 6 * 2
+    model = models.multi_modal(
+      {'image': shape, 'table': 3}, (5,), (), 2, channels=(3, 4)
+    )
+    params = testing.jit(model.init)(jax.random.key(0))
+    encoders = params['encoders']
+    self.assertEqual({*encoders['image']}, {'conv_0', 'conv_1', 'dense_0'})
+    self.assertEqual({*encoders['table']}, {'dense_0'})
+    network = models.cnn(shape, (3, 4), (5,), 2)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, *shape)).astype(np.float32)
+    rows = np.concatenate(
+      [images.reshape(4, size), rng.normal(size=(4, 3)), np.ones((4, 2))], 1
+    ).astype(np.float32)
+    rows[:, -1] = 0  # Nobody has a table.
+    own = {**encoders['image'], 'output': params['output']}
+    np.testing.assert_allclose(
+      testing.jit(model.apply)(params, rows),
+      testing.jit(network.apply)(own, images),
+      1e-5,
+      1e-6,
+    )
+
+
 class RefusalsTest(parameterized.TestCase):
   def test_what_cannot_be(self):
     with self.assertRaisesRegex(ValueError, "other names .* got 'common'"):
@@ -362,6 +389,8 @@ class RefusalsTest(parameterized.TestCase):
       models.multi_modal({'a': 1}, (2,), (), 2, 'sum')
     with self.assertRaisesRegex(ValueError, 'widths >= 1 of the layers'):
       models.multi_modal({}, (2,), (), 2)
+    with self.assertRaisesRegex(ValueError, 'at most 1 convolutions'):
+      models.multi_modal({'a': (3, 3, 1)}, (2,), (), 2, channels=(4, 4))
 
 
 if __name__ == '__main__':

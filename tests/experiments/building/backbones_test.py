@@ -140,6 +140,67 @@ class LoadTest(BackbonesTestCase):
     self.assertEqual(shapes.features.shape, images.shape)
     self.assertEqual(np.abs(shapes.features).max(), 0)
 
+  @contextlib.contextmanager
+  def photographs(self):
+    """A data set of five photographs, dealt to two owners."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    encoded = [images_test._encode(image) for image in pixels]
+    labels = np.zeros((5, 2), np.float32)
+    source = program_test.toy_source(
+      features=images_lib.Images(encoded, (1, 1)), labels=labels
+    )
+    source = source._replace(strata=np.zeros(5, int), keys=None)
+    with mock.patch.dict(datasets.SOURCES, toy=lambda data: source):
+      yield images_lib.Images(encoded, (4, 4), grey=True), source.features
+
+  def modal(self, **fields):
+    return self.config(
+      data__modalities=(('photograph', 'grey:4'), ('descriptor', 'backbone')),
+      data__client_modalities=(('photograph', 'descriptor'), ('descriptor',)),
+      data__modality_kinds=(0, 1),
+      data__drawn_owners=2,
+      data__partition='key',
+      model__backbone='pixel',
+      **fields,
+    )
+
+  def test_photographs_and_what_is_made_of_them_are_modalities(self):
+    model = models.mlp((1, 1, 3), (6,), 5)
+    pixel = backbones._Entry(lambda: model, _load)
+    self.enterContext(mock.patch.dict(backbones.BACKBONES, pixel=pixel))
+    with self.photographs() as (grey, colours):
+      source = backbones.load_source(self.modal())
+      shapes = backbones.load_source(self.modal(), compute=False)
+    params = model.init(jax.random.key(0))
+    expected = np.concatenate(
+      [grey[:].reshape(5, 16), model.apply(params, colours[:])], 1
+    )
+    has = (source.keys == 0)[:, None]  # A photograph; all have a descriptor.
+    expected[:, :16] *= has
+    np.testing.assert_allclose(source.features[:, :21], expected, 1e-4, 1e-4)
+    np.testing.assert_array_equal(source.features[:, 21:], np.c_[has, has | 1])
+    self.assertEqual(
+      source.modalities.shapes, {'photograph': (4, 4, 1), 'descriptor': (5,)}
+    )
+    self.assertIsNone(source.backbone)
+    self.assertEqual(shapes.features.shape, source.features.shape)
+    self.assertEqual(np.abs(shapes.features[:, :21]).max(), 0)
+
+  @parameterized.parameters(
+    ((('a', 'grey:4'),), 'pixel', "a modality of 'backbone' .* nowhere else"),
+    ((('a', 'backbone'),), '', "a modality of 'backbone' .* nowhere else"),
+    ((('a', '0:3'),), '', "'a' of photographs to be 'rgb:SIZE'.*got '0:3'"),
+    ((('a', 'rgb:0'),), '', "to be 'rgb:SIZE'.*got 'rgb:0'"),
+    ((('a', 'rgb:2'), ('a', 'grey:2')), '', "the name of 'a' again in 'a'"),
+  )
+  def test_modalities_that_photographs_have_not(self, given, name, message):
+    model = models.mlp((1, 1, 3), (6,), 5)
+    pixel = backbones._Entry(lambda: model, _load)
+    self.enterContext(mock.patch.dict(backbones.BACKBONES, pixel=pixel))
+    config = self.config(data__modalities=given, model__backbone=name)
+    with self.photographs(), self.assertRaisesRegex(ValueError, message):
+      backbones.load_source(config)
+
   def test_a_stopped_run_is_resumed(self):
     precompute, calls = features.precompute, []
 

@@ -53,14 +53,14 @@ def _source(name):
   """As much of a source as networks look at."""
   is_text = name in ('lstm', 'gru', 'transformer')
   task = tasks.Task(name='digit', kind='multiclass', num_classes=3)
-  shape = (8, 8, 1) if name == 'cnn' else (6,)
+  shape = {'cnn': (8, 8, 1), 'multi_modal': (8 * 8 + 2 + 2,)}.get(name, (6,))
   return types.SimpleNamespace(
     features=np.zeros((2, *shape), np.int32 if is_text else np.float32),
     backbone=None,
     tasks=(tasks.tokens('next', 7) if is_text else task,),
     parties={'a': [0, 1], 'b': [2, 3, 4, 5]},
     alignment={'rows': 2},
-    modalities=types.SimpleNamespace(sizes={'x': 2, 'y': 2}),
+    modalities=types.SimpleNamespace(shapes={'x': (8, 8, 1), 'y': (2,)}),
   )
 
 
@@ -163,7 +163,7 @@ class CommandTest(commands.CommandTestCase):
     ):
       with self.subTest(module=module):
         self.check_mistake(
-          'model.name=cnn with model.channels, which nothing else reads',
+          'or multi_modal with model.channels, which nothing else reads',
           *flags,
           '--config.model.channels=(4,)',
           module=module,

@@ -367,6 +367,7 @@ MISTAKES = {
   ),
   'image_size': of('data.image_size', 0, r'data.image_size in \[1, 10000\]'),
   'image_crop': of('data.image_crop', 0, r'data.image_crop in \(0, 1\]'),
+  'drawn_owners': of('data.drawn_owners', -1, 'data.drawn_owners >= 0, got'),
   'max_images': of('data.max_images', -1, 'data.max_images >= 0, got -1'),
   # Who has which data.
   'unknown_data': of('data.name', 'digit', "Did you mean 'digits'"),
