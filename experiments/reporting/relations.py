@@ -30,7 +30,7 @@ _CSV_HEADER = ('case', 'owner', 'other', 'mean', 'std')
 def kept(
   matrices: np.ndarray | None, workdir: pathlib.Path, case: str
 ) -> dict[str, Any]:
-  """What a record keeps of the matrices of a case; writes those of many owners.
+  """What a record keeps of the matrices of a case, which are written as well.
 
   Args:
     matrices: `[R, N, N]`, NaN where undefined; None if there are none.
@@ -40,11 +40,6 @@ def kept(
   if matrices is None:
     return {}
   matrices = np.asarray(matrices, np.float32)
-  if matrices.shape[-1] <= MOST_OWNERS:
-    numbers = matrices.astype(str).astype(object)  # The shortest ones.
-    values = np.vectorize(float, otypes=[object])(numbers)
-    values[~np.isfinite(matrices)] = None
-    return {RELATIONS: {'matrices': values.tolist()}}
   name = f'{RELATIONS}/{case}.npy'
   (workdir / RELATIONS).mkdir(exist_ok=True)
   with (
@@ -52,7 +47,12 @@ def kept(
     unfinished.open('wb') as file,
   ):
     np.save(file, matrices)
-  return {RELATIONS: {'file': name}}
+  if matrices.shape[-1] > MOST_OWNERS:
+    return {RELATIONS: {'file': name}}
+  numbers = matrices.astype(str).astype(object)  # The shortest ones.
+  values = np.vectorize(float, otypes=[object])(numbers)
+  values[~np.isfinite(matrices)] = None
+  return {RELATIONS: {'matrices': values.tolist()}}
 
 
 def of_clusters(clusters: Any) -> np.ndarray | None:

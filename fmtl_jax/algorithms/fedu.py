@@ -20,8 +20,9 @@ models their mean.
 Every layer is of the type `client`: it has a copy for each client at the
 server, which is sent there and back. A graph is `complete`, with weights 1 / N;
 `random`; `nearest:K`, that of the K nearest models of each client after its
-first local steps, which is kept; a file of weights; in Python any
-`relations.Graph`.
+first local steps, which is kept; a file of weights; that of the inverse of a
+relationship in a file, such as MOCHA's (`relations.of_relationship`); in Python
+any `relations.Graph`.
 
 Deviations: The largest degree of the graphs `complete` and `random` is at most
 one, so that eta means the same for any number of clients; the authors' random
@@ -109,7 +110,8 @@ def fedu(
     settings: Settings of the round; its servers step before the regularizer.
     eta: The weight of the regularizer; may be traced.
     graph: `complete`; `random`, or `random:SEED`; `nearest`, or `nearest:K`;
-      the path of a file of weights; or a graph over clients, in their order.
+      the path of a file of weights; `inverse:PATH` of one with a relationship;
+      or a graph over clients, in their order.
 
   Raises:
     ValueError: If the graph is not one of these clients, or the optimizer is

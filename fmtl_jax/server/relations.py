@@ -28,9 +28,11 @@ Tree = Any
 COMPLETE = 'complete'
 RANDOM = 'random'
 NEAREST = 'nearest'
+INVERSE = 'inverse'
 RULE = (
-  f'to be {COMPLETE}, {RANDOM}, {RANDOM}:SEED, {NEAREST}, {NEAREST}:K or a '
-  'file of weights (.npy, or numbers with commas)'
+  f'to be {COMPLETE}, {RANDOM}, {RANDOM}:SEED, {NEAREST}, {NEAREST}:K, a file '
+  f'of weights (.npy, or numbers with commas), or {INVERSE}:FILE of a '
+  'relationship such as that of MOCHA'
 )
 _EXACT = jax.lax.Precision.HIGHEST  # Copies are nearly the same in the end.
 _LEAST = 0.25  # Of the weights of a random graph.
@@ -201,11 +203,54 @@ def of_weights(weights: Any, name: str = 'weights') -> Graph:
   return Graph(weights)
 
 
-def read(path: str | os.PathLike[str]) -> Graph:
-  """The graph of a file: a matrix of weights as `.npy`, or as numbers in CSV.
+def of_relationship(sigma: Any, name: str = 'sigma') -> Graph:
+  """The graph of a relationship's inverse, such as of MOCHA's Sigma.
+
+  With Omega its inverse, `sum_kl Omega_kl w_k . w_l` is the sum of
+  `-Omega_kl |w_k - w_l|^2` over pairs, and of squares of single models. So the
+  weights are -Omega_kl: those below zero, of models that repel each other, are
+  cut at 0, and the largest degree is 1, as that of `complete`.
+
+  Args:
+    sigma: `[N, N]`, symmetric and positive definite; of several, `[R, N, N]`,
+      such as those of seeds, it is the mean.
+    name: How the user calls it, for errors.
+
+  Raises:
+    ValueError: If it is not such a matrix, or relates nobody.
+  """
+  sigma = np.array(sigma, np.float64)
+  sigma = sigma.mean(0) if sigma.ndim == 3 else sigma
+  is_square = sigma.ndim == 2 and sigma.shape[0] == sigma.shape[1]
+  if (
+    not is_square
+    or not np.isfinite(sigma).all()
+    or not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-7 * abs(sigma).max())
+    or np.linalg.eigvalsh(sigma)[0] <= 0
+  ):
+    raise ValueError(
+      f'Expected {name} to be a symmetric matrix that is positive definite, a '
+      'row for each client, got another one; take one of MOCHA.'
+    )
+  weights = np.maximum(-np.linalg.inv((sigma + sigma.T) / 2), 0)
+  np.fill_diagonal(weights, 0)
+  weights = (weights + weights.T) / 2
+  largest = weights.sum(1).max()
+  if not largest:
+    raise ValueError(
+      f'Expected {name} to relate some clients, got no negative entry in its '
+      'inverse; take another one.'
+    )
+  return Graph((weights / largest).astype(np.float32))
+
+
+def read(path: str | os.PathLike[str], is_inverse: bool = False) -> Graph:
+  """The graph of a file: a matrix as `.npy`, or as numbers in CSV.
 
   Args:
     path: Of the file.
+    is_inverse: Whether it has a relationship, see `of_relationship`, or
+      weights.
 
   Raises:
     ValueError: If it cannot be read as such a matrix.
@@ -213,32 +258,37 @@ def read(path: str | os.PathLike[str]) -> Graph:
   path = pathlib.Path(path).expanduser()
   try:
     if path.suffix == '.npy':
-      weights = np.load(path, allow_pickle=False)
+      matrix = np.load(path, allow_pickle=False)
     else:
-      weights = np.loadtxt(path, delimiter=',', ndmin=2)
+      matrix = np.loadtxt(path, delimiter=',', ndmin=2)
   except (OSError, ValueError) as error:
     raise ValueError(
       f'Expected `graph` {RULE}, got {str(path)!r}: {error}'
     ) from error
-  return of_weights(weights, f'the weights in {str(path)!r}')
+  if is_inverse:
+    return of_relationship(matrix, f'the relationship in {str(path)!r}')
+  return of_weights(matrix, f'the weights in {str(path)!r}')
 
 
 def get(graph: Graph | str, num_owners: int) -> Graph:
   """A graph by name, from a file, or as it is.
 
   Args:
-    graph: `complete`, `random`, `random:SEED`, a path, or a graph.
+    graph: `complete`, `random`, `random:SEED`, a path, `inverse:PATH`, or a
+      graph.
     num_owners: N.
 
   Raises:
     ValueError: If there is no such graph, or it has other owners.
   """
   if not isinstance(graph, Graph):
-    name, _, seed = graph.partition(':')
+    name, _, rest = graph.partition(':')
     if graph == COMPLETE:
       graph = complete(num_owners)
-    elif name == RANDOM and (seed or '0').isdecimal():
-      graph = random(num_owners, int(seed or '0'))
+    elif name == RANDOM and (rest or '0').isdecimal():
+      graph = random(num_owners, int(rest or '0'))
+    elif name == INVERSE and rest:
+      graph = read(rest, is_inverse=True)
     else:
       graph = read(graph)
   if graph.num_owners != num_owners:

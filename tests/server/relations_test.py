@@ -84,6 +84,33 @@ class GraphsTest(parameterized.TestCase):
     np.fill_diagonal(expected, 0)
     np.testing.assert_array_equal(found.weights, expected)
 
+  def test_the_inverse_of_a_relationship_has_its_couplings(self):
+    """A precision of known couplings comes back; one that repels is cut."""
+    couplings = np.array([[0, 2, 1, -0.5], [2, 0, 1, 0], [1, 1, 0, 0], [0] * 4])
+    couplings[3, 0] = -0.5
+    precision = np.diag(np.abs(couplings).sum(1) + 1) - couplings
+    sigma = np.linalg.inv(precision)
+    found = relations.of_relationship(sigma / np.trace(sigma))
+    expected = np.maximum(couplings, 0) / 3  # The degree of the first two.
+    np.testing.assert_allclose(found.weights, expected, atol=1e-6)
+    self.assertAlmostEqual(float(found.degrees.max()), 1, 6)
+    with tempfile.TemporaryDirectory() as folder:
+      path = str(pathlib.Path(folder) / 'mocha.npy')
+      np.save(path, np.stack([0.5 * sigma, 1.5 * sigma]))  # Of two seeds.
+      read = relations.get(f'inverse:{path}', 4)
+    np.testing.assert_allclose(read.weights, expected, atol=1e-6)
+
+  @parameterized.parameters(
+    (np.ones((2, 3)), 'to be a symmetric matrix that is positive definite'),
+    (np.ones((2, 2)), 'to be a symmetric matrix that is positive definite'),
+    (np.array([[1, 0.5], [0, 1]]), 'to be a symmetric matrix that is positive'),
+    (np.array([[1, np.nan], [np.nan, 1]]), 'to be a symmetric matrix'),
+    (np.eye(2), 'to relate some clients, got no negative entry'),
+  )
+  def test_other_relationships_are_reported(self, sigma, sentence):
+    with self.assertRaisesRegex(ValueError, f'sigma {sentence}'):
+      relations.of_relationship(sigma)
+
   @parameterized.parameters(
     (np.ones((2, 3)), 'square matrix.*got shape .2, 3'),
     (np.array([[0, 1], [2, 0]]), 'to be symmetric'),

@@ -47,6 +47,9 @@ class RelationsTest(drawn_figures.DrawnTestCase):
   def test_results_have_the_mean_and_how_stable_it_is(self):
     record = _record(SEEDS, self.workdir)
     self.assertEqual(record['relations']['matrices'], SEEDS.tolist())
+    np.testing.assert_array_equal(
+      np.load(self.workdir / 'relations' / 'fedu.npy'), SEEDS
+    )
     (entry,) = relations.build([record, toy_records.last('a', 1.0)], '')
     off = ~np.eye(4, dtype=bool)
     expected = np.corrcoef(SEEDS[0][off], SEEDS[1][off])[0, 1]
