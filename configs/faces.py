@@ -16,7 +16,9 @@ Other photographs: --config.data.name=celeb_a, or face_folder with a folder of
 images and a CSV of binary attributes.
 The modalities variant gives a third of the clients photographs and descriptors
 (what the network in front makes of them), a third either alone: docs/phones.md.
-Variants: vgg, full, personal, coverage, modalities, grid, smoke; they combine.
+The adapters variant trains low-rank changes of that network's last block.
+Variants: vgg, full, personal, coverage, modalities, adapters, grid, smoke; they
+combine.
 """
 
 import ml_collections
@@ -146,6 +148,24 @@ def modalities(config):
   config.report.target_case = ''
 
 
+def adapters(config):
+  """Adapters at the last block of the network in front, outputs of tasks."""
+  config.model.adapters.targets = ('block_13/.*kernel',)
+  config.model.hidden = ()
+  config.data.standardize = False  # What is in front runs once for all seeds.
+  config.algorithm.task_layers = 1
+  config.cases = ('majority', 'fedit', 'ffa_lora', 'fedsa_lora')
+  config.overrides = ml_collections.ConfigDict()  # Chosen for other networks.
+  config.report.baseline = 'fedit'
+  config.report.target_case = ''
+  config.report.view = 'client'
+  config.client.local_epochs = 1
+  config.client.learning_rate = 0.1  # It diverges at 0.3.
+  config.run.rounds = 100
+  config.run.evaluate_every = 50
+  config.run.seeds = 1
+
+
 def grid(config):
   """The search: validation data of seeds that the table does not use."""
   config.run.first_seed = 1000
@@ -227,6 +247,7 @@ def get_config(variants=''):
       'personal': personal,
       'coverage': coverage,
       'modalities': modalities,
+      'adapters': adapters,
       'grid': grid,
       'smoke': smoke,
     },
