@@ -160,9 +160,9 @@ def adapters(config):
   config.report.target_case = ''
   config.report.view = 'client'
   config.client.local_epochs = 1
-  config.client.learning_rate = 0.1  # It diverges at 0.3.
+  config.client.learning_rate = 0.05  # It diverges at 0.1.
   config.run.rounds = 100
-  config.run.evaluate_every = 50
+  config.run.evaluate_every = 100
   config.run.seeds = 1
 
 
