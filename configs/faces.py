@@ -159,7 +159,7 @@ def adapters(config):
     {'fedsa_lora': {'client': {'learning_rate': 0.02}}}
   )
   config.report.baseline = 'fedit'
-  config.report.target_case = ''
+  config.report.curve_case = config.report.target_case = ''
   config.report.view = 'client'
   config.client.local_epochs = 1
   # It diverges at 0.1, and with personal factors at this.

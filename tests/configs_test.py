@@ -34,6 +34,7 @@ from experiments.studies import grids
 from experiments.studies import train
 from fmtl_jax import models
 from fmtl_jax import testing
+from fmtl_jax.models import layers
 from fmtl_jax.storage import checkpoints
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -95,9 +96,13 @@ def _write_photographs(folder):
 
 
 def _small_backbone(size, features):
-  """A network with the inputs and outputs of a published one."""
+  """A network with the inputs and outputs of a published one, and a block."""
+  stages = {
+    'block_13': lambda rngs: layers.Dense(size * size * 3, 2, rngs=rngs),
+    'descriptors': lambda rngs: layers.Dense(2, features, rngs=rngs),
+  }
   return backbones._Entry(
-    lambda: models.mlp((size, size, 3), (2,), features),
+    lambda: models.sequential(stages),
     lambda path, model, *_: testing.jit(model.init)(jax.random.key(0)),
   )
 

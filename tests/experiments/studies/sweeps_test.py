@@ -295,7 +295,10 @@ class ErrorTest(program_test.ToyTestCase):
     ({'client': {'batch_size': (4, -1)}}, 'client.batch_size >= 0, got -1'),
     ({'cohort': {'clients_per_task': (3,)}}, 'clients_per_task <= 2'),
     ({'run': {'seeds': (1, 2)}}, "'run.seeds' cannot be swept"),
-    ({'model': {'window': (2, 3)}}, 'multi_modal with model.window, which nothi'),
+    (
+      {'model': {'window': (2, 3)}},
+      'multi_modal with model.window, which nothi',
+    ),
     ({'client': {'decay': (0.9, 0.8)}}, 'exponential with client.decay, which'),
   )
   def test_a_wrong_grid_is_reported(self, sweep, sentence):
