@@ -133,7 +133,7 @@ def modalities(config):
     'separate_fl',
     'multi_task_fl',
   )
-  # The best of four at the last round on validation data of other seeds.
+  # The best on validation data of other seeds (configs/sweeps/modalities.py).
   config.overrides = ml_collections.ConfigDict(
     {
       'distributed_separate': {'client': {'learning_rate': 0.2}},

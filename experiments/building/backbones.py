@@ -99,22 +99,18 @@ def load_source(
     nonfinite = np.logical_not(np.isfinite(values).all(1))
     source = source._replace(unsound=nonfinite if nonfinite.any() else None)
   photographs = source.features
-  is_modal = config.data.modalities and isinstance(
-    photographs, images_lib.Images
-  )
   if config.model.backbone:
     source = _with_outputs(config, source, compute)
-  elif not isinstance(photographs, images_lib.Images):
-    source = standardizing.centered(source)
-  elif not is_modal:
-    zeros = np.zeros(photographs.shape, np.float32)
-    found = photographs.decoded() if compute else zeros
-    source = source._replace(features=found)
-  if is_modal:
+  if not isinstance(photographs, images_lib.Images):
+    has_backbone = source.backbone is not None
+    return source if has_backbone else standardizing.centered(source)
+  if config.data.modalities:
     return modal_sources.of_photographs(
       source, photographs, config.data, compute
     )
-  return source
+  if source.backbone is not None:
+    return source
+  return source._replace(features=images_lib.pixels(photographs, compute))
 
 
 def _with_outputs(config, source, compute) -> sources.Source:

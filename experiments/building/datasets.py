@@ -136,7 +136,7 @@ def load(
   if data.intercept:
     source = standardizing.with_intercept(data.name, source)
   if data.drawn_owners:
-    source = modal_sources.with_owners(source, data)
+    source = federating.with_drawn_owners(source, data)
   if data.modalities and not isinstance(source.features, images.Images):
     source = modal_sources.with_modalities(source, data)
   return source

@@ -31,41 +31,6 @@ SETTINGS = (
 )
 
 
-def with_owners(
-  source: sources.Source, data: ml_collections.ConfigDict
-) -> sources.Source:
-  """The source with natural owners, who are drawn once for all seeds.
-
-  Args:
-    source: Without owners.
-    data: The config's `data`, whose `drawn_owners` are more than none.
-
-  Raises:
-    ValueError: If it has owners, or its examples are dealt in another way.
-  """
-  if source.keys is not None:
-    raise ValueError(
-      f'Expected data.drawn_owners=0 with the data set {data.name!r}, whose '
-      f'examples have owners, got {data.drawn_owners}.'
-    )
-  if data.partition != 'key':
-    raise ValueError(
-      "Expected data.partition='key' with data.drawn_owners, which are the "
-      f'clients, got {data.partition!r}.'
-    )
-  count = len(source.strata)
-  if data.drawn_owners > count:
-    raise ValueError(
-      f'Expected data.drawn_owners of at most {count}, the number of examples, '
-      f'got {data.drawn_owners}.'
-    )
-  keys = np.empty(count, np.int32)
-  rng = np.random.default_rng(0)
-  for key, rows in enumerate(partitioners.iid(count, data.drawn_owners, rng)):
-    keys[rows] = key
-  return source._replace(keys=keys)
-
-
 def of_photographs(
   source: sources.Source, photographs: images.Images, data: Any, compute: bool
 ) -> sources.Source:
@@ -101,8 +66,7 @@ def of_photographs(
     elif pixels:
       kind, size = pixels[1], int(pixels[2])
       resized = photographs.of_size((size, size), grey=kind == 'grey')
-      zeros = lambda shape=resized.shape: np.zeros(shape, np.float32)
-      block = resized.decoded() if compute else zeros()
+      block = images.pixels(resized, compute)
     else:
       raise ValueError(
         f"Expected the modality {name!r} of photographs to be 'rgb:SIZE', "

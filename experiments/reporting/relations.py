@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..folders import files
+from ..running import processes
 from . import drawing
 from . import results
 from . import tables
@@ -32,6 +33,8 @@ def kept(
 ) -> dict[str, Any]:
   """What a record keeps of the matrices of a case, which are written as well.
 
+  The first process writes them, whose folder it is.
+
   Args:
     matrices: `[R, N, N]`, NaN where undefined; None if there are none.
     workdir: Of the run.
@@ -41,18 +44,20 @@ def kept(
     return {}
   matrices = np.asarray(matrices, np.float32)
   name = f'{RELATIONS}/{case}.npy'
-  (workdir / RELATIONS).mkdir(exist_ok=True)
-  with (
-    files.replacing(workdir / name) as unfinished,
-    unfinished.open('wb') as file,
-  ):
-    np.save(file, matrices)
+  if processes.is_first():
+    _write(workdir / name, matrices)
   if matrices.shape[-1] > MOST_OWNERS:
     return {RELATIONS: {'file': name}}
   numbers = matrices.astype(str).astype(object)  # The shortest ones.
   values = np.vectorize(float, otypes=[object])(numbers)
   values[~np.isfinite(matrices)] = None
   return {RELATIONS: {'matrices': values.tolist()}}
+
+
+def _write(path, matrices):
+  path.parent.mkdir(exist_ok=True)
+  with files.replacing(path) as unfinished, unfinished.open('wb') as file:
+    np.save(file, matrices)
 
 
 def of_clusters(clusters: Any) -> np.ndarray | None:

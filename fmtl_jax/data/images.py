@@ -73,7 +73,7 @@ class Images:
     size: tuple[int, int],
     crop: float = 1.0,
     grey: bool = False,
-    background: tuple[int, int, int] = BACKGROUND,
+    background: Sequence[int] = BACKGROUND,
   ):
     """Decodes nothing yet.
 
@@ -101,7 +101,7 @@ class Images:
     self.shape = (len(encoded), *size, 1 if grey else 3)
     self._encoded = encoded
     self._crop = crop
-    self._background = background
+    self._background = tuple(background)
 
   def __len__(self) -> int:
     return self.shape[0]
@@ -192,6 +192,13 @@ class Images:
         f'that cannot be read ({error!r}); leave it out or get it again.'
       ) from error
     return np.asarray(image).reshape(height, width, channels)
+
+
+def pixels(photographs: Images, decode: bool) -> np.ndarray:
+  """All images as `Images.decoded`; zeros of their shape unless `decode`."""
+  if decode:
+    return photographs.decoded()
+  return np.zeros(photographs.shape, np.float32)
 
 
 def _opaque(image, is_png, background):

@@ -33,6 +33,36 @@ class FederateTest(parameterized.TestCase):
     self.assertFalse(np.array_equal(first.test.index, other.test.index))
     np.testing.assert_array_equal(first.client_tasks, other.client_tasks)
 
+  def test_drawn_owners_are_the_same_for_all_seeds_and_runs(self):
+    plain = toy_sources.shared()._replace(keys=None)
+    data = toy_sources.data(partition='key', drawn_owners=7)
+    source = federating.with_drawn_owners(plain, data)
+    again = federating.with_drawn_owners(plain, data)
+    np.testing.assert_array_equal(source.keys, again.keys)
+    sizes = np.bincount(source.keys)
+    self.assertLen(sizes, 7)
+    self.assertLessEqual(sizes.max() - sizes.min(), 1)
+    self.assertTrue((np.diff(source.keys) < 0).any())  # Not in their order.
+    for seed in (0, 1):
+      dataset = federating.federate(source, data, seed)
+      parts = [toy_sources.rows_of(dataset, p) for p in toy_sources.PARTS]
+      for key, rows in enumerate(zip(*parts, strict=True)):
+        np.testing.assert_array_equal(
+          np.sort(np.concatenate(rows)), np.flatnonzero(source.keys == key)
+        )
+
+  @parameterized.parameters(
+    (True, 'key', 3, 'whose examples have owners, got 3'),
+    (False, 'iid', 3, "Expected data.partition='key' with data.drawn_owners"),
+    (False, 'key', 1000, 'of at most 240, the number of examples, got 1000'),
+  )
+  def test_drawn_owners_that_cannot_be(self, has_keys, partition, count, error):
+    source = toy_sources.shared()
+    source = source if has_keys else source._replace(keys=None)
+    data = toy_sources.data(partition=partition, drawn_owners=count)
+    with self.assertRaisesRegex(ValueError, error):
+      federating.with_drawn_owners(source, data)
+
   def test_all_tasks_share_a_test_set_of_all_clients(self):
     dataset = federating.federate(toy_sources.shared(), toy_sources.data(), 0)
     for part in toy_sources.PARTS[1:]:

@@ -94,45 +94,6 @@ class ModalSourcesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       datasets.load(_config(**fields).data)
 
-  def test_drawn_owners_are_the_same_for_all_seeds(self):
-    plain = toy_sources.shared()._replace(keys=None)
-    sources = {NAME: lambda data: plain}
-    self.enter_context(mock.patch.dict(datasets.SOURCES, sources))
-    config = _config(data__drawn_owners=7)
-    source = datasets.load(config.data)
-    sizes = np.bincount(source.keys)
-    self.assertLen(sizes, 7)
-    self.assertLessEqual(sizes.max() - sizes.min(), 1)
-    self.assertTrue((np.diff(source.keys) < 0).any())  # Not in their order.
-    of_seeds = [federating.federate(source, config.data, s) for s in (0, 1)]
-    rows = [
-      [
-        np.sort(np.concatenate(parts))
-        for parts in zip(
-          *(toy_sources.rows_of(data, part) for part in toy_sources.PARTS),
-          strict=True,
-        )
-      ]
-      for data in of_seeds
-    ]
-    for one, other, key in zip(*rows, range(7), strict=True):
-      np.testing.assert_array_equal(one, other)
-      np.testing.assert_array_equal(one, np.flatnonzero(source.keys == key))
-
-  @parameterized.parameters(
-    (True, 'key', 3, 'whose examples have owners, got 3'),
-    (False, 'iid', 3, "Expected data.partition='key' with data.drawn_owners"),
-    (False, 'key', 1000, 'of at most 240, the number of examples, got 1000'),
-  )
-  def test_drawn_owners_that_cannot_be(self, has_keys, partition, count, error):
-    plain = toy_sources.shared()
-    plain = plain if has_keys else plain._replace(keys=None)
-    sources = {NAME: lambda data: plain}
-    self.enter_context(mock.patch.dict(datasets.SOURCES, sources))
-    config = _config(data__drawn_owners=count, data__partition=partition)
-    with self.assertRaisesRegex(ValueError, error):
-      datasets.load(config.data)
-
   def test_an_encoder_needs_a_modality(self):
     config = _config(data__modalities=(), data__client_modalities=())
     config.cases = ('fedavg',)

@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -43,6 +44,14 @@ class RelationsTest(drawn_figures.DrawnTestCase):
     self.workdir = pathlib.Path(
       self.enterContext(tempfile.TemporaryDirectory())
     )
+
+  def test_the_first_process_alone_writes(self):
+    """Another one may not have the folder, nor place for it."""
+    missing = self.workdir / 'missing'
+    with mock.patch.object(relations.processes, 'is_first', lambda: False):
+      record = _record(SEEDS, missing)
+    self.assertEqual(record['relations']['matrices'], SEEDS.tolist())
+    self.assertFalse(missing.exists())
 
   def test_results_have_the_mean_and_how_stable_it_is(self):
     record = _record(SEEDS, self.workdir)
