@@ -96,7 +96,8 @@ class GraphsTest(parameterized.TestCase):
     self.assertAlmostEqual(float(found.degrees.max()), 1, 6)
     with tempfile.TemporaryDirectory() as folder:
       path = str(pathlib.Path(folder) / 'mocha.npy')
-      np.save(path, np.stack([0.5 * sigma, 1.5 * sigma]))  # Of two seeds.
+      other = 0.1 * np.diag([1.0, -1.0, 0.5, 0.0])
+      np.save(path, np.stack([sigma + other, sigma - other]))  # Of two seeds.
       read = relations.get(f'inverse:{path}', 4)
     np.testing.assert_allclose(read.weights, expected, atol=1e-6)
 
