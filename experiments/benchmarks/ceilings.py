@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import timing
+from fmtl_jax import execution
 
 NAME = 'ceilings'
 # Those in capitals are algorithms, such as three passes of TF32; not every
@@ -71,3 +72,15 @@ def measure(size: int = 0) -> dict[str, Any]:
     'products': products,
     'copy_bytes_per_second': 2 * numbers.nbytes / seconds,
   }
+
+
+def of_products(found: dict[str, Any]) -> execution.Ceilings:
+  """The ceilings of products in float32.
+
+  Args:
+    found: As `measure` returns it.
+  """
+  return execution.Ceilings(
+    flops_per_second=found['products']['highest']['flops_per_second'],
+    bytes_per_second=found['copy_bytes_per_second'],
+  )

@@ -43,16 +43,14 @@ _AXIS = 'client'
 _MOST_ON_DEVICE = 100_000
 
 
-def _mesh(num_devices: int, form: str) -> jax.sharding.Mesh:
-  """The first devices; 0 stands for as many as are best."""
+def _mesh(num_devices: int) -> jax.sharding.Mesh:
+  """The first devices; 0 stands for all."""
   available = jax.device_count()
   if not 0 <= num_devices <= available:
     raise ValueError(
-      f'Expected --devices from 0 (as many as are best) to {available}, got '
-      f'{num_devices}.'
+      f'Expected --devices from 0 (all) to {available}, got {num_devices}.'
     )
-  count = num_devices or execution_lib.num_devices(form, available)
-  return execution_lib.mesh({_AXIS: count})
+  return execution_lib.mesh({_AXIS: num_devices or available})
 
 
 def local_and_rounds(
@@ -94,7 +92,7 @@ def on_device(
   federation, data = workload.build()
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
   form, _ = algorithm.form(data)
-  mesh = _mesh(num_devices, form)
+  mesh = _mesh(num_devices)
   on_devices = execution_lib.everywhere(data, mesh)
 
   def rounds(state, data):
@@ -152,7 +150,7 @@ def on_host(
   federation, pool = workload.build_on_host()
   algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
   form, _ = algorithm.form(pool.tables)
-  mesh = _mesh(num_devices, form)
+  mesh = _mesh(num_devices)
   rounds = streaming.StreamedRounds(
     federation,
     pool,

@@ -56,7 +56,7 @@ _MATMUL = flags.DEFINE_enum(
   'How products and convolutions are rounded on a GPU, here and in references.',
 )
 _DEVICES = flags.DEFINE_integer(
-  'devices', 0, 'Over how many clients are spread; 0: as many as are best.'
+  'devices', 0, 'Over how many clients are spread; 0: all.'
 )
 _ROUNDS_PER_CALL = flags.DEFINE_integer(
   'rounds_per_call', 1, 'Rounds that run without going back to Python.'
@@ -95,6 +95,12 @@ _OUTPUT = command_line.define_path('output', 'A JSON file for the figures.')
 _ALL = flags.DEFINE_bool('all', False, 'Measure all workloads; needs --folder.')
 _WORKLOADS = flags.DEFINE_list('workloads', [], 'With --all, some of them.')
 _FOLDER = command_line.define_path('folder', 'Of the rows and table of --all.')
+_KEEP = flags.DEFINE_bool(
+  'keep',
+  False,
+  'With --workload=ceilings, keep them in the cache folder: by them, and no '
+  'longer by those of another machine, execution.name=auto decides here.',
+)
 _MINUTES = flags.DEFINE_float('minutes', 8, 'With --all, for all rows.')
 _ROW_SECONDS = flags.DEFINE_float(
   'row_seconds', 90, 'With --all, for each row.'
@@ -129,12 +135,20 @@ def _measure_one() -> int:
   from . import measuring
   from . import references
   from . import workloads
+  from fmtl_jax.running import kept_ceilings
 
   name = _WORKLOAD.value
   if name == ceilings.NAME:
     measuring.use(_DEVICE.value, _MATMUL.value)
-    outputs.show(ceilings.measure(), _OUTPUT.value)
+    found = ceilings.measure()
+    if _KEEP.value:
+      found['kept'] = str(kept_ceilings.keep(ceilings.of_products(found)))
+    outputs.show(found, _OUTPUT.value)
     return 0
+  if _KEEP.value:
+    raise ValueError(
+      f'Expected --workload={ceilings.NAME} with --keep, got {name}.'
+    )
   workload = dataclasses.replace(
     workloads.find(name), convolution=_CONVOLUTION.value
   )

@@ -24,6 +24,7 @@ from fmtl_jax.cohorts import participation
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
 from fmtl_jax.rounds import round_settings
+from fmtl_jax.running import kept_ceilings
 from fmtl_jax.running import program
 from fmtl_jax.server import robust_aggregators
 from fmtl_jax.server import server_optimizers
@@ -100,6 +101,7 @@ def make_algorithm(
     execution=config.execution.name,
     memory_budget=budget // runs_at_once,
     low_rank_below=config.execution.low_rank_below or None,
+    ceilings=kept_ceilings.kept(),
     client_axis=program.CLIENT_AXIS,
     task_axis=program.TASK_AXIS if task_devices > 1 else None,
   )

@@ -99,10 +99,21 @@ class _Product(NamedTuple):
   dtype: Any
 
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The product of two matrices, in the type of sums."""
+    """The product `x @ y` of two matrices, in the type of sums."""
+    return self._contract(x, y, 0)
+
+  def transposed(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The product `x @ y.T`, without a copy of `y` that is turned."""
+    return self._contract(x, y, 1)
+
+  def _contract(self, x, y, axis):
     wide = precision.wide(jnp.promote_types(x.dtype, y.dtype))
-    return jnp.matmul(
-      x, y, precision=self.precision, preferred_element_type=wide
+    return jax.lax.dot_general(
+      x,
+      y,
+      (((1,), (axis,)), ((), ())),
+      precision=self.precision,
+      preferred_element_type=wide,
     )
 
 
@@ -110,7 +121,8 @@ class _Product(NamedTuple):
 def _dense(product, x, kernel):
   """`[B, d] -> [B, h]`, the product with a kernel in factored form."""
   inputs, grads = kernel.factors
-  low = (product(x, inputs.T) * kernel.coefficients).astype(grads.dtype)
+  low = product.transposed(x, inputs) * kernel.coefficients
+  low = low.astype(grads.dtype)
   outputs = kernel.scale * product(x, kernel.base) + product(low, grads)
   return outputs.astype(product.dtype)
 
@@ -122,9 +134,9 @@ def _forward(product, x, kernel):
 def _backward(product, residual, output_grads):
   x, kernel = residual
   inputs, grads = kernel.factors
-  low = product(output_grads, grads.T) * kernel.coefficients
+  low = product.transposed(output_grads, grads) * kernel.coefficients
   low = low.astype(inputs.dtype)
-  x_grads = kernel.scale * product(output_grads, kernel.base.T)
+  x_grads = kernel.scale * product.transposed(output_grads, kernel.base)
   x_grads += product(low, inputs)
   zeros = jax.tree.map(jnp.zeros_like, kernel)
   gradient = Factors(x.astype(inputs.dtype), output_grads.astype(grads.dtype))
@@ -258,10 +270,22 @@ def dense_kernels(
   )
 
 
-def product_flops(
+class Products(NamedTuple):
+  """All matrix products and convolutions of a batch, forward.
+
+  Attributes:
+    flops: Their operations.
+    value_bytes: Of their first operands and their results.
+  """
+
+  flops: int
+  value_bytes: int
+
+
+def products(
   apply_fn: Callable[[Tree, Any], jax.Array], params: Tree, features: Any
-) -> int:
-  """Operations of all matrix products and convolutions of a batch, forward.
+) -> Products:
+  """Looks at the products of a network.
 
   Args:
     apply_fn: `(params, features [B, ...]) -> outputs [B, O]`.
@@ -270,13 +294,16 @@ def product_flops(
   """
 
   def visit(jaxpr):
-    total = 0
+    flops, value_bytes = 0, 0
     for equation in jaxpr.eqns:
       is_loop = equation.primitive.name == 'scan'
       times = equation.params['length'] if is_loop else 1
       for value in equation.params.values():
         inner = getattr(value, 'jaxpr', value)
-        total += times * visit(inner) if hasattr(inner, 'eqns') else 0
+        if hasattr(inner, 'eqns'):
+          found = visit(inner)
+          flops += times * found.flops
+          value_bytes += times * found.value_bytes
       operands = [v.aval.shape for v in equation.invars]
       if equation.primitive.name == 'dot_general':
         (contracted, _), _ = equation.params['dimension_numbers']
@@ -286,8 +313,11 @@ def product_flops(
         depth = math.prod(operands[1]) // operands[1][features_out]
       else:
         continue
-      total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
-    return total
+      result = equation.outvars[0].aval
+      flops += 2 * depth * result.size
+      for value in (equation.invars[0].aval, result):
+        value_bytes += value.size * value.dtype.itemsize
+    return Products(flops, value_bytes)
 
   return visit(jax.make_jaxpr(apply_fn)(params, features).jaxpr)
 

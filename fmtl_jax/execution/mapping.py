@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import math
 import re
 from typing import Any, TypeVar
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -62,19 +63,36 @@ def is_low_rank(execution: str) -> bool:
 
 
 def num_devices(execution: str, available: int, platform: str = '') -> int:
-  """Over how many devices clients are best spread.
+  """All devices at hand; deprecated, goes in 0.4.
 
   Args:
-    execution: Any mode but `auto`.
+    execution: Any mode.
     available: The devices at hand.
-    platform: Theirs; by default JAX's own.
-
-  Returns:
-    All of them, but one where the large products of factored kernels keep all
-    cores of a CPU busy.
+    platform: Not looked at.
   """
-  on_cpu = (platform or jax.default_backend()) == 'cpu'
-  return 1 if on_cpu and is_low_rank(execution) else available
+  del execution, platform
+  warnings.warn(
+    'Every execution mode is best spread over all devices: '
+    'execution.num_devices goes in 0.4.',
+    DeprecationWarning,
+    stacklevel=2,
+  )
+  return available
+
+
+def low_rank_of(together: float) -> str:
+  """The mode that trains so many clients at once with factored kernels.
+
+  Args:
+    together: K; infinite for as many as the memory budget allows.
+  """
+  return LOW_RANK if math.isinf(together) else f'{LOW_RANK}:{int(together)}'
+
+
+def clients_at_once(execution: str) -> float:
+  """How many clients a mode names, infinite if it names none."""
+  size = execution.partition(':')[2]
+  return int(size) if size else math.inf
 
 
 def memory_budget() -> int:

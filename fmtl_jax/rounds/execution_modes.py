@@ -16,6 +16,7 @@ from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import client_batches
 from fmtl_jax.clients import client_updates
+from fmtl_jax.clients import low_rank_plan
 from fmtl_jax.clients import low_rank_sgd
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import task_devices
@@ -137,11 +138,20 @@ def choose(
   name, plan = placement.execution, None
   asked = execution.is_low_rank(name)
   if sgd is not None and (asked or name == execution.AUTO):
-    plan = low_rank_sgd.plan(
-      federation, sgd[0], data, takes_factors, placement.low_rank_below
+    planner = low_rank_plan.Planner(
+      federation,
+      sgd[0],
+      data,
+      takes_factors,
+      placement.low_rank_below,
+      placement.ceilings,
     )
-    if not asked and plan.pays:
-      name = execution.LOW_RANK
+    if asked:
+      plan = planner.plan(execution.clients_at_once(name))
+    else:
+      plan = planner.fastest(*_bounds(settings, data))
+      if plan.pays:
+        name = execution.low_rank_of(plan.together)
   reasons = dict(plan.reasons) if plan else {}
   if asked and not (plan and plan.any):
     name = execution.resolve(execution.AUTO)  # There is nothing to factor.
@@ -171,6 +181,15 @@ def choose(
     reasons=reasons,
     together=_together(name, settings, data, bytes_each),
   )
+
+
+def _bounds(settings, data):
+  """How many clients can run at once, and how many bytes they may take."""
+  count, drawn = data.num_clients, settings.clients_per_task
+  if isinstance(drawn, int) and drawn:
+    count = min(count, drawn * data.num_tasks)
+  budget = settings.placement.memory_budget
+  return count, execution.memory_budget() if budget is None else budget
 
 
 def _together(name, settings, data, bytes_each):

@@ -33,7 +33,9 @@ class Placement:
       for `chunk` and `low_rank`; by default `execution.memory_budget`.
     low_rank_below: With `auto` and `low_rank`, dense kernels whose rows are
       below this share of their size are trained in factored form; by default
-      what was measured on the platform, see `low_rank_sgd.worthwhile`.
+      those that are faster by `execution.costs`.
+    ceilings: Of the device, for these costs; by default those of one that was
+      measured, see `execution.ceilings`.
     client_axis: The mesh axis over which clients are spread, where rounds run
       inside `jax.shard_map`, as by `execution.over_devices`.
     task_axis: The mesh axis over which tasks are spread, with states as of
@@ -43,6 +45,7 @@ class Placement:
   execution: str = execution_lib.AUTO
   memory_budget: int | None = None
   low_rank_below: float | None = None
+  ceilings: execution_lib.Ceilings | None = None
   client_axis: str | None = None
   task_axis: str | None = None
 

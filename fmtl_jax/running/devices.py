@@ -30,14 +30,13 @@ def placed(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
 
 
 def mesh_of_runs(
-  num_runs: int, of_tasks: int, mode: str, *, spread: bool
+  num_runs: int, of_tasks: int, *, spread: bool
 ) -> jax.sharding.Mesh:
   """As many devices for runs as there are runs, the others for clients.
 
   Args:
     num_runs: R.
     of_tasks: How many devices share the tasks of a run.
-    mode: The execution mode of its rounds.
     spread: Whether rounds spread clients over devices.
   """
   devices = jax.local_devices()
@@ -45,8 +44,6 @@ def mesh_of_runs(
   of_runs = max(
     n for n in range(1, count + 1) if n <= num_runs and not count % n
   )
-  of_clients = 1
-  if spread:
-    of_clients = execution_lib.num_devices(mode, count // of_runs)
+  of_clients = count // of_runs if spread else 1
   axes = {RUN_AXIS: of_runs, TASK_AXIS: of_tasks, CLIENT_AXIS: of_clients}
   return execution_lib.mesh(axes, devices)

@@ -122,7 +122,6 @@ class Program:
     self._mesh = devices_lib.mesh_of_runs(
       self.num_runs,
       case.task_devices,
-      self.form[0],
       spread=algorithm.client_axis == CLIENT_AXIS,
     )
     self._padding = -self.num_runs % self._mesh.shape['run']

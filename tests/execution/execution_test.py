@@ -1,5 +1,7 @@
 """Laws of execution: every form runs every client once and adds them all."""
 
+import math
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -114,11 +116,16 @@ class SizesTest(parameterized.TestCase):
     # Blocks are even: of 7 clients of which 5 fit, 4 and 3 run together.
     self.assertEqual(execution.block_size(form, 7, each, 500), expected)
 
+  def test_every_mode_has_all_devices_and_who_asks_is_told(self):
+    with self.assertWarnsRegex(DeprecationWarning, 'goes in 0.4'):
+      self.assertEqual(execution.num_devices('low_rank', 4, 'cpu'), 4)
+
   @parameterized.parameters(
-    ('low_rank', 'cpu', 1), ('low_rank', 'gpu', 4), ('scan', 'cpu', 4)
+    ('low_rank', math.inf), ('low_rank:1', 1), ('low_rank:12', 12)
   )
-  def test_large_products_use_all_cores_of_a_cpu(self, form, platform, count):
-    self.assertEqual(execution.num_devices(form, 4, platform), count)
+  def test_a_mode_names_how_many_clients_run_at_once(self, form, together):
+    self.assertEqual(execution.clients_at_once(form), together)
+    self.assertEqual(execution.low_rank_of(together), form)
 
 
 class ResolveTest(parameterized.TestCase):

@@ -1,5 +1,6 @@
 """Laws of factored kernels: found where they may be, exact, without copies."""
 
+import math
 from unittest import mock
 
 from absl.testing import absltest
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmtl_jax import compatibility
+from fmtl_jax import execution
 from fmtl_jax import federation as federation_lib
 from fmtl_jax import models
 from fmtl_jax import tasks as tasks_lib
@@ -17,7 +19,7 @@ from fmtl_jax import testing
 from fmtl_jax.algorithms import fedprox
 from fmtl_jax.algorithms import multi_task_fl
 from fmtl_jax.clients import local_optimizers
-from fmtl_jax.clients import low_rank_sgd
+from fmtl_jax.clients import low_rank_plan
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.execution import low_rank
 from fmtl_jax.rounds import round_settings
@@ -307,7 +309,8 @@ class PlanTest(parameterized.TestCase):
     summed = settings.pop('summed', ('common', 'task'))
     below = settings.pop('below', np.inf)
     local = local_optimizers.LocalSgd(batch_size=2, **settings)
-    return low_rank_sgd.plan(federation, local, data, summed, below)
+    planner = low_rank_plan.Planner(federation, local, data, summed, below)
+    return planner.plan()
 
   def _chosen(self, plan):
     return [
@@ -346,31 +349,18 @@ class PlanTest(parameterized.TestCase):
     self.assertFalse(plan.any)
     self.assertIn(reason, plan.reasons['layer_0/kernel'])
 
-  @parameterized.parameters((1, 4, False), (2, 64, True))
-  def test_the_work_decides_whether_it_pays(self, window, hidden, pays):
-    # A convolution has the more work the larger its window is.
-    model = models.cnn((8, 8, 1), (4,), (), 2, 9 - 4 * window)
-    wide = models.mlp((64,), (hidden,), 2)
-    chosen = wide if pays else model
-    features = jnp.ones((4, 64) if pays else (4, 8, 8, 1))
-    params = chosen.init(jax.random.key(0))
-    dense = low_rank.dense_kernels(chosen.apply, params, features)
-    work = low_rank.product_flops(chosen.apply, params, features)
-    factored = sum(
-      2 * 4 * leaf.size
-      for leaf, is_dense in zip(
-        jax.tree.leaves(params), jax.tree.leaves(dense), strict=True
-      )
-      if is_dense
-    )
-    self.assertEqual(factored / work > low_rank_sgd.MOST, pays)
+  def test_products_of_a_network_are_counted(self):
+    """A batch of 4: 64 to 8 to 2, and what it multiplies and gets."""
+    model = models.mlp((64,), (8,), 2)
+    params = model.init(jax.random.key(0))
+    found = low_rank.products(model.apply, params, jnp.ones((4, 64)))
+    self.assertEqual(found.flops, 2 * 4 * (64 * 8 + 8 * 2))
+    self.assertEqual(found.value_bytes, 4 * 4 * (64 + 8 + 8 + 2))
 
-  def test_a_gpu_counts_bytes(self):
-    # Of the work of this network most is that of the convolution, of its bytes
-    # that of the dense kernel, whose 8 rows cost `8 (256 + 32) / (256 32)`.
-    model = models.cnn((16, 16, 1), (4,), (32,), 2, 5)
+  def _planner(self, model, shape, platform, **settings):
+    """Of four clients with five examples each, in batches of 4."""
     rows = {
-      'features': np.ones((20, 16, 16, 1), np.float32),
+      'features': np.ones((20, *shape), np.float32),
       'labels': np.zeros(20),
       'train': np.arange(20).reshape(4, 5),
     }
@@ -382,19 +372,46 @@ class PlanTest(parameterized.TestCase):
       model, [('.*', 'common')], data
     )
     local = local_optimizers.LocalSgd(batch_size=4)
-    forms = {}
-    for platform in ('cpu', 'gpu', 'tpu'):
-      with mock.patch.object(jax, 'default_backend', return_value=platform):
-        plan = low_rank_sgd.plan(federation, local, data, ('common',))
-      forms[platform] = plan.pays, self._chosen(plan)
-    self.assertEqual(
-      forms,
-      {
-        'cpu': (False, []),
-        'gpu': (True, ['dense_0']),
-        'tpu': (False, []),
-      },
+    ceilings = execution.ceilings(platform)
+    return low_rank_plan.Planner(
+      federation, local, data, ('common',), ceilings=ceilings, **settings
     )
+
+  @parameterized.parameters(
+    ('cpu', 32, ()),
+    ('cpu', 1200, ('dense_0',)),
+    ('gpu', 32, ('dense_0',)),
+    ('tpu', 32, ('dense_0',)),
+  )
+  def test_a_platform_decides_by_what_it_moves(self, platform, width, chosen):
+    """A kernel of 32 KiB moves in a GPU, and not in a core of a CPU."""
+    model = models.cnn((16, 16, 1), (4,), (width,), 2, 5)
+    with mock.patch.object(jax, 'default_backend', return_value=platform):
+      planner = self._planner(model, (16, 16, 1), platform)
+      plan = planner.fastest(4, 10**9)
+    self.assertEqual(tuple(self._chosen(plan)), chosen)
+    self.assertEqual(plan.pays, bool(chosen))
+    if platform != 'cpu':
+      self.assertEqual(plan.together, math.inf)
+
+  @parameterized.parameters(
+    (models.mlp((2048,), (512,), 2), (2048,), 10**9, 4),
+    (models.mlp((2048,), (512,), 2), (2048,), 400_000, 2),
+    (models.cnn((64, 64, 1), (32,), (24,), 2, 5), (64, 64, 1), 10**9, 1),
+  )
+  def test_so_many_run_at_once_as_their_values_stay_in_a_cache(
+    self, model, shape, budget, together
+  ):
+    """Of four; patches of a convolution leave it with the second client."""
+    plan = self._planner(model, shape, 'cpu').fastest(4, budget)
+    self.assertIn('dense_0', self._chosen(plan))
+    self.assertEqual(plan.together, together)
+
+  def test_where_nothing_is_factored_nothing_pays(self):
+    planner = self._planner(models.mlp((8,), (4,), 2), (8,), 'cpu')
+    plan = planner.fastest(4, 10**9)
+    self.assertEqual((plan.any, plan.pays), (False, False))
+    self.assertIn('take longer than are saved', plan.reasons['dense_0/kernel'])
 
   def test_a_median_of_one_layer_type_agrees_with_scan(self):
     arguments = (('common', 'task'), 1, Sgd(), None)

@@ -92,7 +92,7 @@ class WorkloadsTest(parameterized.TestCase):
   def test_the_floor_multiplies_what_is_counted(self, workload):
     multiply, operands = workloads.batch_products(workload)
     self.assertEqual(
-      low_rank.product_flops(multiply, operands, jnp.float32(0)),
+      low_rank.products(multiply, operands, jnp.float32(0)).flops,
       workload.batch_size * workload.flops(),
     )
 

@@ -1,14 +1,18 @@
 """Laws of factories: algorithms are built as the config says."""
 
+from unittest import mock
+
 from absl.testing import absltest
 
 from experiments.building import checks
 from experiments.building import factories
 from experiments.configuration import config as config_lib
 from experiments.reporting import costs
+from fmtl_jax import execution
 from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
 from fmtl_jax.rounds import communication
+from fmtl_jax.running import kept_ceilings
 
 
 class CompressionTest(absltest.TestCase):
@@ -38,20 +42,40 @@ class CompressionTest(absltest.TestCase):
 
 class PlacementTest(absltest.TestCase):
   def test_without_a_number_kernels_are_factored_as_on_the_platform(self):
-    """Rows of one batch of two cost `2 (96 + 96) / (96 96)` of a kernel."""
-    data = testing.toy_data(5, 1, num_features=96, sizes=(2, 2))
-    federation, _ = testing.toy_federation(
-      ('common', 'personal'), data, width=96
-    )
+    """Kernels of 1 MiB stay in a cache; two rows are `4 / width` of them."""
     found = []
-    for below in (0.0, 0.01, 0.25):
+    for width, below in ((512, 0.0), (520, 0.0), (512, 0.001), (512, 0.25)):
+      data = testing.toy_data(5, 1, num_features=width, sizes=(2, 2))
+      federation, _ = testing.toy_federation(
+        ('common', 'personal'), data, width=width
+      )
       config = config_lib.default_config()
       config.client.batch_size = 2
       config.execution.low_rank_below = below
       make = factories.make_algorithm(config, 'multi_task_fl')
       _, reasons = make(federation, {}).form(data)
       found.append(reasons['layer_0/kernel'].split(':')[0])
-    self.assertEqual(found, ['factored', 'not factored', 'factored'])
+    self.assertEqual(
+      found, ['not factored', 'factored', 'not factored', 'factored']
+    )
+
+  def test_ceilings_that_were_kept_decide(self):
+    """Where operations are dear, small products with rows are, too."""
+    data = testing.toy_data(5, 1, num_features=520, sizes=(2, 2))
+    federation, _ = testing.toy_federation(
+      ('common', 'personal'), data, width=520
+    )
+    config = config_lib.default_config()
+    config.client.batch_size = 2
+    found = []
+    for flops in (1e11, 1e8):
+      kept = execution.Ceilings(flops, 1e10)
+      with mock.patch.object(kept_ceilings, 'kept', return_value=kept):
+        algorithm = factories.make_algorithm(config, 'multi_task_fl')(
+          federation, {}
+        )
+      found.append(algorithm.form(data)[0])
+    self.assertEqual(found, ['low_rank:5', 'scan'])
 
 
 class SecureSumsTest(absltest.TestCase):

@@ -19,7 +19,7 @@ PACKAGE = pathlib.Path(algorithms.__file__).parents[1]
 _SAME = ('client', 'group', 'server', 'weights')
 # Of the machinery that maps rounds, which no config names.
 _OF_NO_FIELD = (
-  *('attack', 'client_axis', 'memory_budget', 'participation'),
+  *('attack', 'ceilings', 'client_axis', 'memory_budget', 'participation'),
   'noise_key',
   'skip_nonfinite',
 )

@@ -848,7 +848,7 @@ class FaultsTest(program_test.ToyTestCase):
     self.assertRegex(
       self.errors,
       r'warning: Multi-task FL: execution.name=low_rank is not taken, scan is: '
-      r'no kernel is factored \(dense_0/kernel not factored: its rows cost .*;',
+      r'no kernel is factored \(dense_0/kernel not factored: its rows, .*;',
     )
 
   def test_they_are_counted(self):
