@@ -79,8 +79,17 @@ def of_products(found: dict[str, Any]) -> execution.Ceilings:
 
   Args:
     found: As `measure` returns it.
+
+  Raises:
+    ValueError: If they could not be measured.
   """
+  products = found['products']['highest']
+  if 'error' in products:
+    raise ValueError(
+      'Expected products in float32 to keep the ceilings, but they failed: '
+      f'{products["error"]}'
+    )
   return execution.Ceilings(
-    flops_per_second=found['products']['highest']['flops_per_second'],
+    flops_per_second=products['flops_per_second'],
     bytes_per_second=found['copy_bytes_per_second'],
   )

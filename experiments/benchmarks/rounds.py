@@ -145,10 +145,6 @@ def _measure_one() -> int:
       found['kept'] = str(kept_ceilings.keep(ceilings.of_products(found)))
     outputs.show(found, _OUTPUT.value)
     return 0
-  if _KEEP.value:
-    raise ValueError(
-      f'Expected --workload={ceilings.NAME} with --keep, got {name}.'
-    )
   workload = dataclasses.replace(
     workloads.find(name), convolution=_CONVOLUTION.value
   )
@@ -201,6 +197,8 @@ def main() -> int:
   """Measures one workload or all."""
   if _ALL.value != bool(_FOLDER.value):
     raise ValueError('Expected --folder=DIR with --all, and only with it.')
+  if _KEEP.value and (_ALL.value or _WORKLOAD.value != 'ceilings'):
+    raise ValueError('Expected --workload=ceilings with --keep, and no other.')
   return _measure_all() if _ALL.value else _measure_one()
 
 

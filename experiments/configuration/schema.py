@@ -370,8 +370,8 @@ def _add_execution(config: ml_collections.ConfigDict) -> None:
   # Megabytes for the clients that run at once, of chunk and low_rank; 0: half
   # of a GPU's or TPU's, 268 on CPU.
   config.execution.memory_mb = 0
-  # Dense kernels are factored where their rows are below this share of them;
-  # 0: where that is faster.
+  # Dense kernels are factored where their rows are below this share of them,
+  # whatever that takes; 0: where it is faster.
   config.execution.low_rank_below = 0.0
   config.execution.clients_on = 'device'  # host: for large federations.
   # Devices that share the tasks, each with the layers of its tasks alone.

@@ -22,6 +22,7 @@ from fmtl_jax import federation as federation_lib
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.federation import layer_types
 from fmtl_jax.rounds import communication
+from fmtl_jax.running import kept_ceilings
 from fmtl_jax.running import program as program_lib
 
 
@@ -158,6 +159,7 @@ def _case(
   secure = costs.secure_sums(config_lib.flatten(config))
   ledger = private.of_case(name, config, case)
   deviations = own_code.spec(case.algorithm).deviations
+  kept = config.execution.name == 'auto' and kept_ceilings.kept() is not None
   return [
     *before,
     *([f'unlike its paper: {deviations}'] if deviations else []),
@@ -172,5 +174,6 @@ def _case(
     f'memory for temporaries of a round: {memory}',
     f'execution: {form} on {len(jax.devices())} '
     f'{jax.devices()[0].platform} device(s), {program.num_runs} run(s) mapped',
+    *([f'  by the ceilings in {kept_ceilings.path()}'] if kept else []),
     *(f'  {path}: {reason}' for path, reason in reasons.items()),
   ]

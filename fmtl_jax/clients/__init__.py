@@ -8,6 +8,7 @@
 `example_gradients`  the private gradient: clipped by example, with noise
 `client_balancing`   the balanced gradient of a client's tasks
 `low_rank_sgd`       local SGD with dense kernels in factored form
+`low_rank_plan`      which kernels are, and how many clients run at once
 `faults`             results that are not finite: detected and excluded
 `attacks`            clients that send falsified updates
 """

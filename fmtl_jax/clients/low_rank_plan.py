@@ -181,12 +181,15 @@ class Planner:
       jax.tree.leaves(chosen), jax.tree.leaves(trained), strict=True
     ):
       size = int(np.prod(leaf.shape))
-      shape = (size // leaf.shape[-1], leaf.shape[-1]) if leaf.shape else (1, 1)
-      alone = costs.ordinary(shape, device)
-      total += alone
+      last = leaf.shape[-1] if leaf.shape and size else 1
+      shape = size // last, last
+      total += costs.ordinary(shape, device)
       kernels += rows.number * sum(shape) if is_chosen else 0
       ordinary += 0 if is_chosen else size
-      seconds += costs.factored(shape, rows, device) if is_chosen else alone
+      if is_chosen:
+        seconds += costs.factored(shape, rows, device)
+      else:
+        seconds += costs.ordinary(shape, device, rows.together)
     seconds += costs.spilled(self._value_bytes, rows.together, device)
     pays = seconds < total if self._below is None else True
     return Plan(

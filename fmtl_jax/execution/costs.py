@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-_NUMBER = 4  # Bytes.
+_NUMBER = 4  # Bytes; as if all parameters were float32.
 _ORDINARY_MOVES = 5
 _SHARED_READS = 2
 # Of the rate of large products, what those with the rows of a few steps reach:
@@ -76,15 +76,18 @@ class Rows(NamedTuple):
   together: float
 
 
-def ordinary(shape: tuple[int, int], device: Ceilings) -> float:
+def ordinary(
+  shape: tuple[int, int], device: Ceilings, together: float = 1
+) -> float:
   """Seconds of a step for a kernel `[d, h]` of its own, but for products.
 
   Args:
     shape: d and h.
     device: Its ceilings.
+    together: K, the clients that run at once, each with its own.
   """
   size = _NUMBER * shape[0] * shape[1]
-  if size <= _CACHE.get(jax.default_backend(), 0):
+  if together * size <= _CACHE.get(jax.default_backend(), 0):
     return 0.0
   return _ORDINARY_MOVES * size / device.bytes_per_second
 
@@ -117,7 +120,7 @@ def pays(shape: tuple[int, int], rows: Rows, device: Ceilings) -> bool:
   return factored(shape, rows, device) < least
 
 
-def spilled(value_bytes: float, together: int, device: Ceilings) -> float:
+def spilled(value_bytes: float, together: float, device: Ceilings) -> float:
   """Seconds of a step for values that a CPU's cache does not hold any more.
 
   Args:

@@ -3,12 +3,12 @@
 A client update does not depend on how it is mapped. Within a device, `scan`
 runs one client after the other and adds each weighted update to a running sum,
 so that its memory does not grow with the cohort and a client costs only the
-steps it has; it is the fastest mode on CPU. `vmap` runs all clients at once.
-`chunk:K` scans over blocks of K clients; with `chunk`, K is what a memory
-budget allows, for GPU and TPU. `low_rank` and `low_rank:K` run blocks as
-`chunk` does, with large dense kernels in factored form (see `low_rank`). Over
-the devices of a mesh axis, every device runs its share of the clients in one of
-these modes, and the sums are added.
+steps it has; without factored kernels it is the fastest mode on CPU. `vmap`
+runs all clients at once. `chunk:K` scans over blocks of K clients; with
+`chunk`, K is what a memory budget allows, for GPU and TPU. `low_rank` and
+`low_rank:K` run blocks as `chunk` does, with large dense kernels in factored
+form (see `low_rank`). Over the devices of a mesh axis, every device runs its
+share of the clients in one of these modes, and the sums are added.
 """
 
 from collections.abc import Callable, Mapping, Sequence

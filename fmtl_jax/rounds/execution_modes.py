@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 import dataclasses
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
 from fmtl_jax import cohorts
@@ -149,7 +150,7 @@ def choose(
     if asked:
       plan = planner.plan(execution.clients_at_once(name))
     else:
-      plan = planner.fastest(*_bounds(settings, data))
+      plan = planner.fastest(*_bounds(federation, settings, data))
       if plan.pays:
         name = execution.low_rank_of(plan.together)
   reasons = dict(plan.reasons) if plan else {}
@@ -183,12 +184,19 @@ def choose(
   )
 
 
-def _bounds(settings, data):
-  """How many clients can run at once, and how many bytes they may take."""
-  count, drawn = data.num_clients, settings.clients_per_task
-  if isinstance(drawn, int) and drawn:
-    count = min(count, drawn * data.num_tasks)
-  budget = settings.placement.memory_budget
+def _bounds(federation, settings, data):
+  """How many clients can run at once, and how many bytes they may take.
+
+  Where clients are spread over devices these are all of the process: a mesh of
+  fewer ones is not known yet.
+  """
+  drawn, sizes = settings.clients_per_task, federation.group_sizes
+  counts = (drawn,) * len(sizes) if isinstance(drawn, int) else drawn
+  count = sum(k or size for k, size in zip(counts, sizes, strict=False))
+  count, placement = min(count, data.num_clients), settings.placement
+  if placement.client_axis is not None:
+    count = -(-count // jax.local_device_count())
+  budget = placement.memory_budget
   return count, execution.memory_budget() if budget is None else budget
 
 

@@ -32,8 +32,9 @@ class Placement:
     memory_budget: Bytes that clients which run at once may take on a device,
       for `chunk` and `low_rank`; by default `execution.memory_budget`.
     low_rank_below: With `auto` and `low_rank`, dense kernels whose rows are
-      below this share of their size are trained in factored form; by default
-      those that are faster by `execution.costs`.
+      below this share of their size are trained in factored form, whatever that
+      takes; by default those that are faster by `execution.costs`, by which
+      `auto` also chooses how many clients run at once.
     ceilings: Of the device, for these costs; by default those of one that was
       measured, see `execution.ceilings`.
     client_axis: The mesh axis over which clients are spread, where rounds run

@@ -6,6 +6,8 @@
 `machine`      JAX with all cores, and with compiled programs that are kept
 `progress`     bars and lines
 `interrupts`   Ctrl-C between two rounds
+
+`kept_ceilings` has what this machine is capable of, where that was measured.
 """
 
 # What is public of it is so in `fmtl_jax`.

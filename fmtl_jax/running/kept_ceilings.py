@@ -16,6 +16,7 @@ import jax
 
 from fmtl_jax import execution
 from fmtl_jax.running import machine
+from fmtl_jax.storage import temporaries
 
 
 def path() -> pathlib.Path:
@@ -41,7 +42,8 @@ def keep(ceilings: execution.Ceilings) -> pathlib.Path:
   file = path()
   file.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(ceilings._asdict(), indent=1)
-  file.write_text(f'{text}\n', encoding='utf-8')
+  with temporaries.renamed(file) as temporary:
+    temporary.write_text(f'{text}\n', encoding='utf-8')
   return file
 
 

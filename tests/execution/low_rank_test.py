@@ -403,15 +403,45 @@ class PlanTest(parameterized.TestCase):
     self, model, shape, budget, together
   ):
     """Of four; patches of a convolution leave it with the second client."""
-    plan = self._planner(model, shape, 'cpu').fastest(4, budget)
+    with mock.patch.object(jax, 'default_backend', return_value='cpu'):
+      plan = self._planner(model, shape, 'cpu').fastest(4, budget)
     self.assertIn('dense_0', self._chosen(plan))
     self.assertEqual(plan.together, together)
 
   def test_where_nothing_is_factored_nothing_pays(self):
-    planner = self._planner(models.mlp((8,), (4,), 2), (8,), 'cpu')
-    plan = planner.fastest(4, 10**9)
+    with mock.patch.object(jax, 'default_backend', return_value='cpu'):
+      planner = self._planner(models.mlp((8,), (4,), 2), (8,), 'cpu')
+      plan = planner.fastest(4, 10**9)
     self.assertEqual((plan.any, plan.pays), (False, False))
     self.assertIn('take longer than are saved', plan.reasons['dense_0/kernel'])
+
+  @parameterized.parameters(
+    (2, None, 'low_rank:4'),
+    ((1, 2), None, 'low_rank:3'),
+    ((1, 1), None, 'low_rank:2'),
+    (0, None, 'low_rank:16'),
+    (0, 'clients', 'low_rank:5'),
+    ((1, 1), 'clients', 'low_rank:1'),
+  )
+  def test_only_who_is_drawn_and_has_the_device_runs_at_once(
+    self, drawn, axis, form
+  ):
+    """Twenty clients of two tasks, on four devices or one; 17 fit into it."""
+    data = testing.toy_data(20, 2, num_features=600, sizes=(2, 2))
+    federation, _ = testing.toy_federation(
+      ('common', 'personal'), data, width=600
+    )
+    settings = round_settings.RoundSettings(
+      clients_per_task=drawn,
+      placement=round_settings.Placement(client_axis=axis, memory_budget=10**6),
+    )
+    local = local_optimizers.LocalSgd(batch_size=2)
+    algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
+    with (
+      mock.patch.object(jax, 'default_backend', return_value='cpu'),
+      mock.patch.object(jax, 'local_device_count', return_value=4),
+    ):
+      self.assertEqual(algorithm.form(data)[0], form)
 
   def test_a_median_of_one_layer_type_agrees_with_scan(self):
     arguments = (('common', 'task'), 1, Sgd(), None)

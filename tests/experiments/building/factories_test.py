@@ -3,6 +3,7 @@
 from unittest import mock
 
 from absl.testing import absltest
+import jax
 
 from experiments.building import checks
 from experiments.building import factories
@@ -41,9 +42,15 @@ class CompressionTest(absltest.TestCase):
 
 
 class PlacementTest(absltest.TestCase):
+  def _on_cpu(self):
+    self.enter_context(
+      mock.patch.object(jax, 'default_backend', return_value='cpu')
+    )
+
   def test_without_a_number_kernels_are_factored_as_on_the_platform(self):
     """Kernels of 1 MiB stay in a cache; two rows are `4 / width` of them."""
     found = []
+    self._on_cpu()
     for width, below in ((512, 0.0), (520, 0.0), (512, 0.001), (512, 0.25)):
       data = testing.toy_data(5, 1, num_features=width, sizes=(2, 2))
       federation, _ = testing.toy_federation(
@@ -68,14 +75,15 @@ class PlacementTest(absltest.TestCase):
     config = config_lib.default_config()
     config.client.batch_size = 2
     found = []
+    self._on_cpu()
     for flops in (1e11, 1e8):
       kept = execution.Ceilings(flops, 1e10)
       with mock.patch.object(kept_ceilings, 'kept', return_value=kept):
         algorithm = factories.make_algorithm(config, 'multi_task_fl')(
           federation, {}
         )
-      found.append(algorithm.form(data)[0])
-    self.assertEqual(found, ['low_rank:5', 'scan'])
+      found.append(algorithm.form(data)[0].split(':')[0])
+    self.assertEqual(found, ['low_rank', 'scan'])
 
 
 class SecureSumsTest(absltest.TestCase):
