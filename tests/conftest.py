@@ -62,13 +62,14 @@ if not os.environ.get(_COMPILED):
       _place = _kept()
   os.environ[_COMPILED] = str(_place)
 jax.config.update('jax_compilation_cache_dir', os.environ[_COMPILED])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
 # Ceilings that somebody keeps for this machine would choose other kernels.
 _cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
 with contextlib.suppress(RuntimeError):
   if (_cache.expanduser() / 'fmtl_jax' / 'ceilings').exists():
     _elsewhere = tempfile.TemporaryDirectory()
     os.environ['XDG_CACHE_HOME'] = _elsewhere.name
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 @pytest.hookimpl(trylast=True)

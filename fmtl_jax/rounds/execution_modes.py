@@ -187,15 +187,15 @@ def choose(
 def _bounds(federation, settings, data):
   """How many clients can run at once, and how many bytes they may take.
 
-  Where clients are spread over devices these are all of the process: a mesh of
-  fewer ones is not known yet.
+  Where clients are spread over devices these are all that there are: a mesh of
+  fewer ones is not known yet, and every process has to choose the same.
   """
   drawn, sizes = settings.clients_per_task, federation.group_sizes
   counts = (drawn,) * len(sizes) if isinstance(drawn, int) else drawn
   count = sum(k or size for k, size in zip(counts, sizes, strict=False))
   count, placement = min(count, data.num_clients), settings.placement
   if placement.client_axis is not None:
-    count = -(-count // jax.local_device_count())
+    count = -(-count // jax.device_count())
   budget = placement.memory_budget
   return count, execution.memory_budget() if budget is None else budget
 

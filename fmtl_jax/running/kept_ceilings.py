@@ -40,7 +40,6 @@ def keep(ceilings: execution.Ceilings) -> pathlib.Path:
     OSError: If it cannot be written.
   """
   file = path()
-  file.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(ceilings._asdict(), indent=1)
   with temporaries.renamed(file) as temporary:
     temporary.write_text(f'{text}\n', encoding='utf-8')

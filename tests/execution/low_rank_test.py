@@ -408,6 +408,28 @@ class PlanTest(parameterized.TestCase):
     self.assertIn('dense_0', self._chosen(plan))
     self.assertEqual(plan.together, together)
 
+  @parameterized.parameters((1e20, 64), (1e7, 1))
+  def test_of_numbers_that_cost_about_the_same_the_least(self, flops, together):
+    """Where operations are dear, sharing what is read gains next to nothing."""
+    model = models.mlp((2048,), (512,), 2)
+    planner = self._planner(model, (2048,), 'cpu', below=np.inf)
+    planner._ceilings = execution.Ceilings(flops, 1e9)
+    with mock.patch.object(jax, 'default_backend', return_value='cpu'):
+      plan = planner.fastest(64, 10**9)
+      self.assertLess(planner.plan(64).seconds, planner.plan(1).seconds)
+    self.assertEqual(plan.together, together)
+
+  def test_kernels_that_are_not_factored_leave_a_cache_together(self):
+    """One of 1 MiB beside a factored one costs nothing for one client alone."""
+    model = models.mlp((4096,), (512, 512), 2)
+    planner = self._planner(model, (4096,), 'cpu')
+    planner._ceilings = execution.Ceilings(1e20, 1.0)  # Bytes are seconds.
+    planner._by_slot = {'dense_1/kernel'}
+    with mock.patch.object(jax, 'default_backend', return_value='cpu'):
+      found = [planner.plan(n).seconds for n in (1, 2)]
+    size = 4 * 4096 * 512
+    self.assertAlmostEqual(found[0] - found[1], size - 5 * 4 * 512 * 512)
+
   def test_where_nothing_is_factored_nothing_pays(self):
     with mock.patch.object(jax, 'default_backend', return_value='cpu'):
       planner = self._planner(models.mlp((8,), (4,), 2), (8,), 'cpu')
@@ -439,7 +461,7 @@ class PlanTest(parameterized.TestCase):
     algorithm = multi_task_fl.multi_task_fl(federation, local, settings)
     with (
       mock.patch.object(jax, 'default_backend', return_value='cpu'),
-      mock.patch.object(jax, 'local_device_count', return_value=4),
+      mock.patch.object(jax, 'device_count', return_value=4),
     ):
       self.assertEqual(algorithm.form(data)[0], form)
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -136,6 +137,29 @@ class PlacementsTest(absltest.TestCase):
 
 
 class RoundsTest(absltest.TestCase):
+  def test_ceilings_alone_are_kept(self):
+    with tempfile.TemporaryDirectory() as cache:
+      run = lambda *arguments: subprocess.run(
+        [sys.executable, '-m', 'experiments.benchmarks.rounds', *arguments],
+        cwd=ROOT,
+        env=os.environ | {'XDG_CACHE_HOME': cache},
+        capture_output=True,
+        text=True,
+      )
+      for others in (('--workload=W1',), ('--all', '--folder=F')):
+        found = run('--keep', *others)
+        self.assertRegex(found.stderr, '^error: Expected --workload=ceilings')
+        self.assertEqual(found.returncode, 2)
+      found = json.loads(run('--keep', '--workload=ceilings').stdout)
+      kept = json.loads(pathlib.Path(found['kept']).read_text())
+    self.assertEqual(
+      kept,
+      {
+        'flops_per_second': found['products']['highest']['flops_per_second'],
+        'bytes_per_second': found['copy_bytes_per_second'],
+      },
+    )
+
   def test_the_command_measures_and_writes(self):
     with tempfile.TemporaryDirectory() as folder:
       output = pathlib.Path(folder, 'figures.json')

@@ -1,6 +1,7 @@
 """Law: a mistake on the command line is one sentence, and writes nothing."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -9,13 +10,16 @@ import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from fmtl_jax import execution
 from fmtl_jax import models
 from fmtl_jax import predictors
+from fmtl_jax.running import kept_ceilings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from tests.experiments import commands
@@ -148,6 +152,17 @@ class MainTest(commands.CommandTestCase):
       *SMALL,
       '--workdir=other',
     )
+
+  def test_a_dry_run_says_whose_ceilings_decide(self):
+    dry = (*SMALL, '--cases=multi_task_fl', '--dry_run')
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=commands.CACHE.name):
+      file = kept_ceilings.keep(execution.Ceilings(1e11, 1e10))
+    try:
+      _, output, errors = self.run_command(*dry)
+    finally:
+      file.unlink()
+    self.assertIn(f'by the ceilings in {file}\n', output, errors)
+    self.assertNotIn('by the ceilings', self.run_command(*dry)[1])
 
   def test_a_dry_run_describes_and_writes_nothing(self):
     before = sorted(self.cwd.rglob('*'))
