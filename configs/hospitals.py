@@ -44,7 +44,10 @@ def private(config):
 def left_out(config):
   """Three hospitals train; the fourth adapts with patients of its own."""
   disease(config)
-  config.cases = ('isolated', 'fedavg', 'fedavg_finetune', 'fedper')
+  config.cases = (
+    *('isolated', 'fedavg', 'fedavg_finetune', 'fedper'),
+    *('multi_task_fl', 'mr_mtl', 'fedu', 'fedamp'),
+  )
   config.unseen.owners = ('Cleveland', 'Hungary', 'Long Beach', 'Switzerland')
   config.unseen.examples = (0, 10, 20, 60)
   config.unseen.epochs = 10

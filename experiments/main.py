@@ -1,5 +1,6 @@
 """Runs an experiment: python -m experiments.main --config=configs/digits.py"""
 
+import functools
 import pathlib
 import sys
 
@@ -62,7 +63,7 @@ def main() -> int:
     return 0
   if _CONFIG.value is None:
     raise ValueError('Expected --config, got none; --list shows what there is.')
-  if _ENGINE.value == 'flower' and not _DRY_RUN.value:
+  if _ENGINE.value == 'flower':
     return _run_on_nodes()
   if not _DISTRIBUTED.value:
     return _run(first=True)
@@ -86,7 +87,9 @@ def main() -> int:
 
 def _run_on_nodes() -> int:
   """Runs the experiment on nodes of Flower that are started here."""
+  from .console import describe
   from .flower import loopback
+  from .flower import parts
   from .folders import workdirs
 
   if _DISTRIBUTED.value:
@@ -94,6 +97,12 @@ def _run_on_nodes() -> int:
       'Expected one of --engine=flower and --distributed, got both; nodes of '
       'Flower are other processes anyhow.'
     )
+  loopback.check(_NODES.value, _NODE_TIMEOUT.value)
+  if _DRY_RUN.value:
+    check_case = functools.partial(parts.check_case, count=_NODES.value)
+    overrides = command_line.override_values()
+    print(describe.describe(_CONFIG.value, _CASES.value, overrides, check_case))
+    return 0
   workdir = pathlib.Path(_WORKDIR.value or workdirs.default(_CONFIG.value.name))
   return loopback.run(
     config_files.experiment_flags(sys.argv),

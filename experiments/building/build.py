@@ -17,6 +17,7 @@ from . import factories
 from . import federating
 from . import modal_sources
 from . import networks
+from . import private
 from . import private_examples
 from . import private_parties
 from . import sources
@@ -26,9 +27,12 @@ from fmtl_jax import cohorts
 from fmtl_jax import execution as execution_lib
 from fmtl_jax import federation as federation_lib
 from fmtl_jax.clients import attacks
+from fmtl_jax.clients import faults
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import partitions
 from fmtl_jax.execution import task_devices as task_devices_lib
+from fmtl_jax.rounds import round_settings
+from fmtl_jax.rounds import streaming
 from fmtl_jax.running import program
 
 FederateFn = Callable[
@@ -154,6 +158,7 @@ def build(
   names = fields.of_algorithm(algorithm) | fields.of_layers(config)
   with fields.named(names):  # Before anything is compiled.
     make(federation, {})
+    _check_streamed(config, federation, train[0], make)
   reason = _degenerate_case(config, algorithm, federation, points)
   return program.Case(
     data=train[0],
@@ -174,6 +179,37 @@ def build(
     task_devices=task_devices,
     warning=f'{name} {fields.translated(reason, names)}' if reason else '',
   )
+
+
+def streamed_settings(
+  config: ml_collections.ConfigDict, federation: federation_lib.Federation
+) -> round_settings.RoundSettings:
+  """What rounds whose clients are on the host have to know of a config."""
+  return round_settings.RoundSettings(
+    clients_per_task=config.cohort.clients_per_task,
+    slots=config.cohort.slots,
+    skip_nonfinite=config.faults.nonfinite != faults.STOP,
+    privacy=private.settings(config, federation),
+  )
+
+
+def is_streamed(config: ml_collections.ConfigDict) -> bool:
+  """Whether the clients of rounds are on the host."""
+  return config.execution.clients_on == 'host' or jax.process_count() > 1
+
+
+def _check_streamed(config, federation, data, make):
+  """Raises a ValueError where clients have to be on the device, and are not."""
+  if not is_streamed(config):
+    return
+  settings = streamed_settings(config, federation)
+  try:
+    streaming.check(federation, data, lambda some, _: make(some, {}), settings)
+  except ValueError as error:
+    cure = "execution.clients_on='device'"
+    if jax.process_count() > 1:
+      cure = 'one process, without --distributed'
+    raise ValueError(f'{str(error).removesuffix(".")} ({cure}).') from error
 
 
 def _trained_as(

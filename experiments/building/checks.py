@@ -307,6 +307,7 @@ def check_metrics(
 ) -> None:
   """Raises a ValueError for a metric that none of the tasks has."""
   known = evaluation.metric_names(tuple(tasks))
+  standardizing.check(config.data.standardize_targets, known)
   check_metric_names(config, known, 'one that the tasks have,')
 
 

@@ -144,6 +144,17 @@ def check(name: str, source: Any) -> None:
     isinstance(task, tasks_lib.Task) for task in tasks
   ):
     raise ValueError(f'{expected} with a tuple of tasks.Task, got {tasks!r}.')
+  for field in ('strata', 'keys', 'runs'):
+    if isinstance(getattr(source, field), list):
+      raise ValueError(
+        f'{expected} with arrays, got a list as {field}; make it an array.'
+      )
+  for leaf in jax.tree.leaves(source.features):
+    if getattr(getattr(leaf, 'dtype', None), 'kind', '') == 'O':
+      raise ValueError(
+        f'{expected} with numbers as features, got Python objects; make them '
+        'an array of float32.'
+      )
   shapes = {
     field: [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(value)]
     for field in ('features', 'labels', 'strata', 'keys', 'runs')
@@ -163,6 +174,8 @@ def check(name: str, source: Any) -> None:
           f'{expected} with {field} {wanted} of the same N examples, got the '
           f'shape {list(shape)} beside features {list(examples)}.'
         )
+  if not examples[0]:
+    raise ValueError(f'{expected} with examples, got none.')
   width = min(shape[1] for shape in shapes['labels'])
   for task in tasks:
     if not 0 <= task.column < width:

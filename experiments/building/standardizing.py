@@ -1,11 +1,13 @@
 """Standardizing: features and targets, by training examples."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 
 from . import sources
+from fmtl_jax import metrics
 from fmtl_jax.data import dataset as dataset_lib
 from fmtl_jax.data import modalities
 from fmtl_jax.data import partitions
@@ -13,6 +15,21 @@ from fmtl_jax.data import standardization
 
 # How targets of regression tasks are standardized.
 NONE, COLUMN, TASK = TARGETS = ('none', 'column', 'task')
+
+
+def check(how: str, names: Sequence[str]) -> None:
+  """Raises a ValueError if metrics need deviations that nobody computes.
+
+  Args:
+    how: A name of `TARGETS`.
+    names: Of metrics that are measured.
+  """
+  if how == NONE and metrics.NRMSE.name in names:
+    raise ValueError(
+      f'Expected data.standardize_targets to be {COLUMN} or {TASK} with the '
+      f'metric {metrics.NRMSE.name}, whose unit are deviations of training '
+      f"labels, got '{NONE}'; set it, or take rmse."
+    )
 
 
 def centered(source: sources.Source) -> sources.Source:

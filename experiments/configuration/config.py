@@ -146,7 +146,7 @@ def apply_variants(
     if name not in known:
       raise ValueError(
         f'Unknown variant {name!r} of this config; known are '
-        f'{", ".join(known)}.{hints.nearest(name, known)}'
+        f'{", ".join(known) or "none"}.{hints.nearest(name, known)}'
       )
     known[name](config)
   return config

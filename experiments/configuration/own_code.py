@@ -118,9 +118,12 @@ def find(field: str, name: str) -> Any:
   except (Exception, SystemExit) as error:
     cure = 'correct it, --debug shows where'
     missing = getattr(error, 'name', None)
-    if isinstance(error, ModuleNotFoundError) and f'{place}.'.startswith(
-      f'{missing}.'
-    ):
+    is_absent = isinstance(error, ModuleNotFoundError)
+    is_absent &= f'{place}.'.startswith(f'{missing}.')
+    if is_absent:
+      package = str(missing).rpartition('.')[0]
+      cure = f'name a module of {package!r} that is there'
+    if is_absent and missing == place.split('.')[0]:
       cure = (
         f'start in the folder that holds {place.split(".")[0]!r}, or put that '
         f'folder on PYTHONPATH ({os.getcwd()} is the current one)'
@@ -276,13 +279,13 @@ def call(
   """Calls a user's function; its errors become sentences.
 
   Raises:
-    ValueError: If it raises anything but an OSError or a MemoryError.
+    ValueError: If it raises anything but an OSError or a MemoryError, or exits.
   """
   try:
     return found(*args, **settings)
   except (OSError, MemoryError):
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise ValueError(
       f'{field}={name} raised an error ({_described(error)}); correct it, or '
       'what it is given; --debug shows where.'

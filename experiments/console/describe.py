@@ -30,6 +30,7 @@ def describe(
   config: ml_collections.ConfigDict,
   only: Sequence[str] = (),
   command_line: Mapping[str, Any] | None = None,
+  check_case: train.CheckCase | None = None,
 ) -> str:
   """Describes the cases of an experiment: `--dry_run`.
 
@@ -37,6 +38,7 @@ def describe(
     config: The experiment.
     only: A part of the cases; () is all of them.
     command_line: Fields that come after the cases' own settings.
+    check_case: See `train.train_and_evaluate`.
 
   Returns:
     For each case the algorithm's own settings, its layer types, parameters,
@@ -52,7 +54,9 @@ def describe(
   lines = []
   partition = ''
   for name in names:
-    final, case = train.build_case(name, config, command_line, source)
+    final, case = train.build_case(
+      name, config, command_line, source, check_case
+    )
     if case is None:
       continue
     described = data_notes.describe(case.test_data)

@@ -28,6 +28,25 @@ _GRACE = 10.0  # Seconds between SIGTERM and SIGKILL.
 _STARTS = 120.0  # Seconds for a SuperLink to start.
 
 
+def check(nodes: int, timeout: float) -> None:
+  """Raises a ValueError unless so many nodes can be started here.
+
+  Args:
+    nodes: How many there are, to which clients are dealt.
+    timeout: Seconds after which a node has dropped out of a round.
+  """
+  if importlib.util.find_spec('flwr') is None:
+    raise ValueError(
+      'Expected Flower for --engine=flower, got none; install it with `pip '
+      "install 'fmtl_jax[flower]'`."
+    )
+  if nodes < 1 or timeout <= 0:
+    raise ValueError(
+      f'Expected --nodes >= 1 and --node_timeout > 0, got {nodes} and '
+      f'{timeout:g}.'
+    )
+
+
 def run(
   flags: Sequence[str],
   workdir: pathlib.Path,
@@ -45,18 +64,8 @@ def run(
     resume: As of `train_and_evaluate`.
 
   Raises:
-    ValueError: If Flower is not installed, or does not start.
+    ValueError: If Flower does not start, or the experiment is refused.
   """
-  if importlib.util.find_spec('flwr') is None:
-    raise ValueError(
-      'Expected Flower for --engine=flower, got none; install it with `pip '
-      "install 'fmtl_jax[flower]'`."
-    )
-  if nodes < 1 or timeout <= 0:
-    raise ValueError(
-      f'Expected --nodes >= 1 and --node_timeout > 0, got {nodes} and '
-      f'{timeout:g}.'
-    )
   print(f'Results go to {workdir}.', flush=True)
   with tempfile.TemporaryDirectory(prefix='fmtl-flower-') as place:
     folder = pathlib.Path(place)

@@ -60,6 +60,30 @@ def check(name: str, config: ml_collections.ConfigDict) -> None:
     )
 
 
+def check_case(
+  name: str,
+  case: program_lib.Case,
+  config: ml_collections.ConfigDict,
+  count: int,
+) -> None:
+  """Raises a ValueError for a case that so many nodes cannot run.
+
+  Args:
+    name: Of the case.
+    case: What is to be run.
+    config: The case's own.
+    count: How many nodes there are.
+  """
+  check(name, config)
+  rounds_of(case, name)
+  clients = case.data.num_clients
+  if not 1 <= count <= clients:
+    raise ValueError(
+      f'Expected 1 to {clients} nodes (one for each client), got {count}; set '
+      '--nodes.'
+    )
+
+
 def built(
   name: str,
   config: ml_collections.ConfigDict,

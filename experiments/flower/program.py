@@ -68,14 +68,8 @@ class FlowerProgram(program.Program):
         than clients.
     """
     self._name, self._exchange = name, exchange
-    parts.check(name, config)
+    parts.check_case(name, case, config, exchange.count)
     self._remote = parts.rounds_of(case, name)
-    clients = case.data.num_clients
-    if not 1 <= exchange.count <= clients:
-      raise ValueError(
-        f'Expected 1 to {clients} nodes (one for each client), got '
-        f'{exchange.count}; set --nodes.'
-      )
     self._digest = parts.digest(case)
     effort = config.execution.compile_effort
     super().__init__(case, config.run.evaluate_every, effort)
@@ -89,7 +83,7 @@ class FlowerProgram(program.Program):
     self._personal = algorithm.personal
     self._measures = evaluation.evaluator(federation, algorithm)
     # The last round of each client whose message has counted.
-    self._last = np.full((self.num_runs, clients), node_lib.NEVER)
+    self._last = np.full((self.num_runs, case.data.num_clients), node_lib.NEVER)
     self._datas = [
       dataclasses.replace(case.data, partition=parts.of_run(case.runs.train, n))
       for n in range(self.num_runs)

@@ -17,6 +17,7 @@ from ..console import config_files
 from ..folders import workdirs
 from ..running import jax_settings
 from . import client_app
+from . import parts
 from . import program as program_lib
 from . import secure_program
 
@@ -39,6 +40,7 @@ class GridExchange:
   Attributes:
     session: The number of the run.
     count: How many nodes there are.
+    is_complete: Whether all of them have been there.
     moved: See `program.Exchange`.
     seconds: What answers took, a row each: kind, node, and seconds in all, in
       the process of the ClientApp, at the worker, and of its computation.
@@ -56,6 +58,7 @@ class GridExchange:
       timeout: Seconds for the answers of a round.
     """
     self.session, self.count = session, count
+    self.is_complete = False
     self.moved: dict[str, dict[str, int]] = {}
     self.seconds: list[tuple[Any, ...]] = []
     self._grid, self._timeout = grid, timeout
@@ -74,6 +77,7 @@ class GridExchange:
           'others, or wait longer (--node_timeout).'
         )
       time.sleep(_POLL)
+    self.is_complete = True
 
   def __call__(self, requests: program_lib.Messages) -> program_lib.Messages:
     """See `program.Exchange`."""
@@ -204,7 +208,6 @@ def _study(grid: serverapp.Grid, run_id: int, run: Any) -> None:
   exchange = GridExchange(
     grid, str(run_id), int(run['nodes']), float(run['timeout'])
   )
-  exchange.wait_for_nodes()
   workdir = pathlib.Path(str(run['workdir']) or workdirs.default(config.name))
   train.train_and_evaluate(
     config,
@@ -213,6 +216,7 @@ def _study(grid: serverapp.Grid, run_id: int, run: Any) -> None:
     command_line.override_values(),
     str(run['resume']),
     functools.partial(_program, exchange),
+    functools.partial(parts.check_case, count=exchange.count),
   )
   workdirs.write_json(
     workdir / 'flower.json',
@@ -221,5 +225,7 @@ def _study(grid: serverapp.Grid, run_id: int, run: Any) -> None:
 
 
 def _program(exchange, name, case, config):
-  """The program of a case."""
+  """The program of a case; all cases are known to be good by now."""
+  if not exchange.is_complete:
+    exchange.wait_for_nodes()
   return secure_program.of(name, case, config, exchange)

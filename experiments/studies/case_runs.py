@@ -14,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from ..building import build
 from ..configuration import config as config_lib
 from ..folders import held_folders
 from ..folders import progress
@@ -26,9 +27,7 @@ from ..running import streamed_program
 from . import divergence
 from . import histories
 from fmtl_jax import execution as execution_lib
-from fmtl_jax.clients import faults
 from fmtl_jax.federation import layer_types
-from fmtl_jax.rounds import round_settings
 from fmtl_jax.running import program as program_lib
 from fmtl_jax.storage import checkpoints
 
@@ -339,13 +338,9 @@ def make_program(
   """The compiled program of a case, with clients on the device or the host."""
   every = config.run.evaluate_every
   effort = config.execution.compile_effort
-  if config.execution.clients_on == 'device' and jax.process_count() == 1:
+  if not build.is_streamed(config):
     return program_lib.Program(case, every, effort)
-  settings = round_settings.RoundSettings(
-    clients_per_task=config.cohort.clients_per_task,
-    slots=config.cohort.slots,
-    skip_nonfinite=config.faults.nonfinite != faults.STOP,
-  )
+  settings = build.streamed_settings(config, case.federation)
   return streamed_program.StreamedProgram(
     case, every, effort, settings=settings
   )

@@ -29,6 +29,7 @@ from ..building import idle_fields
 from ..building import data_notes
 from ..building import datasets
 from ..building import networks
+from ..building import private
 from ..configuration import cases as cases_lib
 from ..configuration import config as config_lib
 from ..configuration import own_code
@@ -314,6 +315,7 @@ def _run(plan, source, splits, workdir, flag):
   partitions = [split.held_out.partition for split in splits]
   flat = config_lib.flatten(plan.config)
   own = results.own_metrics(source.tasks)
+  ledger = private.of_case(plan.name, plan.config, plan.case)
   owners = held_out_data.owners_of(plan.config, head['seeds'])
   return {
     'case': plan.name,
@@ -326,6 +328,7 @@ def _run(plan, source, splits, workdir, flag):
     'examples': list(plan.config.unseen.examples),
     'clients': [[int(i) for i in p.client_ids] for p in partitions],
     **({'owners': owners} if owners else {}),
+    **({'privacy': ledger} if ledger else {}),
     'test_examples': [p.test.sizes.tolist() for p in partitions],
     'adapted': held_out_adaptation.adapted_layers(plan),
     'way': plan.way._asdict(),
@@ -392,4 +395,7 @@ def describe(
       f'{plan.label} ({plan.name}): held-out clients adapt '
       f'{adapted} at learning rate {plan.way.rate:g}{done}'
     )
+    ledger = private.of_case(plan.name, plan.config, plan.case)
+    said = private.in_words('  privacy', ledger)
+    lines += [said] if said else []
   return '\n'.join(lines)

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from ..building import private
 from ..configuration import cases as cases_lib
 from ..folders import environments
 from ..folders import records as records_lib
@@ -141,6 +142,10 @@ def _notes(records):
   ]
   if proximal:
     notes.append(f'Proximal to where they start: {", ".join(proximal)}.')
+  for record in records:
+    said = private.in_words(record['label'], record.get('privacy', {}))
+    if said:
+      notes.append(f"{said} Adaptation adds no noise: it is a client's own.")
   if first['overlapping_pairs']:
     notes.append(
       f'{first["overlapping_pairs"]} pairs of neighbouring windows, which '

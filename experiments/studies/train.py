@@ -36,6 +36,7 @@ from fmtl_jax.running import program as program_lib
 MakeProgram = Callable[
   [str, program_lib.Case, ml_collections.ConfigDict], program_lib.Program
 ]
+CheckCase = Callable[[str, program_lib.Case, ml_collections.ConfigDict], None]
 _SPLITS = 'splits'  # The folder with the split of each seed.
 _Built = tuple[ml_collections.ConfigDict, program_lib.Case | None]
 
@@ -48,6 +49,7 @@ def train_and_evaluate(
   command_line: Mapping[str, Any] | None = None,
   resume: str = 'auto',
   make_program: MakeProgram | None = None,
+  check_case: CheckCase | None = None,
 ) -> dict[str, Any]:
   """Runs the cases of a table; an unfinished run is resumed.
 
@@ -60,6 +62,8 @@ def train_and_evaluate(
     resume: Whether there must or must not be a run, see `workdirs.check`.
     make_program: `(name, case, config) -> Program`, for cases whose clients are
       elsewhere; by default they are all compiled here.
+    check_case: `(name, case, config)`, raises a ValueError if `make_program`
+      has none for the case.
 
   Returns:
     What `results.json` holds; nothing in a process that is not the first.
@@ -81,7 +85,8 @@ def train_and_evaluate(
 
   def prepare(source, workdir):
     built = {
-      name: build_case(name, config, command_line, source) for name in names
+      name: build_case(name, config, command_line, source, check_case)
+      for name in names
     }
     return _prepare(config, built, source, workdir, make_program)
 
@@ -234,12 +239,15 @@ def build_case(
   config: ml_collections.ConfigDict,
   command_line: Mapping[str, Any],
   source: datasets.Source,
+  check_case: CheckCase | None = None,
 ) -> tuple[ml_collections.ConfigDict, program_lib.Case | None]:
   """The config of a case, and the case; None for the majority class."""
   case_config = cases_lib.resolve(name, config, command_line)
   if name == cases_lib.MAJORITY:
     checks.check(case_config)
     return case_config, None
-  return case_config, build.build(
-    name, case_config, source, case_runs.seeds_of(case_config)
-  )
+  seeds = case_runs.seeds_of(case_config)
+  case = build.build(name, case_config, source, seeds)
+  if check_case is not None:
+    check_case(name, case, case_config)
+  return case_config, case

@@ -387,7 +387,16 @@ def heterofl(
       all_copies,
     )
 
-  return plain._replace(init=init, view=view, messages=messages, personal=True)
+  return plain._replace(
+    init=init,
+    view=view,
+    messages=messages,
+    personal=True,
+    remote=(
+      'whose devices get the parts of layers that they can hold, which are cut '
+      'out of whole layers where they are trained'
+    ),
+  )
 
 
 SPEC = specs.Spec(

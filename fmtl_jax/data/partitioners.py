@@ -45,7 +45,7 @@ def by_key(keys: Any) -> tuple[list[np.ndarray], np.ndarray]:
     The rows of each client, and the clients' keys, `[M]`, in ascending order.
 
   Raises:
-    ValueError: If a key is NaN.
+    ValueError: If a key is NaN, or keys have no order.
   """
   keys = np.asarray(keys)
   if np.issubdtype(keys.dtype, np.floating) and np.isnan(keys).any():
@@ -53,7 +53,14 @@ def by_key(keys: Any) -> tuple[list[np.ndarray], np.ndarray]:
       f'Expected a key for each of {len(keys)} examples, got NaN for '
       f'{np.isnan(keys).sum()}; give these a key or remove them.'
     )
-  return _rows_by_value(keys)
+  try:
+    return _rows_by_value(keys)
+  except TypeError as error:
+    types = sorted({type(key).__name__ for key in keys.tolist()})
+    raise ValueError(
+      f'Expected keys of one type, got {", ".join(types)}; give every example '
+      'a key of the same.'
+    ) from error
 
 
 def dirichlet(

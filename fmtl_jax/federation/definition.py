@@ -106,8 +106,8 @@ class Federation(objectives.ClientObjective):
     )
     if task_weights and len(task_weights) != data.num_tasks:
       raise ValueError(
-        f'Expected a weight for each of the {data.num_tasks} tasks, got '
-        f'task_weights={tuple(task_weights)}.'
+        f'Expected `task_weights` with a weight for each of the '
+        f'{data.num_tasks} tasks, got {tuple(task_weights)}.'
       )
     if initialization not in (SHARED, PER_OWNER):
       raise ValueError(

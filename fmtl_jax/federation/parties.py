@@ -96,7 +96,8 @@ def of_parts(
     columns: Of the flat features of an example, those of each party.
 
   Raises:
-    ValueError: If there are too many parties, or a party has no columns.
+    ValueError: If there are too many parties, or a party has no columns; from
+      `apply`, if it has one that features lack.
   """
   check_columns(columns)
   numbers = [np.asarray(own, np.int32) for own in columns]
@@ -107,8 +108,10 @@ def of_parts(
     return own | head[0](keys[-1])
 
   def embedding(params, party, features):
-    flat = features.reshape(features.shape[0], -1)[:, numbers[party]]
-    return encoders[party][1](params[name_of(party)], flat)
+    flat = features.reshape(features.shape[0], -1)
+    check_width(columns, flat.shape[1])
+    own = flat[:, numbers[party]]
+    return encoders[party][1](params[name_of(party)], own)
 
   def apply(params, features):
     if isinstance(features, OfParty):
@@ -136,12 +139,33 @@ def check_columns(columns: Sequence[Sequence[int]]) -> None:
         f'Expected columns of every party, got none of party {party}; have '
         'fewer parties.'
       )
+    for column in own:
+      if not isinstance(column, (int, np.integer)) or column < 0:
+        raise ValueError(
+          f'Expected numbers of columns from 0 on, got {column!r} of party '
+          f'{party}; count the flat features of an example.'
+        )
   flat = [int(column) for own in columns for column in own]
   if len(set(flat)) < len(flat):
     raise ValueError(
       'Expected every column to belong to one party, got one of two; leave it '
       'to one of them.'
     )
+
+
+def check_width(columns: Sequence[Sequence[int]], width: int) -> None:
+  """Raises a ValueError for columns that features do not have.
+
+  Args:
+    columns: Of each party.
+    width: Of the flat features of an example.
+  """
+  for party, own in enumerate(columns):
+    if max(own) >= width:
+      raise ValueError(
+        f'Expected columns below {width}, which is how many features have, got '
+        f'{max(own)} of party {party}; give it columns that are there.'
+      )
 
 
 def party_numbers(layers: Sequence[str]) -> list[int]:

@@ -77,7 +77,8 @@ class Algorithm(NamedTuple):
     each_example: `data -> EachExample`: what is sent beside the `messages`, for
       each example that a client has; None for nothing.
     remote: The same round with clients that are elsewhere, a
-      `remote_rounds.RemoteRounds`; see `remote_rounds.of`.
+      `remote_rounds.RemoteRounds`, or why they cannot be (`whose ...`); see
+      `remote_rounds.of`.
   """
 
   init: Callable[[jax.Array, dataset_lib.FederatedDataset], State]

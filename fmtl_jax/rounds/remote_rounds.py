@@ -414,7 +414,9 @@ def of(algorithm: algorithm_lib.Algorithm, name: str) -> RemoteRounds:
   """
   rounds = algorithm.remote
   reason = 'whose rounds do more than clients and steps of the server'
-  if isinstance(rounds, RemoteRounds) and rounds.round is algorithm.round:
+  if isinstance(rounds, str):
+    reason = rounds
+  elif isinstance(rounds, RemoteRounds) and rounds.round is algorithm.round:
     reason = rounds.refusal
   if reason:
     raise ValueError(

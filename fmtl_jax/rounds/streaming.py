@@ -57,6 +57,42 @@ class _Ahead:
   data: futures.Future
 
 
+def check(
+  federation: federation_lib.Federation,
+  tables: dataset_lib.FederatedDataset,
+  make_algorithm: MakeAlgorithm,
+  settings: round_settings.RoundSettings,
+) -> tuple[int, ...]:
+  """How many clients of each task take part, if rounds can be streamed.
+
+  Args:
+    federation: Of all clients.
+    tables: Of all clients; no example is read.
+    make_algorithm: As of `StreamedRounds`.
+    settings: Of the rounds of all clients.
+
+  Raises:
+    ValueError: If K exceeds a task group, the federation is another one, a
+      server has a copy of a layer for each client, clients are private, or the
+      algorithm needs more than a cohort at once.
+  """
+  _check_federation(federation, tables)
+  counts = cohorts.check_clients_per_task(
+    settings.clients_per_task,
+    federation.group_sizes,
+    [task.name for task in federation.tasks],
+  )
+  if settings.privacy is not None:
+    raise ValueError(
+      'Expected clients on the device with `privacy`, got clients on the '
+      'host, whose cohorts have a fixed size; keep them on the device.'
+    )
+  count = min(sum(counts), tables.num_clients)
+  numbers = jnp.arange(count, dtype=jnp.int32)
+  make_algorithm(federation.of_clients(numbers, counts), settings)
+  return counts
+
+
 class StreamedRounds:
   """Rounds whose clients live on the host.
 
@@ -101,17 +137,7 @@ class StreamedRounds:
         a server has a copy of a layer for each client.
     """
     tables = source.tables
-    _check_federation(federation, tables)
-    counts = cohorts.check_clients_per_task(
-      settings.clients_per_task,
-      federation.group_sizes,
-      [task.name for task in federation.tasks],
-    )
-    if settings.privacy is not None:
-      raise ValueError(
-        'Expected clients on the device with `privacy`, got clients on the '
-        'host, whose cohorts have a fixed size; keep them on the device.'
-      )
+    counts = check(federation, tables, make_algorithm, settings)
     settings = dataclasses.replace(settings, clients_per_task=counts)
     self._federation = federation
     self._source = source

@@ -41,6 +41,7 @@ class Progress:
     self._first = self._done = done
     self._shown, self._clock, self._note = shown, clock, note
     self._values: dict[str, str] = {}
+    self._told = done  # What was done when they were told.
     self._start = clock()
     bar, is_widget = _kind_of_bar()
     self._is_bar = shown and (is_widget or _is_terminal())
@@ -64,7 +65,7 @@ class Progress:
 
   def tell(self, values: Mapping[str, str]) -> None:
     """Sets the values that are shown, by name."""
-    self._values = dict(values)
+    self._values, self._told = dict(values), self._done
     self._bar.set_postfix(self._values)
 
   def close(self) -> None:
@@ -77,7 +78,8 @@ class Progress:
     """Prints a line unless it is the last one again."""
     self._last = self._clock()
     what = [f'{self._label}: {self._unit} {self._done} of {self._total}']
-    what += [f'{name} {value}' for name, value in self._values.items()]
+    when = '' if self._told == self._done else f' ({self._unit} {self._told})'
+    what += [f'{name} {value}{when}' for name, value in self._values.items()]
     line = ', '.join(what)
     if not self._shown or line == self._said:
       return

@@ -278,6 +278,9 @@ def vertical(
     personal=False,  # An owner of its own does not make a model of its own.
     messages=messages,
     each_example=each_example,
+    remote=(
+      "whose parties exchange embeddings in each step, and not clients' models"
+    ),
   )
 
 

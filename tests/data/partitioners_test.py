@@ -68,6 +68,8 @@ class ByKeyTest(parameterized.TestCase):
   def test_a_missing_key_is_an_error(self):
     with self.assertRaisesRegex(ValueError, 'NaN for 2'):
       partitioners.by_key([1.0, np.nan, np.nan])
+    with self.assertRaisesRegex(ValueError, 'one type, got NoneType, str'):
+      partitioners.by_key(np.array(['a', None, 'b'], object))
 
 
 class DirichletTest(parameterized.TestCase):

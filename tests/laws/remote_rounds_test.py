@@ -319,6 +319,7 @@ class RemoteRoundsTest(parameterized.TestCase):
     ('cfl', 'models of all of them'),
     ('soft_sharing', 'do more than clients'),
     ('mocha', 'do more than clients'),
+    ('heterofl', 'the parts of layers that they can hold'),
   )
   def test_what_needs_everyone_in_one_place_is_refused(self, name, why):
     algorithm = cases.named(name, testing.toy_data(7, 3, kinds=('binary',)))[2]

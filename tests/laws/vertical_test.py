@@ -12,6 +12,7 @@ import numpy as np
 
 from fmtl_jax import compression
 from fmtl_jax import federation as federation_lib
+from fmtl_jax import models
 from fmtl_jax import testing
 from fmtl_jax import vertical
 from fmtl_jax.algorithms import multi_task_fl
@@ -370,9 +371,20 @@ class RefusalsTest(absltest.TestCase):
       (((0,), ()), 'got none of party 1'),
       (((0,), (1, 0)), 'got one of two'),
       ((), 'Expected 1 to 16 parties, got 0'),
+      (((0,), (-1,)), 'got -1 of party 1'),
+      (((0, 0.5), (1,)), 'got 0.5 of party 0'),
     ):
       with self.assertRaisesRegex(ValueError, sentence):
         parties.check_columns(columns)
+
+  def test_columns_that_features_lack(self):
+    """An array of JAX would have the last one in their place."""
+    network = models.party_mlp(
+      ((0, 1), (2, 9)), (3,), embedding=2, head=(), num_outputs=1
+    )
+    params = network.init(jax.random.key(0))
+    with self.assertRaisesRegex(ValueError, 'below 4, .* got 9 of party 1'):
+      network.apply(params, jnp.ones((2, 4)))
 
 
 if __name__ == '__main__':

@@ -44,7 +44,8 @@ class LinesTest(parameterized.TestCase):
     lines = self.said(60.0)
     self.assertEqual(
       lines[30],
-      'Toy: round 30 of 40, loss 0.5; 30:00 min, about 10:00 min left',
+      'Toy: round 30 of 40, loss 0.5 (round 29); 30:00 min, about 10:00 min '
+      'left',
     )
     self.assertEndsWith(self.said(600.0)[-1], '; 6:40 h')
 

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from experiments.building import build
+from experiments.building import checks
 from experiments.building import datasets
 from experiments.building import federating
 from experiments.configuration import cases
@@ -208,6 +209,15 @@ class TasksTest(TableSourcesTestCase):
     names = [metric.name for metric in source.tasks[0].all_metrics]
     self.assertEqual(names, ['loss', 'mse', 'rmse', 'nrmse'])
     self.assertEqual(tasks_lib.metrics(source.tasks)['rmse'].label, 'RMSE')
+    config = config_lib.default_config()
+    config.report.metric = 'mse'
+    checks.check_metrics(config, self.load('exam', metrics=('rmse',)).tasks)
+    with self.assertRaisesRegex(
+      ValueError, "column or task with the metric nrmse, .* got 'none'"
+    ):
+      checks.check_metrics(config, source.tasks)
+    config.data.standardize_targets = 'column'
+    checks.check_metrics(config, source.tasks)
     with self.assertRaisesRegex(ValueError, "'rmse' is for tasks with numbers"):
       self.load('landmine', metrics=('rmse',))
 

@@ -54,6 +54,26 @@ def no_source(data):
   return 1, 2
 
 
+def nobody(data):
+  source = program_test.toy_source()
+  arrays = ('features', 'labels', 'strata', 'keys')
+  return source._replace(**{k: getattr(source, k)[:0] for k in arrays})
+
+
+def objects(data):
+  source = program_test.toy_source()
+  return source._replace(features=source.features.astype(object))
+
+
+def listed(data):
+  source = program_test.toy_source()
+  return source._replace(keys=['somebody'] * len(source.features))
+
+
+def ends(data):
+  raise SystemExit(3)
+
+
 def needs(data, what):
   return program_test.toy_source()
 
@@ -201,6 +221,11 @@ class MistakesTest(OwnCodeTestCase):
     ('data.name', f'{NAME}:NUMBER', r'a function \(data\), got 3'),
     ('data.name', f'{NAME}:needs', r"to take \(data\) .*'what'"),
     ('data.name', f'{NAME}:fails', "raised an error .KeyError: 'a cause'"),
+    ('data.name', f'{NAME}:ends', 'raised an error .SystemExit'),
+    ('data.name', f'{NAME}:nobody', 'with examples, got none'),
+    ('data.name', f'{NAME}:objects', 'as features, got Python objects'),
+    ('data.name', f'{NAME}:listed', 'got a list as keys; make it an array'),
+    ('data.name', 'json.at_all:f', "'json.at_all' .*a module of 'json' that"),
     ('data.name', f'{NAME}:no_source', 'a datasets.Source, got tuple'),
     ('data.name', f'{NAME}:labels_of_others', r'with labels \[N, L\]'),
     ('data.name', 'given:mine', 'in another process; give it again'),

@@ -13,11 +13,14 @@ import jax
 import numpy as np
 
 from configs import digits
+from configs import vertical
 from experiments.building import backbones
+from experiments.console import describe
 from experiments.flower import node as node_lib
 from experiments.flower import parts
 from experiments.flower import secure_program
 from experiments.flower import secure_server
+from experiments.studies import train
 from fmtl_jax import evaluation
 from fmtl_jax import execution
 from fmtl_jax import secure_aggregation
@@ -361,8 +364,32 @@ class ProgramTest(parameterized.TestCase):
   )
   def test_refusals(self, name, settings, why):
     with self.assertRaisesRegex(ValueError, why):
-      _, case = parts.built(name, _config(), settings, _source())
-      parts.rounds_of(case, name)
+      resolved, case = parts.built(name, _config(), settings, _source())
+      parts.check_case(name, case, resolved, 2)
+
+  @parameterized.parameters(
+    (('fedper', 'ifca'), 2, 'got ifca, .* choose owners'),
+    (('fedper', 'centralized_joint'), 2, 'moves the data'),
+    (('fedper', 'heterofl'), 2, 'parts of layers'),
+    (('fedper',), 11, '1 to 10 nodes'),
+  )
+  def test_all_cases_are_checked_before_one_is_run(self, names, count, why):
+    check = functools.partial(parts.check_case, count=count)
+    place = pathlib.Path(self.folder) / 'work'
+    with self.assertRaisesRegex(ValueError, why):
+      train.train_and_evaluate(
+        _config(), place, names, {}, 'auto', self.fail, check
+      )
+    self.assertFalse(place.exists())
+    with self.assertRaisesRegex(ValueError, why):
+      describe.describe(_config(), names, {}, check)
+
+  def test_parties_are_not_clients(self):
+    config = vertical.get_config('smoke')
+    source = backbones.load_source(config)
+    resolved, case = parts.built('vertical', config, {}, source)
+    with self.assertRaisesRegex(ValueError, 'exchange embeddings'):
+      parts.check_case('vertical', case, resolved, 1)
 
 
 if __name__ == '__main__':

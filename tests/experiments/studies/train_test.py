@@ -1087,6 +1087,26 @@ class ErrorTest(program_test.ToyTestCase):
       "one of high, medium, low, got 'none'",
     ),
     ({'execution.clients_on': 'disk'}, "one of device, host, got 'disk'"),
+    (
+      {
+        'execution.clients_on': 'host',
+        'privacy.unit': 'client',
+        'privacy.clipping_norm': 1.0,
+        'privacy.noise_multiplier': 1.0,
+        'aggregation.common': 'uniform',
+        'aggregation.task': 'uniform',
+        'cases': ('multi_task_fl',),
+      },
+      r"on the device with privacy.*\(execution.clients_on='device'\)",
+    ),
+    (
+      {'execution.clients_on': 'host', 'cases': ('fedavg', 'fedu')},
+      r"copies of all clients .*\(execution.clients_on='device'\)",
+    ),
+    (
+      {'execution.clients_on': 'host', 'cases': ('fedavg', 'fedbuff')},
+      r"with buffered rounds.*\(execution.clients_on='device'\)",
+    ),
     ({'report.metric': 'acuracy'}, r'acuracy'),
     ({'report.view': 'pool'}, r'pool'),
     ({'report.more_metrics': ('aucc',)}, r"report.more_metrics .*'aucc'"),
