@@ -236,6 +236,13 @@ class RunTest(parameterized.TestCase):
       found += self.files_of(call)
     self.assertLen(set(found), len(found))
 
+  def test_flower_is_a_leg_by_its_name_alone(self):
+    code, (call,), _ = self.run_legs('flower')
+    self.assertEqual(code, 0)
+    files = self.files_of(call)
+    self.assertIn('tests/experiments/flower/loopback_test.py', files)
+    self.assertLen({pathlib.Path(file).parent for file in files}, 1)
+
   @parameterized.parameters('laws', 'unit')
   def test_what_begins_with_a_dash_and_all_behind_it_goes_to_pytest(self, leg):
     _, (call,), _ = self.run_legs(leg, '-x', '-k', 'lint')

@@ -32,8 +32,10 @@ class Exchange(Protocol):
   Attributes:
     session: A name that no other run of nodes has.
     count: How many nodes there are.
-    moved: Of each case and direction, `up` and `down`: the bytes of arrays of
-      `payload`, and those of whole messages, `packed`.
+    moved: Of each case and direction, `up` and `down` in rounds, and
+      `evaluation_up` and `evaluation_down` where nodes measure: the bytes of
+      arrays of `payload`, those of packed messages, `packed`, and how many
+      `messages` there were.
   """
 
   session: str
@@ -263,6 +265,7 @@ class FlowerProgram(program.Program):
       params = self._case.federation.averaged(one.params)
       averaged |= packing.named(params, f'{run}/params/')
     packed = packing.pack(averaged)
+    payload = packing.num_bytes(averaged)
     requests = {
       node: (
         self._about('evaluate') | {'split': split, 'lasts': self._lasts(node)},
@@ -270,8 +273,12 @@ class FlowerProgram(program.Program):
       )
       for node in range(self._exchange.count)
     }
+    for _ in requests:
+      self._count('evaluation_down', payload, len(packed))
     answers = self._exchange(requests)
     arrays = {node: packing.unpack(data) for node, (_, data) in answers.items()}
+    for node, (_, data) in answers.items():
+      self._count('evaluation_up', packing.num_bytes(arrays[node]), len(data))
     rows = program.rows_of(self._case.runs.test)[split]
     found = []
     with jax.debug_nans(False):  # A metric without examples is NaN.

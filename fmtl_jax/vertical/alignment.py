@@ -142,10 +142,12 @@ def encoded(identifiers: Sequence[Any], party: str = 'a party') -> list[bytes]:
   Raises:
     ValueError: If an identifier occurs twice, or is none.
   """
-  if isinstance(identifiers, (str, bytes)):
+  if isinstance(identifiers, (str, bytes)) or not np.iterable(identifiers):
+    shown = repr(identifiers)
+    shown = shown if len(shown) < 40 else 'one text'
     raise ValueError(
-      f'Expected a list of identifiers of {party}, got one text; put it into a '
-      'list.'
+      f'Expected a list of identifiers of {party}, got {shown}; put '
+      'it into a list.'
     )
   plain = (
     identifiers.tolist()

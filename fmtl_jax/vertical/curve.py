@@ -43,7 +43,8 @@ def encoded(identifier: Any) -> bytes:
     ValueError: If it is something else.
   """
   if isinstance(identifier, str):
-    return b's' + identifier.encode()
+    # Names of files may have halves of characters.
+    return b's' + identifier.encode(errors='surrogatepass')
   if isinstance(identifier, bytes):
     return b'b' + identifier
   if isinstance(identifier, numbers.Integral) and not isinstance(

@@ -128,6 +128,11 @@ def _checked(parties):
         f'Expected features [N, F] of the {count} identifiers of {party.name}, '
         f'got the shape {list(shape)}.'
       )
+    if np.asarray(party.features).dtype.kind not in 'biuf':
+      raise ValueError(
+        f'Expected numbers as features of {party.name}, got '
+        f'{np.asarray(party.features).dtype}; make numbers of them.'
+      )
   count, shape = (
     len(with_labels[0].identifiers),
     np.shape(with_labels[0].labels),

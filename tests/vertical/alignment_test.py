@@ -41,6 +41,7 @@ class IntersectionTest(parameterized.TestCase):
     (['a'], ['a'], ['a']),
     (['a', 'b'], ['b', 'a'], ['a', 'b']),
     (['a', 'b'], ['c'], []),
+    (['a\ud800', 'b'], ['a\ud800'], ['a\ud800']),
     ([b'a', 7, 'é'], ['a', 7, '7', 'é'], [7, 'é']),
   )
   def test_by_hand(self, one, other, shared):
@@ -57,7 +58,9 @@ class IntersectionTest(parameterized.TestCase):
     ([['a', 'b', 'a'], ['a']], "of x once, got 'a' twice"),
     ([[1.5], ['a']], 'text, bytes or whole numbers, got 1.5'),
     ([[True], ['a']], 'got True'),
-    (['ab', ['a']], 'a list of identifiers of x, got one text'),
+    (['ab', ['a']], "a list of identifiers of x, got 'ab'"),
+    (['ab' * 40, ['a']], 'a list of identifiers of x, got one text'),
+    ([5, ['a']], 'a list of identifiers of x, got 5'),
     ([['a']], 'at least two parties'),
   )
   def test_wrong_identifiers_are_refused(self, identifiers, sentence):

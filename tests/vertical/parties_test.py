@@ -68,6 +68,10 @@ class AlignedTest(parameterized.TestCase):
         [two, one._replace(features=np.zeros((3, 2)))],
         r'of one, got .* \[3, 2',
       ),
+      (
+        [two, one._replace(features=np.full((4, 2), 'a'))],
+        'numbers as features of one, got <U1',
+      ),
       ([two._replace(labels=np.zeros(4)), one], r'labels \[N, L\] of the 4'),
       ([two, *_parties(('x', 'y'))[2:]], 'a row that all of two, three have'),
       ([two, one._replace(identifiers=list('aabc'))], "of one once, got 'a'"),

@@ -23,6 +23,7 @@ from experiments.flower import secure_server
 from experiments.studies import train
 from fmtl_jax import evaluation
 from fmtl_jax import execution
+from fmtl_jax import federation as federation_lib
 from fmtl_jax import secure_aggregation
 from fmtl_jax import testing
 from fmtl_jax.rounds import communication
@@ -300,7 +301,7 @@ class ProgramTest(parameterized.TestCase):
 
   def test_models_of_clients_are_measured_where_they_are(self):
     _, case, expected, _ = _simulated('fedper')
-    _, _, run, state = self._start('fedper')
+    _, exchange, run, state = self._start('fedper')
     state, _ = run.run_rounds(state, ROUNDS)
     test = parts.of_run(case.runs.test, 0)
     rows = parts.of_run(program.rows_of(case.runs.test)['test'], 0)
@@ -316,6 +317,11 @@ class ProgramTest(parameterized.TestCase):
     )
     measured = parts.of_run(run.evaluate(state, 'test'), 0)
     testing.assert_trees_close(measured, found, atol=1e-5)
+    sent = federation_lib.num_bytes(case.federation.averaged(expected.params))
+    down = exchange.moved['fedper/evaluation_down']
+    self.assertEqual((down['messages'], down['payload']), (2, 2 * sent))
+    self.assertGreater(exchange.moved['fedper/evaluation_up']['payload'], 0)
+    self.assertEqual(exchange.moved['fedper/down']['messages'], 2 * ROUNDS)
     run._exchange.silent = (1,)
     each = run.evaluate(state, 'test')['each']['accuracy'][0]
     np.testing.assert_array_equal(np.isnan(each[:, 0]), np.arange(10) % 2)

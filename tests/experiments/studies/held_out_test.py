@@ -24,6 +24,7 @@ from fmtl_jax import testing
 from fmtl_jax.running import program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
+from tests import needs
 from tests.experiments.reporting import events_test
 from tests.experiments.running import program_test
 from tests.experiments.studies import toy_held_out as toy
@@ -209,6 +210,34 @@ class RunTest(program_test.ToyTestCase):
       'layers at learning rate 0.02, finished',
     ):
       self.assertIn(line, text.splitlines())
+
+
+class PrivateTest(program_test.ToyTestCase):
+  @needs.dp_accounting
+  def test_epsilon_of_training_is_said_before_and_after_it(self):
+    config = toy.config(
+      {
+        'cases': ('fedavg',),
+        'run.rounds': 2,
+        'run.seeds': 1,
+        'unseen.examples': (0, 3),
+        'unseen.clients': 1,
+        'aggregation.common': 'uniform',
+        'aggregation.task': 'uniform',
+        'privacy.unit': 'client',
+        'privacy.clipping_norm': 1.0,
+        'privacy.noise_multiplier': 1.0,
+      }
+    )
+    workdir = train_test.new_folder(self)
+    before = held_out.describe(config, workdir)
+    held_out.run(config, workdir)
+    record = train_test.read_json(workdir / 'cases' / 'fedavg.json')
+    epsilon = max(record['privacy']['epsilon_by_task'].values())
+    after = (workdir / 'unseen.md').read_text(encoding='utf-8')
+    for text in (before, after):
+      self.assertIn(f'epsilon of a client at most {epsilon:.4g}', text)
+    self.assertIn('Adaptation adds no noise', after)
 
 
 class LearningTest(program_test.ToyTestCase):
