@@ -40,7 +40,10 @@ def gains_by_size(
     )
     for axes, one in zip(grid.flat, panels, strict=False):
       _panel(axes, one)
-    for axes in list(grid.flat)[len(panels) :]:
+    filled, empty = np.split(grid.ravel(), [len(panels)])
+    for axes in filled[-columns:]:  # The lowest ones, above an empty one, too.
+      axes.xaxis.set_tick_params(which='both', labelbottom=True)
+    for axes in empty:
       axes.set_axis_off()
     unit = ''
     if results.in_percent(shown.metric, records):

@@ -235,6 +235,14 @@ class UnequalTasksTest(drawn_figures.DrawnTestCase):
     names = {text.get_text() for text in figure.axes[0].texts}
     self.assertEqual(names, {'a', 'b'})
 
+  def test_a_panel_above_an_empty_place_has_numbers(self):
+    one, *_ = transfer.gains(_records(), SHOWN)
+    figure = self.drawn(gain_figures.gains_by_size, [one] * 3, SHOWN)
+    above = [
+      axes.xaxis.get_tick_params()['labelbottom'] for axes in figure.axes
+    ]
+    self.assertEqual(above, [False, True, True, True])
+
 
 class ReportTest(absltest.TestCase):
   def test_a_run_leaves_them(self):
