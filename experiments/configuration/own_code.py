@@ -121,13 +121,15 @@ def find(field: str, name: str) -> Any:
     is_absent = isinstance(error, ModuleNotFoundError)
     is_absent &= f'{place}.'.startswith(f'{missing}.')
     if is_absent:
-      package = str(missing).rpartition('.')[0]
-      cure = f'name a module of {package!r} that is there'
-    if is_absent and missing == place.split('.')[0]:
+      top = place.split('.')[0]
       cure = (
-        f'start in the folder that holds {place.split(".")[0]!r}, or put that '
-        f'folder on PYTHONPATH ({os.getcwd()} is the current one)'
+        f'start in the folder that holds {top!r}, or put that folder on '
+        f'PYTHONPATH ({os.getcwd()} is the current one)'
       )
+      if missing != top:  # It is there, or another one of this name.
+        package = importlib.import_module(top)
+        found = ', '.join(getattr(package, '__path__', [_file(package)]))
+        cure = f'name a module that is in {found}, or {cure}'
     raise ValueError(
       f'{field}={name}: the module {place!r} cannot be imported '
       f'({_described(error)}); {cure}.'

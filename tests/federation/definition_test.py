@@ -88,7 +88,7 @@ class CreateTest(parameterized.TestCase):
 
   def test_every_task_has_a_weight(self):
     with self.assertRaisesRegex(
-      ValueError, r'each of the 3 tasks, got task_weights=\(1.0, 2.0\)'
+      ValueError, r'`task_weights` .* each of the 3 tasks, got \(1.0, 2.0\)'
     ):
       _create(task_weights=[1.0, 2.0])
     self.assertEqual(_create().task_weights, (1.0, 1.0, 1.0))

@@ -191,7 +191,7 @@ class LoopbackTest(absltest.TestCase):
       config, case, expected, metrics = _simulated(name, source)
       state = self._state(name, case, config, expected)
       if not RESTART:  # Else clients may have dropped out.
-        testing.assert_trees_close(state, expected)
+        testing.assert_trees_close(state, expected, rtol=1e-6, atol=1e-6)
       clients = int((metrics['client'] < case.data.num_clients).sum())
       messages = case.make_algorithm(case.federation, {}).messages()
       for direction in ('up', 'down'):
