@@ -17,7 +17,6 @@ from . import factories
 from . import federating
 from . import modal_sources
 from . import networks
-from . import private
 from . import private_examples
 from . import private_parties
 from . import sources
@@ -182,14 +181,13 @@ def build(
 
 
 def streamed_settings(
-  config: ml_collections.ConfigDict, federation: federation_lib.Federation
+  config: ml_collections.ConfigDict,
 ) -> round_settings.RoundSettings:
   """What rounds whose clients are on the host have to know of a config."""
   return round_settings.RoundSettings(
     clients_per_task=config.cohort.clients_per_task,
     slots=config.cohort.slots,
     skip_nonfinite=config.faults.nonfinite != faults.STOP,
-    privacy=private.settings(config, federation),
   )
 
 
@@ -202,7 +200,7 @@ def _check_streamed(config, federation, data, make):
   """Raises a ValueError where clients have to be on the device, and are not."""
   if not is_streamed(config):
     return
-  settings = streamed_settings(config, federation)
+  settings = streamed_settings(config)
   try:
     streaming.check(federation, data, lambda some, _: make(some, {}), settings)
   except ValueError as error:

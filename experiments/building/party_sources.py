@@ -170,7 +170,9 @@ def _columns(source, data, flat, rng) -> dict[str, Sequence[int]]:
         f'Expected a data set with natural blocks of columns, got {data.name!r}'
         f"; choose another data.vertical.split than '{BLOCKS}'."
       )
-    _check_parties(source.parties, size)
+    own = list(source.parties.values())
+    party_networks.check_columns(own)
+    party_networks.check_width(own, size)
     return dict(source.parties)
   count = given.parties
   widest = np.shape(source.features)[1:]
@@ -188,23 +190,6 @@ def _columns(source, data, flat, rng) -> dict[str, Sequence[int]]:
   else:
     found = column_splits.correlation(flat, count, given.beta, rng)
   return {f'party {number}': own for number, own in enumerate(found)}
-
-
-def _check_parties(given, size):
-  """Raises a ValueError for parties of a source that its features lack."""
-  for name, own in given.items():
-    for column in own:
-      is_number = isinstance(column, (int, np.integer))
-      if not is_number or not 0 <= column < size:
-        raise ValueError(
-          f'Expected numbers of columns from 0 to {size - 1} in the parties of '
-          f'the source, got {column!r} of {name!r}.'
-        )
-    if not len(own):
-      raise ValueError(
-        f'Expected columns of every party of the source, got none of {name!r}; '
-        'leave it out.'
-      )
 
 
 def _with_labels_first(names: list[str], label_party: str) -> list[str]:

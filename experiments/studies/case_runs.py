@@ -340,7 +340,7 @@ def make_program(
   effort = config.execution.compile_effort
   if not build.is_streamed(config):
     return program_lib.Program(case, every, effort)
-  settings = build.streamed_settings(config, case.federation)
+  settings = build.streamed_settings(config)
   return streamed_program.StreamedProgram(
     case, every, effort, settings=settings
   )

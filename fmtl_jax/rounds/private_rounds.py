@@ -145,6 +145,11 @@ class PrivateRounds:
     if self._privacy is None:
       return
     federation, settings = self._federation, self._settings
+    if federation.client_numbers is not None:
+      raise ValueError(
+        'Expected clients on the device with `privacy`, got clients on the '
+        'host, whose cohorts have a fixed size; keep them on the device.'
+      )
     if compares:
       _refuse(
         'an algorithm that gives clients other clusters',

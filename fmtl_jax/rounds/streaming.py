@@ -73,8 +73,8 @@ def check(
 
   Raises:
     ValueError: If K exceeds a task group, the federation is another one, a
-      server has a copy of a layer for each client, clients are private, or the
-      algorithm needs more than a cohort at once.
+      server has a copy of a layer for each client, or the algorithm needs more
+      than a cohort at once, as that of private clients does.
   """
   _check_federation(federation, tables)
   counts = cohorts.check_clients_per_task(
@@ -82,11 +82,6 @@ def check(
     federation.group_sizes,
     [task.name for task in federation.tasks],
   )
-  if settings.privacy is not None:
-    raise ValueError(
-      'Expected clients on the device with `privacy`, got clients on the '
-      'host, whose cohorts have a fixed size; keep them on the device.'
-    )
   count = min(sum(counts), tables.num_clients)
   numbers = jnp.arange(count, dtype=jnp.int32)
   make_algorithm(federation.of_clients(numbers, counts), settings)

@@ -142,6 +142,18 @@ class SplitTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       _load(**fields)
 
+  @parameterized.parameters(
+    ({'a': (0, 1), 'b': (2, 30)}, 'columns below 30, .* got 30 of party 1'),
+    ({'a': (0, 1), 'b': (-1,)}, 'from 0 on, got -1 of party 1'),
+    ({'a': (0, 1), 'b': '23'}, "from 0 on, got '2' of party 1"),
+    ({'a': (0, 1), 'b': ()}, 'got none of party 1'),
+  )
+  def test_blocks_that_features_lack_are_refused(self, blocks, sentence):
+    data = _config().data
+    source = built_in_sources.load_breast_cancer(data)
+    with self.assertRaisesRegex(ValueError, sentence):
+      party_sources.split(source._replace(parties=blocks), data)
+
   def test_blocks_are_those_of_a_source(self):
     with self.assertRaisesRegex(ValueError, 'natural blocks of columns'):
       _load(data__name='digits')
