@@ -316,6 +316,24 @@ class MappedSeedsTest(ToyTestCase):
     with self.assertRaisesRegex(ValueError, sentence):
       toy_case(toy_config(fields))
 
+  def test_private_clients_of_several_processes_are_reported(self):
+    """These have rounds of clients on the host, whatever the config says."""
+    config = toy_config(
+      {
+        'privacy.unit': 'client',
+        'privacy.clipping_norm': 1.0,
+        'privacy.noise_multiplier': 1.0,
+        'aggregation.common': 'uniform',
+        'aggregation.task': 'uniform',
+      }
+    )
+    toy_case(config)
+    with (
+      mock.patch.object(jax, 'process_count', return_value=2),
+      self.assertRaisesRegex(ValueError, 'without --distributed'),
+    ):
+      toy_case(config)
+
   def test_runs_are_mapped_at_once_where_that_is_faster(self):
     """On two devices if there are; states then move to one device."""
     case = toy_case(toy_config(BATCHES))

@@ -1100,6 +1100,10 @@ class ErrorTest(program_test.ToyTestCase):
       r"on the device with privacy.*\(execution.clients_on='device'\)",
     ),
     (
+      {'participation.dropout': 0.3, 'cases': ('fedbuff',)},
+      'Expected participation.dropout to be 0 with buffered rounds',
+    ),
+    (
       {'execution.clients_on': 'host', 'cases': ('fedavg', 'fedu')},
       r"copies of all clients .*\(execution.clients_on='device'\)",
     ),
